@@ -1,0 +1,26 @@
+//! How many descriptors there may be.
+
+use super::check;
+use std::io;
+
+/// Raises the limit of open descriptors as far as the hard limit lets it; tells what it is then.
+pub fn raise_descriptors() -> io::Result<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the pointer is to a struct of the right type, alive for the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    if limit.rlim_cur < limit.rlim_max {
+        let raised = libc::rlimit {
+            rlim_cur: limit.rlim_max,
+            ..limit
+        };
+        // SAFETY: as above; it is only read.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
+            limit = raised;
+        }
+    }
+    // `rlim_t` is signed on FreeBSD.
+    Ok(u64::try_from(limit.rlim_cur).unwrap_or(u64::MAX))
+}

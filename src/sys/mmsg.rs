@@ -1,0 +1,508 @@
+//! Datagrams by the batch: one system call receives up to 64 requests, another sends the replies.
+//!
+//! A reply goes back the way its request came: to the same address and, on a wildcard socket, from the
+//! address that the request was sent to. Both are in what the system told with the request, so a
+//! batch keeps that and hands it back as it is, but for the interface, which is left to the routing
+//! table.
+
+use super::address::SockAddr;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, RawFd};
+
+/// Requests in a batch. Past 64 a system call's share in a request no longer matters.
+pub const BATCH: usize = 64;
+
+/// A datagram larger than this is cut short. The largest that means anything is a scrape of 74
+/// torrents, 1496 bytes.
+const REQUEST: usize = 1536;
+
+/// The largest reply: with the headers of IPv6 and UDP it is 1280 bytes, which every link of IPv6
+/// carries in one piece (RFC 8200, section 5).
+pub const REPLY: usize = 1232;
+
+/// The option that asks for the address a datagram was sent to, and the control message that tells
+/// it, which is also the one that sets a reply's source.
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+pub const V4_DESTINATION_OPTION: (libc::c_int, libc::c_int) =
+    (libc::IPPROTO_IP, libc::IP_PKTINFO);
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+pub const V4_DESTINATION_OPTION: (libc::c_int, libc::c_int) =
+    (libc::IPPROTO_IP, libc::IP_RECVDSTADDR);
+
+#[cfg(any(
+    target_os = "linux",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd"
+))]
+use libc::mmsghdr as Message;
+
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd"
+)))]
+#[derive(Clone, Copy)]
+struct Message {
+    msg_hdr: libc::msghdr,
+    msg_len: libc::c_uint,
+}
+
+/// Room for one control message with an address of either family.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; 64]);
+
+/// Requests, where they came from, and the replies to them.
+pub struct Batch {
+    requests: Vec<[u8; REQUEST]>,
+    replies: Vec<[u8; REPLY]>,
+    names: Vec<SockAddr>,
+    controls: Vec<Control>,
+    /// Of each request received.
+    lengths: Vec<Lengths>,
+}
+
+#[derive(Clone, Copy)]
+struct Lengths {
+    request: usize,
+    name: libc::socklen_t,
+    control: usize,
+    /// 0 is no reply.
+    reply: usize,
+}
+
+/// A request and the room for its reply.
+pub struct Exchange<'a> {
+    pub request: &'a [u8],
+    pub source: IpAddr,
+    pub reply: &'a mut [u8; REPLY],
+    /// To be set to the reply's length; 0 stays silent.
+    pub reply_length: &'a mut usize,
+}
+
+/// What became of a batch of replies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    pub sent: usize,
+    /// Could not go to where they should, such as to port 0.
+    pub refused: usize,
+    /// Did not fit into the send buffer.
+    pub dropped: usize,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Batch::new()
+    }
+}
+
+impl Batch {
+    pub fn new() -> Batch {
+        Batch {
+            requests: vec![[0; REQUEST]; BATCH],
+            replies: vec![[0; REPLY]; BATCH],
+            names: vec![SockAddr::zeroed(); BATCH],
+            controls: vec![Control([0; 64]); BATCH],
+            lengths: Vec::with_capacity(BATCH),
+        }
+    }
+
+    /// Receives what waits, up to a batch; the replies of the last one are forgotten. Fewer than
+    /// [`BATCH`] means that no more was waiting.
+    pub fn receive(&mut self, socket: &impl AsRawFd) -> io::Result<usize> {
+        self.lengths.clear();
+        let mut parts = [NO_PART; BATCH];
+        let mut messages = [NO_MESSAGE; BATCH];
+        for i in 0..BATCH {
+            parts[i] = part(&mut self.requests[i]);
+            let header = &mut messages[i].msg_hdr;
+            header.msg_iov = &raw mut parts[i];
+            header.msg_iovlen = 1;
+            header.msg_name = (&raw mut self.names[i]).cast();
+            header.msg_namelen = SockAddr::SIZE;
+            header.msg_control = (&raw mut self.controls[i]).cast();
+            header.msg_controllen = size_of::<Control>() as _;
+        }
+        // SAFETY: each header points to buffers of its own in `self` and in `parts`, of the sizes
+        // given, which live and are not touched until the call is over.
+        let count = unsafe { receive_many(socket.as_raw_fd(), &mut messages)? };
+        for (i, message) in messages.iter().take(count).enumerate() {
+            let header = &message.msg_hdr;
+            self.lengths.push(Lengths {
+                request: (message.msg_len as usize).min(REQUEST),
+                name: header.msg_namelen,
+                control: clear_interface(&mut self.controls[i], header.msg_controllen as usize),
+                reply: 0,
+            });
+        }
+        Ok(count)
+    }
+
+    /// The exchanges of the batch that was received, in order.
+    pub fn exchanges(&mut self) -> impl Iterator<Item = Exchange<'_>> {
+        let requests = self.requests.iter().zip(&mut self.replies);
+        let received = self.lengths.iter_mut().zip(requests);
+        received
+            .zip(&self.names)
+            .filter_map(|((lengths, (request, reply)), name)| {
+                Some(Exchange {
+                    request: &request[..lengths.request],
+                    source: name.ip()?,
+                    reply,
+                    reply_length: &mut lengths.reply,
+                })
+            })
+    }
+
+    /// Sends the replies. One that the system refuses is passed over; when the send buffer is full,
+    /// the rest is dropped.
+    pub fn send(&mut self, socket: &impl AsRawFd) -> Sent {
+        let mut parts = [NO_PART; BATCH];
+        let mut messages = [NO_MESSAGE; BATCH];
+        let mut count = 0;
+        for (i, lengths) in self.lengths.iter().enumerate() {
+            if lengths.reply == 0 {
+                continue;
+            }
+            parts[count] = part(&mut self.replies[i]);
+            parts[count].iov_len = lengths.reply.min(REPLY);
+            let header = &mut messages[count].msg_hdr;
+            header.msg_iov = &raw mut parts[count];
+            header.msg_iovlen = 1;
+            header.msg_name = (&raw mut self.names[i]).cast();
+            header.msg_namelen = lengths.name;
+            if lengths.control > 0 {
+                header.msg_control = (&raw mut self.controls[i]).cast();
+                header.msg_controllen = lengths.control as _;
+            }
+            count += 1;
+        }
+        send_all(&mut messages[..count], |rest| {
+            // SAFETY: each header points to buffers of its own in `self` and in `parts`, of the
+            // sizes given, which live and are not touched until the call is over.
+            unsafe { send_many(socket.as_raw_fd(), rest) }
+        })
+    }
+}
+
+/// Sends until all are sent, refused or dropped.
+fn send_all(
+    mut rest: &mut [Message],
+    mut send: impl FnMut(&mut [Message]) -> io::Result<usize>,
+) -> Sent {
+    let mut outcome = Sent::default();
+    while !rest.is_empty() {
+        let done = match send(rest) {
+            Ok(sent) => {
+                outcome.sent += sent;
+                sent.max(1)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Err(error) if is_full(&error) => {
+                outcome.dropped += rest.len();
+                rest.len()
+            }
+            Err(_) => {
+                outcome.refused += 1;
+                1
+            }
+        };
+        rest = rest.get_mut(done..).unwrap_or_default();
+    }
+    outcome
+}
+
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
+}
+
+const NO_PART: libc::iovec = libc::iovec {
+    iov_base: std::ptr::null_mut(),
+    iov_len: 0,
+};
+
+// SAFETY: zeros are valid for a struct of integers and pointers.
+const NO_MESSAGE: Message = unsafe { std::mem::zeroed() };
+
+fn part(buffer: &mut [u8]) -> libc::iovec {
+    libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    }
+}
+
+/// Makes the control message that came with a request fit to go out with the reply; returns its
+/// length, or 0 if it is not one that names the address the request was sent to.
+fn clear_interface(control: &mut Control, length: usize) -> usize {
+    let start = size_of::<libc::cmsghdr>();
+    if length < start || length > size_of::<Control>() {
+        return 0;
+    }
+    // SAFETY: the buffer is aligned for a header (checked below) and longer than one.
+    let header = unsafe { control.0.as_ptr().cast::<libc::cmsghdr>().read() };
+    // Where the payload begins is a matter of alignment, which the macro knows.
+    // SAFETY: the header is within the buffer; the macro only computes an address.
+    let payload = unsafe { libc::CMSG_DATA(control.0.as_ptr().cast()) };
+    let payload = (payload as usize).wrapping_sub(control.0.as_ptr() as usize);
+    let interface = match (header.cmsg_level, header.cmsg_type) {
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+            std::mem::offset_of!(libc::in6_pktinfo, ipi6_ifindex)
+        }
+        #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+        V4_DESTINATION_OPTION => std::mem::offset_of!(libc::in_pktinfo, ipi_ifindex),
+        #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+        V4_DESTINATION_OPTION => return length, // The address alone.
+        _ => return 0,
+    };
+    let at = payload + interface;
+    match control.0.get_mut(at..at + size_of::<libc::c_uint>()) {
+        Some(bytes) => bytes.fill(0),
+        None => return 0,
+    }
+    length
+}
+
+const _: () = assert!(align_of::<Control>() >= align_of::<libc::cmsghdr>());
+
+/// Receives into as many messages as there are datagrams.
+///
+/// # Safety
+/// Each header must point to buffers of the sizes that it gives, valid for the call.
+#[cfg(any(
+    target_os = "linux",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd"
+))]
+unsafe fn receive_many(fd: RawFd, messages: &mut [Message]) -> io::Result<usize> {
+    // SAFETY: the caller vouches for the headers; the count is the slice's own, and no timeout is
+    // given. `recvmmsg` reads and writes only these.
+    let count = unsafe {
+        libc::recvmmsg(
+            fd,
+            messages.as_mut_ptr(),
+            messages.len() as _,
+            0,
+            std::ptr::null_mut(),
+        )
+    };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Sends from the front of the messages; tells how many went out. An error is the first one's.
+///
+/// # Safety
+/// As for [`receive_many`].
+#[cfg(any(
+    target_os = "linux",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd"
+))]
+unsafe fn send_many(fd: RawFd, messages: &mut [Message]) -> io::Result<usize> {
+    // SAFETY: the caller vouches for the headers, and the count is the slice's own.
+    let count = unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), messages.len() as _, 0) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd"
+)))]
+use {receive_each as receive_many, send_each as send_many};
+
+/// One `recvmsg` a datagram, for systems without the call for many. Tests run it everywhere.
+///
+/// # Safety
+/// As for [`receive_many`].
+#[cfg(any(
+    test,
+    not(any(
+        target_os = "linux",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd"
+    ))
+))]
+unsafe fn receive_each(fd: RawFd, messages: &mut [Message]) -> io::Result<usize> {
+    for (count, message) in messages.iter_mut().enumerate() {
+        // SAFETY: the caller vouches for the header.
+        let length = unsafe { libc::recvmsg(fd, &raw mut message.msg_hdr, 0) };
+        match libc::c_uint::try_from(length) {
+            Ok(length) => message.msg_len = length,
+            Err(_) if count > 0 => return Ok(count),
+            Err(_) => return Err(io::Error::last_os_error()),
+        }
+    }
+    Ok(messages.len())
+}
+
+/// One `sendmsg` a datagram, likewise.
+///
+/// # Safety
+/// As for [`receive_many`].
+#[cfg(any(
+    test,
+    not(any(
+        target_os = "linux",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd"
+    ))
+))]
+unsafe fn send_each(fd: RawFd, messages: &mut [Message]) -> io::Result<usize> {
+    for (count, message) in messages.iter().enumerate() {
+        // SAFETY: the caller vouches for the header.
+        if unsafe { libc::sendmsg(fd, &raw const message.msg_hdr, 0) } < 0 {
+            return match count {
+                0 => Err(io::Error::last_os_error()),
+                count => Ok(count),
+            };
+        }
+    }
+    Ok(messages.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{SocketAddr, UdpSocket};
+    use std::time::Duration;
+
+    fn echo(batch: &mut Batch) {
+        for exchange in batch.exchanges() {
+            let length = exchange.request.len();
+            exchange.reply[..length].copy_from_slice(exchange.request);
+            *exchange.reply_length = length;
+        }
+    }
+
+    fn client(to: SocketAddr) -> UdpSocket {
+        let any: SocketAddr = match to {
+            SocketAddr::V4(_) => "127.0.0.1:0".parse().expect("an address"),
+            SocketAddr::V6(_) => "[::1]:0".parse().expect("an address"),
+        };
+        let client = UdpSocket::bind(any).expect("a port");
+        client
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .expect("a timeout");
+        // Connected, it hears only from the address that it talks to.
+        client.connect(to).expect("a route");
+        client
+    }
+
+    #[test]
+    fn replies_leave_from_the_address_that_was_asked() {
+        let wildcards = ["0.0.0.0:0", "[::]:0"];
+        let targets = [["127.0.0.1", "127.0.0.77"].as_slice(), &["::1"]];
+        for (wildcard, targets) in wildcards.iter().zip(targets) {
+            let socket = super::super::sockets::udp(wildcard.parse().expect("an address"))
+                .expect("a socket");
+            let port = socket.local_addr().expect("bound").port();
+            for target in targets {
+                let ip: IpAddr = target.parse().expect("an address");
+                let client = client((ip, port).into());
+                client.send(b"hello").expect("sent");
+                let mut batch = Batch::new();
+                while batch.receive(&socket).unwrap_or(0) == 0 {}
+                echo(&mut batch);
+                assert_eq!(batch.send(&socket).sent, 1);
+                let mut reply = [0; 9];
+                assert_eq!(client.recv(&mut reply).expect("a reply"), 5, "{target}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_is_received_in_order_and_answered_where_a_reply_is_set() {
+        let socket =
+            super::super::sockets::udp("127.0.0.1:0".parse().expect("an address")).expect("bound");
+        let client = client(socket.local_addr().expect("bound"));
+        for n in 0..(BATCH as u8 + 3) {
+            client.send(&[n; 3]).expect("sent");
+        }
+        let mut batch = Batch::new();
+        let mut expected = 0;
+        for count in [BATCH, 3] {
+            assert_eq!(batch.receive(&socket).expect("waits"), count);
+            for exchange in batch.exchanges() {
+                assert_eq!(exchange.request, [expected; 3]);
+                assert!(exchange.source.is_loopback());
+                exchange.reply[0] = expected;
+                *exchange.reply_length = usize::from(expected % 2);
+                expected += 1;
+            }
+            batch.send(&socket);
+        }
+        let error = batch.receive(&socket).expect_err("nothing is left");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        for n in (1..expected).step_by(2) {
+            let mut reply = [0; 9];
+            assert_eq!(client.recv(&mut reply).expect("a reply"), 1);
+            assert_eq!(reply[0], n);
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_skipped_and_what_does_not_fit_is_dropped() {
+        let mut messages = [NO_MESSAGE; 10];
+        let mut calls = 0;
+        let outcome = send_all(&mut messages, |rest| {
+            calls += 1;
+            match calls {
+                1 => Ok(2),
+                2 => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+                3 => Err(io::Error::from_raw_os_error(libc::EINTR)),
+                4 => Ok(3),
+                _ => {
+                    assert_eq!(rest.len(), 4);
+                    Err(io::Error::from_raw_os_error(libc::EAGAIN))
+                }
+            }
+        });
+        let expected = Sent {
+            sent: 5,
+            refused: 1,
+            dropped: 4,
+        };
+        assert_eq!(outcome, expected);
+    }
+
+    #[test]
+    fn one_at_a_time_does_the_same() {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        socket.set_nonblocking(true).expect("a socket");
+        let client = client(socket.local_addr().expect("bound"));
+        client.send(b"one").expect("sent");
+        client.send(b"three").expect("sent");
+        let mut buffers = [[0_u8; 9]; 3];
+        let mut names = [SockAddr::zeroed(); 3];
+        let mut parts = [NO_PART; 3];
+        let mut messages = [NO_MESSAGE; 3];
+        for i in 0..3 {
+            parts[i] = part(&mut buffers[i]);
+            messages[i].msg_hdr.msg_iov = &raw mut parts[i];
+            messages[i].msg_hdr.msg_iovlen = 1;
+            messages[i].msg_hdr.msg_name = (&raw mut names[i]).cast();
+            messages[i].msg_hdr.msg_namelen = SockAddr::SIZE;
+        }
+        // SAFETY: the headers point to the arrays above.
+        let count = unsafe { receive_each(socket.as_raw_fd(), &mut messages) };
+        assert_eq!(count.expect("two wait"), 2);
+        assert_eq!((messages[0].msg_len, messages[1].msg_len), (3, 5));
+        for (part, message) in parts.iter_mut().zip(&messages) {
+            part.iov_len = message.msg_len as usize;
+        }
+        // SAFETY: as above.
+        let sent = unsafe { send_each(socket.as_raw_fd(), &mut messages[..2]) };
+        assert_eq!(sent.expect("sent"), 2);
+        let mut reply = [0; 9];
+        assert_eq!(client.recv(&mut reply).expect("a reply"), 3);
+        assert_eq!(client.recv(&mut reply).expect("a reply"), 5);
+    }
+}

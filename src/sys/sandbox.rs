@@ -1,0 +1,18 @@
+//! What the process gives up for good once it serves.
+//!
+//! On OpenBSD it promises to use nothing but its sockets. FreeBSD's capsicum and Linux's seccomp
+//! belong here too: both would have to allow what `accept` and `mio` do.
+
+use std::io;
+
+#[cfg(target_os = "openbsd")]
+pub fn enter() -> io::Result<()> {
+    // SAFETY: a static C string, and null for "no promises for a new program".
+    super::check(unsafe { libc::pledge(c"stdio inet".as_ptr(), std::ptr::null()) })?;
+    Ok(())
+}
+
+#[cfg(not(target_os = "openbsd"))]
+pub fn enter() -> io::Result<()> {
+    Ok(())
+}

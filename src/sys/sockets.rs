@@ -1,0 +1,126 @@
+//! Listening sockets, with the options that `std` and `mio` leave out.
+
+use super::address::SockAddr;
+use super::check;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// Connections that may wait to be accepted; the system may hold it lower.
+const BACKLOG: libc::c_int = 1024;
+
+/// What the receive buffer of a UDP socket is asked to be: a tenth of a second at 500,000 requests.
+const RECEIVE_BUFFER: libc::c_int = 8 * 1024 * 1024;
+
+/// A bound UDP socket. On a wildcard address it asks with each datagram for the address that the
+/// datagram was sent to, so that the reply can leave from there.
+pub fn udp(address: SocketAddr) -> io::Result<mio::net::UdpSocket> {
+    let socket = new_socket(address, libc::SOCK_DGRAM)?;
+    if address.ip().is_unspecified() {
+        let (level, name) = match address {
+            SocketAddr::V4(_) => super::mmsg::V4_DESTINATION_OPTION,
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+        };
+        set_option(&socket, level, name, 1)?;
+    }
+    enlarge_receive_buffer(&socket);
+    bind(&socket, address)?;
+    let socket = std::net::UdpSocket::from(socket);
+    socket.set_nonblocking(true)?;
+    Ok(mio::net::UdpSocket::from_std(socket))
+}
+
+/// A listening TCP socket.
+pub fn tcp(address: SocketAddr) -> io::Result<mio::net::TcpListener> {
+    let socket = new_socket(address, libc::SOCK_STREAM)?;
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    // Replies are written whole; waiting for more to send would only delay them. Accepted sockets
+    // inherit the option.
+    set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    bind(&socket, address)?;
+    // SAFETY: a system call on a socket that we own, without pointers.
+    check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
+    let listener = std::net::TcpListener::from(socket);
+    listener.set_nonblocking(true)?;
+    Ok(mio::net::TcpListener::from_std(listener))
+}
+
+/// Bytes of a socket's receive buffer, as the system counts them.
+pub fn receive_buffer(socket: BorrowedFd) -> io::Result<libc::c_int> {
+    let mut size: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the pointers are to an int and its size, both alive for the call.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUF,
+            (&raw mut size).cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(size)
+}
+
+fn new_socket(address: SocketAddr, kind: libc::c_int) -> io::Result<OwnedFd> {
+    let family = match address {
+        SocketAddr::V4(_) => libc::AF_INET,
+        SocketAddr::V6(_) => libc::AF_INET6,
+    };
+    // SAFETY: a system call without pointers.
+    let fd = check(unsafe { libc::socket(family, kind, 0) })?;
+    // SAFETY: the descriptor is new and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: a system call on a socket that we own, without pointers.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    if address.is_ipv6() {
+        // Each family has its own socket: a mapped address would need undoing at every request.
+        set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+    }
+    Ok(socket)
+}
+
+fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    let (raw, size) = SockAddr::new(address);
+    // SAFETY: the pointer is to an address of that size, alive for the call.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const raw).cast(), size) })?;
+    Ok(())
+}
+
+fn set_option(
+    socket: &OwnedFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the pointer is to an int of the size given, alive for the call.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })?;
+    Ok(())
+}
+
+/// Asks for [`RECEIVE_BUFFER`], and for less where the system refuses (the BSDs) instead of giving
+/// what it has (Linux).
+fn enlarge_receive_buffer(socket: &OwnedFd) {
+    #[cfg(target_os = "linux")]
+    {
+        // Past the limit for others, while we are still root.
+        let force = libc::SO_RCVBUFFORCE;
+        if set_option(socket, libc::SOL_SOCKET, force, RECEIVE_BUFFER).is_ok() {
+            return;
+        }
+    }
+    let mut size = RECEIVE_BUFFER;
+    while size > 64 * 1024
+        && set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, size).is_err()
+    {
+        size /= 2;
+    }
+}

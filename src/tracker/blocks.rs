@@ -1,0 +1,249 @@
+//! Memory for small swarms: blocks of a few dozen sizes, packed into pages.
+//!
+//! Most torrents that have a swarm at all have a handful of peers. An allocation each would cost a
+//! pointer's home, the allocator's header and its rounding, about 40 bytes where ten peers take 70.
+//! Here a block is named by five bytes that fit into the torrent's own entry, and blocks of one size
+//! lie shoulder to shoulder. A page whose last block is freed is given back.
+
+/// Sizes of blocks, in bytes: room for the header of a small swarm and 2, 3, 4 ... IPv4 peers, each
+/// size an eighth above the one before.
+const SIZES: [u16; 41] = sizes();
+
+/// The largest block.
+pub const LARGEST: usize = SIZES[SIZES.len() - 1] as usize;
+
+const fn sizes() -> [u16; 41] {
+    let mut sizes = [0; 41];
+    let mut peers = 2;
+    let mut i = 0;
+    while i < sizes.len() {
+        sizes[i] = super::small::HEADER as u16 + 7 * peers;
+        peers += if peers < 8 { 1 } else { peers / 8 };
+        i += 1;
+    }
+    sizes
+}
+
+/// Which block: its size by number, and its place among the blocks of that size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    pub class: u8,
+    pub place: u32,
+}
+
+#[derive(Debug)]
+pub struct Blocks {
+    classes: [Class; SIZES.len()],
+}
+
+impl Default for Blocks {
+    fn default() -> Self {
+        Blocks {
+            classes: std::array::from_fn(|i| Class::new(SIZES[i])),
+        }
+    }
+}
+
+impl Blocks {
+    /// A block of at least this many bytes, its contents undefined; none for more than [`LARGEST`],
+    /// or when four billion are out.
+    pub fn take(&mut self, bytes: usize) -> Option<Block> {
+        let class = SIZES.partition_point(|&size| usize::from(size) < bytes);
+        let place = self.classes.get_mut(class)?.take()?;
+        let class = u8::try_from(class).ok()?;
+        Some(Block { class, place })
+    }
+
+    pub fn free(&mut self, block: Block) {
+        self.class_mut(block).free(block.place);
+    }
+
+    pub fn get(&self, block: Block) -> &[u8] {
+        self.classes[usize::from(block.class)].get(block.place)
+    }
+
+    pub fn get_mut(&mut self, block: Block) -> &mut [u8] {
+        self.class_mut(block).get_mut(block.place)
+    }
+
+    /// Whether a swarm of so many bytes would sit in a smaller block.
+    pub fn is_roomy(block: Block, bytes: usize) -> bool {
+        let class = usize::from(block.class);
+        // One size too large is the room to grow; giving it up at once would make a swarm whose
+        // peers come and go move at each step.
+        class >= 2 && usize::from(SIZES[class - 2]) >= bytes
+    }
+
+    fn class_mut(&mut self, block: Block) -> &mut Class {
+        &mut self.classes[usize::from(block.class)]
+    }
+}
+
+/// Bytes of a page. Its block's places are numbered within 2048.
+const PAGE: usize = 32 * 1024;
+const PLACE_BITS: u32 = 11;
+const PLACE_MASK: u32 = (1 << PLACE_BITS) - 1;
+const _: () = assert!(PAGE / (SIZES[0] as usize) < 1 << PLACE_BITS);
+
+/// All blocks of one size.
+#[derive(Debug)]
+struct Class {
+    size: usize,
+    pages: Vec<Page>,
+    /// The pages that have room, in no order.
+    roomy: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Page {
+    /// Grows a block at a time up to [`PAGE`] bytes, within one allocation.
+    bytes: Vec<u8>,
+    used: u16,
+    /// The first free block, which names the next in its first two bytes.
+    free: u16,
+}
+
+const NONE: u16 = u16::MAX;
+
+impl Class {
+    fn new(size: u16) -> Class {
+        Class {
+            size: usize::from(size),
+            pages: Vec::new(),
+            roomy: Vec::new(),
+        }
+    }
+
+    fn per_page(&self) -> usize {
+        PAGE / self.size
+    }
+
+    fn take(&mut self) -> Option<u32> {
+        let number = match self.roomy.last() {
+            Some(&number) => number,
+            None => self.add_page()?,
+        };
+        let (size, per_page) = (self.size, self.per_page());
+        let page = self.pages.get_mut(number as usize)?;
+        let slot = page.take(size, per_page);
+        if usize::from(page.used) == per_page {
+            self.roomy.pop();
+        }
+        Some(number << PLACE_BITS | u32::from(slot))
+    }
+
+    fn add_page(&mut self) -> Option<u32> {
+        let number = u32::try_from(self.pages.len()).ok()?;
+        if number > u32::MAX >> PLACE_BITS {
+            return None;
+        }
+        super::peers::reserve_one(&mut self.pages);
+        self.pages.push(Page::default());
+        self.roomy.push(number);
+        Some(number)
+    }
+
+    fn free(&mut self, place: u32) {
+        let (size, per_page) = (self.size, self.per_page());
+        let number = place >> PLACE_BITS;
+        let page = &mut self.pages[number as usize];
+        if usize::from(page.used) == per_page {
+            self.roomy.push(number);
+        }
+        page.free((place & PLACE_MASK) as u16, size);
+    }
+
+    fn get(&self, place: u32) -> &[u8] {
+        let start = (place & PLACE_MASK) as usize * self.size;
+        &self.pages[(place >> PLACE_BITS) as usize].bytes[start..start + self.size]
+    }
+
+    fn get_mut(&mut self, place: u32) -> &mut [u8] {
+        let start = (place & PLACE_MASK) as usize * self.size;
+        &mut self.pages[(place >> PLACE_BITS) as usize].bytes[start..start + self.size]
+    }
+}
+
+impl Page {
+    fn take(&mut self, size: usize, per_page: usize) -> u16 {
+        if self.used == 0 {
+            self.bytes = Vec::with_capacity(per_page * size);
+            self.free = NONE;
+        }
+        self.used += 1;
+        if self.free == NONE {
+            let slot = self.bytes.len() / size;
+            self.bytes.resize(self.bytes.len() + size, 0);
+            return slot as u16;
+        }
+        let slot = self.free;
+        let start = usize::from(slot) * size;
+        self.free = u16::from_ne_bytes([self.bytes[start], self.bytes[start + 1]]);
+        slot
+    }
+
+    fn free(&mut self, slot: u16, size: usize) {
+        self.used -= 1;
+        if self.used == 0 {
+            self.bytes = Vec::new();
+            return;
+        }
+        let start = usize::from(slot) * size;
+        self.bytes[start..start + 2].copy_from_slice(&self.free.to_ne_bytes());
+        self.free = slot;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    #[test]
+    fn blocks_do_not_overlap_and_come_back() {
+        let mut random = Random::seeded(5);
+        let mut blocks = Blocks::default();
+        let mut held: Vec<(Block, u8, usize)> = Vec::new();
+        for step in 0..200_000_usize {
+            let grow = (step / 50_000) % 2 == 0;
+            if random.below(10) < if grow { 7 } else { 3 } {
+                let most = LARGEST.min(18 << random.below(8));
+                let bytes = 1 + random.below(most);
+                let block = blocks.take(bytes).expect("room");
+                let mark = random.next() as u8;
+                assert!(blocks.get(block).len() >= bytes);
+                blocks.get_mut(block).fill(mark);
+                held.push((block, mark, bytes));
+            } else if !held.is_empty() {
+                let (block, mark, _) = held.swap_remove(random.below(held.len()));
+                assert!(blocks.get(block).iter().all(|&b| b == mark));
+                blocks.free(block);
+            }
+        }
+        for (block, mark, _) in held {
+            assert!(blocks.get(block).iter().all(|&b| b == mark));
+            blocks.free(block);
+        }
+        let kept: usize = blocks
+            .classes
+            .iter()
+            .flat_map(|c| &c.pages)
+            .map(|p| p.bytes.capacity())
+            .sum();
+        assert_eq!(kept, 0, "empty pages are given back");
+    }
+
+    #[test]
+    fn sizes_grow_by_an_eighth_and_the_largest_ends_them() {
+        assert_eq!(SIZES[..4], [18, 25, 32, 39]);
+        for pair in SIZES.windows(2) {
+            assert!(pair[0] < pair[1]);
+        }
+        for pair in SIZES[7..].windows(2) {
+            assert!(usize::from(pair[1] - pair[0]) * 8 <= usize::from(pair[0]) + 7);
+        }
+        let mut blocks = Blocks::default();
+        assert!(blocks.take(LARGEST).is_some());
+        assert_eq!(blocks.take(LARGEST + 1), None);
+    }
+}

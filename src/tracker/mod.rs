@@ -1,0 +1,366 @@
+//! The state of the tracker: who is in which swarm.
+//!
+//! No input or output happens here, no clock is read and no randomness asked for: time and the random
+//! generator come in as arguments, so that a test can run a year of announces in a second, the same
+//! each time. UDP and HTTP meet here and nowhere else.
+
+mod blocks;
+pub mod clock;
+mod peers;
+mod sample;
+mod small;
+mod swarms;
+mod torrents;
+
+pub use peers::{Peer, Role};
+pub use sample::{MOST as MOST_PEERS, Sink};
+pub use torrents::InfoHash;
+
+use crate::random::Random;
+use clock::Clock;
+use peers::{Record, V4, V6};
+use swarms::{Peers, Seen, Swarms, Update, Within};
+use torrents::{Position, Torrent, Torrents};
+
+/// How long a torrent without peers is remembered for its downloaded count, in seconds.
+const KEEP_EMPTY: u32 = 24 * 3600;
+
+/// What an announce may tell of a change in the peer (BEP 3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Event {
+    /// Also what is paused (libtorrent's event 4) or unknown.
+    #[default]
+    None,
+    Started,
+    Completed,
+    Stopped,
+}
+
+/// An announce, however it arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Announce<'a> {
+    pub info_hash: &'a InfoHash,
+    /// Port 0 is refused before it gets here.
+    pub peer: Peer,
+    pub role: Role,
+    pub event: Event,
+    /// Peers that the asker wants to hear of, of both families together.
+    pub want: usize,
+}
+
+/// What is known of a swarm. The asker counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub seeders: u32,
+    pub leechers: u32,
+    pub downloaded: u32,
+}
+
+/// Where the peers of a reply go. A family without room gets none.
+#[derive(Debug)]
+pub struct Sinks<'a> {
+    pub v4: Sink<'a>,
+    pub v6: Sink<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Seconds after its last announce that a peer is forgotten.
+    pub peer_timeout: u32,
+    pub max_peers: usize,
+    pub max_torrents: usize,
+}
+
+/// Totals for the log and for statistics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub torrents: usize,
+    pub leechers: usize,
+    pub seeders: usize,
+}
+
+#[derive(Debug)]
+pub struct Tracker {
+    torrents: Torrents,
+    swarms: Swarms,
+    limits: Limits,
+    unit_ms: u64,
+    clock: Clock,
+    /// Seconds since the start.
+    now: u32,
+    sweep: Sweep,
+}
+
+/// The walk that drops what has expired. It stops and goes on by key, so the table may change under
+/// it: what is there throughout is passed exactly once.
+#[derive(Debug, Default)]
+struct Sweep {
+    /// The unit in which the last whole sweep began: no stamp is older than its life and what has
+    /// passed since.
+    vouched: u64,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    began: u64,
+    torrent: InfoHash,
+    within: Option<Within>,
+}
+
+impl Tracker {
+    pub fn new(limits: Limits) -> Tracker {
+        Tracker {
+            torrents: Torrents::default(),
+            swarms: Swarms::default(),
+            limits,
+            unit_ms: Clock::unit_ms(limits.peer_timeout),
+            clock: Clock::at(0),
+            now: 0,
+            sweep: Sweep::default(),
+        }
+    }
+
+    pub fn totals(&self) -> Totals {
+        let [a, b, c, d] = self.swarms.totals;
+        Totals {
+            torrents: self.torrents.len(),
+            leechers: a + c,
+            seeders: b + d,
+        }
+    }
+
+    /// Moves the clock to this many milliseconds since the start.
+    pub fn advance(&mut self, now_ms: u64) {
+        let unit = now_ms / self.unit_ms;
+        self.now = u32::try_from(now_ms / 1000).unwrap_or(u32::MAX);
+        if unit == self.clock.unit() {
+            return;
+        }
+        if unit.saturating_sub(self.sweep.vouched) > Clock::SWEEP_VALID {
+            self.catch_up(unit);
+        }
+        self.clock = Clock::at(unit);
+    }
+
+    /// After a pause in which no sweep ran (the machine was stopped) stamps would wrap around: drop
+    /// what has expired meanwhile before the clock moves. Only this sweep is not done in slices, as
+    /// answers that are wrong are worse than late ones.
+    fn catch_up(&mut self, unit: u64) {
+        self.clock = self.clock.judging_at(unit);
+        self.begin_sweep();
+        while self.sweep_slice(usize::MAX) {}
+        self.sweep.vouched = unit;
+    }
+
+    /// Answers an announce.
+    pub fn announce(
+        &mut self,
+        announce: &Announce,
+        random: &mut Random,
+        sinks: &mut Sinks,
+    ) -> Counts {
+        let at = self.torrents.find(announce.info_hash);
+        if announce.event == Event::Stopped {
+            return match at {
+                Ok(at) => self.stop(at, announce.peer),
+                Err(_) => Counts::default(),
+            };
+        }
+        let stored = match at {
+            Ok(at) => self.renew(at, announce),
+            Err(at) => self.add_torrent(at, announce),
+        };
+        let Some((at, seen)) = stored else {
+            return Counts::default();
+        };
+        let Some(torrent) = self.torrents.get(at) else {
+            return Counts::default();
+        };
+        let asker = seen.map(|seen| seen.rank);
+        let (v4_asker, v6_asker) = match announce.peer {
+            Peer::V4(_) => (asker, None),
+            Peer::V6(_) => (None, asker),
+        };
+        let swarms = &self.swarms;
+        let v4 = swarms.pool::<V4>(&torrent.peers, announce.role, v4_asker);
+        let v6 = swarms.pool::<V6>(&torrent.peers, announce.role, v6_asker);
+        let v4_most = v4.len().min(sinks.v4.capacity(V4::SIZE - 1));
+        let v6_most = v6.len().min(sinks.v6.capacity(V6::SIZE - 1));
+        let (v4_want, v6_want) = share(announce.want, v4_most, v6_most);
+        v4.pick(v4_want, self.clock, random, &mut sinks.v4);
+        v6.pick(v6_want, self.clock, random, &mut sinks.v6);
+        self.counts(torrent)
+    }
+
+    /// Adds or renews the peer of a torrent that is known; tells the peer's rank if it is stored.
+    fn renew(&mut self, at: Position, announce: &Announce) -> Option<(Position, Option<Seen>)> {
+        let update = self.update(announce);
+        let torrent = self.torrents.get_mut(at)?;
+        let peers = &mut torrent.peers;
+        let seen = self.swarms.update(peers, announce.peer, update, self.clock);
+        if seen.is_some_and(|seen| seen.newly_completed) {
+            torrent.downloaded = torrent.downloaded.saturating_add(1);
+        }
+        Some((at, seen))
+    }
+
+    /// Adds a torrent with its first peer, if there is room for both.
+    fn add_torrent(
+        &mut self,
+        at: Position,
+        announce: &Announce,
+    ) -> Option<(Position, Option<Seen>)> {
+        if self.torrents.len() >= self.limits.max_torrents || !self.has_room() {
+            return None;
+        }
+        let torrent = Torrent {
+            info_hash: *announce.info_hash,
+            downloaded: 0,
+            peers: Peers::Empty(self.now),
+        };
+        let at = self.torrents.insert(at, torrent);
+        self.renew(at, announce)
+    }
+
+    fn update(&self, announce: &Announce) -> Update {
+        Update {
+            role: announce.role,
+            completed: announce.event == Event::Completed && announce.role == Role::Seeder,
+            room: self.has_room(),
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.swarms.totals.iter().sum::<usize>() < self.limits.max_peers
+    }
+
+    fn stop(&mut self, at: Position, peer: Peer) -> Counts {
+        let Some(torrent) = self.torrents.get_mut(at) else {
+            return Counts::default();
+        };
+        self.swarms.remove(&mut torrent.peers, peer, self.now);
+        let forgotten = torrent.downloaded == 0 && matches!(torrent.peers, Peers::Empty(_));
+        if forgotten {
+            self.torrents.remove(at);
+            return Counts::default();
+        }
+        self.torrents.get(at).map_or(Counts::default(), |torrent| self.counts(torrent))
+    }
+
+    /// What is known of a torrent; zeros if it is not known.
+    pub fn scrape(&self, info_hash: &InfoHash) -> Option<Counts> {
+        let at = self.torrents.find(info_hash).ok()?;
+        Some(self.counts(self.torrents.get(at)?))
+    }
+
+    fn counts(&self, torrent: &Torrent) -> Counts {
+        let (leechers, seeders) = self.swarms.counts(&torrent.peers, self.clock);
+        Counts {
+            seeders: u32::try_from(seeders).unwrap_or(u32::MAX),
+            leechers: u32::try_from(leechers).unwrap_or(u32::MAX),
+            downloaded: torrent.downloaded,
+        }
+    }
+
+    /// Sweeps on by about `budget` records. Tells whether there is more to do now; a new sweep begins
+    /// four units after the last, so that all is passed within [`Clock::SWEEP_WITHIN`].
+    pub fn sweep(&mut self, budget: usize) -> bool {
+        if self.sweep.running.is_none() {
+            if self.clock.unit() < self.sweep.vouched + Clock::SWEEP_WITHIN / 2 {
+                return false;
+            }
+            self.begin_sweep();
+        }
+        self.sweep_slice(budget)
+    }
+
+    /// Milliseconds from one unit to the next: nothing can be due sooner.
+    pub fn unit_ms(&self) -> u64 {
+        self.unit_ms
+    }
+
+    fn begin_sweep(&mut self) {
+        self.sweep.running = Some(Running {
+            began: self.clock.unit(),
+            torrent: [0; 20],
+            within: None,
+        });
+    }
+
+    /// Goes on until the budget is spent, and at least one chunk; false when the sweep is over.
+    fn sweep_slice(&mut self, budget: usize) -> bool {
+        let mut spent = 0;
+        while let Some(running) = &self.sweep.running {
+            if spent >= budget {
+                return true;
+            }
+            let Running { began, torrent, within } = *running;
+            let (looked_at, next) = self.sweep_chunk(torrent, within, budget - spent);
+            spent += looked_at;
+            self.sweep.running = next.map(|(torrent, within)| Running {
+                began,
+                torrent,
+                within,
+            });
+            if self.sweep.running.is_none() {
+                self.sweep.vouched = began;
+            }
+        }
+        false
+    }
+
+    /// Sweeps the chunk of the table that holds this torrent, from there on. Returns how many records
+    /// were looked at and where to go on.
+    fn sweep_chunk(
+        &mut self,
+        from: InfoHash,
+        mut within: Option<Within>,
+        budget: usize,
+    ) -> (usize, Option<(InfoHash, Option<Within>)>) {
+        let at = self.torrents.find(&from).unwrap_or_else(|at| at);
+        let (swarms, clock, now) = (&mut self.swarms, self.clock, self.now);
+        let mut spent = 0;
+        let mut stopped = None;
+        self.torrents.visit_chunk(at, |torrent| {
+            // A swarm that was left half-way may have gone; its place in the next one means nothing.
+            within = within.take().filter(|_| torrent.info_hash == from);
+            loop {
+                let (looked_at, next) = swarms.expire(&mut torrent.peers, within, clock, now);
+                spent += looked_at;
+                within = next;
+                if next.is_none() {
+                    return true;
+                }
+                if spent >= budget {
+                    stopped = Some((torrent.info_hash, within.take()));
+                    return false;
+                }
+            }
+        });
+        let next = stopped.or_else(|| self.torrents.next_fence(at).map(|fence| (fence, None)));
+        self.torrents.retain_chunk(at, |_, torrent| match torrent.peers {
+            Peers::Empty(since) => {
+                torrent.downloaded > 0 && now.saturating_sub(since) < KEEP_EMPTY
+            }
+            _ => true,
+        });
+        (spent, next)
+    }
+}
+
+/// Splits what is wanted between two families of which so many can be had: all of both if they fit;
+/// else a quarter at least of each that has as much, and the rest as the families are large.
+fn share(want: usize, v4: usize, v6: usize) -> (usize, usize) {
+    if v4 + v6 <= want {
+        return (v4, v6);
+    }
+    let (v4_sure, v6_sure) = (v4.min(want / 4), v6.min(want / 4));
+    let (v4_left, v6_left) = (v4 - v4_sure, v6 - v6_sure);
+    let rest = want - v4_sure - v6_sure;
+    let v4_more = (rest * v4_left).div_ceil((v4_left + v6_left).max(1));
+    let v4_share = v4_sure + v4_more.min(v4_left);
+    (v4_share, (want - v4_share).min(v6))
+}
+#[cfg(test)]
+mod tests;

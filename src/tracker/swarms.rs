@@ -1,0 +1,684 @@
+//! Swarms: all peers of a torrent, kept in whichever of four shapes is the smallest.
+//!
+//! Nobody; one IPv4 peer, in the torrent's own entry; a few peers of any kind, in a block of
+//! [`Blocks`]; many, in four [`PeerList`]s. A swarm moves between the shapes as it grows and shrinks,
+//! and nothing outside this module can tell.
+
+use super::blocks::{self, Block, Blocks};
+use super::clock::Clock;
+use super::peers::{Peer, PeerList, Record, Role, V4, V6, reserve_one};
+use super::sample::{List, Pool};
+use super::small;
+
+/// A torrent's peers, or where they are: 8 bytes.
+#[derive(Debug)]
+pub enum Peers {
+    /// Since this second nobody has been here.
+    Empty(u32),
+    Leecher(V4),
+    Seeder(V4),
+    /// A [`Block`]; not as one field, since a nested struct would cost four bytes of padding.
+    Small {
+        class: u8,
+        place: u32,
+    },
+    Large(u32),
+}
+
+const _: () = assert!(size_of::<Peers>() == 8);
+
+impl Peers {
+    fn lone(role: Role, peer: V4) -> Peers {
+        match role {
+            Role::Leecher => Peers::Leecher(peer),
+            Role::Seeder => Peers::Seeder(peer),
+        }
+    }
+
+    fn small(Block { class, place }: Block) -> Peers {
+        Peers::Small { class, place }
+    }
+}
+
+/// A swarm too large for a block: leechers and seeders of each family apart.
+#[derive(Debug, Default)]
+pub struct Large {
+    v4: [PeerList<V4>; 2],
+    v6: [PeerList<V6>; 2],
+}
+
+impl Large {
+    /// IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders.
+    fn counts(&self) -> [usize; 4] {
+        let [a, b] = &self.v4;
+        let [c, d] = &self.v6;
+        [a.len(), b.len(), c.len(), d.len()]
+    }
+
+    /// Bytes that it would take in a block.
+    fn size_as_small(&self) -> usize {
+        let [a, b, c, d] = self.counts();
+        small::HEADER + (a + b) * V4::SIZE + (c + d) * V6::SIZE
+    }
+}
+
+/// A record of either family, and where a large swarm keeps those.
+pub trait Stored: Record {
+    /// The peer of a torrent's own entry, as a list of this family.
+    fn lone(peer: &V4) -> &[Self];
+    fn to_lone(self) -> Option<V4>;
+    fn lists(large: &Large) -> &[PeerList<Self>; 2];
+    fn lists_mut(large: &mut Large) -> &mut [PeerList<Self>; 2];
+}
+
+impl Stored for V4 {
+    fn lone(peer: &V4) -> &[V4] {
+        std::slice::from_ref(peer)
+    }
+    fn to_lone(self) -> Option<V4> {
+        Some(self)
+    }
+    fn lists(large: &Large) -> &[PeerList<V4>; 2] {
+        &large.v4
+    }
+    fn lists_mut(large: &mut Large) -> &mut [PeerList<V4>; 2] {
+        &mut large.v4
+    }
+}
+
+impl Stored for V6 {
+    fn lone(_: &V4) -> &[V6] {
+        &[]
+    }
+    fn to_lone(self) -> Option<V4> {
+        None
+    }
+    fn lists(large: &Large) -> &[PeerList<V6>; 2] {
+        &large.v6
+    }
+    fn lists_mut(large: &mut Large) -> &mut [PeerList<V6>; 2] {
+        &mut large.v6
+    }
+}
+
+/// What an announce says about a peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Update {
+    pub role: Role,
+    /// It says that it has just completed, and has nothing left.
+    pub completed: bool,
+    /// Whether a peer that is not known yet may be stored.
+    pub room: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The peer's rank among those of its role and family.
+    pub rank: usize,
+    pub newly_completed: bool,
+}
+
+/// Where the sweep of one large swarm goes on: the list, and a peer to go on from.
+#[derive(Clone, Copy, Debug)]
+pub struct Within {
+    list: u8,
+    from: V6,
+}
+
+const FIRST: Within = Within {
+    list: 0,
+    from: [0; 19],
+};
+
+/// Where swarms live, and how many peers there are.
+#[derive(Debug, Default)]
+pub struct Swarms {
+    blocks: Blocks,
+    large: Vec<Option<Box<Large>>>,
+    vacant: Vec<u32>,
+    /// IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders.
+    pub totals: [usize; 4],
+}
+
+impl Swarms {
+    /// Adds or renews a peer. None if it is new and there is no room.
+    pub fn update(
+        &mut self,
+        peers: &mut Peers,
+        peer: Peer,
+        update: Update,
+        clock: Clock,
+    ) -> Option<Seen> {
+        match peer {
+            Peer::V4(record) => self.update_as(peers, record, update, clock),
+            Peer::V6(record) => self.update_as(peers, record, update, clock),
+        }
+    }
+
+    fn update_as<R: Stored>(
+        &mut self,
+        peers: &mut Peers,
+        mut record: R,
+        update: Update,
+        clock: Clock,
+    ) -> Option<Seen> {
+        record.set_tag(0);
+        match peers {
+            Peers::Empty(_) => self.insert_first(peers, record, update, clock),
+            Peers::Leecher(lone) | Peers::Seeder(lone) => {
+                let known = R::lone(lone).first().filter(|p| p.key() == record.key());
+                match known.and_then(|known| known.to_lone()) {
+                    Some(known) => Some(self.renew_lone(peers, known, update, clock)),
+                    None if update.room => {
+                        self.make_small(peers)?;
+                        self.update_as(peers, record, update, clock)
+                    }
+                    None => None,
+                }
+            }
+            &mut Peers::Small { class, place } => {
+                self.update_small(peers, Block { class, place }, record, update, clock)
+            }
+            &mut Peers::Large(number) => self.update_large(number, record, update, clock),
+        }
+    }
+
+    fn insert_first<R: Stored>(
+        &mut self,
+        peers: &mut Peers,
+        mut record: R,
+        update: Update,
+        clock: Clock,
+    ) -> Option<Seen> {
+        if !update.room {
+            return None;
+        }
+        record.renew(clock, update.completed);
+        match record.to_lone() {
+            Some(lone) => *peers = Peers::lone(update.role, lone),
+            None => {
+                let block = self.blocks.take(small::HEADER + R::SIZE)?;
+                let bytes = self.blocks.get_mut(block);
+                bytes[..small::HEADER].fill(0);
+                small::insert(bytes, update.role, 0, &record);
+                *peers = Peers::small(block);
+            }
+        }
+        self.totals[small::list_number::<R>(update.role)] += 1;
+        Some(Seen {
+            rank: 0,
+            newly_completed: update.completed,
+        })
+    }
+
+    fn renew_lone(
+        &mut self,
+        peers: &mut Peers,
+        mut known: V4,
+        update: Update,
+        clock: Clock,
+    ) -> Seen {
+        let newly_completed = update.completed && !known.completed();
+        known.renew(clock, update.completed);
+        let role = match peers {
+            Peers::Seeder(_) => Role::Seeder,
+            _ => Role::Leecher,
+        };
+        self.totals[role as usize] -= 1;
+        self.totals[update.role as usize] += 1;
+        *peers = Peers::lone(update.role, known);
+        Seen {
+            rank: 0,
+            newly_completed,
+        }
+    }
+
+    /// Moves the lone peer into a block with room for another.
+    fn make_small(&mut self, peers: &mut Peers) -> Option<()> {
+        let (role, lone) = match *peers {
+            Peers::Leecher(lone) => (Role::Leecher, lone),
+            Peers::Seeder(lone) => (Role::Seeder, lone),
+            _ => return None,
+        };
+        let block = self.blocks.take(small::HEADER + 2 * V4::SIZE)?;
+        let bytes = self.blocks.get_mut(block);
+        bytes[..small::HEADER].fill(0);
+        small::insert(bytes, role, 0, &lone);
+        *peers = Peers::small(block);
+        Some(())
+    }
+
+    fn update_small<R: Stored>(
+        &mut self,
+        peers: &mut Peers,
+        block: Block,
+        mut record: R,
+        update: Update,
+        clock: Clock,
+    ) -> Option<Seen> {
+        let Update {
+            role, completed, ..
+        } = update;
+        let bytes = self.blocks.get_mut(block);
+        let list = small::list_mut::<R>(bytes, role);
+        let rank = match list.binary_search_by_key(&record.key(), R::key) {
+            Ok(rank) => {
+                let newly_completed = completed && !list[rank].completed();
+                list[rank].renew(clock, completed);
+                return Some(Seen {
+                    rank,
+                    newly_completed,
+                });
+            }
+            Err(rank) => rank,
+        };
+        let others = small::list::<R>(bytes, role.other());
+        let known = others.binary_search_by_key(&record.key(), R::key).ok();
+        if known.is_none() && !update.room {
+            return None;
+        }
+        if let Some(index) = known {
+            record = others[index];
+            small::remove::<R>(bytes, role.other(), index);
+            self.totals[small::list_number::<R>(role.other())] -= 1;
+        }
+        let Some(block) = self.with_room::<R>(block, role) else {
+            let number = self.make_large(peers, block)?;
+            if known.is_some() {
+                // It was taken out above; what it had completed must not be lost.
+                self.totals[small::list_number::<R>(role.other())] += 1;
+                let other = &mut R::lists_mut(self.large_mut(number)?)[role.other() as usize];
+                let place = other.find(record.key()).unwrap_or_else(|place| place);
+                other.insert(place, record);
+            }
+            return self.update_large(number, record, update, clock);
+        };
+        *peers = Peers::small(block);
+        let newly_completed = completed && !record.completed();
+        record.renew(clock, completed);
+        small::insert(self.blocks.get_mut(block), role, rank, &record);
+        self.totals[small::list_number::<R>(role)] += 1;
+        Some(Seen {
+            rank,
+            newly_completed,
+        })
+    }
+
+    /// This block if another such peer fits, else a larger one with the same contents; none if the
+    /// swarm has outgrown blocks.
+    fn with_room<R: Stored>(&mut self, block: Block, role: Role) -> Option<Block> {
+        let bytes = self.blocks.get(block);
+        if small::has_room::<R>(bytes, role) {
+            return Some(block);
+        }
+        let used = small::used(bytes);
+        if used + R::SIZE <= bytes.len() {
+            return None; // The list is full, not the block.
+        }
+        self.move_block(block, used + R::SIZE)
+    }
+
+    fn move_block(&mut self, block: Block, size: usize) -> Option<Block> {
+        let mut copy = [0; blocks::LARGEST];
+        let bytes = self.blocks.get(block);
+        let used = small::used(bytes);
+        copy[..used].copy_from_slice(&bytes[..used]);
+        let target = self.blocks.take(size)?;
+        self.blocks.get_mut(target)[..used].copy_from_slice(&copy[..used]);
+        self.blocks.free(block);
+        Some(target)
+    }
+
+    fn make_large(&mut self, peers: &mut Peers, block: Block) -> Option<u32> {
+        let bytes = self.blocks.get(block);
+        let large = Large {
+            v4: lists_of(bytes),
+            v6: lists_of(bytes),
+        };
+        let number = match self.vacant.pop() {
+            Some(number) => number,
+            None => {
+                let number = u32::try_from(self.large.len()).ok()?;
+                reserve_one(&mut self.large);
+                self.large.push(None);
+                number
+            }
+        };
+        self.large[number as usize] = Some(Box::new(large));
+        self.blocks.free(block);
+        *peers = Peers::Large(number);
+        Some(number)
+    }
+
+    fn large(&self, number: u32) -> Option<&Large> {
+        self.large.get(number as usize)?.as_deref()
+    }
+
+    fn large_mut(&mut self, number: u32) -> Option<&mut Large> {
+        self.large.get_mut(number as usize)?.as_deref_mut()
+    }
+
+    fn update_large<R: Stored>(
+        &mut self,
+        number: u32,
+        mut record: R,
+        update: Update,
+        clock: Clock,
+    ) -> Option<Seen> {
+        let Update {
+            role, completed, ..
+        } = update;
+        let lists = R::lists_mut(self.large_mut(number)?);
+        let list = &mut lists[role as usize];
+        let place = match list.find(record.key()) {
+            Ok(place) => {
+                let known = list.get_mut(place)?;
+                let newly_completed = completed && !known.completed();
+                known.renew(clock, completed);
+                return Some(Seen {
+                    rank: list.rank(place),
+                    newly_completed,
+                });
+            }
+            Err(place) => place,
+        };
+        let others = &mut lists[role.other() as usize];
+        let known = match others.find(record.key()) {
+            Ok(place) => others.remove(place),
+            Err(_) => None,
+        };
+        match known {
+            Some(known) => record = known,
+            None if !update.room => return None,
+            None => {}
+        }
+        let newly_completed = completed && !record.completed();
+        record.renew(clock, completed);
+        let rank = lists[role as usize].insert(place, record);
+        if known.is_some() {
+            self.totals[small::list_number::<R>(role.other())] -= 1;
+        }
+        self.totals[small::list_number::<R>(role)] += 1;
+        Some(Seen {
+            rank,
+            newly_completed,
+        })
+    }
+
+    /// Takes a peer out; `now` in seconds is noted if it was the last. Tells whether it was there.
+    pub fn remove(&mut self, peers: &mut Peers, peer: Peer, now: u32) -> bool {
+        let removed = match peer {
+            Peer::V4(record) => self.remove_as(peers, record),
+            Peer::V6(record) => self.remove_as(peers, record),
+        };
+        if removed {
+            self.settle(peers, now);
+        }
+        removed
+    }
+
+    fn remove_as<R: Stored>(&mut self, peers: &mut Peers, record: R) -> bool {
+        let key = record.key();
+        let found = match peers {
+            Peers::Empty(_) => None,
+            Peers::Leecher(lone) | Peers::Seeder(lone) => {
+                let found = R::lone(lone).iter().any(|p| p.key() == key);
+                let role = match peers {
+                    Peers::Seeder(_) => Role::Seeder,
+                    _ => Role::Leecher,
+                };
+                if found {
+                    *peers = Peers::Empty(0);
+                }
+                found.then_some(role)
+            }
+            &mut Peers::Small { class, place } => {
+                let bytes = self.blocks.get_mut(Block { class, place });
+                [Role::Leecher, Role::Seeder].into_iter().find(|&role| {
+                    let list = small::list::<R>(bytes, role);
+                    let found = list.binary_search_by_key(&key, R::key);
+                    if let Ok(index) = found {
+                        small::remove::<R>(bytes, role, index);
+                    }
+                    found.is_ok()
+                })
+            }
+            &mut Peers::Large(number) => self.large_mut(number).and_then(|large| {
+                [Role::Leecher, Role::Seeder].into_iter().find(|&role| {
+                    let list = &mut R::lists_mut(large)[role as usize];
+                    let place = list.find(key).ok();
+                    place.and_then(|place| list.remove(place)).is_some()
+                })
+            }),
+        };
+        if let Some(role) = found {
+            self.totals[small::list_number::<R>(role)] -= 1;
+        }
+        found.is_some()
+    }
+
+    /// Moves a swarm that has shrunk into the smallest shape that fits.
+    fn settle(&mut self, peers: &mut Peers, now: u32) {
+        if let &mut Peers::Large(number) = peers {
+            self.shrink_large(peers, number);
+        }
+        match *peers {
+            Peers::Empty(_) => *peers = Peers::Empty(now),
+            Peers::Small { class, place } => {
+                let block = Block { class, place };
+                let bytes = self.blocks.get(block);
+                let first = |role| small::list::<V4>(bytes, role).first().copied();
+                let shrunk = match small::counts(bytes) {
+                    [0, 0, 0, 0] => Some(Peers::Empty(now)),
+                    [1, 0, 0, 0] => first(Role::Leecher).map(Peers::Leecher),
+                    [0, 1, 0, 0] => first(Role::Seeder).map(Peers::Seeder),
+                    _ => None,
+                };
+                let used = small::used(bytes);
+                if let Some(shrunk) = shrunk {
+                    self.blocks.free(block);
+                    *peers = shrunk;
+                } else if Blocks::is_roomy(block, used)
+                    && let Some(block) = self.move_block(block, used)
+                {
+                    *peers = Peers::small(block);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Back into a block once it would fill no more than half of the largest.
+    fn shrink_large(&mut self, peers: &mut Peers, number: u32) {
+        let Some(large) = self.large(number) else {
+            return;
+        };
+        let size = large.size_as_small();
+        let counts = large.counts().map(u8::try_from);
+        let [Ok(a), Ok(b), Ok(c), Ok(d)] = counts else {
+            return;
+        };
+        if size > blocks::LARGEST / 2 {
+            return;
+        }
+        let Some(block) = self.blocks.take(size) else {
+            return;
+        };
+        let Some(large) = self.large.get_mut(number as usize).and_then(Option::take) else {
+            return;
+        };
+        self.vacant.push(number);
+        let bytes = self.blocks.get_mut(block);
+        bytes[..small::HEADER].copy_from_slice(&[a, b, c, d]);
+        for role in [Role::Leecher, Role::Seeder] {
+            copy_list::<V4>(&large, role, bytes);
+            copy_list::<V6>(&large, role, bytes);
+        }
+        *peers = Peers::small(block);
+    }
+
+    /// Drops peers whose timeout has passed. A large swarm is done a chunk at a time: what is returned
+    /// is how many records were looked at, and where to go on if that was not all.
+    pub fn expire(
+        &mut self,
+        peers: &mut Peers,
+        within: Option<Within>,
+        clock: Clock,
+        now: u32,
+    ) -> (usize, Option<Within>) {
+        let (looked_at, next) = match *peers {
+            Peers::Empty(_) => return (1, None),
+            Peers::Leecher(lone) | Peers::Seeder(lone) => {
+                if !lone.expired(clock) {
+                    return (1, None);
+                }
+                let role = usize::from(matches!(peers, Peers::Seeder(_)));
+                self.totals[role] -= 1;
+                *peers = Peers::Empty(now);
+                (1, None)
+            }
+            Peers::Small { class, place } => {
+                let block = Block { class, place };
+                let looked_at = self.expire_small(block, clock);
+                (looked_at, None)
+            }
+            Peers::Large(number) => self.expire_large(number, within.unwrap_or(FIRST), clock),
+        };
+        if next.is_none() {
+            self.settle(peers, now);
+        }
+        (looked_at, next)
+    }
+
+    fn expire_small(&mut self, block: Block, clock: Clock) -> usize {
+        let bytes = self.blocks.get_mut(block);
+        let looked_at = small::counts(bytes).iter().sum();
+        for role in [Role::Leecher, Role::Seeder] {
+            self.totals[role as usize] -= drop_expired::<V4>(bytes, role, clock);
+            self.totals[2 + role as usize] -= drop_expired::<V6>(bytes, role, clock);
+        }
+        looked_at
+    }
+
+    fn expire_large(
+        &mut self,
+        number: u32,
+        within: Within,
+        clock: Clock,
+    ) -> (usize, Option<Within>) {
+        let list = usize::from(within.list);
+        let Some(large) = self.large.get_mut(number as usize).and_then(Option::as_mut) else {
+            return (1, None);
+        };
+        let before = large.counts()[list];
+        let (looked_at, next) = match &mut **large {
+            Large { v4: [l, _], .. } if list == 0 => expire_list(l, within, clock),
+            Large { v4: [_, s], .. } if list == 1 => expire_list(s, within, clock),
+            Large { v6: [l, _], .. } if list == 2 => expire_list(l, within, clock),
+            Large { v6: [_, s], .. } => expire_list(s, within, clock),
+        };
+        self.totals[list] -= before - large.counts()[list];
+        let next_list = (list < 3).then_some(Within {
+            list: within.list + 1,
+            ..FIRST
+        });
+        (looked_at + 1, next.or(next_list))
+    }
+
+    /// Leechers and seeders of both families. A lone peer that has expired is not counted; in
+    /// larger swarms the expired count until the sweep passes.
+    pub fn counts(&self, peers: &Peers, clock: Clock) -> (usize, usize) {
+        let [a, b, c, d] = match *peers {
+            Peers::Empty(_) => [0; 4],
+            Peers::Leecher(lone) => [usize::from(!lone.expired(clock)), 0, 0, 0],
+            Peers::Seeder(lone) => [0, usize::from(!lone.expired(clock)), 0, 0],
+            Peers::Small { class, place } => {
+                small::counts(self.blocks.get(Block { class, place }))
+            }
+            Peers::Large(number) => self.large(number).map_or([0; 4], Large::counts),
+        };
+        (a + c, b + d)
+    }
+
+    /// The peers of one family that may be named to an asker of this role: a seeder has no use for
+    /// seeders (BEP 3). `asker` is its rank where it is of this family.
+    pub fn pool<'a, R: Stored>(
+        &'a self,
+        peers: &'a Peers,
+        role: Role,
+        asker: Option<usize>,
+    ) -> Pool<'a, R> {
+        match role {
+            Role::Leecher => Pool {
+                leechers: self.list(peers, Role::Leecher),
+                seeders: self.list(peers, Role::Seeder),
+                asker,
+            },
+            Role::Seeder => Pool {
+                leechers: self.list(peers, Role::Leecher),
+                seeders: List::Slice(&[]),
+                asker: None,
+            },
+        }
+    }
+
+    fn list<'a, R: Stored>(&'a self, peers: &'a Peers, role: Role) -> List<'a, R> {
+        match (peers, role) {
+            (Peers::Leecher(lone), Role::Leecher) | (Peers::Seeder(lone), Role::Seeder) => {
+                List::Slice(R::lone(lone))
+            }
+            (&Peers::Small { class, place }, _) => {
+                List::Slice(small::list(self.blocks.get(Block { class, place }), role))
+            }
+            (&Peers::Large(number), _) => match self.large(number) {
+                Some(large) => List::Chunked(&R::lists(large)[role as usize]),
+                None => List::Slice(&[]),
+            },
+            _ => List::Slice(&[]),
+        }
+    }
+}
+
+fn lists_of<R: Stored>(block: &[u8]) -> [PeerList<R>; 2] {
+    [Role::Leecher, Role::Seeder].map(|role| PeerList::from_sorted(small::list(block, role)))
+}
+
+/// Fills the list of a block whose header is already in place.
+fn copy_list<R: Stored>(large: &Large, role: Role, block: &mut [u8]) {
+    let records = R::lists(large)[role as usize].chunks().flatten();
+    for (to, from) in small::list_mut::<R>(block, role).iter_mut().zip(records) {
+        *to = *from;
+    }
+}
+
+fn drop_expired<R: Stored>(block: &mut [u8], role: Role, clock: Clock) -> usize {
+    let mut dropped = 0;
+    let mut index = 0;
+    while let Some(record) = small::list::<R>(block, role).get(index) {
+        if record.expired(clock) {
+            small::remove::<R>(block, role, index);
+            dropped += 1;
+        } else {
+            index += 1;
+        }
+    }
+    dropped
+}
+
+fn expire_list<R: Stored>(
+    list: &mut PeerList<R>,
+    within: Within,
+    clock: Clock,
+) -> (usize, Option<Within>) {
+    let Some(from) = R::from_bytes(&within.from).first() else {
+        return (0, None);
+    };
+    let (looked_at, next) = list.expire(from.key(), clock);
+    let next = next.map(|fence| {
+        let mut from = [0; 19];
+        from[..R::SIZE].copy_from_slice(fence.bytes());
+        Within { from, ..within }
+    });
+    (looked_at, next)
+}

@@ -1,0 +1,400 @@
+//! The whole tracker against a plain model, over long random lives with a fixed seed.
+
+use super::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// A unit of the clock is one second with this timeout.
+const LIMITS: Limits = Limits {
+    peer_timeout: 96,
+    max_peers: usize::MAX,
+    max_torrents: usize::MAX,
+};
+
+fn hash(n: usize) -> InfoHash {
+    let mut hash = [0x5a; 20];
+    hash[..4].copy_from_slice(&(n as u32).wrapping_mul(0x9e37_79b9).to_be_bytes());
+    hash[16..].copy_from_slice(&(n as u32).to_be_bytes());
+    hash
+}
+
+fn address(n: usize) -> Peer {
+    let ip: IpAddr = if n.is_multiple_of(3) {
+        let mut octets = [0x20; 16];
+        octets[12..].copy_from_slice(&(n as u32).to_be_bytes());
+        octets.into()
+    } else {
+        (0x0a00_0000 + n as u32 / 4).to_be_bytes().into()
+    };
+    Peer::new(ip, 1000 + (n % 4) as u16)
+}
+
+fn endpoint(peer: Peer) -> Vec<u8> {
+    match peer {
+        Peer::V4(record) => record.endpoint().to_vec(),
+        Peer::V6(record) => record.endpoint().to_vec(),
+    }
+}
+
+/// A tracker, and buffers for its replies.
+struct Subject {
+    tracker: Tracker,
+    random: Random,
+    v4: [u8; 1200],
+    v6: [u8; 3600],
+}
+
+struct Reply {
+    counts: Counts,
+    peers: Vec<Vec<u8>>,
+}
+
+impl Subject {
+    fn new(limits: Limits) -> Subject {
+        Subject {
+            tracker: Tracker::new(limits),
+            random: Random::seeded(99),
+            v4: [0; 1200],
+            v6: [0; 3600],
+        }
+    }
+
+    fn announce(&mut self, torrent: usize, peer: usize, role: Role, event: Event) -> Reply {
+        self.announce_wanting(torrent, peer, role, event, 50)
+    }
+
+    fn announce_wanting(
+        &mut self,
+        torrent: usize,
+        peer: usize,
+        role: Role,
+        event: Event,
+        want: usize,
+    ) -> Reply {
+        let mut sinks = Sinks {
+            v4: Sink::new(&mut self.v4),
+            v6: Sink::new(&mut self.v6),
+        };
+        let announce = Announce {
+            info_hash: &hash(torrent),
+            peer: address(peer),
+            role,
+            event,
+            want,
+        };
+        let counts = self
+            .tracker
+            .announce(&announce, &mut self.random, &mut sinks);
+        let v4 = sinks.v4.bytes().chunks(6);
+        let v6 = sinks.v6.bytes().chunks(18);
+        Reply {
+            counts,
+            peers: v4.chain(v6).map(<[u8]>::to_vec).collect(),
+        }
+    }
+
+    fn sweep_all(&mut self) {
+        self.tracker.begin_sweep();
+        while self.tracker.sweep_slice(100) {}
+    }
+}
+
+#[derive(Clone, Copy)]
+struct ModelPeer {
+    role: Role,
+    completed: bool,
+    seen: u64,
+}
+
+#[derive(Default)]
+struct ModelTorrent {
+    downloaded: u32,
+    peers: BTreeMap<usize, ModelPeer>,
+}
+
+impl ModelTorrent {
+    fn expire(&mut self, now: u64) {
+        self.peers.retain(|_, peer| now - peer.seen <= 96);
+    }
+
+    fn count(&self, role: Role) -> u32 {
+        self.peers.values().filter(|p| p.role == role).count() as u32
+    }
+
+    /// Applies an announce as BEP 3 and the design have it.
+    fn announce(&mut self, peer: usize, role: Role, event: Event, now: u64) {
+        if event == Event::Stopped {
+            self.peers.remove(&peer);
+            return;
+        }
+        let known = self.peers.get(&peer);
+        let was_completed = known.is_some_and(|p| p.completed);
+        let completes = event == Event::Completed && role == Role::Seeder;
+        self.downloaded += u32::from(completes && !was_completed);
+        let completed = completes || was_completed;
+        let seen = now;
+        let new = ModelPeer {
+            role,
+            completed,
+            seen,
+        };
+        self.peers.insert(peer, new);
+    }
+
+    /// The endpoints that a reply to this asker may name, of peers last seen at `since` or later.
+    fn eligible(&self, asker: usize, role: Role, since: u64) -> BTreeSet<Vec<u8>> {
+        let useful = |p: &ModelPeer| role == Role::Leecher || p.role == Role::Leecher;
+        self.peers
+            .iter()
+            .filter(|(n, p)| **n != asker && useful(p) && p.seen >= since)
+            .map(|(n, _)| endpoint(address(*n)))
+            .collect()
+    }
+}
+
+fn random_event(random: &mut Random) -> Event {
+    match random.below(20) {
+        0..5 => Event::Started,
+        5..9 => Event::Completed,
+        9..14 => Event::Stopped,
+        _ => Event::None,
+    }
+}
+
+/// Few torrents are large and many small.
+fn random_torrent(random: &mut Random) -> usize {
+    let scale = 1 << random.below(9);
+    random.below(scale)
+}
+
+#[test]
+fn agrees_with_a_plain_model_over_a_long_life() {
+    let mut subject = Subject::new(LIMITS);
+    let mut model: BTreeMap<usize, ModelTorrent> = BTreeMap::new();
+    let mut random = Random::seeded(2024);
+    let mut now = 0;
+    for step in 0..240_000_usize {
+        // Tides, so that swarms grow into large ones and shrink back to nothing.
+        let ebb = (step / 30_000) % 2 == 1;
+        if step % if ebb { 200 } else { 2000 } == 0 {
+            now += random.below(3) as u64;
+            subject.tracker.advance(now * 1000);
+        }
+        subject.tracker.sweep(1 + random.below(200));
+        let torrent = random_torrent(&mut random);
+        let scale = 20 << random.below(9);
+        let peer = random.below(scale);
+        let mut event = random_event(&mut random);
+        if ebb && random.below(2) == 0 {
+            event = Event::Stopped;
+        }
+        let role = [Role::Leecher, Role::Seeder][random.below(2)];
+        let entry = model.entry(torrent).or_default();
+        let known = entry.peers.get(&peer);
+        if known.is_some_and(|p| now - p.seen > 96) {
+            continue; // Whether the sweep has passed it yet is not for the model to say.
+        }
+        entry.announce(peer, role, event, now);
+        let reply = subject.announce(torrent, peer, role, event);
+        check_reply(&reply, entry, peer, role, event, now);
+        if step % 20_000 == 19_999 {
+            subject.sweep_all();
+            for torrent in model.values_mut() {
+                torrent.expire(now);
+            }
+            check_all(&subject.tracker, &model);
+        }
+    }
+    now += 200;
+    subject.tracker.advance(now * 1000);
+    for torrent in model.values_mut() {
+        torrent.expire(now);
+    }
+    subject.sweep_all();
+    check_all(&subject.tracker, &model);
+    let totals = subject.tracker.totals();
+    assert_eq!((totals.leechers, totals.seeders), (0, 0));
+}
+
+fn check_reply(
+    reply: &Reply,
+    model: &ModelTorrent,
+    asker: usize,
+    role: Role,
+    event: Event,
+    now: u64,
+) {
+    // A lone peer that stops with nothing downloaded takes the torrent with it.
+    let Counts {
+        leechers, seeders, ..
+    } = reply.counts;
+    assert!(leechers <= model.count(Role::Leecher));
+    assert!(seeders <= model.count(Role::Seeder));
+    if event == Event::Stopped {
+        assert!(reply.peers.is_empty());
+        return;
+    }
+    assert_eq!(reply.counts.downloaded, model.downloaded);
+    let named: BTreeSet<_> = reply.peers.iter().cloned().collect();
+    assert_eq!(named.len(), reply.peers.len(), "nobody twice");
+    let alive = model.eligible(asker, role, now.saturating_sub(96));
+    assert!(named.is_subset(&alive), "only living peers of use");
+    let all = model.eligible(asker, role, 0);
+    if all.len() == alive.len() {
+        assert_eq!(named.len(), alive.len().min(50));
+    }
+}
+
+fn check_all(tracker: &Tracker, model: &BTreeMap<usize, ModelTorrent>) {
+    let mut totals = Totals::default();
+    for (&n, torrent) in model {
+        let expected = Counts {
+            seeders: torrent.count(Role::Seeder),
+            leechers: torrent.count(Role::Leecher),
+            downloaded: torrent.downloaded,
+        };
+        let known = tracker.scrape(&hash(n));
+        if torrent.peers.is_empty() && torrent.downloaded == 0 {
+            assert_eq!(known, None);
+            continue;
+        }
+        assert_eq!(known, Some(expected), "torrent {n}");
+        totals.torrents += 1;
+        totals.leechers += expected.leechers as usize;
+        totals.seeders += expected.seeders as usize;
+    }
+    assert_eq!(tracker.totals(), totals);
+}
+
+#[test]
+fn a_peer_leaves_when_its_timeout_passes_and_the_torrent_after_a_day() {
+    let mut subject = Subject::new(LIMITS);
+    subject.announce(1, 1, Role::Seeder, Event::Completed);
+    subject.announce(2, 1, Role::Leecher, Event::Started);
+    let one = Counts {
+        seeders: 1,
+        leechers: 0,
+        downloaded: 1,
+    };
+    for second in 0..=96 {
+        subject.tracker.advance(second * 1000);
+        while subject.tracker.sweep(1) {}
+        assert_eq!(subject.tracker.scrape(&hash(1)), Some(one));
+    }
+    let mut left = None;
+    for second in 97..90_000 {
+        subject.tracker.advance(second * 1000);
+        while subject.tracker.sweep(1) {}
+        match subject.tracker.scrape(&hash(1)) {
+            Some(counts) => assert_eq!((counts.seeders, counts.downloaded), (0, 1)),
+            None => left = left.or(Some(second)),
+        }
+        if second > 96 + 8 {
+            assert_eq!(subject.tracker.scrape(&hash(2)), None);
+        }
+    }
+    let left = left.expect("is forgotten in the end");
+    assert!((86_400 + 97..86_400 + 97 + 16).contains(&left), "{left}");
+}
+
+#[test]
+fn a_stopped_machine_wakes_up_without_ghosts() {
+    for pause in [20, 29, 50, 90, 96, 97, 127, 128, 129, 200, 1000, 100_000] {
+        let mut subject = Subject::new(LIMITS);
+        for peer in 0..2000 {
+            subject.tracker.advance(peer as u64 * 20);
+            while subject.tracker.sweep(1000) {}
+            subject.announce(peer % 3, peer, Role::Leecher, Event::Started);
+        }
+        subject.tracker.advance((40 + pause) * 1000);
+        subject.sweep_all();
+        let alive = (0..2000).filter(|&peer| {
+            let seen = peer * 20 / 1000;
+            40 + pause - seen <= 96
+        });
+        let totals = subject.tracker.totals();
+        assert_eq!(totals.leechers, alive.count(), "after a pause of {pause}");
+    }
+}
+
+#[test]
+fn at_the_limits_newcomers_are_served_and_not_stored() {
+    let mut subject = Subject::new(Limits {
+        max_peers: 3,
+        max_torrents: 2,
+        ..LIMITS
+    });
+    for peer in [1, 2, 4] {
+        subject.announce(1, peer, Role::Leecher, Event::Started);
+    }
+    let reply = subject.announce(1, 5, Role::Leecher, Event::Started);
+    assert_eq!((reply.counts.leechers, reply.peers.len()), (3, 3));
+    let reply = subject.announce(2, 1, Role::Leecher, Event::Started);
+    assert_eq!((reply.counts, reply.peers.len()), (Counts::default(), 0));
+    // Those who are in may change their role and leave, and then there is room.
+    let reply = subject.announce(1, 4, Role::Seeder, Event::Completed);
+    assert_eq!((reply.counts.seeders, reply.counts.leechers), (1, 2));
+    subject.announce(1, 4, Role::Seeder, Event::Stopped);
+    subject.announce(2, 1, Role::Leecher, Event::Started);
+    subject.announce(2, 1, Role::Leecher, Event::Stopped);
+    assert_eq!(subject.tracker.totals().torrents, 1);
+    subject.announce(2, 1, Role::Leecher, Event::Started);
+    subject.announce(1, 1, Role::Leecher, Event::Stopped);
+    subject.announce(3, 1, Role::Leecher, Event::Started);
+    assert_eq!(subject.tracker.totals().torrents, 2);
+}
+
+#[test]
+fn both_families_share_a_reply_by_need() {
+    assert_eq!(share(50, 10, 20), (10, 20));
+    assert_eq!(share(50, 1000, 0), (50, 0));
+    assert_eq!(share(50, 0, 1000), (0, 50));
+    assert_eq!(share(0, 5, 5), (0, 0));
+    assert_eq!(share(1, 5, 5), (1, 0));
+    for (want, v4, v6) in [(50, 1000, 1000), (50, 1000, 12), (50, 3, 1000), (200, 190, 67)] {
+        let (a, b) = share(want, v4, v6);
+        assert_eq!(a + b, want);
+        assert!(a <= v4 && b <= v6);
+        assert!(a >= v4.min(want / 4) && b >= v6.min(want / 4));
+    }
+}
+
+#[test]
+fn a_seeder_is_sent_leechers_only() {
+    let mut subject = Subject::new(LIMITS);
+    for peer in 1..6 {
+        subject.announce(1, peer, Role::Seeder, Event::None);
+    }
+    assert!(subject.announce(1, 6, Role::Seeder, Event::None).peers.is_empty());
+    let reply = subject.announce(1, 7, Role::Leecher, Event::None);
+    assert_eq!(reply.peers.len(), 6);
+    let reply = subject.announce(1, 6, Role::Seeder, Event::None);
+    assert_eq!(reply.peers, [endpoint(address(7))]);
+    let none = subject.announce_wanting(1, 7, Role::Leecher, Event::None, 0);
+    assert!(none.peers.is_empty());
+}
+
+#[test]
+fn a_sweep_goes_on_within_a_large_swarm_that_changes_meanwhile() {
+    let mut subject = Subject::new(LIMITS);
+    for peer in 0..3000 {
+        subject.announce(1, peer, Role::Leecher, Event::None);
+    }
+    subject.tracker.advance(90_000);
+    while subject.tracker.sweep(10_000) {}
+    for peer in 3000..6000 {
+        subject.announce(1, peer, Role::Seeder, Event::None);
+    }
+    subject.tracker.advance(97_000);
+    let mut more = true;
+    let mut next = 6000;
+    while more {
+        more = subject.tracker.sweep(1);
+        subject.announce(1, next, Role::Leecher, Event::None);
+        subject.announce(1, next - 3000, Role::Seeder, Event::Stopped);
+        next += 1;
+    }
+    let totals = subject.tracker.totals();
+    assert_eq!(totals.leechers, next - 6000);
+    assert_eq!(totals.seeders, 3000 - (next - 6000));
+}

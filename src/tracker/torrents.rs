@@ -1,0 +1,477 @@
+//! All torrents, in info-hash order.
+//!
+//! Order is what makes a full scrape one walk: bencoded dictionaries are sorted. The table is three
+//! levels deep: groups of chunks of torrents, each level with fences kept beside the pointers, so that
+//! an insert moves some kilobytes at most, at a thousand torrents or at ten million.
+//!
+//! Info-hashes are nearly always uniform, so a search starts where the hash would be if they were and
+//! gallops from there; a table full of hashes that a stranger chose costs a few comparisons more,
+//! never a walk.
+
+use super::peers::{reserve_one, trim};
+use super::swarms::Peers;
+
+pub type InfoHash = [u8; 20];
+
+/// A torrent's entry: 32 bytes.
+#[derive(Debug)]
+pub struct Torrent {
+    pub info_hash: InfoHash,
+    /// How often a peer was seen to complete it.
+    pub downloaded: u32,
+    pub peers: Peers,
+}
+
+const _: () = assert!(size_of::<Torrent>() == 32);
+
+#[derive(Debug)]
+struct Chunk {
+    /// Not above any hash in this chunk, and above all of those before it.
+    fence: InfoHash,
+    torrents: Vec<Torrent>,
+}
+
+#[derive(Debug)]
+struct Group {
+    fence: InfoHash,
+    chunks: Vec<Chunk>,
+}
+
+/// Torrents in a chunk: an insert moves 2 KiB on average.
+const CHUNK: usize = 128;
+/// Chunks in a group.
+const GROUP: usize = 512;
+
+/// Sorted, in chunks, in groups; none of either is empty.
+#[derive(Debug, Default)]
+pub struct Torrents {
+    groups: Vec<Group>,
+    len: usize,
+}
+
+/// A place in the table, good until the next insert or removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    group: usize,
+    chunk: usize,
+    index: usize,
+}
+
+impl Torrents {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The torrent's position, or the one where it belongs.
+    pub fn find(&self, hash: &InfoHash) -> Result<Position, Position> {
+        let mut range = Range {
+            low: 0,
+            high: u64::MAX,
+        };
+        let group = last_not_above(&self.groups, hash, &mut range, |g| &g.fence);
+        let chunks = self.groups.get(group).map_or(&[][..], |g| &g.chunks);
+        let chunk = last_not_above(chunks, hash, &mut range, |c| &c.fence);
+        let torrents = chunks.get(chunk).map_or(&[][..], |c| &c.torrents);
+        let after = count_not_above(torrents, hash, &mut range, |t| &t.info_hash);
+        let at = |index| Position {
+            group,
+            chunk,
+            index,
+        };
+        match torrents.get(after.wrapping_sub(1)) {
+            Some(torrent) if torrent.info_hash == *hash => Ok(at(after - 1)),
+            _ => Err(at(after)),
+        }
+    }
+
+    pub fn get(&self, at: Position) -> Option<&Torrent> {
+        let chunk = self.groups.get(at.group)?.chunks.get(at.chunk)?;
+        chunk.torrents.get(at.index)
+    }
+
+    pub fn get_mut(&mut self, at: Position) -> Option<&mut Torrent> {
+        let group = self.groups.get_mut(at.group)?;
+        group.chunks.get_mut(at.chunk)?.torrents.get_mut(at.index)
+    }
+
+    /// Inserts where [`Torrents::find`] said that it belongs; tells where it is now.
+    pub fn insert(&mut self, mut at: Position, torrent: Torrent) -> Position {
+        self.len += 1;
+        if self.groups.is_empty() {
+            let fence = torrent.info_hash;
+            let torrents = vec![torrent];
+            let chunks = vec![Chunk { fence, torrents }];
+            self.groups.push(Group { fence, chunks });
+            return at;
+        }
+        if self.groups[at.group].chunks[at.chunk].torrents.len() >= CHUNK {
+            at = self.split_chunk(at);
+        }
+        let group = &mut self.groups[at.group];
+        let chunk = &mut group.chunks[at.chunk];
+        if at.index == 0 && at.chunk == 0 && at.group == 0 {
+            chunk.fence = torrent.info_hash;
+            group.fence = torrent.info_hash;
+        }
+        reserve_one(&mut chunk.torrents);
+        chunk.torrents.insert(at.index, torrent);
+        at
+    }
+
+    /// Halves a full chunk, and its group if that is full too; tells where `at` has gone.
+    fn split_chunk(&mut self, mut at: Position) -> Position {
+        if self.groups[at.group].chunks.len() >= GROUP {
+            let left = &mut self.groups[at.group].chunks;
+            let middle = left.len() / 2;
+            let chunks = left.split_off(middle);
+            left.shrink_to_fit();
+            let fence = chunks[0].fence;
+            reserve_one(&mut self.groups);
+            self.groups.insert(at.group + 1, Group { fence, chunks });
+            if at.chunk >= middle {
+                at.group += 1;
+                at.chunk -= middle;
+            }
+        }
+        let chunks = &mut self.groups[at.group].chunks;
+        let left = &mut chunks[at.chunk].torrents;
+        let middle = left.len() / 2;
+        let torrents = left.split_off(middle);
+        left.shrink_to_fit();
+        let fence = torrents[0].info_hash;
+        reserve_one(chunks);
+        chunks.insert(at.chunk + 1, Chunk { fence, torrents });
+        if at.index > middle {
+            at.chunk += 1;
+            at.index -= middle;
+        }
+        at
+    }
+
+    pub fn remove(&mut self, at: Position) {
+        self.retain_chunk(at, |index, _| index != at.index);
+    }
+
+    /// Visits the torrents of the chunk at this position, from its index on, until `visit` returns
+    /// false.
+    pub fn visit_chunk(&mut self, at: Position, mut visit: impl FnMut(&mut Torrent) -> bool) {
+        let group = self.groups.get_mut(at.group);
+        if let Some(chunk) = group.and_then(|g| g.chunks.get_mut(at.chunk)) {
+            for torrent in chunk.torrents.iter_mut().skip(at.index) {
+                if !visit(torrent) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The fence of the chunk after this position's.
+    pub fn next_fence(&self, at: Position) -> Option<InfoHash> {
+        let group = self.groups.get(at.group)?;
+        match group.chunks.get(at.chunk + 1) {
+            Some(chunk) => Some(chunk.fence),
+            None => self.groups.get(at.group + 1).map(|g| g.fence),
+        }
+    }
+
+    /// Keeps those of this position's chunk for which `keep` says so; joins what has become small.
+    pub fn retain_chunk(&mut self, at: Position, mut keep: impl FnMut(usize, &Torrent) -> bool) {
+        let Some(group) = self.groups.get_mut(at.group) else {
+            return;
+        };
+        let Some(chunk) = group.chunks.get_mut(at.chunk) else {
+            return;
+        };
+        let before = chunk.torrents.len();
+        let mut index = 0;
+        chunk.torrents.retain(|torrent| {
+            index += 1;
+            keep(index - 1, torrent)
+        });
+        let after = chunk.torrents.len();
+        self.len -= before - after;
+        if after < before {
+            trim(&mut chunk.torrents);
+            tidy(
+                &mut group.chunks,
+                at.chunk,
+                CHUNK,
+                |c| &mut c.torrents,
+            );
+            tidy(&mut self.groups, at.group, GROUP, |g| &mut g.chunks);
+        }
+    }
+}
+
+/// After one of a row of vectors has shrunk: removes it if it is empty, joins it with the next one or
+/// the one before if it is below a quarter of `most` and both are small.
+fn tidy<P, T>(row: &mut Vec<P>, shrunk: usize, most: usize, inner: impl Fn(&mut P) -> &mut Vec<T>) {
+    let mut length = |i: usize| row.get_mut(i).map_or(usize::MAX, |p| inner(p).len());
+    let here = length(shrunk);
+    let room = (most * 3 / 4).saturating_sub(here);
+    let left = if here == 0 {
+        row.remove(shrunk);
+        return trim(row);
+    } else if here >= most / 4 {
+        return;
+    } else if length(shrunk + 1) <= room {
+        shrunk
+    } else if shrunk > 0 && length(shrunk - 1) <= room {
+        shrunk - 1
+    } else {
+        return;
+    };
+    let mut right = row.remove(left + 1);
+    let left = inner(&mut row[left]);
+    left.reserve_exact(inner(&mut right).len());
+    left.append(inner(&mut right));
+    trim(row);
+}
+
+/// The first eight bytes of the hashes that may be met, both ends included.
+struct Range {
+    low: u64,
+    high: u64,
+}
+
+fn prefix(hash: &InfoHash) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *hash;
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// The last item whose hash is not above this one, or the first of all; narrows the range to what lies
+/// between its fence and the next.
+fn last_not_above<T>(
+    items: &[T],
+    hash: &InfoHash,
+    range: &mut Range,
+    fence: impl Fn(&T) -> &InfoHash,
+) -> usize {
+    let after = count_not_above(items, hash, range, &fence);
+    if let Some(next) = items.get(after) {
+        range.high = prefix(fence(next));
+    }
+    let found = after.saturating_sub(1);
+    if after > 0 {
+        range.low = prefix(fence(&items[found]));
+    }
+    found
+}
+
+/// How many items at the front have hashes not above this one. Starts from the place where it would be
+/// if all hashes were spread evenly over the range, gallops, then halves.
+fn count_not_above<T>(
+    items: &[T],
+    hash: &InfoHash,
+    range: &mut Range,
+    fence: impl Fn(&T) -> &InfoHash,
+) -> usize {
+    let not_above = |item: &T| {
+        let other = fence(item);
+        match prefix(other).cmp(&prefix(hash)) {
+            std::cmp::Ordering::Equal => other <= hash,
+            order => order.is_lt(),
+        }
+    };
+    let guess = interpolate(prefix(hash), range, items.len());
+    let (mut low, mut high) = (0, items.len());
+    let mut step = 2;
+    if items.get(guess).is_some_and(not_above) {
+        low = guess + 1;
+        while let Some(item) = items.get(low + step - 1) {
+            if !not_above(item) {
+                high = low + step - 1;
+                break;
+            }
+            low += step;
+            step *= 2;
+        }
+    } else {
+        high = guess.min(high);
+        while high >= step {
+            if not_above(&items[high - step]) {
+                low = high - step + 1;
+                break;
+            }
+            high -= step;
+            step *= 2;
+        }
+    }
+    low + items[low..high].partition_point(not_above)
+}
+
+/// Where in `length` items, evenly spread over the range, a prefix would be.
+fn interpolate(prefix: u64, range: &Range, length: usize) -> usize {
+    let width = range.high.saturating_sub(range.low);
+    // Down to 32 bits, so that one 64-bit multiplication and division do.
+    let shift = (u64::BITS - width.leading_zeros()).saturating_sub(32);
+    let offset = prefix.saturating_sub(range.low).min(width) >> shift;
+    (offset * length as u64 / ((width >> shift) + 1)) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+    use std::collections::BTreeMap;
+
+    fn torrent(info_hash: InfoHash, downloaded: u32) -> Torrent {
+        Torrent {
+            info_hash,
+            downloaded,
+            peers: Peers::Empty(0),
+        }
+    }
+
+    fn random_hash(random: &mut Random) -> InfoHash {
+        let mut hash = [0; 20];
+        for part in hash.chunks_mut(4) {
+            part.copy_from_slice(&random.next().to_le_bytes()[..4]);
+        }
+        hash
+    }
+
+    fn check(table: &Torrents, model: &BTreeMap<InfoHash, u32>) {
+        assert_eq!(table.len(), model.len());
+        let all: Vec<(InfoHash, u32)> = table
+            .groups
+            .iter()
+            .flat_map(|g| &g.chunks)
+            .flat_map(|c| &c.torrents)
+            .map(|t| (t.info_hash, t.downloaded))
+            .collect();
+        assert!(all.iter().copied().eq(model.iter().map(|(h, d)| (*h, *d))));
+        for group in &table.groups {
+            assert!(!group.chunks.is_empty() && group.chunks.len() <= GROUP);
+            assert!(group.fence <= group.chunks[0].fence);
+            for chunk in &group.chunks {
+                assert!(!chunk.torrents.is_empty() && chunk.torrents.len() <= CHUNK);
+                assert!(chunk.fence <= chunk.torrents[0].info_hash);
+            }
+        }
+    }
+
+    /// A long life of inserts and removals with hashes made by `next`, against a BTreeMap.
+    fn live(steps: usize, mut next: impl FnMut(&mut Random) -> InfoHash) {
+        let mut random = Random::seeded(21);
+        let mut table = Torrents::default();
+        let mut model = BTreeMap::new();
+        let mut known: Vec<InfoHash> = Vec::new();
+        for step in 0..steps {
+            let ebb = (step / (steps / 3)) % 2 == 1;
+            let insert = known.is_empty() || random.below(10) < if ebb { 2 } else { 8 };
+            if insert {
+                let hash = next(&mut random);
+                match table.find(&hash) {
+                    Ok(at) => {
+                        let found = table.get_mut(at).expect("found");
+                        assert_eq!(model.get(&hash), Some(&found.downloaded));
+                    }
+                    Err(at) => {
+                        let at = table.insert(at, torrent(hash, step as u32));
+                        assert_eq!(table.get(at).map(|t| t.info_hash), Some(hash));
+                        assert!(model.insert(hash, step as u32).is_none());
+                        known.push(hash);
+                    }
+                }
+            } else {
+                let hash = known.swap_remove(random.below(known.len()));
+                let at = table.find(&hash).expect("is there");
+                table.remove(at);
+                assert!(table.find(&hash).is_err());
+                model.remove(&hash);
+            }
+        }
+        check(&table, &model);
+        for hash in known {
+            let at = table.find(&hash).expect("is there");
+            table.remove(at);
+        }
+        assert!(table.is_empty() && table.groups.is_empty());
+    }
+
+    #[test]
+    fn behaves_as_a_sorted_map_with_random_hashes() {
+        live(300_000, random_hash);
+    }
+
+    #[test]
+    fn behaves_as_a_sorted_map_with_hashes_that_share_16_bytes() {
+        live(100_000, |random| {
+            let mut hash = [0xaa; 20];
+            hash[16..].copy_from_slice(&(random.next() as u32 % 100_000).to_be_bytes());
+            hash
+        });
+    }
+
+    #[test]
+    fn behaves_as_a_sorted_map_with_rising_hashes_and_with_the_ends() {
+        let mut n = 0_u64;
+        live(100_000, |_| {
+            let mut hash = [0; 20];
+            hash[..8].copy_from_slice(&n.to_be_bytes());
+            n += 1;
+            hash
+        });
+        let mut table = Torrents::default();
+        for hash in [[0xff; 20], [0; 20]] {
+            let at = table.find(&hash).expect_err("is new");
+            table.insert(at, torrent(hash, 0));
+            assert!(table.find(&hash).is_ok());
+        }
+    }
+
+    #[test]
+    fn chunks_are_walked_by_their_fences() {
+        let mut random = Random::seeded(2);
+        let mut table = Torrents::default();
+        for _ in 0..5000 {
+            let hash = random_hash(&mut random);
+            if let Err(at) = table.find(&hash) {
+                table.insert(at, torrent(hash, 0));
+            }
+        }
+        let mut seen = Vec::new();
+        let mut from = Some([0; 20]);
+        while let Some(hash) = from {
+            let at = table.find(&hash).unwrap_or_else(|at| at);
+            table.visit_chunk(at, |t| {
+                seen.push(t.info_hash);
+                true
+            });
+            from = table.next_fence(at);
+        }
+        assert_eq!(seen.len(), table.len());
+        assert!(seen.is_sorted());
+    }
+
+    #[test]
+    fn a_search_among_colliding_hashes_stays_short() {
+        let mut hashes: Vec<InfoHash> = (0..512_u32)
+            .map(|n| {
+                let mut hash = [7; 20];
+                hash[16..].copy_from_slice(&n.to_be_bytes());
+                hash
+            })
+            .collect();
+        hashes.sort_unstable();
+        let looks = std::cell::Cell::new(0);
+        for (i, hash) in hashes.iter().enumerate() {
+            let mut range = Range {
+                low: 0,
+                high: u64::MAX,
+            };
+            looks.set(0);
+            let count = count_not_above(&hashes, hash, &mut range, |h| {
+                looks.set(looks.get() + 1);
+                h
+            });
+            assert_eq!(count, i + 1);
+            assert!(looks.get() < 30, "{} looks", looks.get());
+        }
+    }
+}
