@@ -1,17 +1,42 @@
 //! `announced`, a BitTorrent tracker: one thread, one poll loop, no allocation per request.
 //!
-//! The map of the house, arrows pointing down:
+//! An announce walks one straight line: socket, codec, tracker, codec, socket. UDP and HTTP meet at the
+//! tracker and nowhere else. The modules, each using only those below it:
 
 #![deny(unsafe_code)]
 
-/// The seven-bit clock, the sorted peers, the table of torrents: announce, scrape, sweep.
+/// The command line.
+pub mod options;
+
+/// The poll loop: whose turn it is, what time it is.
+pub mod server;
+
+/// A UDP socket's turn; connection ids.
+pub mod udp;
+
+/// TCP connections, requests, replies, paths.
+pub mod http;
+
+/// The tracker with what goes with every answer.
+pub mod service;
+
+/// Codecs: BEP 15, query strings, bencoding.
+pub mod proto;
+
+/// The state: torrents, peers, sampling, expiry.
 pub mod tracker;
+
+/// What is counted.
+pub mod stats;
+
+/// Lines to standard error.
+pub mod log;
 
 /// Numbers that need not be secret.
 pub mod random;
 
-/// A keyed hash for connection ids.
+/// A keyed hash, for connection ids.
 pub mod siphash;
 
-/// Batches of datagrams, sockets, signals, privileges.
+/// Batches of datagrams, sockets, signals, privileges: all the `unsafe` there is.
 pub mod sys;

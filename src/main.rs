@@ -1,1 +1,201 @@
-fn main(){}
+//! Start-up, in order: options, sockets, privileges, loop.
+
+#![forbid(unsafe_code)]
+
+use announced::http::Site;
+use announced::log;
+use announced::options::{self, Command, Listen, Options, Protocol, User};
+use announced::random::Random;
+use announced::server::{Server, Socket};
+use announced::service::Service;
+use announced::sys::privileges::{self, Identity};
+use announced::sys::{limits, sandbox, signals, sockets};
+use announced::tracker::Limits;
+use announced::udp::ConnectionIds;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+/// Descriptors for all that is not a client's connection.
+const RESERVED_DESCRIPTORS: usize = 32;
+
+fn main() -> ExitCode {
+    let command = match options::parse(std::env::args_os().skip(1)) {
+        Ok(command) => command,
+        Err(wrong) => {
+            log::line(format_args!("{wrong}"));
+            return ExitCode::from(2);
+        }
+    };
+    let result = match command {
+        Command::Help => print(&options::help()),
+        Command::Version => print(concat!("announced ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Check(options) => check(&options),
+        Command::Serve(options) => serve(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            log::line(format_args!("{problem}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What went wrong, as one line for the admin.
+type Problem = String;
+
+fn problem(doing: impl Display) -> impl FnOnce(io::Error) -> Problem {
+    move |error| format!("{doing}: {error}")
+}
+
+fn print(text: &str) -> Result<(), Problem> {
+    let mut out = io::stdout();
+    let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    printed.map_err(problem("cannot write to standard output"))
+}
+
+/// Does all that can be done without opening a socket or giving anything up.
+fn check(options: &Options) -> Result<(), Problem> {
+    identity(options)?;
+    if let Some(root) = &options.root
+        && !root.is_dir()
+    {
+        return Err(format!("-d/--root '{}': not a directory", root.display()));
+    }
+    print(&options.to_string())
+}
+
+fn serve(options: &Options) -> Result<(), Problem> {
+    // First, so that no signal finds the default action in place once the log says "listening".
+    let signals = signals::catch().map_err(problem("cannot catch signals"))?;
+    let descriptors =
+        limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))?;
+    let sockets = open_all(&options.listen)?;
+    drop_privileges(options)?;
+    sandbox::enter().map_err(problem("cannot enter the sandbox"))?;
+    let limits = Limits {
+        peer_timeout: options.peer_timeout,
+        max_peers: options.max_peers,
+        max_torrents: options.max_torrents,
+    };
+    let random = Random::seeded(secret()?);
+    let service = Service::new(limits, options.interval, options.numwant_max, random);
+    let site = Site::new(options.redirect.clone());
+    let ids = ConnectionIds::new([secret()?, secret()?]);
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS + sockets.len());
+    let most = most.clamp(1, options.max_connections);
+    Server::new(
+        signals,
+        sockets,
+        most,
+        service,
+        site,
+        ids,
+        options.verbosity,
+    )
+    .and_then(Server::run)
+    .map_err(problem("cannot poll"))
+}
+
+fn secret() -> Result<u64, Problem> {
+    getrandom::u64().map_err(|error| format!("cannot get random bytes: {error}"))
+}
+
+/// Opens every socket before any privilege is dropped.
+fn open_all(listen: &[Listen]) -> Result<Vec<Socket>, Problem> {
+    let mut sockets = Vec::new();
+    for &listen in listen {
+        match open(listen) {
+            Ok(socket) => sockets.push(socket),
+            Err(error) if listen.optional && is_without_v6(&error) => {
+                log::line(format_args!("no IPv6 on this host: {error}"));
+            }
+            Err(error) => {
+                let Listen {
+                    protocol, address, ..
+                } = listen;
+                return Err(format!("cannot listen on {protocol} {address}: {error}"));
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+fn open(
+    Listen {
+        protocol, address, ..
+    }: Listen,
+) -> io::Result<Socket> {
+    match protocol {
+        Protocol::Udp => {
+            let socket = sockets::udp(address)?;
+            let address = socket.local_addr()?;
+            let buffer = sockets::receive_buffer(socket.as_fd())?;
+            log::line(format_args!(
+                "listening on udp {address}, receive buffer {buffer} bytes"
+            ));
+            Ok(Socket::Udp(socket))
+        }
+        Protocol::Tcp => {
+            let socket = sockets::tcp(address)?;
+            let address = socket.local_addr()?;
+            log::line(format_args!("listening on tcp {address}"));
+            Ok(Socket::Tcp(socket))
+        }
+    }
+}
+
+/// The family is not built in, or no address of it is configured.
+fn is_without_v6(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+/// Who to become; none if not root.
+fn identity(options: &Options) -> Result<Option<Identity>, Problem> {
+    if !privileges::is_root() {
+        return Ok(None);
+    }
+    let identity = match &options.user {
+        &User::Ids { uid, gid } => Identity { uid, gid },
+        User::Name(name) => {
+            let shown = name.to_string_lossy();
+            privileges::find_user(name)
+                .map_err(problem(format_args!("cannot look up user '{shown}'")))?
+                .ok_or_else(|| format!("-u/--user '{shown}': there is no such user"))?
+        }
+    };
+    if identity.uid == 0 || identity.gid == 0 {
+        return Err(
+            "-u/--user: a user other than root, in a group other than root's, is wanted".into(),
+        );
+    }
+    Ok(Some(identity))
+}
+
+/// As root: chroot, then become somebody else for good. As anybody else there is nothing to give up.
+fn drop_privileges(options: &Options) -> Result<(), Problem> {
+    let identity = identity(options)?;
+    if let Some(root) = &options.root {
+        let entered = match identity {
+            Some(_) => privileges::confine(root),
+            None => std::env::set_current_dir(root),
+        };
+        entered.map_err(problem(format_args!("-d/--root '{}'", root.display())))?;
+    }
+    match identity {
+        Some(identity) => {
+            privileges::become_user(identity).map_err(problem("cannot drop privileges"))?;
+            let Identity { uid, gid } = identity;
+            log::line(format_args!("running as user {uid}, group {gid}"));
+        }
+        None if options.user_given => {
+            log::line(format_args!("not started as root: -u/--user has no effect"));
+        }
+        None => {}
+    }
+    Ok(())
+}

@@ -21,32 +21,24 @@ impl SockAddr {
 
     pub fn new(address: SocketAddr) -> (SockAddr, libc::socklen_t) {
         let mut raw = SockAddr::zeroed();
+        // Field by field: the BSDs' structs have a length as well, which their kernels set.
         let size = match address {
             SocketAddr::V4(address) => {
-                raw.v4 = libc::sockaddr_in {
-                    sin_family: libc::AF_INET as libc::sa_family_t,
-                    sin_port: address.port().to_be(),
-                    sin_addr: libc::in_addr {
-                        s_addr: u32::from_ne_bytes(address.ip().octets()),
-                    },
-                    // SAFETY: zeros are valid for the rest too: padding, and `sin_len` on the BSDs,
-                    // which their kernels set themselves.
-                    ..unsafe { raw.v4 }
-                };
+                // SAFETY: all of the union is initialised, and any bytes are a valid `sockaddr_in`.
+                let v4 = unsafe { &mut raw.v4 };
+                v4.sin_family = libc::AF_INET as libc::sa_family_t;
+                v4.sin_port = address.port().to_be();
+                v4.sin_addr.s_addr = u32::from_ne_bytes(address.ip().octets());
                 size_of::<libc::sockaddr_in>()
             }
             SocketAddr::V6(address) => {
-                raw.v6 = libc::sockaddr_in6 {
-                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
-                    sin6_port: address.port().to_be(),
-                    sin6_addr: libc::in6_addr {
-                        s6_addr: address.ip().octets(),
-                    },
-                    sin6_flowinfo: address.flowinfo(),
-                    sin6_scope_id: address.scope_id(),
-                    // SAFETY: as above.
-                    ..unsafe { raw.v6 }
-                };
+                // SAFETY: likewise.
+                let v6 = unsafe { &mut raw.v6 };
+                v6.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+                v6.sin6_port = address.port().to_be();
+                v6.sin6_addr.s6_addr = address.ip().octets();
+                v6.sin6_flowinfo = address.flowinfo();
+                v6.sin6_scope_id = address.scope_id();
                 size_of::<libc::sockaddr_in6>()
             }
         };
@@ -57,8 +49,7 @@ impl SockAddr {
     pub fn ip(&self) -> Option<IpAddr> {
         // SAFETY: every field of both structs is an integer, valid whatever was written; the family
         // is at the same place in both.
-        let (family, v4, v6) =
-            unsafe { (self.v4.sin_family, self.v4.sin_addr, self.v6.sin6_addr) };
+        let (family, v4, v6) = unsafe { (self.v4.sin_family, self.v4.sin_addr, self.v6.sin6_addr) };
         match libc::c_int::from(family) {
             libc::AF_INET => Some(Ipv4Addr::from(v4.s_addr.to_ne_bytes()).into()),
             libc::AF_INET6 => Some(Ipv6Addr::from(v6.s6_addr).into()),

@@ -21,6 +21,10 @@ pub fn raise_descriptors() -> io::Result<u64> {
             limit = raised;
         }
     }
-    // `rlim_t` is signed on FreeBSD.
-    Ok(u64::try_from(limit.rlim_cur).unwrap_or(u64::MAX))
+    Ok(to_u64(limit.rlim_cur))
+}
+
+/// `rlim_t` is signed on FreeBSD and not elsewhere.
+fn to_u64(limit: impl TryInto<u64>) -> u64 {
+    limit.try_into().unwrap_or(u64::MAX)
 }

@@ -24,8 +24,7 @@ pub const REPLY: usize = 1232;
 /// The option that asks for the address a datagram was sent to, and the control message that tells
 /// it, which is also the one that sets a reply's source.
 #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
-pub const V4_DESTINATION_OPTION: (libc::c_int, libc::c_int) =
-    (libc::IPPROTO_IP, libc::IP_PKTINFO);
+pub const V4_DESTINATION_OPTION: (libc::c_int, libc::c_int) = (libc::IPPROTO_IP, libc::IP_PKTINFO);
 #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
 pub const V4_DESTINATION_OPTION: (libc::c_int, libc::c_int) =
     (libc::IPPROTO_IP, libc::IP_RECVDSTADDR);
@@ -134,7 +133,7 @@ impl Batch {
             self.lengths.push(Lengths {
                 request: (message.msg_len as usize).min(REQUEST),
                 name: header.msg_namelen,
-                control: clear_interface(&mut self.controls[i], header.msg_controllen as usize),
+                control: clear_interface(&mut self.controls[i], header.msg_controllen),
                 reply: 0,
             });
         }
@@ -236,7 +235,9 @@ fn part(buffer: &mut [u8]) -> libc::iovec {
 
 /// Makes the control message that came with a request fit to go out with the reply; returns its
 /// length, or 0 if it is not one that names the address the request was sent to.
-fn clear_interface(control: &mut Control, length: usize) -> usize {
+fn clear_interface(control: &mut Control, length: impl TryInto<usize>) -> usize {
+    // The length's type differs between systems.
+    let length = length.try_into().unwrap_or(0);
     let start = size_of::<libc::cmsghdr>();
     if length < start || length > size_of::<Control>() {
         return 0;

@@ -57,14 +57,9 @@ extern "C" fn forward(signal: libc::c_int) {
     let byte = signal as u8;
     // SAFETY: `write` is safe in a handler; the byte lives for the call.
     unsafe {
-        libc::write(
-            WRITER.load(Ordering::Relaxed),
-            (&raw const byte).cast(),
-            1,
-        );
+        libc::write(WRITER.load(Ordering::Relaxed), (&raw const byte).cast(), 1);
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -118,9 +118,7 @@ fn enlarge_receive_buffer(socket: &OwnedFd) {
         }
     }
     let mut size = RECEIVE_BUFFER;
-    while size > 64 * 1024
-        && set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, size).is_err()
-    {
+    while size > 64 * 1024 && set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, size).is_err() {
         size /= 2;
     }
 }

@@ -210,7 +210,7 @@ mod tests {
                 let most = LARGEST.min(18 << random.below(8));
                 let bytes = 1 + random.below(most);
                 let block = blocks.take(bytes).expect("room");
-                let mark = random.next() as u8;
+                let mark = random.draw() as u8;
                 assert!(blocks.get(block).len() >= bytes);
                 blocks.get_mut(block).fill(mark);
                 held.push((block, mark, bytes));

@@ -245,7 +245,9 @@ impl Tracker {
             self.torrents.remove(at);
             return Counts::default();
         }
-        self.torrents.get(at).map_or(Counts::default(), |torrent| self.counts(torrent))
+        self.torrents
+            .get(at)
+            .map_or(Counts::default(), |torrent| self.counts(torrent))
     }
 
     /// What is known of a torrent; zeros if it is not known.
@@ -275,9 +277,10 @@ impl Tracker {
         self.sweep_slice(budget)
     }
 
-    /// Milliseconds from one unit to the next: nothing can be due sooner.
-    pub fn unit_ms(&self) -> u64 {
-        self.unit_ms
+    /// When the next sweep begins, in milliseconds since the start; none while nothing is stored.
+    pub fn next_sweep(&self) -> Option<u64> {
+        let unit = self.sweep.vouched + Clock::SWEEP_WITHIN / 2;
+        (!self.torrents.is_empty()).then_some(unit * self.unit_ms)
     }
 
     fn begin_sweep(&mut self) {
@@ -295,7 +298,11 @@ impl Tracker {
             if spent >= budget {
                 return true;
             }
-            let Running { began, torrent, within } = *running;
+            let Running {
+                began,
+                torrent,
+                within,
+            } = *running;
             let (looked_at, next) = self.sweep_chunk(torrent, within, budget - spent);
             spent += looked_at;
             self.sweep.running = next.map(|(torrent, within)| Running {
@@ -339,12 +346,13 @@ impl Tracker {
             }
         });
         let next = stopped.or_else(|| self.torrents.next_fence(at).map(|fence| (fence, None)));
-        self.torrents.retain_chunk(at, |_, torrent| match torrent.peers {
-            Peers::Empty(since) => {
-                torrent.downloaded > 0 && now.saturating_sub(since) < KEEP_EMPTY
-            }
-            _ => true,
-        });
+        self.torrents
+            .retain_chunk(at, |_, torrent| match torrent.peers {
+                Peers::Empty(since) => {
+                    torrent.downloaded > 0 && now.saturating_sub(since) < KEEP_EMPTY
+                }
+                _ => true,
+            });
         (spent, next)
     }
 }

@@ -15,6 +15,14 @@ pub enum Role {
 }
 
 impl Role {
+    /// The role of a peer that has so many bytes left; one that does not say is a leecher.
+    pub fn of_left(left: Option<u64>) -> Role {
+        match left {
+            Some(0) => Role::Seeder,
+            _ => Role::Leecher,
+        }
+    }
+
     pub fn other(self) -> Role {
         match self {
             Role::Leecher => Role::Seeder,
@@ -206,10 +214,6 @@ impl<R: Record> PeerList<R> {
         self.ranks.total as usize
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
-    }
-
     /// The peer's place, or the place where it belongs.
     pub fn find(&self, key: R::Key) -> Result<Place, Place> {
         let after = self.chunks.partition_point(|c| c.fence.key() <= key);
@@ -313,7 +317,8 @@ impl<R: Record> PeerList<R> {
     /// After a chunk has shrunk: removes it if it is empty, joins it with a neighbour if both are
     /// small, gives back memory.
     fn tidy(&mut self, chunk: usize) {
-        let length = |list: &Self, i: usize| list.chunks.get(i).map_or(usize::MAX, |c| c.records.len());
+        let length =
+            |list: &Self, i: usize| list.chunks.get(i).map_or(usize::MAX, |c| c.records.len());
         let here = length(self, chunk);
         if here == 0 {
             self.chunks.remove(chunk);
@@ -344,7 +349,8 @@ impl<R: Record> PeerList<R> {
     }
 
     fn recount(&mut self) {
-        self.ranks.rebuild(self.chunks.iter().map(|c| c.records.len()));
+        self.ranks
+            .rebuild(self.chunks.iter().map(|c| c.records.len()));
     }
 }
 
@@ -488,7 +494,7 @@ mod tests {
             let place = list.find(*key).expect("is there");
             list.remove(place);
         }
-        assert!(list.is_empty());
+        assert!(list.chunks.is_empty());
         assert_eq!(list.len(), 0);
     }
 
@@ -498,7 +504,12 @@ mod tests {
         let mut list = PeerList::<V4>::default();
         let mut model = BTreeMap::new();
         for key in 0..5000_u64 {
-            let tag = if key % 3 == 0 || key < 1500 { old } else { young }.stamp();
+            let tag = if key % 3 == 0 || key < 1500 {
+                old
+            } else {
+                young
+            }
+            .stamp();
             let place = list.find(key * 11).expect_err("is new");
             list.insert(place, record(key * 11, tag));
             model.insert(key * 11, tag);
@@ -523,7 +534,7 @@ mod tests {
         let mut random = Random::seeded(3);
         let mut list = PeerList::<V4>::default();
         for _ in 0..50_000 {
-            let key = random.next() >> 16;
+            let key = random.draw() >> 16;
             if let Err(place) = list.find(key) {
                 list.insert(place, record(key, 0));
             }

@@ -190,7 +190,9 @@ mod tests {
     #[test]
     fn every_pick_is_whole_and_without_repeats_or_the_asker() {
         let mut random = Random::seeded(11);
-        for total in [0_u32, 1, 2, 7, 8, 9, 49, 50, 51, 52, 60, 199, 200, 201, 202, 600] {
+        for total in [
+            0_u32, 1, 2, 7, 8, 9, 49, 50, 51, 52, 60, 199, 200, 201, 202, 600,
+        ] {
             for split in [0, total / 3, total] {
                 let (leechers, seeders) = (peers(0, split), peers(split, total - split));
                 for asker in [None, Some(0), Some(split / 2), split.checked_sub(1)] {

@@ -24,7 +24,10 @@ pub fn list_number<R: Record>(role: Role) -> usize {
 /// Bytes that the first `lists` lists take, header included; all four: the whole swarm.
 fn end_of(block: &[u8], lists: usize) -> usize {
     let counts = block.iter().zip(SIZES).take(lists);
-    HEADER + counts.map(|(&n, size)| usize::from(n) * size).sum::<usize>()
+    HEADER
+        + counts
+            .map(|(&n, size)| usize::from(n) * size)
+            .sum::<usize>()
 }
 
 /// Bytes in use.

@@ -593,9 +593,7 @@ impl Swarms {
             Peers::Empty(_) => [0; 4],
             Peers::Leecher(lone) => [usize::from(!lone.expired(clock)), 0, 0, 0],
             Peers::Seeder(lone) => [0, usize::from(!lone.expired(clock)), 0, 0],
-            Peers::Small { class, place } => {
-                small::counts(self.blocks.get(Block { class, place }))
-            }
+            Peers::Small { class, place } => small::counts(self.blocks.get(Block { class, place })),
             Peers::Large(number) => self.large(number).map_or([0; 4], Large::counts),
         };
         (a + c, b + d)

@@ -351,7 +351,12 @@ fn both_families_share_a_reply_by_need() {
     assert_eq!(share(50, 0, 1000), (0, 50));
     assert_eq!(share(0, 5, 5), (0, 0));
     assert_eq!(share(1, 5, 5), (1, 0));
-    for (want, v4, v6) in [(50, 1000, 1000), (50, 1000, 12), (50, 3, 1000), (200, 190, 67)] {
+    for (want, v4, v6) in [
+        (50, 1000, 1000),
+        (50, 1000, 12),
+        (50, 3, 1000),
+        (200, 190, 67),
+    ] {
         let (a, b) = share(want, v4, v6);
         assert_eq!(a + b, want);
         assert!(a <= v4 && b <= v6);
@@ -365,7 +370,12 @@ fn a_seeder_is_sent_leechers_only() {
     for peer in 1..6 {
         subject.announce(1, peer, Role::Seeder, Event::None);
     }
-    assert!(subject.announce(1, 6, Role::Seeder, Event::None).peers.is_empty());
+    assert!(
+        subject
+            .announce(1, 6, Role::Seeder, Event::None)
+            .peers
+            .is_empty()
+    );
     let reply = subject.announce(1, 7, Role::Leecher, Event::None);
     assert_eq!(reply.peers.len(), 6);
     let reply = subject.announce(1, 6, Role::Seeder, Event::None);

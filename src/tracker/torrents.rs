@@ -196,12 +196,7 @@ impl Torrents {
         self.len -= before - after;
         if after < before {
             trim(&mut chunk.torrents);
-            tidy(
-                &mut group.chunks,
-                at.chunk,
-                CHUNK,
-                |c| &mut c.torrents,
-            );
+            tidy(&mut group.chunks, at.chunk, CHUNK, |c| &mut c.torrents);
             tidy(&mut self.groups, at.group, GROUP, |g| &mut g.chunks);
         }
     }
@@ -330,7 +325,7 @@ mod tests {
     fn random_hash(random: &mut Random) -> InfoHash {
         let mut hash = [0; 20];
         for part in hash.chunks_mut(4) {
-            part.copy_from_slice(&random.next().to_le_bytes()[..4]);
+            part.copy_from_slice(&random.draw().to_le_bytes()[..4]);
         }
         hash
     }
@@ -403,7 +398,7 @@ mod tests {
     fn behaves_as_a_sorted_map_with_hashes_that_share_16_bytes() {
         live(100_000, |random| {
             let mut hash = [0xaa; 20];
-            hash[16..].copy_from_slice(&(random.next() as u32 % 100_000).to_be_bytes());
+            hash[16..].copy_from_slice(&(random.draw() as u32 % 100_000).to_be_bytes());
             hash
         });
     }

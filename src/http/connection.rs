@@ -1,0 +1,472 @@
+//! The life of a TCP connection, and the register of all that are open.
+//!
+//! Every connection has one deadline, 30 seconds from when it was accepted or last answered, so the
+//! register is a list in the order of their last answers: the next to expire, and the idlest when room
+//! is needed, is its head.
+
+use super::request::{self, Invalid, LONGEST_HEAD, Method, Request};
+use super::response::{self, Framing, Status};
+use super::routes::Site;
+use crate::service::Service;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry, Token};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Shutdown};
+
+/// Milliseconds that a request may take to arrive, and its reply to be taken.
+const PATIENCE: u64 = 30_000;
+
+/// What one read takes at most: a head of the longest kind, and others behind it.
+const INPUT: usize = 2 * LONGEST_HEAD;
+
+/// Once so much waits to be sent, no more of a connection's requests are answered.
+const OUTPUT: usize = 64 * 1024;
+
+/// What one connection or listener may do before the others have their turn.
+const READS_A_TURN: usize = 4;
+const ACCEPTS_A_TURN: usize = 64;
+
+/// Whether there is more to do without waiting for an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    Done,
+    More,
+}
+
+struct Connection {
+    stream: TcpStream,
+    client: IpAddr,
+    /// What was read of requests that are not yet answered.
+    input: Vec<u8>,
+    /// What was not yet taken of the replies.
+    output: Vec<u8>,
+    phase: Phase,
+    wants_write: bool,
+    deadline: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Reading requests.
+    Open,
+    /// `input` holds whole requests, left for when the replies before them are out.
+    Behind,
+    /// To be closed once the last reply is out.
+    Last,
+    /// The same after a reply to something that was not read to its end. Closing at once would
+    /// reset the connection, and the reply would be lost (RFC 9112, 9.6); so our side is closed, and
+    /// what still comes is thrown away.
+    Drain,
+}
+
+/// A place in the register, linked to its neighbours in the order of deadlines.
+struct Slot {
+    connection: Option<Connection>,
+    before: Option<u32>,
+    after: Option<u32>,
+}
+
+/// All open connections.
+pub struct Connections {
+    slots: Vec<Slot>,
+    vacant: Vec<u32>,
+    oldest: Option<u32>,
+    newest: Option<u32>,
+    open: usize,
+    most: usize,
+    /// Tokens from here on are connections.
+    first_token: usize,
+    /// What is being read and written, whoever's turn it is.
+    input: Box<[u8]>,
+    output: Vec<u8>,
+}
+
+/// What a turn of a connection works with.
+pub struct Context<'a> {
+    pub registry: &'a Registry,
+    pub service: &'a mut Service,
+    pub site: &'a mut Site,
+    /// Milliseconds since the start.
+    pub now: u64,
+}
+
+impl Connections {
+    pub fn new(most: usize, first_token: usize) -> Connections {
+        Connections {
+            slots: Vec::new(),
+            vacant: Vec::new(),
+            oldest: None,
+            newest: None,
+            open: 0,
+            most,
+            first_token,
+            input: vec![0; INPUT].into_boxed_slice(),
+            output: Vec::new(),
+        }
+    }
+
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    /// When the next connection is to be closed.
+    pub fn next_deadline(&self) -> Option<u64> {
+        let slot = self.slots.get(self.oldest? as usize)?;
+        slot.connection.as_ref().map(|c| c.deadline)
+    }
+
+    /// Closes connections that are overdue.
+    pub fn expire(&mut self, now: u64) {
+        while self.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.close_oldest();
+        }
+    }
+
+    /// For the end: closes all but those that are still being sent a reply.
+    pub fn close_idle(&mut self) {
+        for index in 0..self.slots.len() {
+            let slot = &self.slots[index].connection;
+            if slot.as_ref().is_some_and(|c| c.output.is_empty()) {
+                self.close(index as u32);
+            }
+        }
+    }
+
+    /// Accepts connections, and serves those that have already sent something. An error is one of the
+    /// system's limits, with no connection of ours left to close.
+    pub fn accept(&mut self, listener: &TcpListener, context: &mut Context) -> io::Result<Turn> {
+        for _ in 0..ACCEPTS_A_TURN {
+            if self.open >= self.most {
+                self.evict(context);
+            }
+            match listener.accept() {
+                Ok((stream, address)) => {
+                    context.service.counters.tcp_accepted += 1;
+                    self.add(stream, address.ip(), context);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Turn::Done),
+                Err(error) if is_exhaustion(&error) => {
+                    if self.open == 0 {
+                        return Err(error);
+                    }
+                    self.evict(context);
+                }
+                // The connection was gone before it was accepted, or the like (accept(2)).
+                Err(_) => {}
+            }
+        }
+        Ok(Turn::More)
+    }
+
+    fn evict(&mut self, context: &mut Context) {
+        context.service.counters.tcp_evicted += 1;
+        self.close_oldest();
+    }
+
+    fn add(&mut self, stream: TcpStream, client: IpAddr, context: &mut Context) {
+        let connection = Connection {
+            stream,
+            client,
+            input: Vec::new(),
+            output: Vec::new(),
+            phase: Phase::Open,
+            wants_write: false,
+            deadline: context.now + PATIENCE,
+        };
+        let index = match self.vacant.pop() {
+            Some(index) => index,
+            None => {
+                let Ok(index) = u32::try_from(self.slots.len()) else {
+                    return;
+                };
+                self.slots.push(Slot {
+                    connection: None,
+                    before: None,
+                    after: None,
+                });
+                index
+            }
+        };
+        let token = Token(self.first_token + index as usize);
+        let slot = &mut self.slots[index as usize];
+        let stream = &mut slot.connection.insert(connection).stream;
+        let registered = context.registry.register(stream, token, Interest::READABLE);
+        self.open += 1;
+        self.link(index);
+        if registered.is_err() {
+            self.close(index);
+        }
+    }
+
+    /// Serves a connection after an event of its token. `hung_up` says that the client will send no
+    /// more.
+    pub fn ready(&mut self, token: Token, hung_up: bool, context: &mut Context) -> Turn {
+        let index = token.0.wrapping_sub(self.first_token);
+        let Some(connection) = self
+            .slots
+            .get_mut(index)
+            .and_then(|s| s.connection.as_mut())
+        else {
+            return Turn::Done; // Closed earlier in this round.
+        };
+        let index = index as u32;
+        let mut desk = Desk {
+            input: &mut self.input,
+            output: &mut self.output,
+        };
+        let deadline = connection.deadline;
+        match desk.serve(connection, hung_up, context) {
+            Ok(turn) => {
+                let answered = connection.deadline != deadline;
+                let token = Token(self.first_token + index as usize);
+                if connection.watch(token, context.registry).is_err() {
+                    self.close(index);
+                    return Turn::Done;
+                }
+                if answered {
+                    self.unlink(index);
+                    self.link(index);
+                }
+                turn
+            }
+            Err(Gone) => {
+                self.close(index);
+                Turn::Done
+            }
+        }
+    }
+
+    fn close_oldest(&mut self) {
+        if let Some(index) = self.oldest {
+            self.close(index);
+        }
+    }
+
+    /// Dropping the stream closes it, and the poll forgets it.
+    fn close(&mut self, index: u32) {
+        if self.slots[index as usize].connection.take().is_some() {
+            self.unlink(index);
+            self.open -= 1;
+            self.vacant.push(index);
+        }
+    }
+
+    /// Puts a connection at the end of the list.
+    fn link(&mut self, index: u32) {
+        let before = self.newest.replace(index);
+        let slot = &mut self.slots[index as usize];
+        slot.before = before;
+        slot.after = None;
+        match before {
+            Some(before) => self.slots[before as usize].after = Some(index),
+            None => self.oldest = Some(index),
+        }
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let Slot { before, after, .. } = self.slots[index as usize];
+        match before {
+            Some(before) => self.slots[before as usize].after = after,
+            None => self.oldest = after,
+        }
+        match after {
+            Some(after) => self.slots[after as usize].before = before,
+            None => self.newest = before,
+        }
+    }
+}
+
+/// Out of descriptors or of memory, for this process or for all.
+fn is_exhaustion(error: &io::Error) -> bool {
+    let number = error.raw_os_error();
+    [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM]
+        .into_iter()
+        .any(|n| number == Some(n))
+}
+
+/// The connection is at its end.
+struct Gone;
+
+impl From<io::Error> for Gone {
+    fn from(_: io::Error) -> Gone {
+        Gone
+    }
+}
+
+impl Connection {
+    /// Asks for what is of interest now.
+    fn watch(&mut self, token: Token, registry: &Registry) -> io::Result<()> {
+        let wants_write = !self.output.is_empty();
+        if wants_write == self.wants_write {
+            return Ok(());
+        }
+        self.wants_write = wants_write;
+        let interest = match wants_write {
+            true => Interest::READABLE | Interest::WRITABLE,
+            false => Interest::READABLE,
+        };
+        registry.reregister(&mut self.stream, token, interest)
+    }
+
+    /// Sends what is left of earlier replies; whether all is out.
+    fn flush(&mut self) -> Result<bool, Gone> {
+        if self.output.is_empty() {
+            return Ok(true);
+        }
+        let sent = send(&mut self.stream, &self.output)?;
+        self.output.drain(..sent);
+        if self.output.is_empty() {
+            self.output = Vec::new();
+        }
+        Ok(self.output.is_empty())
+    }
+}
+
+/// Writes until all is sent or the socket takes no more; how much it took.
+fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match stream.write(&bytes[sent..]) {
+            Ok(count) => sent += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sent)
+}
+
+/// The buffers that are shared by all, lent to the connection whose turn it is.
+struct Desk<'a> {
+    input: &'a mut [u8],
+    output: &'a mut Vec<u8>,
+}
+
+impl Desk<'_> {
+    /// Reads, answers and sends until the socket has no more or the turn is over.
+    fn serve(
+        &mut self,
+        connection: &mut Connection,
+        hung_up: bool,
+        context: &mut Context,
+    ) -> Result<Turn, Gone> {
+        for _ in 0..READS_A_TURN {
+            if !connection.flush()? {
+                return Ok(Turn::Done);
+            }
+            match connection.phase {
+                Phase::Last => return Err(Gone),
+                Phase::Drain => {
+                    let _ = connection.stream.shutdown(Shutdown::Write);
+                }
+                Phase::Open | Phase::Behind => {}
+            }
+            let held = connection.input.len();
+            self.input[..held].copy_from_slice(&connection.input);
+            let mut filled = held;
+            let mut drained = false;
+            if connection.phase != Phase::Behind {
+                let room = &mut self.input[held..];
+                match connection.stream.read(room) {
+                    Ok(0) => return Err(Gone),
+                    Ok(count) => {
+                        drained = count < room.len() && !hung_up;
+                        filled += count;
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Turn::Done),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                    Err(_) => return Err(Gone),
+                }
+            }
+            if connection.phase != Phase::Drain {
+                self.answer(connection, filled, context)?;
+            }
+            // A short read leaves nothing behind: that needs no second system call.
+            if drained && connection.phase == Phase::Open {
+                return Ok(Turn::Done);
+            }
+        }
+        Ok(Turn::More)
+    }
+
+    /// Answers the requests in the first `filled` bytes of the input, and keeps what is left of them.
+    fn answer(
+        &mut self,
+        connection: &mut Connection,
+        filled: usize,
+        context: &mut Context,
+    ) -> Result<(), Gone> {
+        let mut rest = &self.input[..filled];
+        self.output.clear();
+        connection.phase = Phase::Open;
+        while connection.phase == Phase::Open && !rest.is_empty() {
+            if self.output.len() > OUTPUT {
+                connection.phase = Phase::Behind;
+                break;
+            }
+            match request::parse(rest) {
+                Ok(request) => {
+                    rest = &rest[request.length..];
+                    connection.phase = answer(&request, connection.client, context, self.output);
+                    connection.deadline = context.now + PATIENCE;
+                }
+                Err(Invalid::Incomplete) => break,
+                Err(error) => {
+                    connection.phase = Phase::Drain;
+                    refuse(error, context, self.output);
+                }
+            }
+        }
+        if connection.phase == Phase::Last && !rest.is_empty() {
+            connection.phase = Phase::Drain;
+        }
+        if connection.phase == Phase::Drain {
+            rest = &[];
+        }
+        keep(&mut connection.input, rest);
+        let sent = send(&mut connection.stream, self.output)?;
+        keep(&mut connection.output, &self.output[sent..]);
+        Ok(())
+    }
+}
+
+/// Answers one request; what becomes of the connection then.
+fn answer(request: &Request, client: IpAddr, context: &mut Context, out: &mut Vec<u8>) -> Phase {
+    let framing = Framing {
+        is_1_1: request.is_1_1,
+        keep_alive: request.keep_alive && !request.has_body,
+        head_only: request.method == Method::Head,
+    };
+    let (service, site) = (&mut *context.service, &mut *context.site);
+    site.answer(request, client, framing, service, out);
+    match framing.keep_alive {
+        true => Phase::Open,
+        false if request.has_body => Phase::Drain,
+        false => Phase::Last,
+    }
+}
+
+/// Answers what is not a request.
+fn refuse(error: Invalid, context: &mut Context, out: &mut Vec<u8>) {
+    let status = match error {
+        Invalid::TooLong => Status::HeadTooLarge,
+        Invalid::Malformed | Invalid::Incomplete => Status::BadRequest,
+    };
+    let framing = Framing {
+        is_1_1: true,
+        keep_alive: false,
+        head_only: false,
+    };
+    context.service.counters.http_errors += 1;
+    response::write_error(out, status, framing);
+}
+
+/// Replaces a connection's own buffer, which is nearly always empty before and after.
+fn keep(buffer: &mut Vec<u8>, bytes: &[u8]) {
+    if bytes.is_empty() {
+        *buffer = Vec::new();
+    } else {
+        buffer.clear();
+        buffer.extend_from_slice(bytes);
+    }
+}

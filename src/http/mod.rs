@@ -1,0 +1,13 @@
+//! Announces and scrapes over HTTP: just as much of HTTP/1 as trackers and their clients use.
+//!
+//! A connection owns no buffer while it waits for a request, and a request that arrives whole is parsed
+//! where it was read and answered from one buffer that all connections share. Only what is left
+//! half-read or half-written costs a connection memory.
+
+mod connection;
+mod request;
+mod response;
+mod routes;
+
+pub use connection::{Connections, Context, Turn};
+pub use routes::Site;

@@ -1,0 +1,384 @@
+//! The head of a request (RFC 9112), read as liberally as old clients need.
+
+/// The longest head, in bytes, with the empty line that ends it.
+pub const LONGEST_HEAD: usize = 8 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Get,
+    Head,
+    /// Well-formed and not served.
+    Other,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request<'a> {
+    pub method: Method,
+    /// The target's path, without the slashes in front; may hold escapes, and a space before a `?`.
+    pub path: &'a [u8],
+    /// What comes after the first `?`.
+    pub query: &'a [u8],
+    /// HTTP/1.1 or a later 1.x.
+    pub is_1_1: bool,
+    /// Whether the connection is to be kept after the reply.
+    pub keep_alive: bool,
+    /// Whether a body comes after the head.
+    pub has_body: bool,
+    /// Bytes that this request takes in the buffer.
+    pub length: usize,
+}
+
+/// Why a buffer holds no request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Invalid {
+    /// More bytes are needed.
+    Incomplete,
+    /// This is not HTTP/1.
+    Malformed,
+    /// The head is longer than [`LONGEST_HEAD`].
+    TooLong,
+}
+
+/// Reads the request at the front of the buffer.
+pub fn parse(buffer: &[u8]) -> Result<Request<'_>, Invalid> {
+    let window = &buffer[..buffer.len().min(LONGEST_HEAD)];
+    let mut lines = Lines { rest: window };
+    let line = lines.request_line()?;
+    let mut request = match line {
+        Some(line) => parse_line(line)?,
+        None => return Err(lines.unfinished(buffer)),
+    };
+    loop {
+        match lines.next() {
+            Some([]) => break,
+            Some(line) => read_header(line, &mut request),
+            None => return Err(lines.unfinished(buffer)),
+        }
+    }
+    request.length = window.len() - lines.rest.len();
+    Ok(request)
+}
+
+/// Lines that end in LF or CR LF.
+struct Lines<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Lines<'a> {
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let end = find(self.rest, b'\n')?;
+        let (line, rest) = self.rest.split_at(end);
+        self.rest = rest.get(1..).unwrap_or_default();
+        Some(line.strip_suffix(b"\r").unwrap_or(line))
+    }
+
+    /// The first line that is not empty (RFC 9112, 2.2), if it is whole. What does not begin as a
+    /// method does, a TLS handshake for one, is refused at once, however long the line may become.
+    fn request_line(&mut self) -> Result<Option<&'a [u8]>, Invalid> {
+        while let [b'\r' | b'\n', rest @ ..] = self.rest {
+            self.rest = rest;
+        }
+        match self.rest {
+            [] => Ok(None),
+            [b'A'..=b'Z', ..] => Ok(self.next()),
+            _ => Err(Invalid::Malformed),
+        }
+    }
+
+    fn unfinished(&self, buffer: &[u8]) -> Invalid {
+        if buffer.len() >= LONGEST_HEAD {
+            Invalid::TooLong
+        } else {
+            Invalid::Incomplete
+        }
+    }
+}
+
+/// `METHOD target HTTP/1.x`. The target may hold spaces: the last word is the version.
+fn parse_line(line: &[u8]) -> Result<Request<'_>, Invalid> {
+    let line = line.trim_ascii_end();
+    let first = find(line, b' ').ok_or(Invalid::Malformed)?;
+    let last = line.iter().rposition(|&b| b == b' ').unwrap_or(first);
+    let is_1_1 = match line.get(last + 1..) {
+        Some(b"HTTP/1.0") => false,
+        Some([b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9']) => true,
+        _ => return Err(Invalid::Malformed),
+    };
+    let method = match line.get(..first) {
+        Some(b"GET") => Method::Get,
+        Some(b"HEAD") => Method::Head,
+        Some(name) if name.iter().all(u8::is_ascii_uppercase) => Method::Other,
+        _ => return Err(Invalid::Malformed),
+    };
+    let target = line.get(first + 1..last).unwrap_or_default().trim_ascii();
+    let (path, query) = split_target(target).ok_or(Invalid::Malformed)?;
+    Ok(Request {
+        method,
+        path,
+        query,
+        is_1_1,
+        keep_alive: is_1_1,
+        has_body: false,
+        length: 0,
+    })
+}
+
+/// Path and query of an origin-form or absolute-form target; `*` is a path that leads nowhere.
+fn split_target(target: &[u8]) -> Option<(&[u8], &[u8])> {
+    let target = match target {
+        [b'/', ..] | b"*" => target,
+        _ => {
+            let scheme = target.get(..7)?;
+            let length = match scheme.eq_ignore_ascii_case(b"http://") {
+                true => 7,
+                false if target.get(..8)?.eq_ignore_ascii_case(b"https://") => 8,
+                false => return None,
+            };
+            let rest = &target[length..];
+            let end = rest.iter().position(|b| matches!(b, b'/' | b'?'));
+            &rest[end.unwrap_or(rest.len())..]
+        }
+    };
+    let question = find(target, b'?').unwrap_or(target.len());
+    let (path, query) = target.split_at(question);
+    let slashes = path.iter().take_while(|&&b| b == b'/').count();
+    Some((&path[slashes..], query.get(1..).unwrap_or_default()))
+}
+
+/// Takes from a header what matters here; anything else, well-formed or not, is passed over.
+fn read_header(line: &[u8], request: &mut Request) {
+    // Nearly all headers are told apart by their first letter.
+    if !matches!(line.first(), Some(b'C' | b'c' | b'T' | b't')) {
+        return;
+    }
+    let Some(colon) = find(line, b':') else {
+        return;
+    };
+    let (name, value) = line.split_at(colon);
+    let value = value.get(1..).unwrap_or_default().trim_ascii();
+    if name.eq_ignore_ascii_case(b"connection") {
+        for option in value.split(|&b| b == b',').map(<[u8]>::trim_ascii) {
+            if option.eq_ignore_ascii_case(b"close") {
+                request.keep_alive = false;
+            } else if option.eq_ignore_ascii_case(b"keep-alive") {
+                request.keep_alive = true;
+            }
+        }
+    } else if (name.eq_ignore_ascii_case(b"content-length") && value != b"0")
+        || name.eq_ignore_ascii_case(b"transfer-encoding")
+    {
+        // There is a body, of which nothing is wanted. Where the next request would begin is then
+        // a matter on which others may disagree, so there is none.
+        request.has_body = true;
+    }
+}
+
+/// The first place of a byte, eight bytes at a step: heads are searched for little else, and this is
+/// several times as fast as going byte by byte.
+fn find(haystack: &[u8], needle: u8) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let (words, _) = haystack.as_chunks();
+    let pattern = ONES * u64::from(needle);
+    for (i, word) in words.iter().enumerate() {
+        let different = u64::from_le_bytes(*word) ^ pattern;
+        // The lowest bit set marks the first byte that is zero, which is the first that matches.
+        let zeros = different.wrapping_sub(ONES) & !different & (ONES << 7);
+        if zeros != 0 {
+            return Some(i * 8 + (zeros.trailing_zeros() / 8) as usize);
+        }
+    }
+    let start = words.len() * 8;
+    let rest = haystack.get(start..)?;
+    rest.iter().position(|&b| b == needle).map(|i| start + i)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    fn parsed(text: &str) -> Request<'_> {
+        let request = parse(text.as_bytes()).unwrap_or_else(|error| panic!("{text:?}: {error:?}"));
+        assert_eq!(request.length, text.len());
+        request
+    }
+
+    fn path_and_query(target: &str) -> Option<(String, String)> {
+        let text = format!("GET {target} HTTP/1.1\r\n\r\n");
+        let request = parse(text.as_bytes()).ok()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Some((text(request.path), text(request.query)))
+    }
+
+    #[test]
+    fn a_common_request() {
+        let text = "GET /announce?info_hash=x HTTP/1.1\r\nHost: t.example:6969\r\n\
+            User-Agent: XX/1\r\nAccept-Encoding: gzip\r\n\r\n";
+        let request = parsed(text);
+        let expected = Request {
+            method: Method::Get,
+            path: b"announce",
+            query: b"info_hash=x",
+            is_1_1: true,
+            keep_alive: true,
+            has_body: false,
+            length: text.len(),
+        };
+        assert_eq!(request, expected);
+    }
+
+    #[test]
+    fn targets_of_all_kinds() {
+        let expected = [
+            ("/announce?a=b", "announce", "a=b"),
+            ("//announce?a=b?c", "announce", "a=b?c"),
+            ("/announce ?a=b c", "announce ", "a=b c"),
+            ("/", "", ""),
+            ("/?x", "", "x"),
+            ("*", "*", ""),
+            ("http://t.example/announce?a", "announce", "a"),
+            ("HTTP://t.example:80//a?b", "a", "b"),
+            ("https://t.example", "", ""),
+            ("http://t.example?a=b", "", "a=b"),
+            ("/announce?http://x/y?z", "announce", "http://x/y?z"),
+        ];
+        for (target, path, query) in expected {
+            let expected = Some((path.to_string(), query.to_string()));
+            assert_eq!(path_and_query(target), expected, "{target}");
+        }
+        for bad in ["", "announce", "ftp://x/announce", "t.example:443", "?a=b"] {
+            assert_eq!(path_and_query(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn versions_decide_whether_the_connection_is_kept() {
+        let keeps = |version: &str, headers: &str| {
+            let text = format!("GET / {version}\r\n{headers}\r\n");
+            parsed(&text).keep_alive
+        };
+        assert!(keeps("HTTP/1.1", ""));
+        assert!(!keeps("HTTP/1.1", "Connection: close\r\n"));
+        assert!(!keeps("HTTP/1.1", "cOnNeCtIoN:  TE , Close\r\n"));
+        assert!(!keeps("HTTP/1.0", ""));
+        assert!(keeps("HTTP/1.0", "Connection: Keep-Alive\r\n"));
+        assert!(keeps("HTTP/1.2", "X-Connection: close\r\n"));
+    }
+
+    #[test]
+    fn a_body_is_noticed() {
+        let has_body = |header: &str| {
+            let text = format!("GET / HTTP/1.1\r\n{header}\r\n\r\n");
+            parsed(&text).has_body
+        };
+        assert!(!has_body("Content-Length: 0"));
+        assert!(has_body("Content-Length: 5"));
+        assert!(has_body("content-length: 00"));
+        assert!(has_body("Transfer-Encoding: chunked"));
+    }
+
+    #[test]
+    fn line_ends_may_be_bare_and_empty_lines_may_come_first() {
+        assert_eq!(parsed("GET /a HTTP/1.0\n\n").path, b"a");
+        assert_eq!(parsed("\r\n\nGET /a HTTP/1.1\nHost: x\r\n\n").path, b"a");
+        assert_eq!(parsed("GET /a  HTTP/1.1 \r\nnonsense\r\n\r\n").path, b"a");
+    }
+
+    #[test]
+    fn methods_are_told_apart() {
+        assert_eq!(parsed("HEAD / HTTP/1.1\r\n\r\n").method, Method::Head);
+        assert_eq!(parsed("POST / HTTP/1.1\r\n\r\n").method, Method::Other);
+        assert_eq!(parsed("OPTIONS * HTTP/1.1\r\n\r\n").method, Method::Other);
+    }
+
+    #[test]
+    fn what_is_not_http_is_malformed_at_once() {
+        let bad: [&[u8]; 12] = [
+            b"get / HTTP/1.1\r\n\r\n",
+            b"GET /\r\n\r\n",
+            b"GET\r\n\r\n",
+            b"GET / HTTP/2.0\r\n\r\n",
+            b"GET / HTTP/1.10\r\n\r\n",
+            b"GET / http/1.1\r\n\r\n",
+            b"G\xffT / HTTP/1.1\r\n\r\n",
+            b"\x16\x03\x01\x02\x00",
+            b"d1:",
+            b" GET / HTTP/1.1\r\n\r\n",
+            b"\0",
+            b"\x00\x00\x04\x17\x27\x10\x19\x80",
+        ];
+        for bytes in bad {
+            assert_eq!(parse(bytes), Err(Invalid::Malformed), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn every_truncation_is_incomplete() {
+        let text =
+            b"\r\nGET /announce?info_hash=x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        for length in 0..text.len() {
+            assert_eq!(parse(&text[..length]), Err(Invalid::Incomplete), "{length}");
+        }
+        assert!(parse(text).is_ok());
+    }
+
+    #[test]
+    fn a_head_has_8_kib() {
+        let head = |length: usize| {
+            let mut text = b"GET / HTTP/1.1\r\nX: ".to_vec();
+            text.resize(length - 4, b'x');
+            text.extend_from_slice(b"\r\n\r\n");
+            text
+        };
+        let longest = head(LONGEST_HEAD);
+        assert_eq!(parse(&longest).map(|r| r.length), Ok(LONGEST_HEAD));
+        assert_eq!(
+            parse(&longest[..LONGEST_HEAD - 1]),
+            Err(Invalid::Incomplete)
+        );
+        assert_eq!(parse(&head(LONGEST_HEAD + 1)), Err(Invalid::TooLong));
+        assert_eq!(parse(&[b'A'; LONGEST_HEAD]), Err(Invalid::TooLong));
+        assert_eq!(parse(&[b'\n'; LONGEST_HEAD]), Err(Invalid::TooLong));
+    }
+
+    #[test]
+    fn requests_may_follow_each_other() {
+        let text = b"GET /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n";
+        let first = parse(text).expect("the first");
+        assert_eq!(first.path, b"a");
+        assert_eq!(parse(&text[first.length..]).map(|r| r.path), Ok(&b"b"[..]));
+    }
+
+    #[test]
+    fn no_mutation_does_harm() {
+        let good =
+            b"GET http://x/announce?info_hash=x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+        let mut random = Random::seeded(51);
+        for _ in 0..100_000 {
+            let mut text = good.to_vec();
+            for _ in 0..=random.below(5) {
+                let at = random.below(text.len());
+                match random.below(3) {
+                    0 => text[at] = random.draw() as u8,
+                    1 => text[at] = b" \r\n:/?A"[random.below(7)],
+                    _ => drop(text.remove(at)),
+                }
+            }
+            if let Ok(request) = parse(&text) {
+                assert!(request.length <= text.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_byte_is_found_wherever_it_is() {
+        for length in 0..40 {
+            for at in 0..length {
+                let mut bytes = vec![b'\n' ^ 0x80; length];
+                bytes[at..].fill(b'\n');
+                assert_eq!(find(&bytes, b'\n'), Some(at));
+            }
+            assert_eq!(find(&vec![0x0b; length], b'\n'), None);
+        }
+    }
+}

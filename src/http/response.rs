@@ -1,0 +1,122 @@
+//! Replies, status line to body.
+
+use crate::proto::bencode::decimal;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Ok,
+    Found,
+    BadRequest,
+    NotFound,
+    MethodNotAllowed,
+    HeadTooLarge,
+}
+
+impl Status {
+    /// Code and reason as the status line has them; also the body that goes with an error.
+    fn line(self) -> &'static str {
+        match self {
+            Status::Ok => "200 OK",
+            Status::Found => "302 Found",
+            Status::BadRequest => "400 Bad Request",
+            Status::NotFound => "404 Not Found",
+            Status::MethodNotAllowed => "405 Method Not Allowed",
+            Status::HeadTooLarge => "431 Request Header Fields Too Large",
+        }
+    }
+}
+
+/// How a reply is to be framed, which follows from the request.
+#[derive(Clone, Copy, Debug)]
+pub struct Framing {
+    pub is_1_1: bool,
+    pub keep_alive: bool,
+    /// Leave the body out: the request was HEAD.
+    pub head_only: bool,
+}
+
+/// Appends a reply. `header` is a whole line more with its CR LF, or nothing.
+pub fn write(out: &mut Vec<u8>, status: Status, header: &[&[u8]], body: &[u8], framing: Framing) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.line().as_bytes());
+    out.extend_from_slice(b"\r\nContent-Type: text/plain\r\nContent-Length: ");
+    decimal(out, body.len() as u64);
+    // Each version has its default, which need not be said.
+    out.extend_from_slice(match framing {
+        Framing {
+            is_1_1: true,
+            keep_alive: false,
+            ..
+        } => b"\r\nConnection: close\r\n",
+        Framing {
+            is_1_1: false,
+            keep_alive: true,
+            ..
+        } => b"\r\nConnection: keep-alive\r\n",
+        _ => b"\r\n",
+    });
+    for part in header {
+        out.extend_from_slice(part);
+    }
+    out.extend_from_slice(b"\r\n");
+    if !framing.head_only {
+        out.extend_from_slice(body);
+    }
+}
+
+/// Appends an error: its name is its body.
+pub fn write_error(out: &mut Vec<u8>, status: Status, framing: Framing) {
+    let header: &[&[u8]] = match status {
+        Status::MethodNotAllowed => &[b"Allow: GET, HEAD\r\n"],
+        _ => &[],
+    };
+    let mut body = Vec::from(status.line());
+    body.push(b'\n');
+    write(out, status, header, &body, framing);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(status: Status, is_1_1: bool, keep_alive: bool, head_only: bool) -> String {
+        let mut out = Vec::new();
+        let framing = Framing {
+            is_1_1,
+            keep_alive,
+            head_only,
+        };
+        match status {
+            Status::Ok => write(&mut out, status, &[], b"body", framing),
+            status => write_error(&mut out, status, framing),
+        }
+        String::from_utf8(out).expect("is text")
+    }
+
+    #[test]
+    fn replies_are_framed_as_the_request_wants() {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n";
+        let expected = [
+            ((true, true, false), "", "body"),
+            ((true, false, false), "Connection: close\r\n", "body"),
+            ((false, true, false), "Connection: keep-alive\r\n", "body"),
+            ((false, false, false), "", "body"),
+            ((true, true, true), "", ""),
+        ];
+        for ((is_1_1, keep_alive, head_only), header, body) in expected {
+            assert_eq!(
+                reply(Status::Ok, is_1_1, keep_alive, head_only),
+                format!("{head}{header}\r\n{body}")
+            );
+        }
+    }
+
+    #[test]
+    fn an_error_says_its_name() {
+        assert_eq!(
+            reply(Status::MethodNotAllowed, true, true, false),
+            "HTTP/1.1 405 Method Not Allowed\r\nContent-Type: text/plain\r\nContent-Length: 23\r\n\
+             Allow: GET, HEAD\r\n\r\n405 Method Not Allowed\n"
+        );
+    }
+}

@@ -1,0 +1,638 @@
+//! The command line.
+//!
+//! Every flag is a row of [`FLAGS`]: its names, its value, its line of help. The parser, `--help` and,
+//! held to it by a test, the man page and the README all come from there. Letters that opentracker has
+//! mean what they mean there, but for `-v`.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// A flag as the command line, the help and the man page know it.
+pub struct Flag {
+    id: Id,
+    pub short: Option<char>,
+    pub long: &'static str,
+    /// What its value is called; empty for a flag without one.
+    pub value: &'static str,
+    pub help: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Id {
+    Address,
+    TcpPort,
+    UdpPort,
+    User,
+    Root,
+    Redirect,
+    Interval,
+    PeerTimeout,
+    NumwantMax,
+    MaxPeers,
+    MaxTorrents,
+    MaxConnections,
+    Verbose,
+    Check,
+    Version,
+    Help,
+}
+
+const fn flag(
+    id: Id,
+    short: char,
+    long: &'static str,
+    value: &'static str,
+    help: &'static str,
+) -> Flag {
+    Flag {
+        id,
+        short: if short == '-' { None } else { Some(short) },
+        long,
+        value,
+        help,
+    }
+}
+
+#[rustfmt::skip]
+pub const FLAGS: [Flag; 16] = [
+    flag(Id::Address, 'i', "address", "IP", "listen on this address, for the -p and -P that follow"),
+    flag(Id::TcpPort, 'p', "tcp-port", "PORT", "serve HTTP on this port (6969)"),
+    flag(Id::UdpPort, 'P', "udp-port", "PORT", "serve UDP on this port (6969)"),
+    flag(Id::User, 'u', "user", "NAME", "become this user, or UID:GID, if started as root (nobody)"),
+    flag(Id::Root, 'd', "root", "DIR", "chroot to this directory; if not root, work in it"),
+    flag(Id::Redirect, 'r', "redirect", "URL", "redirect / to this URL"),
+    flag(Id::Interval, '-', "interval", "SECONDS", "ask clients to announce this often (1800)"),
+    flag(Id::PeerTimeout, '-', "peer-timeout", "SECONDS", "forget peers after this long (1.5 intervals)"),
+    flag(Id::NumwantMax, '-', "numwant-max", "N", "send at most this many peers in a reply (200)"),
+    flag(Id::MaxPeers, '-', "max-peers", "N", "store at most this many peers (100000000)"),
+    flag(Id::MaxTorrents, '-', "max-torrents", "N", "store at most this many torrents (20000000)"),
+    flag(Id::MaxConnections, '-', "max-connections", "N", "keep at most this many TCP connections (65536)"),
+    flag(Id::Verbose, 'v', "verbose", "", "log a line of counts a minute; twice: every sweep too"),
+    flag(Id::Check, 'n', "check", "", "check the options, say what they mean, exit"),
+    flag(Id::Version, 'V', "version", "", "print the version, exit"),
+    flag(Id::Help, 'h', "help", "", "print this help, exit"),
+];
+
+const DEFAULT_PORT: u16 = 6969;
+const DEFAULT_INTERVAL: u32 = 1800;
+const LONGEST_INTERVAL: u32 = 24 * 3600;
+const LONGEST_TIMEOUT: u32 = 7 * 24 * 3600;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Udp,
+    Tcp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Udp => "udp",
+            Protocol::Tcp => "tcp",
+        })
+    }
+}
+
+/// A socket to open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub protocol: Protocol,
+    pub address: SocketAddr,
+    /// Nobody asked for it by address: it may be missing where the host has no IPv6.
+    pub optional: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum User {
+    Name(OsString),
+    Ids { uid: u32, gid: u32 },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    pub listen: Vec<Listen>,
+    pub user: User,
+    /// Whether the user was asked for.
+    pub user_given: bool,
+    pub root: Option<PathBuf>,
+    pub redirect: Option<String>,
+    /// Seconds.
+    pub interval: u32,
+    pub peer_timeout: u32,
+    pub numwant_max: usize,
+    pub max_peers: usize,
+    pub max_torrents: usize,
+    pub max_connections: usize,
+    pub verbosity: u32,
+}
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    Serve(Options),
+    Check(Options),
+    Version,
+    Help,
+}
+
+/// Why the command line cannot be followed; names the flag, what was given and what is wanted.
+pub type Wrong = String;
+
+/// Reads the arguments that follow the program's name.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Wrong> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut draft = Draft::default();
+    while let Some(argument) = parser.next().map_err(|e| e.to_string())? {
+        let flag = match &argument {
+            lexopt::Arg::Short(c) => FLAGS.iter().find(|f| f.short == Some(*c)),
+            lexopt::Arg::Long(name) => FLAGS.iter().find(|f| f.long == *name),
+            lexopt::Arg::Value(value) => {
+                let value = value.to_string_lossy();
+                return Err(format!(
+                    "'{value}' is not a flag, and nothing else is wanted"
+                ));
+            }
+        };
+        let Some(flag) = flag else {
+            let name = match argument {
+                lexopt::Arg::Short(c) => format!("-{c}"),
+                lexopt::Arg::Long(name) => format!("--{name}"),
+                lexopt::Arg::Value(_) => String::new(),
+            };
+            return Err(format!("there is no flag {name}; -h lists them all"));
+        };
+        let value = match flag.value {
+            "" => OsString::new(),
+            name => parser
+                .value()
+                .map_err(|_| format!("{} wants a value: {name}", flag.names()))?,
+        };
+        match flag.id {
+            Id::Help => return Ok(Command::Help),
+            Id::Version => return Ok(Command::Version),
+            _ => draft.set(flag, &value)?,
+        }
+    }
+    draft.finish()
+}
+
+impl Flag {
+    /// `-i/--address`
+    pub fn names(&self) -> String {
+        match self.short {
+            Some(short) => format!("-{short}/--{}", self.long),
+            None => format!("--{}", self.long),
+        }
+    }
+
+    fn wrong(&self, given: &OsStr, wanted: &str) -> Wrong {
+        let given = given.to_string_lossy();
+        format!("{} '{given}': wanted is {wanted}", self.names())
+    }
+
+    fn text<'a>(&self, value: &'a OsStr) -> Result<&'a str, Wrong> {
+        value
+            .to_str()
+            .ok_or_else(|| self.wrong(value, "text in UTF-8"))
+    }
+
+    fn number(&self, value: &OsStr, least: u64, most: u64) -> Result<u64, Wrong> {
+        let number = value.to_str().and_then(digits);
+        number
+            .filter(|n| (least..=most).contains(n))
+            .ok_or_else(|| self.wrong(value, &format!("a number from {least} to {most}")))
+    }
+
+    fn number_u32(&self, value: &OsStr, least: u32, most: u32) -> Result<u32, Wrong> {
+        let number = self.number(value, least.into(), most.into())?;
+        u32::try_from(number).map_err(|_| self.wrong(value, "less"))
+    }
+
+    fn number_usize(&self, value: &OsStr, least: u64, most: u64) -> Result<usize, Wrong> {
+        let number = self.number(value, least, most)?;
+        usize::try_from(number).map_err(|_| self.wrong(value, "less"))
+    }
+}
+
+/// A number in digits alone: `str::parse` would take a plus sign too.
+fn digits(text: &str) -> Option<u64> {
+    let all_digits = text.bytes().all(|b| b.is_ascii_digit());
+    all_digits.then(|| text.parse().ok()).flatten()
+}
+
+/// The options as far as they have been read.
+#[derive(Default)]
+struct Draft {
+    /// The last address given, and whether a port followed it.
+    address: Option<(IpAddr, bool)>,
+    listen: Vec<Listen>,
+    user: Option<User>,
+    root: Option<PathBuf>,
+    redirect: Option<String>,
+    interval: Option<u32>,
+    peer_timeout: Option<u32>,
+    numwant_max: Option<usize>,
+    max_peers: Option<usize>,
+    max_torrents: Option<usize>,
+    max_connections: Option<usize>,
+    verbosity: u32,
+    check: bool,
+}
+
+impl Draft {
+    fn set(&mut self, flag: &Flag, value: &OsStr) -> Result<(), Wrong> {
+        match flag.id {
+            Id::Address => {
+                self.expect_port(flag)?;
+                let address = value.to_str().and_then(|v| v.parse().ok());
+                let wanted = "an IPv4 or IPv6 address, such as 192.0.2.1 or ::";
+                let address = address.ok_or_else(|| flag.wrong(value, wanted))?;
+                self.address = Some((address, false));
+            }
+            Id::TcpPort | Id::UdpPort => {
+                let port = flag.number(value, 0, 65535)?;
+                let port = u16::try_from(port).unwrap_or_default();
+                let protocol = match flag.id {
+                    Id::TcpPort => Protocol::Tcp,
+                    _ => Protocol::Udp,
+                };
+                self.add_port(protocol, port);
+            }
+            Id::User => self.user = Some(parse_user(flag, value)?),
+            Id::Root => match value.is_empty() {
+                true => return Err(flag.wrong(value, "a directory")),
+                false => self.root = Some(value.into()),
+            },
+            Id::Redirect => self.redirect = Some(parse_url(flag, value)?),
+            Id::Interval => self.interval = Some(flag.number_u32(value, 1, LONGEST_INTERVAL)?),
+            Id::PeerTimeout => {
+                self.peer_timeout = Some(flag.number_u32(value, 2, LONGEST_TIMEOUT)?);
+            }
+            Id::NumwantMax => self.numwant_max = Some(flag.number_usize(value, 1, 200)?),
+            Id::MaxPeers => self.max_peers = Some(flag.number_usize(value, 1, 4_000_000_000)?),
+            Id::MaxTorrents => {
+                self.max_torrents = Some(flag.number_usize(value, 1, 4_000_000_000)?);
+            }
+            Id::MaxConnections => {
+                self.max_connections = Some(flag.number_usize(value, 1, 1_000_000)?);
+            }
+            Id::Verbose => self.verbosity += 1,
+            Id::Check => self.check = true,
+            Id::Version | Id::Help => {} // Dealt with where they are read.
+        }
+        Ok(())
+    }
+
+    fn add_port(&mut self, protocol: Protocol, port: u16) {
+        let wildcards = [
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        ];
+        let given = self.address.as_mut().map(|(address, used)| {
+            *used = true;
+            [*address]
+        });
+        let addresses: &[IpAddr] = match &given {
+            // As with opentracker, whose `::` takes IPv4 too. Ours are sockets of their own.
+            Some([IpAddr::V6(Ipv6Addr::UNSPECIFIED)]) | None => &wildcards,
+            Some(address) => address,
+        };
+        for &address in addresses {
+            self.listen.push(Listen {
+                protocol,
+                address: SocketAddr::new(address, port),
+                optional: given.is_none() && address.is_ipv6(),
+            });
+        }
+    }
+
+    /// An address to which no port belongs would be ignored, which nobody means.
+    fn expect_port(&self, flag: &Flag) -> Result<(), Wrong> {
+        match self.address {
+            Some((address, false)) => {
+                let names = flag.names();
+                Err(format!(
+                    "{names} '{address}': wanted is a -p or -P after it"
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn finish(mut self) -> Result<Command, Wrong> {
+        if self.listen.is_empty() {
+            // One address alone stands for both protocols on the usual port.
+            self.add_port(Protocol::Udp, DEFAULT_PORT);
+            self.add_port(Protocol::Tcp, DEFAULT_PORT);
+        }
+        self.expect_port(&FLAGS[0])?;
+        let interval = self.interval.unwrap_or(DEFAULT_INTERVAL);
+        // The longest interval handed out, and time for the announce to arrive.
+        let least_timeout = (interval + interval.div_ceil(2)).max(2);
+        let peer_timeout = self.peer_timeout.unwrap_or(least_timeout);
+        if peer_timeout < least_timeout {
+            return Err(format!(
+                "--peer-timeout '{peer_timeout}': wanted is {least_timeout} or more, 1.5 times the \
+                 --interval of {interval}"
+            ));
+        }
+        let options = Options {
+            listen: self.listen,
+            user_given: self.user.is_some(),
+            user: self.user.unwrap_or_else(|| User::Name("nobody".into())),
+            root: self.root,
+            redirect: self.redirect,
+            interval,
+            peer_timeout,
+            numwant_max: self.numwant_max.unwrap_or(200),
+            max_peers: self.max_peers.unwrap_or(100_000_000),
+            max_torrents: self.max_torrents.unwrap_or(20_000_000),
+            max_connections: self.max_connections.unwrap_or(65_536),
+            verbosity: self.verbosity,
+        };
+        Ok(match self.check {
+            true => Command::Check(options),
+            false => Command::Serve(options),
+        })
+    }
+}
+
+fn parse_user(flag: &Flag, value: &OsStr) -> Result<User, Wrong> {
+    let wrong = || {
+        flag.wrong(
+            value,
+            "a user's name, or UID:GID in numbers, other than root",
+        )
+    };
+    let id = |text| digits(text).and_then(|n| u32::try_from(n).ok());
+    let ids = value.to_str().and_then(|text| text.split_once(':'));
+    let user = match ids.map(|(uid, gid)| (id(uid), id(gid))) {
+        Some((Some(uid), Some(gid))) if uid > 0 && gid > 0 => User::Ids { uid, gid },
+        Some(_) => return Err(wrong()),
+        None if value.is_empty() || value == "root" => return Err(wrong()),
+        None => User::Name(value.to_owned()),
+    };
+    Ok(user)
+}
+
+/// Only what is safe in a header: a line break would let the URL write headers of its own.
+fn parse_url(flag: &Flag, value: &OsStr) -> Result<String, Wrong> {
+    let url = flag.text(value)?;
+    match !url.is_empty() && url.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(url.to_owned()),
+        false => Err(flag.wrong(value, "a URL in printable ASCII, without spaces")),
+    }
+}
+
+/// The text of `--help`.
+pub fn help() -> String {
+    let mut text =
+        String::from("usage: announced [flags]\n\nA BitTorrent tracker over UDP and HTTP.\n\n");
+    for flag in &FLAGS {
+        let short = match flag.short {
+            Some(short) => format!("-{short}, "),
+            None => String::from("    "),
+        };
+        let long = format!("--{} {}", flag.long, flag.value);
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "  {short}{long:<25} {}", flag.help);
+    }
+    text.push_str("\nSee announced(8).\n");
+    text
+}
+
+/// What a server with these options would do, for people.
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        for Listen {
+            protocol,
+            address,
+            optional,
+        } in &self.listen
+        {
+            let unless = if *optional {
+                ", if the host has IPv6"
+            } else {
+                ""
+            };
+            writeln!(f, "listen on {protocol} {address}{unless}")?;
+        }
+        match &self.user {
+            User::Name(name) => write!(f, "become user {}", name.to_string_lossy())?,
+            User::Ids { uid, gid } => write!(f, "become user {uid} of group {gid}")?,
+        }
+        writeln!(f, ", if started as root")?;
+        if let Some(root) = &self.root {
+            let root = root.display();
+            writeln!(f, "chroot to {root} if started as root, else work in it")?;
+        }
+        if let Some(url) = &self.redirect {
+            writeln!(f, "redirect / to {url}")?;
+        }
+        writeln!(
+            f,
+            "ask clients to announce every {} seconds, forget peers after {}",
+            self.interval, self.peer_timeout
+        )?;
+        writeln!(f, "send at most {} peers in a reply", self.numwant_max)?;
+        writeln!(
+            f,
+            "store at most {} peers in {} torrents, keep at most {} connections",
+            self.max_peers, self.max_torrents, self.max_connections
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, Wrong> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    fn options(line: &str) -> Options {
+        match parsed(line) {
+            Ok(Command::Serve(options)) => options,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn listens(line: &str) -> Vec<String> {
+        let all = options(line).listen;
+        all.iter()
+            .map(|l| {
+                format!(
+                    "{} {}{}",
+                    l.protocol,
+                    l.address,
+                    if l.optional { "?" } else { "" }
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn without_flags_all_has_its_default() {
+        assert_eq!(
+            listens(""),
+            [
+                "udp 0.0.0.0:6969",
+                "udp [::]:6969?",
+                "tcp 0.0.0.0:6969",
+                "tcp [::]:6969?"
+            ]
+        );
+        let options = options("");
+        assert_eq!(options.user, User::Name("nobody".into()));
+        assert_eq!((options.interval, options.peer_timeout), (1800, 2700));
+        assert_eq!(options.numwant_max, 200);
+    }
+
+    #[test]
+    fn ports_take_the_address_before_them() {
+        assert_eq!(listens("-p 80"), ["tcp 0.0.0.0:80", "tcp [::]:80?"]);
+        assert_eq!(
+            listens("-i 192.0.2.1 -p 80 -P 81 -i 2001:db8::1 -P 82 -P83"),
+            [
+                "tcp 192.0.2.1:80",
+                "udp 192.0.2.1:81",
+                "udp [2001:db8::1]:82",
+                "udp [2001:db8::1]:83"
+            ]
+        );
+        assert_eq!(
+            listens("-i 192.0.2.1"),
+            ["udp 192.0.2.1:6969", "tcp 192.0.2.1:6969"]
+        );
+        assert_eq!(
+            listens("--address=:: --udp-port=7"),
+            ["udp 0.0.0.0:7", "udp [::]:7"]
+        );
+        assert_eq!(listens("-i 0.0.0.0 -P 7"), ["udp 0.0.0.0:7"]);
+    }
+
+    #[test]
+    fn the_rest_is_read_as_given() {
+        let options = options(
+            "-u www -d /var/empty -r http://x.example/ --interval 900 --peer-timeout 1350 \
+             --numwant-max 50 --max-peers 10 --max-torrents 5 --max-connections 7 -vv",
+        );
+        assert_eq!(options.user, User::Name("www".into()));
+        assert!(options.user_given);
+        assert_eq!(options.root, Some("/var/empty".into()));
+        assert_eq!(options.redirect.as_deref(), Some("http://x.example/"));
+        assert_eq!((options.interval, options.peer_timeout), (900, 1350));
+        assert_eq!((options.numwant_max, options.max_peers), (50, 10));
+        assert_eq!((options.max_torrents, options.max_connections), (5, 7));
+        assert_eq!(options.verbosity, 2);
+    }
+
+    #[test]
+    fn a_timeout_follows_the_interval_unless_given() {
+        assert_eq!(options("--interval 3600").peer_timeout, 5400);
+        assert_eq!(options("--interval 1").peer_timeout, 2);
+        assert_eq!(options("--interval 3 --peer-timeout 5").peer_timeout, 5);
+    }
+
+    #[test]
+    fn users_are_names_or_numbers_but_not_root() {
+        assert_eq!(options("-u 33:44").user, User::Ids { uid: 33, gid: 44 });
+        for bad in [
+            "0:0",
+            "33:0",
+            "0:33",
+            "root",
+            "33:",
+            "a:b",
+            "1:2:3",
+            "99999999999:1",
+        ] {
+            let wrong = parsed(&format!("-u {bad}")).expect_err(bad);
+            assert!(
+                wrong.starts_with(&format!("-u/--user '{bad}': wanted is")),
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_first_of_help_version_and_error_wins() {
+        assert_eq!(parsed("-h --bad"), Ok(Command::Help));
+        assert_eq!(parsed("--version"), Ok(Command::Version));
+        assert!(parsed("--bad -h").is_err());
+        assert!(matches!(parsed("-n -p 80"), Ok(Command::Check(_))));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_what_is_wanted() {
+        let expected = [
+            (
+                "-p x",
+                "-p/--tcp-port 'x': wanted is a number from 0 to 65535",
+            ),
+            (
+                "-p 65536",
+                "-p/--tcp-port '65536': wanted is a number from 0 to 65535",
+            ),
+            (
+                "-P +1",
+                "-P/--udp-port '+1': wanted is a number from 0 to 65535",
+            ),
+            (
+                "-P -1",
+                "-P/--udp-port '-1': wanted is a number from 0 to 65535",
+            ),
+            ("-p", "-p/--tcp-port wants a value: PORT"),
+            (
+                "-i 1.2.3",
+                "-i/--address '1.2.3': wanted is an IPv4 or IPv6 address, such as 192.0.2.1 or ::",
+            ),
+            (
+                "-i 192.0.2.1 -i 192.0.2.2",
+                "-i/--address '192.0.2.1': wanted is a -p or -P after it",
+            ),
+            (
+                "-p 80 -i 192.0.2.1",
+                "-i/--address '192.0.2.1': wanted is a -p or -P after it",
+            ),
+            (
+                "--interval 0",
+                "--interval '0': wanted is a number from 1 to 86400",
+            ),
+            (
+                "--interval 10 --peer-timeout 14",
+                "--peer-timeout '14': wanted is 15 or more, 1.5 times the --interval of 10",
+            ),
+            (
+                "--numwant-max 201",
+                "--numwant-max '201': wanted is a number from 1 to 200",
+            ),
+            (
+                "-r a\u{7f}b",
+                "-r/--redirect 'a\u{7f}b': wanted is a URL in printable ASCII, without spaces",
+            ),
+            ("--bad", "there is no flag --bad; -h lists them all"),
+            ("-x", "there is no flag -x; -h lists them all"),
+            ("now", "'now' is not a flag, and nothing else is wanted"),
+        ];
+        for (line, message) in expected {
+            assert_eq!(parsed(line), Err(message.to_string()), "{line}");
+        }
+        assert!(parsed("--check=yes").is_err());
+    }
+
+    #[test]
+    fn flags_are_told_apart() {
+        for (i, flag) in FLAGS.iter().enumerate() {
+            for other in &FLAGS[i + 1..] {
+                assert!(flag.long != other.long && flag.id != other.id);
+                assert!(flag.short.is_none() || flag.short != other.short);
+            }
+            assert!(help().contains(&format!("--{}", flag.long)));
+        }
+        assert!(help().lines().all(|line| line.len() <= 100));
+    }
+}

@@ -1,0 +1,323 @@
+//! Query strings of announces and scrapes over HTTP (BEP 3, 48).
+//!
+//! Published torrents and old clients cannot change, so whatever can be understood is. Only `info_hash`
+//! and `port` can be wrong for good.
+
+use crate::tracker::{Event, InfoHash};
+
+/// What an announce asks. `compact`, `no_peer_id`, `key`, `ip` and whatever else there may be has no
+/// effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announce {
+    pub info_hash: InfoHash,
+    /// Never 0.
+    pub port: u16,
+    /// None where it is missing or unreadable.
+    pub left: Option<u64>,
+    pub event: Event,
+    /// None for the tracker's default.
+    pub num_want: Option<usize>,
+}
+
+/// Why it cannot be served; the text is for the client's user.
+pub type Refusal = &'static str;
+
+const NO_INFO_HASH: Refusal = "info_hash is missing: 20 bytes, percent-encoded, are wanted";
+const BAD_INFO_HASH: Refusal = "info_hash is not 20 bytes, percent-encoded";
+const TWO_INFO_HASHES: Refusal = "info_hash is given twice: an announce is for one torrent";
+const NO_PORT: Refusal = "port is missing: a number from 1 to 65535 is wanted";
+const BAD_PORT: Refusal = "port is not a number from 1 to 65535";
+
+pub fn announce(query: &[u8]) -> Result<Announce, Refusal> {
+    let mut info_hash = None;
+    let mut port = None;
+    let mut left = None;
+    let mut event = Event::None;
+    let mut num_want = None;
+    for (name, value) in parameters(query) {
+        let mut room = [0; LONGEST];
+        match name.decode(&mut room) {
+            Some(b"info_hash") if info_hash.is_some() => return Err(TWO_INFO_HASHES),
+            Some(b"info_hash") => info_hash = Some(value.hash().ok_or(BAD_INFO_HASH)?),
+            Some(b"port") => port = Some(value.port().ok_or(BAD_PORT)?),
+            Some(b"left") => left = value.number(),
+            Some(b"event") => event = value.event(),
+            Some(b"numwant") => num_want = value.num_want(),
+            _ => {}
+        }
+    }
+    Ok(Announce {
+        info_hash: info_hash.ok_or(NO_INFO_HASH)?,
+        port: port.ok_or(NO_PORT)?,
+        left,
+        event,
+        num_want,
+    })
+}
+
+/// Collects the torrents that a scrape asks for, sorted and each once, as a bencoded dictionary wants
+/// them.
+pub fn scrape(query: &[u8], hashes: &mut Vec<InfoHash>) -> Result<(), Refusal> {
+    hashes.clear();
+    for (name, value) in parameters(query) {
+        let mut room = [0; LONGEST];
+        if name.decode(&mut room) == Some(b"info_hash") {
+            hashes.push(value.hash().ok_or(BAD_INFO_HASH)?);
+        }
+    }
+    if hashes.is_empty() {
+        return Err(NO_INFO_HASH);
+    }
+    hashes.sort_unstable();
+    hashes.dedup();
+    Ok(())
+}
+
+/// The longest name or number that means anything, decoded: 2^64 in 20 digits, and then some.
+const LONGEST: usize = 24;
+
+/// `name=value` pairs between ampersands. A name without `=` has an empty value.
+fn parameters(query: &[u8]) -> impl Iterator<Item = (Encoded<'_>, Encoded<'_>)> {
+    query.split(|&b| b == b'&').map(|pair| {
+        let equals = pair.iter().position(|&b| b == b'=');
+        let (name, value) = pair.split_at(equals.unwrap_or(pair.len()));
+        (Encoded(name), Encoded(value.get(1..).unwrap_or_default()))
+    })
+}
+
+/// Percent-encoded bytes, in either case; anything else stands for itself, `+` and 8-bit bytes too.
+#[derive(Clone, Copy)]
+pub struct Encoded<'a>(pub &'a [u8]);
+
+impl Iterator for Encoded<'_> {
+    /// A byte, or none for a `%` without two digits after it.
+    type Item = Option<u8>;
+
+    fn next(&mut self) -> Option<Option<u8>> {
+        let (&byte, rest) = self.0.split_first()?;
+        self.0 = rest;
+        if byte != b'%' {
+            return Some(Some(byte));
+        }
+        let Some((&[high, low], rest)) = rest.split_first_chunk() else {
+            return Some(None);
+        };
+        self.0 = rest;
+        Some(hex(high).zip(hex(low)).map(|(high, low)| high << 4 | low))
+    }
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+impl Encoded<'_> {
+    /// All bytes decoded, if there are no more than fit and nothing is garbled.
+    fn decode(self, room: &mut [u8]) -> Option<&[u8]> {
+        let mut length = 0;
+        for byte in self {
+            *room.get_mut(length)? = byte?;
+            length += 1;
+        }
+        room.get(..length)
+    }
+
+    fn hash(self) -> Option<InfoHash> {
+        let mut hash = [0; 20];
+        let length = self.decode(&mut hash)?.len();
+        (length == hash.len()).then_some(hash)
+    }
+
+    fn number(self) -> Option<u64> {
+        let mut room = [0; LONGEST];
+        let digits = self.decode(&mut room)?;
+        if digits.is_empty() {
+            return None;
+        }
+        digits.iter().try_fold(0_u64, |number, digit| {
+            let digit = digit.checked_sub(b'0').filter(|d| *d < 10)?;
+            number.checked_mul(10)?.checked_add(u64::from(digit))
+        })
+    }
+
+    fn port(self) -> Option<u16> {
+        let port = u16::try_from(self.number()?).ok()?;
+        (port != 0).then_some(port)
+    }
+
+    fn num_want(self) -> Option<usize> {
+        usize::try_from(self.number()?).ok()
+    }
+
+    fn event(self) -> Event {
+        let mut room = [0; LONGEST];
+        match self.decode(&mut room) {
+            Some(b"started") => Event::Started,
+            Some(b"completed") => Event::Completed,
+            Some(b"stopped") => Event::Stopped,
+            _ => Event::None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    const HASH: &str = "%124Vx%9a%BC%de%f1%23Eg%89%ab%cd%ef%124Vx%9a";
+    const BYTES: InfoHash = *b"\x124Vx\x9a\xbc\xde\xf1#Eg\x89\xab\xcd\xef\x124Vx\x9a";
+
+    fn parse(rest: &str) -> Result<Announce, Refusal> {
+        announce(format!("info_hash={HASH}&{rest}").as_bytes())
+    }
+
+    #[test]
+    fn a_full_announce() {
+        let expected = Announce {
+            info_hash: BYTES,
+            port: 6881,
+            left: Some(0),
+            event: Event::Completed,
+            num_want: Some(30),
+        };
+        let query = "peer_id=-XX0001-%00bcdefghijkl&port=6881&uploaded=1&downloaded=2&left=0\
+            &corrupt=0&key=ABCD&event=completed&numwant=30&compact=1&no_peer_id=1&ip=9.9.9.9\
+            &supportcrypto=1&trackerid=x&&=&odd";
+        assert_eq!(parse(query), Ok(expected));
+    }
+
+    #[test]
+    fn only_info_hash_and_port_are_needed() {
+        let announce = parse("port=1").expect("is enough");
+        assert_eq!(announce.left, None);
+        assert_eq!(announce.event, Event::None);
+        assert_eq!(announce.num_want, None);
+        assert_eq!(super::announce(b"port=1"), Err(NO_INFO_HASH));
+        assert_eq!(super::announce(b""), Err(NO_INFO_HASH));
+        assert_eq!(parse(""), Err(NO_PORT));
+        for bad in [
+            "0",
+            "65536",
+            "-1",
+            "",
+            "80x",
+            "6881.0",
+            "%",
+            "%3",
+            "%zz",
+            "99999999999999999999999",
+        ] {
+            assert_eq!(parse(&format!("port={bad}")), Err(BAD_PORT), "{bad}");
+        }
+        assert_eq!(parse("port=%36881").map(|a| a.port), Ok(6881));
+        assert_eq!(parse("%70ort=6881").map(|a| a.port), Ok(6881));
+        assert_eq!(
+            parse(&format!("port=1&info_hash={HASH}")),
+            Err(TWO_INFO_HASHES)
+        );
+    }
+
+    #[test]
+    fn left_is_64_bits_and_anything_unreadable_is_unknown() {
+        let left = |text: &str| parse(&format!("port=1&left={text}")).map(|a| a.left);
+        assert_eq!(left("18446744073709551615"), Ok(Some(u64::MAX)));
+        assert_eq!(left("0000"), Ok(Some(0)));
+        for text in ["18446744073709551616", "-1", "", "x", "1e3", "%", "0%zz"] {
+            assert_eq!(left(text), Ok(None), "{text}");
+        }
+    }
+
+    #[test]
+    fn numwant_and_event_have_defaults() {
+        let num_want = |text: &str| parse(&format!("port=1&numwant={text}")).map(|a| a.num_want);
+        assert_eq!(num_want("0"), Ok(Some(0)));
+        assert_eq!(num_want("4000000000"), Ok(Some(4_000_000_000)));
+        for text in ["-1", "", "many", "-9999"] {
+            assert_eq!(num_want(text), Ok(None), "{text}");
+        }
+        let event = |text: &str| parse(&format!("port=1&event={text}")).map(|a| a.event);
+        assert_eq!(event("started"), Ok(Event::Started));
+        assert_eq!(event("stopped"), Ok(Event::Stopped));
+        for text in ["", "paused", "Started", "none", "startedx", "%"] {
+            assert_eq!(event(text), Ok(Event::None), "{text}");
+        }
+    }
+
+    #[test]
+    fn info_hashes_of_all_kinds_of_clients() {
+        let with = |hash: &[u8]| {
+            let query = [b"port=1&info_hash=", hash].concat();
+            announce(&query).map(|a| a.info_hash)
+        };
+        assert_eq!(
+            with(HASH.to_lowercase().as_bytes()),
+            Ok(*b"\x124vx\x9a\xbc\xde\xf1#eg\x89\xab\xcd\xef\x124vx\x9a")
+        );
+        assert_eq!(with(&[0xfe; 20]), Ok([0xfe; 20]), "8-bit bytes as they are");
+        assert_eq!(
+            with(b"++++++++++++++++++++"),
+            Ok([b'+'; 20]),
+            "a plus is a plus"
+        );
+        assert_eq!(with(b"a b c d e f g h i j "), Ok(*b"a b c d e f g h i j "));
+        for bad in [
+            &b""[..],
+            b"%",
+            b"abc",
+            &[b'a'; 19],
+            &[b'a'; 21],
+            b"aaaaaaaaaaaaaaaaaaa%",
+        ] {
+            assert_eq!(with(bad), Err(BAD_INFO_HASH));
+        }
+        assert_eq!(with(b"aaaaaaaaaaaaaaaaaaa%g0"), Err(BAD_INFO_HASH));
+    }
+
+    #[test]
+    fn a_scrape_is_sorted_and_without_repeats() {
+        let mut hashes = Vec::new();
+        let query = [
+            &b"info_hash="[..],
+            &[b'b'; 20],
+            b"&x=y&info_hash=",
+            &[b'a'; 20],
+            b"&info_hash=",
+            &[b'b'; 20],
+        ];
+        assert_eq!(scrape(&query.concat(), &mut hashes), Ok(()));
+        assert_eq!(hashes, [[b'a'; 20], [b'b'; 20]]);
+        assert_eq!(scrape(b"x=y", &mut hashes), Err(NO_INFO_HASH));
+        assert_eq!(scrape(b"info_hash=short", &mut hashes), Err(BAD_INFO_HASH));
+    }
+
+    #[test]
+    fn no_truncation_or_mutation_does_harm() {
+        let good = format!("info_hash={HASH}&peer_id=abc&port=6881&left=5&event=started&numwant=9");
+        let mut random = Random::seeded(41);
+        let mut hashes = Vec::new();
+        for length in 0..good.len() {
+            let _ = announce(&good.as_bytes()[..length]);
+        }
+        for _ in 0..100_000 {
+            let mut query = good.clone().into_bytes();
+            for _ in 0..=random.below(5) {
+                let at = random.below(query.len());
+                match random.below(3) {
+                    0 => query[at] = random.draw() as u8,
+                    1 => query[at] = b"%&=+? \0"[random.below(7)],
+                    _ => drop(query.remove(at)),
+                }
+            }
+            if let Ok(announce) = announce(&query) {
+                assert_ne!(announce.port, 0);
+            }
+            let _ = scrape(&query, &mut hashes);
+        }
+    }
+}

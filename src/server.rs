@@ -1,0 +1,230 @@
+//! The poll loop and nothing else: whose turn it is, and what time it is.
+
+use crate::http::{Connections, Context, Site, Turn};
+use crate::log;
+use crate::service::Service;
+use crate::stats::Report;
+use crate::sys::mmsg::Batch;
+use crate::sys::signals::Signal;
+use crate::udp::{self, ConnectionIds};
+use mio::net::{TcpListener, UdpSocket, UnixStream};
+use mio::{Events, Interest, Poll, Token};
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+
+/// Records that the sweep looks at between two rounds of requests: well below a millisecond, even
+/// where none of them is in the cache.
+const SWEEP_BUDGET: usize = 4096;
+
+/// Milliseconds after which the end no longer waits for replies to be taken.
+const FAREWELL: u64 = 800;
+
+/// Milliseconds until accepting is tried again when the system is out of descriptors.
+const RETRY: u64 = 500;
+
+/// Milliseconds between two lines of counts.
+const REPORT: u64 = 60_000;
+
+const SIGNALS: Token = Token(0);
+const FIRST_SOCKET: usize = 1;
+
+/// A socket that does not belong to one client.
+pub enum Socket {
+    Udp(UdpSocket),
+    Tcp(TcpListener),
+}
+
+pub struct Server {
+    poll: Poll,
+    signals: UnixStream,
+    sockets: Vec<Socket>,
+    connections: Connections,
+    service: Service,
+    site: Site,
+    ids: ConnectionIds,
+    batch: Batch,
+    /// Tokens that may have more to do, although no new event will tell.
+    busy: Vec<Token>,
+    start: Instant,
+    /// When the listeners that ran out of descriptors are tried again.
+    retry_at: Option<u64>,
+    report_at: Option<u64>,
+    verbosity: u32,
+    sweeping: bool,
+    stop_at: Option<u64>,
+}
+
+impl Server {
+    pub fn new(
+        signals: UnixStream,
+        sockets: Vec<Socket>,
+        most_connections: usize,
+        service: Service,
+        site: Site,
+        ids: ConnectionIds,
+        verbosity: u32,
+    ) -> io::Result<Server> {
+        let connections = Connections::new(most_connections, FIRST_SOCKET + sockets.len());
+        let mut server = Server {
+            poll: Poll::new()?,
+            signals,
+            sockets,
+            connections,
+            service,
+            site,
+            ids,
+            batch: Batch::new(),
+            busy: Vec::new(),
+            start: Instant::now(),
+            retry_at: None,
+            report_at: (verbosity > 0).then_some(REPORT),
+            verbosity,
+            sweeping: false,
+            stop_at: None,
+        };
+        let registry = server.poll.registry();
+        registry.register(&mut server.signals, SIGNALS, Interest::READABLE)?;
+        for (i, socket) in server.sockets.iter_mut().enumerate() {
+            let token = Token(FIRST_SOCKET + i);
+            match socket {
+                Socket::Udp(socket) => registry.register(socket, token, Interest::READABLE)?,
+                Socket::Tcp(socket) => registry.register(socket, token, Interest::READABLE)?,
+            }
+        }
+        Ok(server)
+    }
+
+    /// Serves until a signal ends it.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        loop {
+            let timeout = self.timeout();
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
+                other => other?,
+            }
+            let now = self.now();
+            self.service.tracker.advance(now);
+            self.ids.advance(now);
+            for token in std::mem::take(&mut self.busy) {
+                self.turn(token, false, now);
+            }
+            for event in &events {
+                self.turn(event.token(), event.is_read_closed(), now);
+            }
+            self.keep_house(now);
+            if self
+                .stop_at
+                .is_some_and(|end| end <= now || self.connections.open() == 0)
+            {
+                log::line(format_args!("stopped"));
+                return Ok(());
+            }
+        }
+    }
+
+    /// Milliseconds since the start.
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// How long there is nothing to do but wait; none is for ever.
+    fn timeout(&self) -> Option<Duration> {
+        if !self.busy.is_empty() || self.sweeping {
+            return Some(Duration::ZERO);
+        }
+        let deadlines = [
+            self.connections.next_deadline(),
+            self.service.tracker.next_sweep(),
+            self.retry_at,
+            self.report_at,
+            self.stop_at,
+        ];
+        let next = deadlines.into_iter().flatten().min()?;
+        Some(Duration::from_millis(next.saturating_sub(self.now())))
+    }
+
+    /// Lets a socket, a connection or the signals do a bounded piece of what waits.
+    fn turn(&mut self, token: Token, hung_up: bool, now: u64) {
+        if token == SIGNALS {
+            return self.take_signals(now);
+        }
+        let mut context = Context {
+            registry: self.poll.registry(),
+            service: &mut self.service,
+            site: &mut self.site,
+            now,
+        };
+        let turn = match self.sockets.get(token.0 - FIRST_SOCKET) {
+            Some(Socket::Udp(socket)) => {
+                match udp::serve(socket, &mut self.batch, &self.ids, &mut self.service) {
+                    true => Turn::More,
+                    false => Turn::Done,
+                }
+            }
+            Some(Socket::Tcp(listener)) => match self.connections.accept(listener, &mut context) {
+                Ok(turn) => turn,
+                Err(error) => {
+                    if self.retry_at.is_none() {
+                        log::line(format_args!("cannot accept connections: {error}"));
+                    }
+                    self.retry_at = Some(now + RETRY);
+                    Turn::Done
+                }
+            },
+            None => self.connections.ready(token, hung_up, &mut context),
+        };
+        if turn == Turn::More && !self.busy.contains(&token) {
+            self.busy.push(token);
+        }
+    }
+
+    fn take_signals(&mut self, now: u64) {
+        let mut bytes = [0; 64];
+        while let Ok(count @ 1..) = self.signals.read(&mut bytes) {
+            let signals = bytes.iter().take(count).copied();
+            for signal in signals.filter_map(Signal::from_byte) {
+                match signal {
+                    Signal::Stop => self.stop(now),
+                    Signal::Reload => log::line(format_args!("SIGHUP: there is nothing to reload")),
+                }
+            }
+        }
+    }
+
+    /// Closes all that waits for requests; replies that are on their way may still leave.
+    fn stop(&mut self, now: u64) {
+        if self.stop_at.is_none() {
+            self.sockets.clear();
+            self.busy.clear();
+            self.connections.close_idle();
+            self.stop_at = Some(now + FAREWELL);
+        }
+    }
+
+    /// What is due with time and not with events.
+    fn keep_house(&mut self, now: u64) {
+        self.connections.expire(now);
+        let before = self.service.tracker.totals();
+        let was_sweeping = self.sweeping;
+        self.sweeping = self.service.tracker.sweep(SWEEP_BUDGET);
+        if self.verbosity > 1 && was_sweeping && !self.sweeping {
+            log::line(format_args!("swept, {} torrents left", before.torrents));
+        }
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            for i in 0..self.sockets.len() {
+                self.turn(Token(FIRST_SOCKET + i), false, now);
+            }
+        }
+        if self.report_at.is_some_and(|at| at <= now) {
+            self.report_at = Some(now + REPORT);
+            let report = Report {
+                counters: &self.service.counters,
+                totals: self.service.tracker.totals(),
+                connections: self.connections.open(),
+            };
+            log::line(format_args!("{report}"));
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The tracker and what goes with every answer, whichever protocol it travels by: how many peers, when
+//! to come back, and the counters.
+
+use crate::random::Random;
+use crate::stats::Counters;
+use crate::tracker::{Limits, Tracker};
+
+/// Peers in a reply where the client does not say how many it wants.
+const DEFAULT_WANT: usize = 50;
+
+pub struct Service {
+    pub tracker: Tracker,
+    pub random: Random,
+    pub counters: Counters,
+    interval: u32,
+    most_wanted: usize,
+}
+
+impl Service {
+    /// `interval` in seconds; `most_wanted` is the most peers that a reply may hold.
+    pub fn new(limits: Limits, interval: u32, most_wanted: usize, random: Random) -> Service {
+        Service {
+            tracker: Tracker::new(limits),
+            random,
+            counters: Counters::default(),
+            interval,
+            most_wanted,
+        }
+    }
+
+    /// Seconds until the next announce: the configured interval give or take a thirtieth, so that
+    /// clients that came together do not return together.
+    pub fn interval(&mut self) -> u32 {
+        let slack = self.interval / 30;
+        let jitter = self.random.below(2 * slack as usize + 1);
+        self.interval - slack + u32::try_from(jitter).unwrap_or(slack)
+    }
+
+    /// How many peers to send to a client that asks for so many; none asks for the default.
+    pub fn want(&self, asked: Option<usize>) -> usize {
+        asked.unwrap_or(DEFAULT_WANT).min(self.most_wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_spread_and_numwant_is_bounded() {
+        let limits = Limits {
+            peer_timeout: 2700,
+            max_peers: 1,
+            max_torrents: 1,
+        };
+        let mut service = Service::new(limits, 1800, 200, Random::seeded(1));
+        let all: Vec<u32> = (0..10_000).map(|_| service.interval()).collect();
+        assert_eq!(all.iter().min(), Some(&1740));
+        assert_eq!(all.iter().max(), Some(&1860));
+        assert_eq!(service.want(None), 50);
+        assert_eq!(service.want(Some(0)), 0);
+        assert_eq!(service.want(Some(100_000)), 200);
+        let mut service = Service::new(limits, 1, 10, Random::seeded(1));
+        assert_eq!(service.interval(), 1);
+        assert_eq!(service.want(None), 10);
+    }
+}

@@ -1,0 +1,247 @@
+//! A UDP socket's turn: a batch of datagrams in, requests, the tracker, a batch out.
+
+use crate::proto::bep15::{self, ANNOUNCE_HEADER, Action, Request};
+use crate::service::Service;
+use crate::siphash::siphash24;
+use crate::sys::mmsg::{BATCH, Batch};
+use crate::tracker::{Announce, Counts, MOST_PEERS, Peer, Role, Sink, Sinks};
+use mio::net::UdpSocket;
+use std::io;
+use std::net::IpAddr;
+
+/// Batches in a turn. Each is two system calls, beside which the poll that comes between turns is
+/// cheap; more would only keep the other sockets waiting.
+const BATCHES_A_TURN: usize = 4;
+
+/// IPv6 peers that fit beside the header into an unfragmented packet.
+const MOST_V6_PEERS: usize = 67;
+
+const _: () = assert!(ANNOUNCE_HEADER + MOST_PEERS * 6 <= crate::sys::mmsg::REPLY);
+const _: () = assert!(ANNOUNCE_HEADER + MOST_V6_PEERS * 18 <= crate::sys::mmsg::REPLY);
+
+/// Serves what waits on a socket, up to a few batches; whether more may be waiting.
+pub fn serve(
+    socket: &UdpSocket,
+    batch: &mut Batch,
+    ids: &ConnectionIds,
+    service: &mut Service,
+) -> bool {
+    for _ in 0..BATCHES_A_TURN {
+        let received = match batch.receive(socket) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // Nothing is waiting, or what is cannot be had: the next event will tell.
+            Err(_) => return false,
+        };
+        for exchange in batch.exchanges() {
+            let (source, request) = (exchange.source, exchange.request);
+            *exchange.reply_length = answer(source, request, exchange.reply, ids, service);
+        }
+        let sent = batch.send(socket);
+        service.counters.udp_refused += sent.refused as u64;
+        service.counters.udp_dropped += sent.dropped as u64;
+        if received < BATCH {
+            return false;
+        }
+    }
+    true
+}
+
+/// Writes the reply to a datagram and returns its length, 0 for none. Until a connection id shows that
+/// the source is not forged, no reply is longer than what came.
+fn answer(
+    source: IpAddr,
+    datagram: &[u8],
+    reply: &mut [u8],
+    ids: &ConnectionIds,
+    service: &mut Service,
+) -> usize {
+    let Ok(request) = bep15::parse(datagram) else {
+        service.counters.udp_invalid += 1;
+        return 0;
+    };
+    let Request {
+        connection,
+        transaction,
+        action,
+    } = request;
+    if action == Action::Connect {
+        service.counters.udp_connects += 1;
+        return bep15::write_connect(reply, transaction, ids.make(source));
+    }
+    if !ids.verify(source, connection) {
+        service.counters.udp_strangers += 1;
+        // Shorter than any request that has a connection id in it.
+        return bep15::write_error(reply, transaction, "Connect again.");
+    }
+    match action {
+        Action::Announce(announce) if announce.port == 0 => {
+            service.counters.udp_invalid += 1;
+            bep15::write_error(
+                reply,
+                transaction,
+                "port 0: a port from 1 to 65535 is wanted",
+            )
+        }
+        Action::Announce(announce) => {
+            service.counters.udp_announces += 1;
+            write_announce(reply, transaction, &announce, source, service)
+        }
+        Action::Scrape(hashes) => {
+            service.counters.udp_scrapes += 1;
+            let tracker = &service.tracker;
+            let counts = hashes.iter().map(|hash| tracker.scrape(hash));
+            bep15::write_scrape(reply, transaction, counts.map(Option::unwrap_or_default))
+        }
+        Action::Connect => 0, // Answered above.
+    }
+}
+
+/// The peers are written straight to their place in the packet; they are of the asker's family.
+fn write_announce(
+    reply: &mut [u8],
+    transaction: u32,
+    announce: &bep15::Announce,
+    source: IpAddr,
+    service: &mut Service,
+) -> usize {
+    let Some((head, room)) = reply.split_at_mut_checked(ANNOUNCE_HEADER) else {
+        return 0;
+    };
+    let peer = Peer::new(source, announce.port);
+    let (v4, v6): (&mut [u8], &mut [u8]) = match peer {
+        Peer::V4(_) => (room, &mut []),
+        Peer::V6(_) => (&mut [], room),
+    };
+    let mut sinks = Sinks {
+        v4: Sink::new(v4),
+        v6: Sink::new(v6),
+    };
+    let request = Announce {
+        info_hash: announce.info_hash,
+        peer,
+        role: Role::of_left(Some(announce.left)),
+        event: announce.event,
+        want: service.want(usize::try_from(announce.num_want).ok()),
+    };
+    let counts: Counts = service
+        .tracker
+        .announce(&request, &mut service.random, &mut sinks);
+    let peers = sinks.v4.len() + sinks.v6.len();
+    bep15::write_announce(head, transaction, service.interval(), counts) + peers
+}
+
+/// Connection ids that need no memory: a hash of the source address and a slot of time under a secret
+/// key, with the slot's low two bits left in it. An id holds in the slot in which it was made and in
+/// the next: for two to four minutes, as BEP 15 wants.
+pub struct ConnectionIds {
+    key: [u64; 2],
+    slot: u64,
+}
+
+/// Milliseconds.
+const SLOT: u64 = 120_000;
+const SLOT_BITS: u64 = 3;
+
+impl ConnectionIds {
+    pub fn new(key: [u64; 2]) -> ConnectionIds {
+        ConnectionIds { key, slot: 0 }
+    }
+
+    /// Moves the clock to this many milliseconds since the start.
+    pub fn advance(&mut self, now: u64) {
+        self.slot = now / SLOT;
+    }
+
+    fn make(&self, source: IpAddr) -> u64 {
+        self.of_slot(source, self.slot)
+    }
+
+    /// Whether the id was given to this source in this slot or in the one before.
+    fn verify(&self, source: IpAddr, id: u64) -> bool {
+        let age = self.slot.wrapping_sub(id) & SLOT_BITS;
+        age <= 1 && age <= self.slot && self.of_slot(source, self.slot - age) == id
+    }
+
+    fn of_slot(&self, source: IpAddr, slot: u64) -> u64 {
+        let mut message = [0; 24];
+        let address = match source {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        message[..16].copy_from_slice(&address.octets());
+        message[16..].copy_from_slice(&slot.to_le_bytes());
+        siphash24(self.key, &message) & !SLOT_BITS | slot & SLOT_BITS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+    use crate::tracker::Limits;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn service() -> Service {
+        let limits = Limits {
+            peer_timeout: 2700,
+            max_peers: 1000,
+            max_torrents: 1000,
+        };
+        Service::new(limits, 1800, 200, Random::seeded(1))
+    }
+
+    #[test]
+    fn an_id_holds_for_two_slots_and_for_one_source() {
+        let mut ids = ConnectionIds::new([1, 2]);
+        let (here, there) = (ip("192.0.2.1"), ip("192.0.2.2"));
+        for slot in 0..20 {
+            ids.advance(slot * SLOT);
+            let id = ids.make(here);
+            for later in 0..10 {
+                ids.advance((slot + later) * SLOT + SLOT - 1);
+                assert_eq!(ids.verify(here, id), later <= 1, "{slot} + {later}");
+                assert!(!ids.verify(there, id));
+                assert!(!ids.verify(here, id ^ (1 << 63)));
+            }
+        }
+        let other = ConnectionIds::new([1, 3]);
+        assert_ne!(other.make(here), ConnectionIds::new([1, 2]).make(here));
+        assert_eq!(other.make(here), other.make(ip("::ffff:192.0.2.1")));
+    }
+
+    /// Whatever arrives, a source that has not shown itself gets no more than it sent.
+    #[test]
+    fn strangers_get_no_more_than_they_send() {
+        let mut ids = ConnectionIds::new([1, 2]);
+        ids.advance(10 * SLOT);
+        let mut service = service();
+        let mut random = Random::seeded(61);
+        let mut reply = [0; 1232];
+        for _ in 0..100_000 {
+            let mut datagram: Vec<u8> = (0..random.below(120))
+                .map(|_| random.draw() as u8)
+                .collect();
+            if let Some(head) = datagram.first_chunk_mut::<12>() {
+                if random.below(2) == 0 {
+                    head[..8].copy_from_slice(&0x0417_2710_1980_u64.to_be_bytes());
+                }
+                head[8..].copy_from_slice(&[0, 0, 0, random.below(4) as u8]);
+            }
+            let length = answer(ip("192.0.2.1"), &datagram, &mut reply, &ids, &mut service);
+            assert!(length <= datagram.len());
+        }
+        assert_eq!(service.tracker.totals().torrents, 0);
+        let counters = service.counters;
+        for seen in [
+            counters.udp_connects,
+            counters.udp_strangers,
+            counters.udp_invalid,
+        ] {
+            assert!(seen > 1000, "{counters:?}");
+        }
+    }
+}
