@@ -97,6 +97,7 @@ impl Server {
     /// Serves until a signal ends it.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
+        log::line(format_args!("ready"));
         loop {
             let timeout = self.timeout();
             match self.poll.poll(&mut events, timeout) {
@@ -196,8 +197,7 @@ impl Server {
     fn stop(&mut self, now: u64) {
         if self.stop_at.is_none() {
             self.sockets.clear();
-            self.busy.clear();
-            self.connections.close_idle();
+            self.busy = self.connections.wind_up();
             self.stop_at = Some(now + FAREWELL);
         }
     }

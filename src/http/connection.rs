@@ -122,25 +122,31 @@ impl Connections {
         }
     }
 
-    /// For the end: closes all but those that are still being sent a reply.
-    pub fn close_idle(&mut self) {
+    /// For the end: closes what is idle. The others get what was already answered and nothing more;
+    /// they are to have a turn, and their tokens are returned.
+    pub fn wind_up(&mut self) -> Vec<Token> {
+        let mut busy = Vec::new();
         for index in 0..self.slots.len() {
-            let slot = &self.slots[index].connection;
-            if slot.as_ref().is_some_and(|c| c.output.is_empty()) {
-                self.close(index as u32);
+            match &mut self.slots[index].connection {
+                Some(connection) if !connection.is_idle() => {
+                    connection.phase = Phase::Drain;
+                    busy.push(Token(self.first_token + index));
+                }
+                _ => self.close(index as u32),
             }
         }
+        busy
     }
 
     /// Accepts connections, and serves those that have already sent something. An error is one of the
     /// system's limits, with no connection of ours left to close.
     pub fn accept(&mut self, listener: &TcpListener, context: &mut Context) -> io::Result<Turn> {
         for _ in 0..ACCEPTS_A_TURN {
-            if self.open >= self.most {
-                self.evict(context);
-            }
             match listener.accept() {
                 Ok((stream, address)) => {
+                    if self.open >= self.most {
+                        self.evict(context);
+                    }
                     context.service.counters.tcp_accepted += 1;
                     self.add(stream, address.ip(), context);
                 }
@@ -294,6 +300,13 @@ impl From<io::Error> for Gone {
 }
 
 impl Connection {
+    /// Whether nothing of it is underway, neither here nor in the socket.
+    fn is_idle(&self) -> bool {
+        let unread = self.stream.peek(&mut [0]);
+        let nothing = unread.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        nothing && self.input.is_empty() && self.output.is_empty() && self.phase == Phase::Open
+    }
+
     /// Asks for what is of interest now.
     fn watch(&mut self, token: Token, registry: &Registry) -> io::Result<()> {
         let wants_write = !self.output.is_empty();

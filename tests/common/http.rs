@@ -1,0 +1,145 @@
+//! An HTTP client that shows every byte.
+
+use super::DEADLINE;
+use super::bencode::Value;
+use super::udp::split_peers;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+pub struct Client {
+    stream: TcpStream,
+    /// Read and not yet taken.
+    rest: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    pub status: u16,
+    /// Status line and headers as they came, with the empty line.
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn bencoded(&self) -> Value {
+        assert_eq!(self.status, 200, "{self:?}");
+        Value::parse(&self.body)
+    }
+
+    /// What a refusal says.
+    pub fn failure(&self) -> String {
+        let value = self.bencoded();
+        assert_eq!(value.keys(), ["failure reason"]);
+        String::from_utf8(value.string("failure reason").to_vec()).expect("is text")
+    }
+
+    /// The IPv4 and IPv6 peers of an announce reply, sorted.
+    pub fn peers(&self) -> Vec<SocketAddr> {
+        let value = self.bencoded();
+        let (mut peers, rest) = split_peers(value.string("peers"), 6);
+        assert!(rest.is_empty());
+        if value.get("peers6").is_some() {
+            let (v6, rest) = split_peers(value.string("peers6"), 18);
+            assert!(rest.is_empty() && !v6.is_empty());
+            peers.extend(v6);
+        }
+        peers
+    }
+}
+
+impl Client {
+    pub fn new(address: SocketAddr) -> Client {
+        let stream = TcpStream::connect(address).expect("connects");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        stream.set_nodelay(true).expect("an option");
+        Client {
+            stream,
+            rest: Vec::new(),
+        }
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).expect("is sent");
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Reads one response; the body has as many bytes as it says.
+    pub fn receive(&mut self) -> Response {
+        self.receive_to("GET")
+    }
+
+    /// The same for a request of this method: HEAD's has no body.
+    pub fn receive_to(&mut self, method: &str) -> Response {
+        let end = loop {
+            if let Some(at) = self.rest.windows(4).position(|w| w == b"\r\n\r\n") {
+                break at + 4;
+            }
+            self.read_more();
+        };
+        let head: Vec<u8> = self.rest.drain(..end).collect();
+        let head = String::from_utf8(head).expect("a head is text");
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
+        let mut response = Response {
+            status: status.expect("a status"),
+            head,
+            body: Vec::new(),
+        };
+        let length = response.header("Content-Length");
+        let length: usize = length.and_then(|l| l.parse().ok()).expect("a length");
+        if method != "HEAD" {
+            while self.rest.len() < length {
+                self.read_more();
+            }
+            response.body = self.rest.drain(..length).collect();
+        }
+        response
+    }
+
+    fn read_more(&mut self) {
+        let mut buffer = [0; 65536];
+        let count = self.stream.read(&mut buffer).expect("a response");
+        assert!(
+            count > 0,
+            "closed after {:?}",
+            String::from_utf8_lossy(&self.rest)
+        );
+        self.rest.extend_from_slice(&buffer[..count]);
+    }
+
+    pub fn request(&mut self, text: impl AsRef<[u8]>) -> Response {
+        self.send(text);
+        self.receive()
+    }
+
+    /// Reads on until the other side closes; what came.
+    pub fn read_to_end(&mut self) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.rest);
+        self.stream
+            .read_to_end(&mut bytes)
+            .expect("is closed in order");
+        bytes
+    }
+}
+
+/// One request of its own connection.
+pub fn get(address: SocketAddr, target: &str) -> Response {
+    let text = format!("GET {target} HTTP/1.1\r\nHost: tracker\r\nConnection: close\r\n\r\n");
+    let mut client = Client::new(address);
+    let response = client.request(text);
+    assert_eq!(client.read_to_end(), b"", "closed after the response");
+    response
+}

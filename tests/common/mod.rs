@@ -1,0 +1,200 @@
+//! What the integration tests share: a daemon of their own, and clients that speak to it byte by byte.
+//!
+//! Every daemon listens on ports that the system chose and is stopped when its handle goes. Waiting is
+//! always for something that can be seen, up to [`DEADLINE`].
+
+#![allow(dead_code)] // Each test program uses its own part.
+
+pub mod bencode;
+pub mod http;
+pub mod udp;
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long anything may take that should happen at once, on a machine that is busy with other things.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The program under test: `ANNOUNCED_BIN`, or the one just built.
+pub fn program() -> String {
+    std::env::var("ANNOUNCED_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_announced").into())
+}
+
+/// Polls until there is a value; fails the test when there is none in time.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = look() {
+            return value;
+        }
+        assert!(start.elapsed() < DEADLINE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A running daemon.
+pub struct Daemon {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Daemon {
+    /// On 127.0.0.1 and ::1, with these flags besides.
+    pub fn start(flags: &[&str]) -> Daemon {
+        let listen = "-i 127.0.0.1 -p 0 -P 0 -i ::1 -p 0 -P 0";
+        let flags = listen.split(' ').chain(flags.iter().copied());
+        Daemon::start_with(&flags.collect::<Vec<_>>())
+    }
+
+    /// With these flags alone.
+    pub fn start_with(flags: &[&str]) -> Daemon {
+        let mut command = Command::new(program());
+        command.args(flags);
+        Daemon::spawn(command)
+    }
+
+    /// Runs a command that ends up as a daemon, and waits until that is ready.
+    pub fn spawn(command: Command) -> Daemon {
+        Daemon::try_spawn(command).unwrap_or_else(|log| panic!("ended: {log:?}"))
+    }
+
+    /// The same, or what it logged if it ended instead.
+    pub fn try_spawn(mut command: Command) -> Result<Daemon, Vec<String>> {
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let lines = BufReader::new(child.stderr.take().expect("is piped")).lines();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::clone(&log);
+        let reader = std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                shared.lock().expect("no panic").push(line);
+            }
+        });
+        let mut daemon = Daemon {
+            child,
+            log,
+            reader: Some(reader),
+        };
+        let ready = wait_for("the daemon to be ready", || {
+            let ready = daemon.log().iter().any(|line| line == "announced: ready");
+            (ready || !daemon.is_running()).then_some(ready)
+        });
+        if ready {
+            Ok(daemon)
+        } else {
+            Err(daemon.wait().1)
+        }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().expect("no panic").clone()
+    }
+
+    pub fn wait_for_line(&self, part: &str) -> String {
+        wait_for(&format!("a line with '{part}'"), || {
+            self.log().into_iter().find(|line| line.contains(part))
+        })
+    }
+
+    /// The addresses that it said it listens on.
+    fn addresses(&self, protocol: &str) -> Vec<SocketAddr> {
+        let start = format!("announced: listening on {protocol} ");
+        let address = |line: &String| {
+            let rest = line.strip_prefix(&start)?;
+            rest.split(',').next()?.parse().ok()
+        };
+        self.log().iter().filter_map(address).collect()
+    }
+
+    fn address(&self, protocol: &str, is_v6: bool) -> SocketAddr {
+        let all = self.addresses(protocol);
+        let found = all.into_iter().find(|a| a.is_ipv6() == is_v6);
+        found.unwrap_or_else(|| panic!("no {protocol} address: {:?}", self.log()))
+    }
+
+    pub fn udp4(&self) -> SocketAddr {
+        self.address("udp", false)
+    }
+
+    pub fn udp6(&self) -> SocketAddr {
+        self.address("udp", true)
+    }
+
+    pub fn tcp4(&self) -> SocketAddr {
+        self.address("tcp", false)
+    }
+
+    pub fn tcp6(&self) -> SocketAddr {
+        self.address("tcp", true)
+    }
+
+    /// Sends a signal by name, as in `kill -s TERM`.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let status = Command::new("kill").args(["-s", name, &id]).status();
+        assert!(status.expect("there is a kill").success());
+    }
+
+    /// Waits until it has ended by itself; its exit status and whole log.
+    pub fn wait(&mut self) -> (ExitStatus, Vec<String>) {
+        let status = wait_for("the daemon to end", || {
+            self.child.try_wait().expect("can be asked")
+        });
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("no panic");
+        }
+        (status, self.log())
+    }
+
+    /// Whether it is still there.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("can be asked").is_none()
+    }
+
+    /// A line of `/proc/PID/status`, such as `VmRSS`, without its name.
+    #[cfg(target_os = "linux")]
+    pub fn proc_status(&self, name: &str) -> String {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("is running");
+        let line = status.lines().find_map(|l| l.strip_prefix(name));
+        line.expect("is there")
+            .trim_start_matches(':')
+            .trim()
+            .into()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the daemon's log: {:#?}", self.log());
+        }
+    }
+}
+
+/// Runs the program until it ends by itself: exit code, standard output, standard error.
+pub fn run(flags: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(program())
+        .args(flags)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("is UTF-8");
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}

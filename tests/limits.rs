@@ -1,0 +1,152 @@
+//! At the limits of descriptors and connections, and with clients that take their time.
+
+mod common;
+
+use common::http::{Client, get};
+use common::{Daemon, program, wait_for};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const TARGET: &str = "/scrape?info_hash=AAAAAAAAAAAAAAAAAAAA";
+
+/// The processor time of a daemon so far, in hundredths of a second.
+#[cfg(target_os = "linux")]
+fn ticks(daemon: &Daemon) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.id())).expect("is running");
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .expect("fields")
+        .split_whitespace()
+        .collect();
+    let number = |i: usize| fields[i].parse::<u64>().expect("a number");
+    number(11) + number(12)
+}
+
+#[test]
+fn at_the_connection_limit_the_idlest_makes_room() {
+    let daemon = Daemon::start(&["--max-connections", "10"]);
+    let request = format!("GET {TARGET} HTTP/1.1\r\n\r\n");
+    let mut old = Client::new(daemon.tcp4());
+    old.request(&request);
+    let mut clients: Vec<Client> = Vec::new();
+    for _ in 0..10 {
+        let mut client = Client::new(daemon.tcp4());
+        assert_eq!(client.request(&request).status, 200);
+        clients.push(client);
+    }
+    assert_eq!(
+        old.read_to_end(),
+        b"",
+        "the one that was idle for longest is closed"
+    );
+    for client in &mut clients {
+        assert_eq!(client.request(&request).status, 200, "the others are not");
+    }
+}
+
+/// A process that may open only a few descriptors goes on serving newcomers, and does not spin while
+/// it is full.
+#[cfg(target_os = "linux")]
+#[test]
+fn at_the_descriptor_limit_it_goes_on_and_does_not_spin() {
+    let mut command = Command::new("sh");
+    let line = format!("ulimit -n 24; exec {} -i 127.0.0.1 -p 0 -P 0", program());
+    command.args(["-c", &line]);
+    let daemon = Daemon::spawn(command);
+    let idle: Vec<TcpStream> = (0..100)
+        .map(|_| TcpStream::connect(daemon.tcp4()).expect("connects"))
+        .collect();
+    assert_eq!(get(daemon.tcp4(), TARGET).status, 200);
+    let before = ticks(&daemon);
+    std::thread::sleep(Duration::from_millis(500)); // The time over which spinning would show.
+    let spent = ticks(&daemon) - before;
+    assert!(
+        spent < 20,
+        "{spent} hundredths of a second in half a second of nothing to do"
+    );
+    drop(idle);
+    assert_eq!(get(daemon.tcp4(), TARGET).status, 200);
+}
+
+/// The same when the limit is not of its own making: descriptors that others hold leave not even the
+/// reserve.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_a_single_descriptor_left_it_waits_and_recovers() {
+    let mut command = Command::new("sh");
+    // Standard streams, signal socket, poll and listeners take 9; one connection is left.
+    let line = format!("ulimit -n 10; exec {} -i 127.0.0.1 -p 0 -P 0", program());
+    command.args(["-c", &line]);
+    let daemon = Daemon::spawn(command);
+    let _held: Vec<TcpStream> = (0..20)
+        .map(|_| TcpStream::connect(daemon.tcp4()).expect("connects"))
+        .collect();
+    assert_eq!(get(daemon.tcp4(), TARGET).status, 200);
+}
+
+#[test]
+fn an_idle_connection_is_closed_after_30_seconds() {
+    let daemon = Daemon::start(&[]);
+    let start = Instant::now();
+    let mut idle = Client::new(daemon.tcp4());
+    let mut slow = Client::new(daemon.tcp4());
+    let mut kept = Client::new(daemon.tcp4());
+    assert_eq!(
+        kept.request(format!("GET {TARGET} HTTP/1.1\r\n\r\n"))
+            .status,
+        200
+    );
+    for client in [&idle, &slow, &kept] {
+        let timeout = Some(Duration::from_secs(60));
+        client
+            .stream()
+            .set_read_timeout(timeout)
+            .expect("an option");
+    }
+    // A byte now and then does not count as a request.
+    for byte in *b"GET /a HTT" {
+        slow.send([byte]);
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    assert!(start.elapsed() < Duration::from_secs(28), "not yet");
+    for client in [&mut idle, &mut slow, &mut kept] {
+        assert_eq!(client.read_to_end(), b"");
+    }
+    let waited = start.elapsed();
+    assert!(waited > Duration::from_secs(29), "{waited:?}");
+}
+
+/// Whatever is sent, nothing is kept of it.
+#[cfg(target_os = "linux")]
+#[test]
+fn nonsense_costs_no_memory() {
+    let daemon = Daemon::start(&[]);
+    let size = || {
+        let text = daemon.proc_status("VmRSS");
+        text.split(' ')
+            .next()
+            .and_then(|n| n.parse::<u64>().ok())
+            .expect("kilobytes")
+    };
+    let pelt = |rounds: u32| {
+        let client = common::udp::Client::new(daemon.udp4());
+        for round in 0..rounds {
+            let length = round as usize % 1400;
+            client.send(&vec![(round % 251) as u8; length]);
+            if round % 64 == 0 {
+                wait_for("it to keep up", || Some(client.is_silent_on(b"x")));
+            }
+            if round % 50 == 0 {
+                let mut http = Client::new(daemon.tcp4());
+                http.send(["GET ", &"x".repeat(length)].concat());
+            }
+        }
+    };
+    pelt(5_000);
+    let before = size();
+    pelt(20_000);
+    let grown = size().saturating_sub(before);
+    assert!(grown < 512, "{grown} kB more");
+}

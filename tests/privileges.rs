@@ -1,0 +1,125 @@
+//! From root to nobody. These tests need root; without it they say that they skipped.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use common::{Daemon, run, udp};
+use std::path::PathBuf;
+
+fn is_root() -> bool {
+    let id = std::process::Command::new("id").arg("-u").output();
+    let root = id.is_ok_and(|output| output.stdout == b"0\n");
+    if !root {
+        println!("skipped: this needs root");
+        assert!(std::env::var("CI").is_err(), "CI has root");
+    }
+    root
+}
+
+/// Real, effective, saved and file-system id.
+fn ids(daemon: &Daemon, name: &str) -> Vec<u32> {
+    let text = daemon.proc_status(name);
+    text.split_whitespace()
+        .map(|id| id.parse().expect("a number"))
+        .collect()
+}
+
+#[test]
+fn root_becomes_nobody_without_groups_or_capabilities() {
+    if !is_root() {
+        return;
+    }
+    let daemon = Daemon::start(&[]);
+    assert_eq!(ids(&daemon, "Uid"), [65534; 4]);
+    assert_eq!(ids(&daemon, "Gid"), [65534; 4]);
+    assert_eq!(ids(&daemon, "Groups"), [65534]);
+    assert_eq!(daemon.proc_status("CapEff"), "0000000000000000");
+    assert_eq!(daemon.proc_status("CapPrm"), "0000000000000000");
+    daemon.wait_for_line("running as user 65534, group 65534");
+}
+
+#[test]
+fn users_may_be_names_or_numbers() {
+    if !is_root() {
+        return;
+    }
+    let daemon = Daemon::start(&["-u", "daemon"]);
+    assert_eq!(ids(&daemon, "Uid"), [1; 4]);
+    let daemon = Daemon::start(&["-u", "4711:4712"]);
+    assert_eq!(
+        (ids(&daemon, "Uid"), ids(&daemon, "Gid")),
+        (vec![4711; 4], vec![4712; 4])
+    );
+    assert_eq!(ids(&daemon, "Groups"), [4712]);
+}
+
+#[test]
+fn nobody_runs_on_as_root() {
+    for user in ["root", "0:0", "0:1", "1:0"] {
+        let (code, _, err) = run(&["-P", "0", "-u", user]);
+        assert_eq!(code, Some(2), "{err}");
+        assert!(
+            err.starts_with(&format!("announced: -u/--user '{user}': wanted is")),
+            "{err}"
+        );
+    }
+    if !is_root() {
+        return;
+    }
+    let (code, _, err) = run(&["-i", "127.0.0.1", "-P", "0", "-u", "no-such-user"]);
+    assert_eq!(code, Some(1));
+    let message = "announced: -u/--user 'no-such-user': there is no such user";
+    assert_eq!(err.lines().last(), Some(message));
+}
+
+#[test]
+fn low_ports_are_bound_before_root_is_given_up() {
+    if !is_root() {
+        return;
+    }
+    // An address of its own, so that nothing else on the machine is in the way.
+    let daemon = Daemon::start_with(&["-i", "127.77.88.99", "-P", "80"]);
+    udp::Client::new(daemon.udp4()).announce(&udp::Announce::default());
+    assert_eq!(ids(&daemon, "Uid"), [65534; 4]);
+}
+
+#[test]
+fn root_is_confined_to_its_directory() {
+    if !is_root() {
+        return;
+    }
+    let directory = std::env::temp_dir().join(format!("announced-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("can be made");
+    let daemon = Daemon::start(&["-d", directory.to_str().expect("is UTF-8")]);
+    let link = |name: &str| {
+        let path: PathBuf = format!("/proc/{}/{name}", daemon.id()).into();
+        std::fs::read_link(path).expect("is a link")
+    };
+    assert_eq!(link("root"), directory);
+    assert_eq!(link("cwd"), directory);
+    udp::Client::new(daemon.udp4()).announce(&udp::Announce::default());
+    drop(daemon);
+    std::fs::remove_dir(&directory).expect("is empty");
+    let (code, _, err) = run(&["-i", "127.0.0.1", "-P", "0", "-d", "/nowhere/at/all"]);
+    assert_eq!(code, Some(1));
+    let start = "announced: -d/--root '/nowhere/at/all': ";
+    assert!(
+        err.lines()
+            .last()
+            .is_some_and(|line| line.starts_with(start)),
+        "{err}"
+    );
+}
+
+#[test]
+fn the_descriptor_limit_is_raised() {
+    let daemon = Daemon::start(&[]);
+    let path = format!("/proc/{}/limits", daemon.id());
+    let limits = std::fs::read_to_string(path).expect("is running");
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let fields: Vec<&str> = line.expect("is there").split_whitespace().collect();
+    assert_eq!(fields[3], fields[4], "soft and hard");
+}

@@ -1,0 +1,74 @@
+//! Signals, and an end in good order.
+
+mod common;
+
+use common::http::Client;
+use common::{Daemon, udp};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+#[test]
+fn term_and_int_stop_it_within_a_second() {
+    for name in ["TERM", "INT"] {
+        let mut daemon = Daemon::start(&[]);
+        let (udp, tcp) = (daemon.udp4(), daemon.tcp4());
+        udp::Client::new(udp).announce(&udp::Announce::default());
+        let _idle = TcpStream::connect(tcp).expect("connects");
+        let asked = Instant::now();
+        daemon.signal(name);
+        let (status, log) = daemon.wait();
+        // The test's machine may be slow; ten seconds would mean that it waited for something.
+        assert!(asked.elapsed() < Duration::from_secs(10));
+        assert_eq!(status.code(), Some(0), "{name}: {log:?}");
+        assert_eq!(log.last().map(String::as_str), Some("announced: stopped"));
+        assert!(TcpStream::connect(tcp).is_err(), "nobody listens any more");
+    }
+}
+
+#[test]
+fn replies_in_flight_are_sent_before_the_end() {
+    let mut daemon = Daemon::start(&[]);
+    let mut client = Client::new(daemon.tcp4());
+    let hash = "A".repeat(20);
+    // Replies of some megabytes, more than the socket's buffers take, and none is read yet.
+    let request = format!("GET /a?info_hash={hash}&port=1 HTTP/1.1\r\n\r\n").repeat(100);
+    let mut sent = 0;
+    client.stream().set_nonblocking(true).expect("an option");
+    let mut stream = client.stream();
+    while std::io::Write::write(&mut stream, request.as_bytes()).is_ok() {
+        sent += 1;
+    }
+    assert!(sent > 0);
+    client.stream().set_nonblocking(false).expect("an option");
+    daemon.signal("TERM");
+    let first = client.receive();
+    assert_eq!(first.status, 200);
+    let rest = client.read_to_end();
+    let whole = rest.ends_with(b"5:peers0:e");
+    let (status, _) = daemon.wait();
+    assert_eq!(status.code(), Some(0));
+    assert!(whole, "the last reply is whole");
+}
+
+#[test]
+fn hup_is_taken_and_pipe_is_ignored() {
+    let mut daemon = Daemon::start(&[]);
+    daemon.signal("PIPE");
+    daemon.signal("HUP");
+    daemon.wait_for_line("SIGHUP: there is nothing to reload");
+    assert!(daemon.is_running());
+    udp::Client::new(daemon.udp4()).announce(&udp::Announce::default());
+}
+
+#[test]
+fn a_client_that_vanishes_does_no_harm() {
+    let mut daemon = Daemon::start(&[]);
+    for _ in 0..50 {
+        let mut client = Client::new(daemon.tcp4());
+        client.send("GET /a?port=1 HTTP/1.1\r\n\r\n".repeat(50));
+        // Closed with replies unread: the daemon's next write fails.
+        drop(client);
+    }
+    udp::Client::new(daemon.udp4()).announce(&udp::Announce::default());
+    assert!(daemon.is_running());
+}
