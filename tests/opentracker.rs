@@ -1,0 +1,880 @@
+//! Side by side with opentracker: the same announces and scrapes go to both trackers, and the decoded
+//! replies are compared.
+//!
+//! What opentracker has answered for years is what clients expect, and where the BEPs are silent it is
+//! the standard. So whatever differs is either wrong or named here: [`Difference`] holds what differs
+//! in replies that both give, and the tables of the tests called `..._differ` what one of them refuses.
+//! A difference that no longer shows fails its test too, so that the list stays true.
+//!
+//! The opentracker is Debian's, of 2021: it serves IPv4 alone, and only torrents on a white list.
+
+mod common;
+
+use announced::random::Random;
+use common::http::{self, Response};
+use common::{Daemon, udp, wait_for};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Permissions};
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+const OPENTRACKER: &str = "/usr/bin/opentracker";
+
+/// Where HTTP comes from: a TCP socket of the standard library cannot be bound before it connects.
+const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+/// Seconds that either tracker gives as the interval: half an hour, and opentracker's jitter of three
+/// minutes, which is the wider one.
+const INTERVALS: std::ops::RangeInclusive<i64> = 1620..=1980;
+
+type Hash = [u8; 20];
+
+/// The torrents of the white list, by number; no other is announced.
+fn torrent(number: u8) -> Hash {
+    [number; 20]
+}
+
+/// The one that tells whether opentracker has read its white list.
+const FIRST: Hash = [0xff; 20];
+
+/// A hash of all the marks that a query's value may hold unescaped.
+const MARKS: Hash = *b"!'()*+,-./:;<=>?@_~A";
+
+/// 20 bytes of 8-bit characters, and of marks that a URL must not hold: some clients send both.
+const EIGHT_BIT: &str = "éééééééééé";
+const BRACKETS: &str = r#"[]{}|^`"\[]{}|^`"\[]"#;
+
+/// In how many ways replies that both give differ on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Difference {
+    /// opentracker sends the asker to itself.
+    AskerLeftOut,
+    /// opentracker sends seeders to seeders, which have no use for each other.
+    SeedersLeftOut,
+    /// BEP 24; not in the opentracker of 2021.
+    ExternalIp,
+    /// opentracker's HTTP reply to `stopped` lacks `downloaded`.
+    DownloadedOnStop,
+    /// opentracker remembers a torrent for a day after its last peer stopped, even where that is all
+    /// zeros; a scrape over HTTP shows it.
+    EmptyForgotten,
+}
+
+impl Difference {
+    const ALL: [Difference; 5] = [
+        Difference::AskerLeftOut,
+        Difference::SeedersLeftOut,
+        Difference::ExternalIp,
+        Difference::DownloadedOnStop,
+        Difference::EmptyForgotten,
+    ];
+}
+
+/// A running opentracker.
+struct Opentracker {
+    child: Child,
+    root: PathBuf,
+    /// Of UDP and TCP alike.
+    address: SocketAddr,
+}
+
+impl Opentracker {
+    fn start() -> Opentracker {
+        let address = free_address();
+        let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("opentracker-{address}"));
+        write_white_list(&root);
+        let child = Command::new(OPENTRACKER)
+            .args(["-i", &address.ip().to_string()])
+            .args(["-p", &address.port().to_string()])
+            .args(["-P", &address.port().to_string()])
+            .arg("-d")
+            .arg(&root)
+            .args(["-w", "white-list"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("opentracker starts");
+        let mut opentracker = Opentracker {
+            child,
+            root,
+            address,
+        };
+        wait_for("opentracker to be ready", || opentracker.is_ready());
+        opentracker
+    }
+
+    /// It opens its sockets first, and then reads its white list.
+    fn is_ready(&mut self) -> Option<()> {
+        let ended = self.child.try_wait().expect("can be asked");
+        assert_eq!(ended, None, "opentracker ended");
+        TcpStream::connect(self.address).ok()?;
+        let target = format!("/announce?info_hash={}&port=1", escape(&FIRST));
+        let reply = http::get(self.address, &target).bencoded();
+        reply.get("failure reason").is_none().then_some(())
+    }
+}
+
+impl Drop for Opentracker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+/// Each opentracker has an address of the loopback for itself, so that nobody takes the port between
+/// its being found free and its being bound again.
+fn free_address() -> SocketAddr {
+    static COUNT: AtomicU32 = AtomicU32::new(1);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let ip = Ipv4Addr::from(0x7f80_0000 | (std::process::id() & 0x7fff) << 8 | count & 0xff);
+    let tcp = TcpListener::bind((ip, 0)).expect("a port");
+    let address = tcp.local_addr().expect("is bound");
+    UdpSocket::bind(address).expect("is free for UDP as well");
+    address
+}
+
+/// In a directory that opentracker can make its root and, no longer being root itself, read.
+fn write_white_list(root: &Path) {
+    let eight_bit = EIGHT_BIT.as_bytes().try_into().expect("20 bytes");
+    let brackets = BRACKETS.as_bytes().try_into().expect("20 bytes");
+    let hashes = (0..=255).map(torrent).chain([MARKS, eight_bit, brackets]);
+    let digits = |hash: Hash| hash.map(|byte| format!("{byte:02x}")).concat() + "\n";
+    let list = root.join("white-list");
+    fs::create_dir_all(root).expect("a directory");
+    fs::write(&list, hashes.map(digits).collect::<String>()).expect("a file");
+    fs::set_permissions(root, Permissions::from_mode(0o755)).expect("is ours");
+    fs::set_permissions(&list, Permissions::from_mode(0o644)).expect("is ours");
+}
+
+fn escape(hash: &Hash) -> String {
+    hash.map(|byte| format!("%{byte:02x}")).concat()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    Udp,
+    Http,
+}
+use Over::{Http, Udp};
+
+/// As numbered by BEP 15.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    None,
+    Completed,
+    Started,
+    Stopped,
+}
+
+/// One announce.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    over: Over,
+    torrent: Hash,
+    peer: (Ipv4Addr, u16),
+    left: u64,
+    event: Event,
+    num_want: i32,
+}
+
+impl Step {
+    /// Of a leecher that starts and takes all peers that there are.
+    fn new(over: Over, torrent: Hash, peer: (Ipv4Addr, u16)) -> Step {
+        Step {
+            over,
+            torrent,
+            peer,
+            left: 1,
+            event: Event::Started,
+            num_want: 200,
+        }
+    }
+
+    fn target(&self) -> String {
+        let event = match self.event {
+            Event::None => "",
+            Event::Completed => "&event=completed",
+            Event::Started => "&event=started",
+            Event::Stopped => "&event=stopped",
+        };
+        let hash = escape(&self.torrent);
+        format!(
+            "/announce?info_hash={hash}&peer_id=-XX0001-abcdefghijkl&port={}&uploaded=0&downloaded=0\
+             &left={}&compact=1&numwant={}{event}",
+            self.peer.1, self.left, self.num_want
+        )
+    }
+
+    fn datagram(&self) -> udp::Announce {
+        udp::Announce {
+            info_hash: self.torrent,
+            left: self.left,
+            event: self.event as u32,
+            num_want: self.num_want,
+            port: self.peer.1,
+            ..Default::default()
+        }
+    }
+}
+
+/// What an announce was answered.
+#[derive(Debug, PartialEq, Eq)]
+struct Reply {
+    seeders: i64,
+    leechers: i64,
+    /// Not over UDP, and not everywhere over HTTP.
+    downloaded: Option<i64>,
+    peers: BTreeSet<SocketAddr>,
+    /// Of the dictionary; none over UDP.
+    keys: BTreeSet<String>,
+}
+
+impl Reply {
+    fn of_datagram(reply: udp::Reply) -> Reply {
+        assert!(INTERVALS.contains(&reply.interval.into()), "{reply:?}");
+        Reply {
+            seeders: reply.seeders.into(),
+            leechers: reply.leechers.into(),
+            downloaded: None,
+            peers: distinct(reply.peers),
+            keys: BTreeSet::new(),
+        }
+    }
+
+    fn of_response(response: &Response) -> Reply {
+        let reply = response.bencoded();
+        let interval = reply.integer("interval");
+        assert!(INTERVALS.contains(&interval), "{reply:?}");
+        assert_eq!(reply.integer("min interval"), interval / 2);
+        let downloaded = reply.get("downloaded");
+        Reply {
+            seeders: reply.integer("complete"),
+            leechers: reply.integer("incomplete"),
+            downloaded: downloaded.map(|_| reply.integer("downloaded")),
+            peers: distinct(response.peers()),
+            keys: reply.keys().into_iter().collect(),
+        }
+    }
+}
+
+fn distinct(peers: Vec<SocketAddr>) -> BTreeSet<SocketAddr> {
+    let set: BTreeSet<SocketAddr> = peers.iter().copied().collect();
+    assert_eq!(set.len(), peers.len(), "each peer once: {peers:?}");
+    set
+}
+
+/// Seeders, completed and leechers of some torrents.
+type Counts = BTreeMap<Vec<u8>, [i64; 3]>;
+
+fn counts_of(scrape: &Response) -> Counts {
+    use common::bencode::Value::Dictionary;
+    let reply = scrape.bencoded();
+    assert_eq!(reply.keys(), ["files"]);
+    let Some(Dictionary(files)) = reply.get("files") else {
+        panic!("no files: {reply:?}");
+    };
+    let keys = ["complete", "downloaded", "incomplete"];
+    let counts = files.iter().map(|(hash, file)| {
+        assert_eq!(file.keys(), keys);
+        (hash.clone(), keys.map(|key| file.integer(key)))
+    });
+    counts.collect()
+}
+
+fn scrape_target(hashes: &[Hash]) -> String {
+    let parameters: Vec<String> = hashes
+        .iter()
+        .map(|hash| format!("info_hash={}", escape(hash)))
+        .collect();
+    format!("/scrape?{}", parameters.join("&"))
+}
+
+/// Both trackers, and what was told to them.
+struct SideBySide {
+    theirs: Opentracker,
+    ours: Daemon,
+    /// By their source address: to theirs, and to ours.
+    clients: BTreeMap<Ipv4Addr, [udp::Client; 2]>,
+    /// Who is in which swarm, and seeds there. A reply does not tell seeders from leechers.
+    peers: BTreeMap<(Hash, SocketAddr), bool>,
+    seen: BTreeSet<Difference>,
+}
+
+impl SideBySide {
+    /// None, with a note, where there is no opentracker to compare with.
+    fn start() -> Option<SideBySide> {
+        if !Path::new(OPENTRACKER).exists() {
+            let note = format!("skipped: there is no {OPENTRACKER} (Debian package opentracker)");
+            let is_ci = std::env::var("CI").as_deref() == Ok("true");
+            assert!(!is_ci, "{note}");
+            // The test harness keeps what eprintln! prints to itself.
+            let _ = writeln!(std::io::stderr(), "{note}");
+            return None;
+        }
+        Some(SideBySide {
+            theirs: Opentracker::start(),
+            ours: Daemon::start_with(&["-i", "127.0.0.1", "-p", "0", "-P", "0"]),
+            clients: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            seen: BTreeSet::new(),
+        })
+    }
+
+    /// Clients of theirs and of ours.
+    fn clients(&mut self, source: Ipv4Addr) -> &[udp::Client; 2] {
+        let trackers = [self.theirs.address, self.ours.udp4()];
+        self.clients.entry(source).or_insert_with(|| {
+            trackers.map(|tracker| {
+                let mut client = udp::Client::from(&source.to_string(), tracker);
+                client.connect();
+                client
+            })
+        })
+    }
+
+    /// Their response and ours.
+    fn get(&self, target: &str) -> [Response; 2] {
+        [self.theirs.address, self.ours.tcp4()].map(|tracker| http::get(tracker, target))
+    }
+
+    /// Their reply and ours.
+    fn exchange(&mut self, step: &Step) -> [Reply; 2] {
+        match step.over {
+            Http => self.exchange_at(&step.target(), step),
+            Udp => {
+                self.record(step);
+                let [theirs, ours] = self.clients(step.peer.0);
+                let announce = step.datagram();
+                [theirs, ours].map(|client| Reply::of_datagram(client.announce(&announce)))
+            }
+        }
+    }
+
+    /// The same over HTTP, with another target that means this step.
+    fn exchange_at(&mut self, target: &str, step: &Step) -> [Reply; 2] {
+        assert_eq!((step.over, step.peer.0), (Http, LOCALHOST));
+        self.record(step);
+        self.get(target)
+            .map(|response| Reply::of_response(&response))
+    }
+
+    fn record(&mut self, step: &Step) {
+        let key = (step.torrent, step.peer.into());
+        match step.event {
+            Event::Stopped => self.peers.remove(&key),
+            _ => self.peers.insert(key, step.left == 0),
+        };
+    }
+
+    /// Announces to both and compares what they reply and what they hold then: seeders, completed,
+    /// leechers. Either sends all the peers that it would, so the swarm must be smaller than `num_want`.
+    fn announce(&mut self, step: &Step) -> [u32; 3] {
+        let replies = self.exchange(step);
+        self.compare(step, replies)
+    }
+
+    fn compare(&mut self, step: &Step, [theirs, ours]: [Reply; 2]) -> [u32; 3] {
+        let counts = self.scrape(&[step.torrent])[0];
+        let expected = self.adapt(theirs, step, counts);
+        assert_eq!(ours, expected, "{step:?}");
+        counts
+    }
+
+    /// Makes of their reply what ours should be.
+    fn adapt(&mut self, theirs: Reply, step: &Step, counts: [u32; 3]) -> Reply {
+        let mut reply = theirs;
+        let asker = step.peer.into();
+        let has_peers = step.event != Event::Stopped && step.num_want != 0;
+        assert_eq!(reply.peers.remove(&asker), has_peers, "{step:?}");
+        if has_peers {
+            self.seen.insert(Difference::AskerLeftOut);
+        }
+        if step.left == 0 {
+            let all = reply.peers.len();
+            let seeds = |peer: &SocketAddr| self.peers[&(step.torrent, *peer)];
+            reply.peers.retain(|peer| !seeds(peer));
+            if reply.peers.len() < all {
+                self.seen.insert(Difference::SeedersLeftOut);
+            }
+        }
+        if step.over == Http {
+            assert!(reply.keys.insert("external ip".into()));
+            self.seen.insert(Difference::ExternalIp);
+        }
+        if step.over == Http && step.event == Event::Stopped {
+            assert!(reply.keys.insert("downloaded".into()));
+            reply.downloaded = Some(counts[1].into());
+            self.seen.insert(Difference::DownloadedOnStop);
+        }
+        reply
+    }
+
+    /// Scrapes both over UDP; seeders, completed and leechers of each torrent.
+    fn scrape(&mut self, hashes: &[Hash]) -> Vec<[u32; 3]> {
+        let [theirs, ours] = self.clients(LOCALHOST);
+        let [theirs, ours] = [theirs, ours].map(|client| client.scrape(hashes));
+        assert_eq!(ours, theirs, "{hashes:?}");
+        ours
+    }
+
+    /// Scrapes both over HTTP, of torrents in order; what ours replies.
+    fn scrape_http(&mut self, hashes: &[Hash]) -> Counts {
+        let [mut theirs, ours] = self.get(&scrape_target(hashes)).map(|r| counts_of(&r));
+        let all = theirs.len();
+        theirs.retain(|_, counts| *counts != [0; 3]);
+        if theirs.len() < all {
+            self.seen.insert(Difference::EmptyForgotten);
+        }
+        assert_eq!(ours, theirs, "{hashes:?}");
+        ours
+    }
+}
+
+#[test]
+fn a_swarm_from_its_first_peer_to_its_last() {
+    let Some(mut both) = SideBySide::start() else {
+        return;
+    };
+    let here = (LOCALHOST, 1000);
+    let next_door = (LOCALHOST, 1001);
+    let there = (Ipv4Addr::new(127, 0, 1, 2), 1000);
+    let far = (Ipv4Addr::new(127, 255, 255, 254), 65535);
+    #[rustfmt::skip] // A table reads best a line each.
+    let steps = [
+        (Udp, here, 9, Event::Started, [0, 0, 1], "the first leecher"),
+        (Udp, there, 0, Event::Started, [1, 0, 1], "the first seeder"),
+        (Http, next_door, 9, Event::None, [1, 0, 2], "no event needed"),
+        (Udp, far, u64::MAX, Event::Started, [1, 0, 3], "all is left"),
+        (Http, here, 9, Event::Completed, [1, 0, 3], "not yet complete"),
+        (Udp, here, 0, Event::None, [2, 0, 2], "seeds, but did not say so"),
+        (Http, here, 0, Event::Completed, [2, 1, 2], "now it did"),
+        (Udp, here, 0, Event::Completed, [2, 1, 2], "a peer counts once"),
+        (Udp, here, 5, Event::None, [1, 1, 3], "a seeder may turn leecher"),
+        (Http, here, 0, Event::Completed, [2, 1, 2], "and still counts once"),
+        (Udp, there, 0, Event::Completed, [2, 2, 2], "another peer counts too"),
+        (Udp, far, 1 << 32, Event::Started, [2, 2, 2], "left has 64 bits"),
+        (Udp, (there.0, 7), 0, Event::Stopped, [2, 2, 2], "unknown port"),
+        (Http, (LOCALHOST, 7), 9, Event::Stopped, [2, 2, 2], "over HTTP, too"),
+        (Udp, here, 7, Event::Stopped, [1, 2, 2], "its role is not what it says"),
+        (Http, here, 0, Event::Stopped, [1, 2, 2], "is gone already"),
+        (Http, here, 0, Event::Completed, [2, 3, 2], "comes back as another"),
+        (Udp, there, 0, Event::Stopped, [1, 3, 2], "goes"),
+        (Udp, far, 0, Event::Stopped, [1, 3, 1], "goes"),
+        (Http, next_door, 1, Event::Stopped, [1, 3, 0], "goes"),
+        (Http, here, 0, Event::Stopped, [0, 3, 0], "the last one goes"),
+        (Udp, there, 1, Event::None, [0, 3, 1], "and the count is kept"),
+    ];
+    for (over, peer, left, event, expected, why) in steps {
+        let step = Step {
+            left,
+            event,
+            ..Step::new(over, torrent(1), peer)
+        };
+        assert_eq!(both.announce(&step), expected, "{why}");
+    }
+}
+
+/// Seeded, so that a failure can be had again.
+#[test]
+fn random_sequences_agree() {
+    let Some(mut both) = SideBySide::start() else {
+        return;
+    };
+    let mut random = Random::seeded(3);
+    let torrents: Vec<Hash> = (1..=8).map(torrent).collect();
+    for _ in 0..5000 {
+        match random.below(20) {
+            0 => {
+                let wanted = torrents.iter().filter(|_| random.below(2) == 0).copied();
+                let hashes: Vec<Hash> = wanted.chain([torrent(9)]).collect();
+                both.scrape_http(&hashes);
+            }
+            1 => {
+                let some = (0..random.below(12)).map(|_| torrent(random.below(10) as u8));
+                let hashes: Vec<Hash> = some.chain([torrent(1)]).collect();
+                both.scrape(&hashes);
+            }
+            _ => {
+                both.announce(&random_step(&mut random, &torrents));
+            }
+        }
+    }
+    let counts = both.scrape_http(&torrents);
+    let completed: i64 = counts.values().map(|[_, completed, _]| completed).sum();
+    assert!(completed > 100, "{counts:?}");
+    assert!(both.seen.iter().eq(&Difference::ALL), "{:?}", both.seen);
+}
+
+/// Of one of 48 peers, fewer than the least default of `num_want`. The last torrents see two leechers
+/// and no seeder, so that they empty again and again.
+fn random_step(random: &mut Random, torrents: &[Hash]) -> Step {
+    let place = random.below(torrents.len());
+    let is_lonely = place >= torrents.len() - 2;
+    let (sources, ports) = if is_lonely { (2, 1) } else { (4, 12) };
+    let networks = [[0, 0, 1], [0, 1, 2], [9, 0, 77], [255, 255, 254]];
+    let [a, b, c] = networks[random.below(sources)];
+    let source = Ipv4Addr::new(127, a, b, c);
+    let over_http = source == LOCALHOST && random.below(4) > 0;
+    let lefts = [1, 700_000_000, u64::MAX, 0, 0];
+    let events = [
+        Event::None,
+        Event::None,
+        Event::Started,
+        Event::Completed,
+        Event::Stopped,
+    ];
+    Step {
+        over: if over_http { Http } else { Udp },
+        torrent: torrents[place],
+        peer: (source, 20_000 + random.below(ports) as u16),
+        left: lefts[random.below(if is_lonely { 3 } else { 5 })],
+        event: events[random.below(events.len())],
+        num_want: [-1, 0, 50, 200][random.below(4)],
+    }
+}
+
+#[test]
+fn numwant_agrees_but_for_its_default_over_udp() {
+    let Some(mut both) = SideBySide::start() else {
+        return;
+    };
+    for i in 0..300 {
+        let source = Ipv4Addr::new(127, 0, 2, (i % 7) as u8 + 1);
+        let step = Step {
+            left: u64::from(i % 2),
+            num_want: 0,
+            ..Step::new(Udp, torrent(1), (source, 3000 + i))
+        };
+        both.announce(&step);
+    }
+    // Protocol and numwant; peers in their reply, and in ours.
+    let asked = [
+        (Udp, 0, 0, 0),
+        (Udp, 1, 1, 1),
+        (Udp, 50, 50, 50),
+        (Udp, 200, 200, 200),
+        (Udp, i32::MAX, 200, 200),
+        // The default of opentracker is as many as can be over UDP, and 50 over HTTP. Ours is 50.
+        (Udp, -1, 200, 50),
+        (Udp, -7, 200, 50),
+        (Http, 0, 0, 0),
+        (Http, 1, 1, 1),
+        (Http, 50, 50, 50),
+        (Http, 200, 200, 200),
+        (Http, i32::MAX, 200, 200),
+        (Http, -1, 50, 50),
+        (Http, -7, 50, 50),
+    ];
+    for (over, num_want, in_theirs, in_ours) in asked {
+        for left in [0, 1] {
+            let step = Step {
+                left,
+                num_want,
+                ..Step::new(over, torrent(1), (LOCALHOST, 2000))
+            };
+            // Half of the swarm seeds, and a seeder is sent the other half alone.
+            let in_ours = if left == 0 { in_ours.min(150) } else { in_ours };
+            check_sample(&mut both, &step, in_theirs, in_ours);
+        }
+    }
+}
+
+/// Neither reply has anyone who is not in the swarm, and both are as long as they should be.
+fn check_sample(both: &mut SideBySide, step: &Step, in_theirs: usize, in_ours: usize) {
+    let [theirs, ours] = both.exchange(step);
+    let context = format!("{step:?}");
+    let counts = [&theirs, &ours].map(|reply| (reply.seeders, reply.leechers));
+    assert_eq!(counts[0], counts[1], "{context}");
+    assert_eq!(theirs.peers.len(), in_theirs, "{context}");
+    assert_eq!(ours.peers.len(), in_ours, "{context}");
+    assert!(!ours.peers.contains(&step.peer.into()), "{context}");
+    let seeds = |peer: &SocketAddr| both.peers.get(&(step.torrent, *peer)).copied();
+    for peer in &theirs.peers {
+        assert_ne!(seeds(peer), None, "{context}");
+    }
+    for peer in &ours.peers {
+        let is_useful = match seeds(peer) {
+            Some(seeds) => !seeds || step.left > 0,
+            None => false,
+        };
+        assert!(is_useful, "{context}");
+    }
+}
+
+#[test]
+fn the_same_paths_lead_to_the_same_places() {
+    let Some(mut both) = SideBySide::start() else {
+        return;
+    };
+    let announces = [
+        "/announce",
+        "//announce",
+        "///announce",
+        "/announce.php",
+        "/announce/",
+        "/announce/key/0123",
+        "/announce ",
+        "/a",
+        "/anything",
+        "/%61nnounce",
+    ];
+    for (port, path) in (1..).zip(announces) {
+        let step = Step::new(Http, torrent(1), (LOCALHOST, port));
+        let target = step.target().replacen("/announce", path, 1);
+        let replies = both.exchange_at(&target, &step);
+        let counts = both.compare(&step, replies);
+        assert_eq!(counts, [0, 0, port.into()], "{path}");
+    }
+    let expected = Counts::from([(torrent(1).to_vec(), [0, 0, announces.len() as i64])]);
+    for path in [
+        "/scrape",
+        "//scrape",
+        "/scrape.php",
+        "/scrape ",
+        "/sc",
+        "/scr/x",
+    ] {
+        let target = scrape_target(&[torrent(1)]).replacen("/scrape", path, 1);
+        let counts = both.get(&target).map(|r| counts_of(&r));
+        assert_eq!(counts, [expected.clone(), expected.clone()], "{path}");
+    }
+    for path in ["/", "/x", "/s", "/Announce", "/x/announce"] {
+        let statuses = both.get(path).map(|response| response.status);
+        assert_eq!(statuses, [404, 404], "{path}");
+    }
+}
+
+#[test]
+fn info_hashes_and_parameters_are_read_alike() {
+    let Some(mut both) = SideBySide::start() else {
+        return;
+    };
+    let upper = "%BC".repeat(20);
+    let lower = "%bc".repeat(20);
+    let mixed = "%bC%Bc".repeat(10);
+    let marks = str::from_utf8(&MARKS).expect("is ASCII");
+    // A hash and how it is written, the rest of the query, and whether that tells of a seeder.
+    #[rustfmt::skip] // A table reads best a line each.
+    let queries = [
+        (torrent(0xbc), &*upper, "port=1", false),
+        (torrent(0xbc), &lower, "port=2&left=0", true),
+        (torrent(0xbc), &mixed, "port=3&left=00", true),
+        (torrent(b'+'), &"+".repeat(20), "port=4", false),
+        (torrent(b'+'), &"%2b".repeat(20), "port=05&left=0", true),
+        (torrent(b'z'), &"z%7az%7A".repeat(5), "%70ort=6&left=1", false),
+        (torrent(b'z'), &"z".repeat(20), "left=-1&port=7", false),
+        (MARKS, marks, "port=8&left=18446744073709551615", false),
+        (MARKS, marks, "&&port=9&event=paused&odd&=&x=&left=0", true),
+        (MARKS, marks, "port=10&ip=9.9.9.9&key=A%20b&no_peer_id=1&trackerid=x", false),
+    ];
+    for (info_hash, written, rest, seeds) in queries {
+        let step = Step {
+            left: if seeds { 0 } else { 1 },
+            ..Step::new(Http, info_hash, (LOCALHOST, port_in(rest)))
+        };
+        let target = format!("/announce?info_hash={written}&{rest}");
+        let replies = both.exchange_at(&target, &step);
+        both.compare(&step, replies);
+    }
+    assert_eq!(both.scrape(&[torrent(0xbc), MARKS]), [[2, 0, 1], [1, 0, 2]]);
+}
+
+fn port_in(query: &str) -> u16 {
+    let (_, after) = query.split_once("ort=").expect("a port");
+    let digits = after.split('&').next().expect("at least one");
+    digits.parse().expect("a number")
+}
+
+#[test]
+fn scrapes_keep_their_order() {
+    let Some(mut both) = SideBySide::start() else {
+        return;
+    };
+    let hashes: Vec<Hash> = (1..=74).map(torrent).collect();
+    for &info_hash in &hashes {
+        for port in 1..=u16::from(info_hash[0] % 5) {
+            both.announce(&Step::new(Udp, info_hash, (LOCALHOST, port)));
+        }
+    }
+    let expected: Vec<[u32; 3]> = (1..=74).map(|n| [0, 0, n % 5]).collect();
+    assert_eq!(both.scrape(&hashes), expected);
+    let some = [torrent(3), torrent(200), torrent(1), torrent(3), torrent(2)];
+    let expected = [[0, 0, 3], [0; 3], [0, 0, 1], [0, 0, 3], [0, 0, 2]];
+    assert_eq!(both.scrape(&some), expected);
+    assert_eq!(both.scrape_http(&hashes[..64]).len(), 52);
+    assert_eq!(both.scrape_http(&[torrent(200)]), Counts::new());
+
+    // opentracker reads 64 torrents of a request over HTTP, and 75 over UDP; we all, and 74 (BEP 15).
+    let all = both
+        .get(&scrape_target(&hashes))
+        .map(|r| counts_of(&r).len());
+    assert_eq!(all, [52, 60]);
+    let one_more: Vec<Hash> = (1..=75).map(torrent).collect();
+    let [theirs, ours] = both.clients(LOCALHOST);
+    let records = [theirs, ours].map(|client| client.scrape(&one_more).len());
+    assert_eq!(records, [75, 74]);
+
+    // It writes them in the order of the request, and twice if asked so, which is no dictionary.
+    let request = scrape_target(&[torrent(2), torrent(1), torrent(2)]);
+    let [theirs, ours] = both.get(&request).map(|response| response.body);
+    let entry = |n: u8| {
+        let counts = format!("d8:completei0e10:downloadedi0e10:incompletei{n}ee");
+        [&b"20:"[..], &torrent(n), counts.as_bytes()].concat()
+    };
+    let files = |numbers: &[u8]| {
+        let entries: Vec<u8> = numbers.iter().flat_map(|&n| entry(n)).collect();
+        [&b"d5:filesd"[..], &entries, b"ee"].concat()
+    };
+    assert_eq!(theirs, files(&[2, 1, 2]));
+    assert_eq!(ours, files(&[1, 2]));
+}
+
+/// What a response comes down to.
+fn gist(response: &Response) -> String {
+    if response.status != 200 {
+        return response.status.to_string();
+    }
+    let reply = response.bencoded();
+    match reply.get("failure reason") {
+        Some(_) => "refused".into(),
+        None if reply.integer("complete") > 0 => "seeder".into(),
+        None => "leecher".into(),
+    }
+}
+
+#[test]
+fn requests_that_differ_over_http() {
+    let Some(both) = SideBySide::start() else {
+        return;
+    };
+    let eight_bit = format!("info_hash={EIGHT_BIT}&port=1");
+    let brackets = format!("info_hash={BRACKETS}&port=1");
+    // A query, in which # is a torrent of its own; their answer, ours, and the reason.
+    #[rustfmt::skip] // A table reads best a line each.
+    let queries = [
+        ("#&port=1&left=4294967296", "seeder", "leecher", "their left has 32 bits"),
+        ("#&port=1&left=many", "seeder", "leecher", "unreadable is not zero"),
+        ("#&port=1&left=", "400", "leecher", "nor is nothing"),
+        ("#&port=0", "leecher", "refused", "nobody can be reached at port 0"),
+        ("#", "leecher", "refused", "no port is port 0 to them"),
+        ("#&port=65536", "400", "refused", "a reason can be shown to the user"),
+        ("info_hash=short&port=1", "400", "refused", "the same"),
+        ("#&port=1&info_hash=%00", "400", "refused", "the same"),
+        ("port=1", "refused", "refused", "only this has a reason from both"),
+        ("#&port=1&numwant=many", "400", "leecher", "this does no harm"),
+        ("#&port=1&numwant=", "400", "leecher", "nor does this"),
+        ("#&port=1&compact=0", "400", "leecher", "all clients read compact peers"),
+        ("#&port=1&peer_id=short", "400", "leecher", "nobody reads peer ids"),
+        (&eight_bit, "400", "leecher", "some clients do not escape"),
+        (&brackets, "400", "leecher", "the same"),
+    ];
+    for (number, (query, in_theirs, in_ours, why)) in (1..).zip(queries) {
+        let info_hash = format!("info_hash={}", escape(&torrent(number)));
+        let target = format!("/announce?{}", query.replacen('#', &info_hash, 1));
+        let gists = both.get(&target).map(|response| gist(&response));
+        assert_eq!(gists, [in_theirs, in_ours], "{query}: {why}");
+    }
+    let info_hash = escape(&torrent(200));
+    let absolute = format!("http://tracker/announce?info_hash={info_hash}&port=1");
+    let gists = both.get(&absolute).map(|response| gist(&response));
+    assert_eq!(gists, ["400", "leecher"], "proxies send whole URLs");
+}
+
+/// opentracker takes one request of a connection, and only GET.
+#[test]
+fn connections_that_differ() {
+    let Some(both) = SideBySide::start() else {
+        return;
+    };
+    let target = Step::new(Http, torrent(1), (LOCALHOST, 1)).target();
+    let trackers = [both.theirs.address, both.ours.tcp4()];
+    let get = format!("GET {target} HTTP/1.1\r\n\r\n");
+    let [mut theirs, mut ours] = trackers.map(|tracker| {
+        let mut client = http::Client::new(tracker);
+        Reply::of_response(&client.request(&get));
+        client
+    });
+    assert_eq!(theirs.read_to_end(), b"");
+    Reply::of_response(&ours.request(&get));
+
+    let head = format!("HEAD {target} HTTP/1.1\r\nConnection: close\r\n\r\n");
+    let statuses = trackers.map(|tracker| {
+        let mut client = http::Client::new(tracker);
+        client.send(&head);
+        client.receive_to("HEAD").status
+    });
+    assert_eq!(statuses, [400, 200]);
+}
+
+#[test]
+fn datagrams_that_are_wrong_get_the_same() {
+    let Some(mut both) = SideBySide::start() else {
+        return;
+    };
+    let elsewhere = both.clients(Ipv4Addr::new(127, 0, 3, 4));
+    let foreign = elsewhere.each_ref().map(|client| client.connection);
+    for (client, connection) in both.clients(LOCALHOST).iter().zip(foreign) {
+        let announce = client.announce_request(&udp::Announce::default());
+        // Too short, of no known action, not the protocol's number.
+        assert!(client.is_silent_on(b""));
+        assert!(client.is_silent_on(&announce[..15]));
+        assert!(client.is_silent_on(&announce[..97]));
+        assert!(client.is_silent_on(&client.head(3)));
+        assert!(client.is_silent_on(&client.head(99)));
+        assert!(client.is_silent_on(&client.head(0)));
+        // A connection id that is made up, or another address's, is an error: action 3.
+        for id in [!client.connection, connection] {
+            let forged = [&id.to_be_bytes(), &announce[8..]].concat();
+            assert_eq!(client.exchange(&forged)[..4], 3_u32.to_be_bytes());
+        }
+    }
+    assert_eq!(both.scrape(&[udp::Announce::default().info_hash]), [[0; 3]]);
+}
+
+#[test]
+fn datagrams_that_differ() {
+    let Some(mut both) = SideBySide::start() else {
+        return;
+    };
+    let step = Step::new(Udp, torrent(1), (LOCALHOST, 1));
+    both.announce(&step);
+    let [theirs, ours] = both.clients(LOCALHOST);
+
+    // BEP 41's options follow an announce: both skip them, and an unknown event is none.
+    let odd = udp::Announce {
+        event: 4,
+        ..step.datagram()
+    };
+    for client in [theirs, ours] {
+        let request = [&client.announce_request(&odd)[..], b"\x02\x09/announce"].concat();
+        let reply = client.exchange(&request);
+        assert_eq!(reply[..4], 1_u32.to_be_bytes());
+        assert_eq!(reply[12..20], [0, 0, 0, 1, 0, 0, 0, 0], "one leecher");
+    }
+
+    // Port 0 is a port to opentracker.
+    let nowhere = udp::Announce {
+        port: 0,
+        ..step.datagram()
+    };
+    assert_eq!(theirs.announce(&nowhere).leechers, 2);
+    let error = ours.exchange(&ours.announce_request(&nowhere));
+    assert_eq!(error[..4], 3_u32.to_be_bytes());
+
+    // A scrape of a whole hash and a piece of one: opentracker looks up whatever lies behind.
+    let [in_theirs, in_ours] = [theirs, ours].map(|client| {
+        let request = [&client.scrape_request(&[torrent(2)])[..], b"piece"].concat();
+        client.exchange(&request).len()
+    });
+    assert_eq!([in_theirs, in_ours], [8 + 2 * 12, 8 + 12]);
+
+    // A scrape of nothing.
+    assert_eq!(theirs.exchange(&theirs.head(2)).len(), 8);
+    assert!(ours.is_silent_on(&ours.head(2)));
+}
