@@ -4,7 +4,7 @@ use crate::proto::bep15::{self, ANNOUNCE_HEADER, Action, Request};
 use crate::service::Service;
 use crate::siphash::siphash24;
 use crate::sys::mmsg::{BATCH, Batch};
-use crate::tracker::{Announce, Counts, MOST_PEERS, Peer, Role, Sink, Sinks};
+use crate::tracker::{Announce, Counts, Hint, MOST_PEERS, Peer, Role, Sink, Sinks, Tracker};
 use mio::net::UdpSocket;
 use std::io;
 use std::net::IpAddr;
@@ -33,9 +33,10 @@ pub fn serve(
             // Nothing is waiting, or what is cannot be had: the next event will tell.
             Err(_) => return false,
         };
-        for exchange in batch.exchanges() {
+        let hints = look_ahead(batch, &service.tracker);
+        for (exchange, hint) in batch.exchanges().zip(hints) {
             let (source, request) = (exchange.source, exchange.request);
-            *exchange.reply_length = answer(source, request, exchange.reply, ids, service);
+            *exchange.reply_length = answer(source, request, hint, exchange.reply, ids, service);
         }
         let sent = batch.send(socket);
         service.counters.udp_refused += sent.refused as u64;
@@ -47,11 +48,28 @@ pub fn serve(
     true
 }
 
+/// Brings what the batch's announces will read into the cache, all of one kind before the next.
+fn look_ahead(batch: &Batch, tracker: &Tracker) -> [Hint; BATCH] {
+    let mut ahead = [None; BATCH];
+    for (ahead, request) in ahead.iter_mut().zip(batch.requests()) {
+        let hash = bep15::announced_hash(request);
+        *ahead = hash.map(|hash| tracker.look_ahead(hash));
+    }
+    let mut hints = [Hint::default(); BATCH];
+    for ((hint, ahead), request) in hints.iter_mut().zip(&ahead).zip(batch.requests()) {
+        if let (Some(ahead), Some(hash)) = (ahead, bep15::announced_hash(request)) {
+            *hint = tracker.look_further(hash, ahead);
+        }
+    }
+    hints
+}
+
 /// Writes the reply to a datagram and returns its length, 0 for none. Until a connection id shows that
 /// the source is not forged, no reply is longer than what came.
 fn answer(
     source: IpAddr,
     datagram: &[u8],
+    hint: Hint,
     reply: &mut [u8],
     ids: &ConnectionIds,
     service: &mut Service,
@@ -85,7 +103,7 @@ fn answer(
         }
         Action::Announce(announce) => {
             service.counters.udp_announces += 1;
-            write_announce(reply, transaction, &announce, source, service)
+            write_announce(reply, transaction, &announce, source, hint, service)
         }
         Action::Scrape(hashes) => {
             service.counters.udp_scrapes += 1;
@@ -103,6 +121,7 @@ fn write_announce(
     transaction: u32,
     announce: &bep15::Announce,
     source: IpAddr,
+    hint: Hint,
     service: &mut Service,
 ) -> usize {
     let Some((head, room)) = reply.split_at_mut_checked(ANNOUNCE_HEADER) else {
@@ -123,6 +142,7 @@ fn write_announce(
         role: Role::of_left(Some(announce.left)),
         event: announce.event,
         want: service.want(usize::try_from(announce.num_want).ok()),
+        hint,
     };
     let counts: Counts = service
         .tracker
@@ -231,7 +251,9 @@ mod tests {
                 }
                 head[8..].copy_from_slice(&[0, 0, 0, random.below(4) as u8]);
             }
-            let length = answer(ip("192.0.2.1"), &datagram, &mut reply, &ids, &mut service);
+            let source = ip("192.0.2.1");
+            let hint = Hint::default();
+            let length = answer(source, &datagram, hint, &mut reply, &ids, &mut service);
             assert!(length <= datagram.len());
         }
         assert_eq!(service.tracker.totals().torrents, 0);

@@ -3,7 +3,7 @@
 mod common;
 
 use common::udp::{Announce, Client, TRANSACTION, connect_request};
-use common::{Daemon, wait_for};
+use common::{Daemon, skip, wait_for};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
@@ -192,27 +192,13 @@ fn a_peer_that_stops_is_gone_and_is_sent_no_peers() {
     let reply = client.announce(&stop);
     assert_eq!((reply.seeders, reply.leechers), (1, 0));
     assert_eq!(reply.peers, []);
-    assert_eq!(
-        client.announce(&stop),
-        client.announce(&stop).with(reply.interval)
-    );
+    let again = client.announce(&stop);
+    assert_eq!((again.seeders, again.leechers), (1, 0), "twice is once");
     client.announce(&Announce {
         event: 3,
         ..seeder(1)
     });
     assert_eq!(client.scrape(&[stop.info_hash]), [[0, 0, 0]]);
-}
-
-/// Intervals are random; everything else of two replies can be compared.
-trait WithInterval {
-    fn with(self, interval: u32) -> Self;
-}
-
-impl WithInterval for common::udp::Reply {
-    fn with(mut self, interval: u32) -> Self {
-        self.interval = interval;
-        self
-    }
 }
 
 #[test]
@@ -380,9 +366,7 @@ fn a_reply_that_cannot_be_sent_does_not_hold_up_the_others() {
     let daemon = Daemon::start(&[]);
     let client = Client::new(daemon.udp4());
     if !send_from_port_0(daemon.udp4()) {
-        println!("skipped: raw sockets need python3 and root");
-        assert!(std::env::var("CI").is_err(), "CI has both");
-        return;
+        return skip("raw sockets need python3 and root");
     }
     for port in 1..=100 {
         client.send(&client.announce_request(&leecher(port)));

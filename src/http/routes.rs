@@ -5,7 +5,7 @@ use super::response::{self, Framing, Status};
 use crate::proto::bencode;
 use crate::proto::query::{self, Encoded, Refusal};
 use crate::service::Service;
-use crate::tracker::{Announce, InfoHash, MOST_PEERS, Peer, Role, Sink, Sinks};
+use crate::tracker::{Announce, Hint, InfoHash, MOST_PEERS, Peer, Role, Sink, Sinks};
 use std::net::IpAddr;
 
 /// What is served, and the buffers to make replies in.
@@ -139,6 +139,7 @@ fn write_announce(
         role: Role::of_left(announce.left),
         event: announce.event,
         want: service.want(announce.num_want),
+        hint: Hint::default(),
     };
     let counts = service
         .tracker

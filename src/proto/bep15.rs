@@ -71,6 +71,13 @@ pub fn parse(datagram: &[u8]) -> Result<Request<'_>, Invalid> {
     })
 }
 
+/// The info-hash of a datagram that looks like an announce.
+pub fn announced_hash(datagram: &[u8]) -> Option<&InfoHash> {
+    let action: [u8; 4] = bytes(datagram, 8).ok()?;
+    let is_announce = u32::from_be_bytes(action) == ANNOUNCE;
+    is_announce.then(|| datagram.get(16..)?.first_chunk())?
+}
+
 /// From the info-hash on: info_hash 20, peer_id 20, downloaded 8, left 8, uploaded 8, event 4, ip 4,
 /// key 4, num_want 4, port 2.
 fn parse_announce(body: &[u8]) -> Result<Announce<'_>, Invalid> {

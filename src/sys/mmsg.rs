@@ -7,7 +7,7 @@
 
 use super::address::SockAddr;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, RawFd};
 
 /// Requests in a batch. Past 64 a system call's share in a request no longer matters.
@@ -140,19 +140,23 @@ impl Batch {
         Ok(count)
     }
 
-    /// The exchanges of the batch that was received, in order.
+    /// The requests of the batch that was received.
+    pub fn requests(&self) -> impl Iterator<Item = &[u8]> {
+        let received = self.lengths.iter().zip(&self.requests);
+        received.map(|(lengths, request)| &request[..lengths.request])
+    }
+
+    /// The exchanges of the batch that was received, in the same order.
     pub fn exchanges(&mut self) -> impl Iterator<Item = Exchange<'_>> {
         let requests = self.requests.iter().zip(&mut self.replies);
         let received = self.lengths.iter_mut().zip(requests);
         received
             .zip(&self.names)
-            .filter_map(|((lengths, (request, reply)), name)| {
-                Some(Exchange {
-                    request: &request[..lengths.request],
-                    source: name.ip()?,
-                    reply,
-                    reply_length: &mut lengths.reply,
-                })
+            .map(|((lengths, (request, reply)), name)| Exchange {
+                request: &request[..lengths.request],
+                source: name.ip().unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
+                reply,
+                reply_length: &mut lengths.reply,
             })
     }
 

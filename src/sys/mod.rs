@@ -6,6 +6,7 @@
 mod address;
 pub mod limits;
 pub mod mmsg;
+pub mod prefetch;
 pub mod privileges;
 pub mod sandbox;
 pub mod signals;

@@ -10,6 +10,7 @@
 use super::clock::Clock;
 use super::peers::{PeerList, Record};
 use crate::random::Random;
+use crate::sys::prefetch::prefetch;
 
 /// Peers in a run: 8 IPv4 peers are a cache line.
 const RUN: usize = 8;
@@ -112,14 +113,28 @@ impl<'a, R: Record> Pool<'a, R> {
         }
         starts.sort_unstable();
         let turn = random.below(total);
-        let mut before = 0;
-        for (i, start) in starts.iter().enumerate() {
-            let length = want / count + usize::from(i < want % count);
-            let rank = (turn + start + before) % total;
-            let until_end = length.min(total - rank);
+        let length = |i| want / count + usize::from(i < want % count);
+        let mut before = turn;
+        for (i, start) in starts.iter_mut().enumerate() {
+            *start = (*start + before) % total;
+            before += length(i);
+            // Each run is somewhere else in memory: have all fetched before the first is needed.
+            if let Some(record) = self.starting_at(*start).first() {
+                prefetch(record);
+            }
+        }
+        for (i, &rank) in starts.iter().enumerate() {
+            let until_end = length(i).min(total - rank);
             self.copy(rank, until_end, clock, sink);
-            self.copy(0, length - until_end, clock, sink);
-            before += length;
+            self.copy(0, length(i) - until_end, clock, sink);
+        }
+    }
+
+    /// Records from this rank on, the asker counted, as many as lie together.
+    fn starting_at(&self, rank: usize) -> &'a [R] {
+        match rank.checked_sub(self.leechers.len()) {
+            None => self.leechers.starting_at(rank),
+            Some(rank) => self.seeders.starting_at(rank),
         }
     }
 
@@ -138,11 +153,7 @@ impl<'a, R: Record> Pool<'a, R> {
     /// The same with the asker counted.
     fn copy_all(&self, mut rank: usize, mut count: usize, clock: Clock, sink: &mut Sink) {
         while count > 0 {
-            let leechers = self.leechers.len();
-            let records = match rank.checked_sub(leechers) {
-                None => self.leechers.starting_at(rank),
-                Some(rank) => self.seeders.starting_at(rank),
-            };
+            let records = self.starting_at(rank);
             let records = &records[..count.min(records.len())];
             if records.is_empty() {
                 return;

@@ -9,6 +9,7 @@ use super::clock::Clock;
 use super::peers::{Peer, PeerList, Record, Role, V4, V6, reserve_one};
 use super::sample::{List, Pool};
 use super::small;
+use crate::sys::prefetch::prefetch;
 
 /// A torrent's peers, or where they are: 8 bytes.
 #[derive(Debug)]
@@ -153,6 +154,23 @@ impl Swarms {
         match peer {
             Peer::V4(record) => self.update_as(peers, record, update, clock),
             Peer::V6(record) => self.update_as(peers, record, update, clock),
+        }
+    }
+
+    /// Prefetches what an update of this swarm will read first.
+    pub fn prefetch(&self, peers: &Peers) {
+        match *peers {
+            Peers::Small { class, place } => {
+                for line in self.blocks.get(Block { class, place }).chunks(64).take(8) {
+                    prefetch(line);
+                }
+            }
+            Peers::Large(number) => {
+                if let Some(large) = self.large(number) {
+                    prefetch(large);
+                }
+            }
+            _ => {}
         }
     }
 

@@ -81,6 +81,7 @@ impl Subject {
             role,
             event,
             want,
+            hint: Hint::default(),
         };
         let counts = self
             .tracker

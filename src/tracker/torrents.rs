@@ -10,6 +10,7 @@
 
 use super::peers::{reserve_one, trim};
 use super::swarms::Peers;
+use crate::sys::prefetch::prefetch;
 
 pub type InfoHash = [u8; 20];
 
@@ -50,11 +51,18 @@ pub struct Torrents {
 }
 
 /// A place in the table, good until the next insert or removal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     group: usize,
     chunk: usize,
     index: usize,
+}
+
+/// A chunk that was found, and what it may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Ahead {
+    at: Position,
+    range: Range,
 }
 
 impl Torrents {
@@ -68,6 +76,12 @@ impl Torrents {
 
     /// The torrent's position, or the one where it belongs.
     pub fn find(&self, hash: &InfoHash) -> Result<Position, Position> {
+        let (at, range) = self.find_chunk(hash);
+        self.find_within(hash, at, &range)
+    }
+
+    /// The position of the chunk that the hash belongs to, and the hashes that it may hold.
+    fn find_chunk(&self, hash: &InfoHash) -> (Position, Range) {
         let mut range = Range {
             low: 0,
             high: u64::MAX,
@@ -75,16 +89,65 @@ impl Torrents {
         let group = last_not_above(&self.groups, hash, &mut range, |g| &g.fence);
         let chunks = self.groups.get(group).map_or(&[][..], |g| &g.chunks);
         let chunk = last_not_above(chunks, hash, &mut range, |c| &c.fence);
-        let torrents = chunks.get(chunk).map_or(&[][..], |c| &c.torrents);
-        let after = count_not_above(torrents, hash, &mut range, |t| &t.info_hash);
-        let at = |index| Position {
+        let index = 0;
+        let at = Position {
             group,
             chunk,
             index,
         };
+        (at, range)
+    }
+
+    fn torrents_of(&self, at: Position) -> &[Torrent] {
+        let chunk = self
+            .groups
+            .get(at.group)
+            .and_then(|g| g.chunks.get(at.chunk));
+        chunk.map_or(&[], |c| &c.torrents)
+    }
+
+    fn find_within(
+        &self,
+        hash: &InfoHash,
+        at: Position,
+        range: &Range,
+    ) -> Result<Position, Position> {
+        let torrents = self.torrents_of(at);
+        let after = count_not_above(torrents, hash, range, |t| &t.info_hash);
         match torrents.get(after.wrapping_sub(1)) {
-            Some(torrent) if torrent.info_hash == *hash => Ok(at(after - 1)),
-            _ => Err(at(after)),
+            Some(torrent) if torrent.info_hash == *hash => Ok(Position {
+                index: after - 1,
+                ..at
+            }),
+            _ => Err(Position { index: after, ..at }),
+        }
+    }
+
+    /// Finds the chunk that the hash belongs to, and prefetches the entries where it should be.
+    pub fn look_ahead(&self, hash: &InfoHash) -> Ahead {
+        let (at, range) = self.find_chunk(hash);
+        let torrents = self.torrents_of(at);
+        let guess = interpolate(prefix(hash), &range, torrents.len());
+        // Two entries are a cache line; the guess is rarely off by more than two.
+        for i in [guess.saturating_sub(2), guess, guess + 2] {
+            if let Some(torrent) = torrents.get(i) {
+                prefetch(torrent);
+            }
+        }
+        Ahead { at, range }
+    }
+
+    /// Goes on from there to the torrent, if the table has not changed since.
+    pub fn look_further(&self, hash: &InfoHash, ahead: &Ahead) -> Option<(Position, &Torrent)> {
+        let at = self.find_within(hash, ahead.at, &ahead.range).ok()?;
+        Some((at, self.get(at)?))
+    }
+
+    /// The torrent's position, or the one where it belongs, with a guess at it.
+    pub fn find_near(&self, hash: &InfoHash, guess: Position) -> Result<Position, Position> {
+        match self.get(guess) {
+            Some(torrent) if torrent.info_hash == *hash => Ok(guess),
+            _ => self.find(hash),
         }
     }
 
@@ -228,6 +291,7 @@ fn tidy<P, T>(row: &mut Vec<P>, shrunk: usize, most: usize, inner: impl Fn(&mut 
 }
 
 /// The first eight bytes of the hashes that may be met, both ends included.
+#[derive(Clone, Copy, Debug)]
 struct Range {
     low: u64,
     high: u64,
@@ -262,7 +326,7 @@ fn last_not_above<T>(
 fn count_not_above<T>(
     items: &[T],
     hash: &InfoHash,
-    range: &mut Range,
+    range: &Range,
     fence: impl Fn(&T) -> &InfoHash,
 ) -> usize {
     let not_above = |item: &T| {
@@ -456,12 +520,12 @@ mod tests {
         hashes.sort_unstable();
         let looks = std::cell::Cell::new(0);
         for (i, hash) in hashes.iter().enumerate() {
-            let mut range = Range {
+            let range = Range {
                 low: 0,
                 high: u64::MAX,
             };
             looks.set(0);
-            let count = count_not_above(&hashes, hash, &mut range, |h| {
+            let count = count_not_above(&hashes, hash, &range, |h| {
                 looks.set(looks.get() + 1);
                 h
             });
