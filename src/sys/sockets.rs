@@ -24,6 +24,7 @@ pub fn udp(address: SocketAddr) -> io::Result<mio::net::UdpSocket> {
         set_option(&socket, level, name, 1)?;
     }
     enlarge_receive_buffer(&socket);
+    forbid_fragments(&socket, address)?;
     bind(&socket, address)?;
     let socket = std::net::UdpSocket::from(socket);
     socket.set_nonblocking(true)?;
@@ -103,6 +104,26 @@ fn set_option(
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     })?;
+    Ok(())
+}
+
+/// Replies fit every path that clients have, so none needs to be fragmented; and on Linux a datagram that
+/// must not be needs no identification number, whose making is 3 % of what a reply costs.
+#[cfg(target_os = "linux")]
+fn forbid_fragments(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    match address {
+        SocketAddr::V4(_) => set_option(
+            socket,
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_DO,
+        ),
+        SocketAddr::V6(_) => Ok(()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn forbid_fragments(_: &OwnedFd, _: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
