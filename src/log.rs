@@ -1,15 +1,37 @@
 //! One line to standard error for each thing worth telling.
 //!
 //! A line is written with one call, so that lines of two processes do not mix. Whatever is said, no line
-//! names a peer's address.
+//! names a peer's address. Clients must never wait for whoever reads the log: while that does not keep
+//! up, lines are dropped and counted, and the count is told once it does.
 
+use crate::sys::stderr_is_writable;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The longest line; what is beyond is cut.
-const MOST: usize = 1024;
+/// The longest line; what is beyond is cut. POSIX's least `PIPE_BUF`, up to which a write to a pipe is
+/// whole and, where there is room, does not wait.
+const MOST: usize = 512;
+
+/// Lines that were not written since the last one that was.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 pub fn line(message: fmt::Arguments) {
+    if !stderr_is_writable() {
+        DROPPED.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    match DROPPED.swap(0, Ordering::Relaxed) {
+        0 => write_line(message),
+        dropped => {
+            write_line(format_args!("{dropped} lines of this log were dropped"));
+            // Both together may be more than there is room for.
+            line(message);
+        }
+    }
+}
+
+fn write_line(message: fmt::Arguments) {
     let mut line = Line {
         bytes: [0; MOST],
         length: 0,

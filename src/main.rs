@@ -87,6 +87,11 @@ fn serve(options: &Options) -> Result<(), Problem> {
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS + sockets.len());
     let most = most.clamp(1, options.max_connections);
+    if most < options.max_connections {
+        log::line(format_args!(
+            "at most {most} connections, as {descriptors} descriptors may be open"
+        ));
+    }
     Server::new(
         signals,
         sockets,
@@ -110,7 +115,7 @@ fn open_all(listen: &[Listen]) -> Result<Vec<Socket>, Problem> {
     for &listen in listen {
         match open(listen) {
             Ok(socket) => sockets.push(socket),
-            Err(error) if listen.optional && is_without_v6(&error) => {
+            Err(error) if listen.optional && sockets::is_without_v6(&error) => {
                 log::line(format_args!("no IPv6 on this host: {error}"));
             }
             Err(error) => {
@@ -146,12 +151,6 @@ fn open(
             Ok(Socket::Tcp(socket))
         }
     }
-}
-
-/// The family is not built in, or no address of it is configured.
-fn is_without_v6(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::AddrNotAvailable
-        || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 /// Who to become; none if not root.

@@ -6,6 +6,7 @@ use crate::service::Service;
 use crate::stats::Report;
 use crate::sys::mmsg::Batch;
 use crate::sys::signals::Signal;
+use crate::tracker::Progress;
 use crate::udp::{self, ConnectionIds};
 use mio::net::{TcpListener, UdpSocket, UnixStream};
 use mio::{Events, Interest, Poll, Token};
@@ -43,11 +44,11 @@ pub struct Server {
     site: Site,
     ids: ConnectionIds,
     batch: Batch,
-    /// Tokens that may have more to do, although no new event will tell.
+    /// Sockets that may have more to do, although no new event will tell.
     busy: Vec<Token>,
     start: Instant,
-    /// When the listeners that ran out of descriptors are tried again.
-    retry_at: Option<u64>,
+    /// Set while the listeners are out of descriptors: when they are tried again.
+    starved_at: Option<u64>,
     report_at: Option<u64>,
     verbosity: u32,
     sweeping: bool,
@@ -76,7 +77,7 @@ impl Server {
             batch: Batch::new(),
             busy: Vec::new(),
             start: Instant::now(),
-            retry_at: None,
+            starved_at: None,
             report_at: (verbosity > 0).then_some(REPORT),
             verbosity,
             sweeping: false,
@@ -110,6 +111,7 @@ impl Server {
             for token in std::mem::take(&mut self.busy) {
                 self.turn(token, false, now);
             }
+            self.resume_connections(now);
             for event in &events {
                 self.turn(event.token(), event.is_read_closed(), now);
             }
@@ -131,13 +133,13 @@ impl Server {
 
     /// How long there is nothing to do but wait; none is for ever.
     fn timeout(&self) -> Option<Duration> {
-        if !self.busy.is_empty() || self.sweeping {
+        if !self.busy.is_empty() || self.connections.are_busy() || self.sweeping {
             return Some(Duration::ZERO);
         }
         let deadlines = [
             self.connections.next_deadline(),
             self.service.tracker.next_sweep(),
-            self.retry_at,
+            self.starved_at,
             self.report_at,
             self.stop_at,
         ];
@@ -156,33 +158,46 @@ impl Server {
             site: &mut self.site,
             now,
         };
-        let turn = match self.sockets.get(token.0 - FIRST_SOCKET) {
+        let is_busy = match self.sockets.get(token.0 - FIRST_SOCKET) {
             Some(Socket::Udp(socket)) => {
-                match udp::serve(socket, &mut self.batch, &self.ids, &mut self.service) {
-                    true => Turn::More,
-                    false => Turn::Done,
-                }
+                udp::serve(socket, &mut self.batch, &self.ids, &mut self.service)
             }
             Some(Socket::Tcp(listener)) => match self.connections.accept(listener, &mut context) {
-                Ok(turn) => turn,
+                Ok(turn) => turn == Turn::More,
                 Err(error) => {
-                    if self.retry_at.is_none() {
+                    if self.starved_at.is_none() {
                         log::line(format_args!("cannot accept connections: {error}"));
                     }
-                    self.retry_at = Some(now + RETRY);
-                    Turn::Done
+                    self.starved_at = Some(now + RETRY);
+                    false
                 }
             },
-            None => self.connections.ready(token, hung_up, &mut context),
+            None => return self.connections.ready(token, hung_up, &mut context),
         };
-        if turn == Turn::More && !self.busy.contains(&token) {
+        if is_busy && !self.busy.contains(&token) {
             self.busy.push(token);
         }
     }
 
+    /// Connections whose last turn was over before their work.
+    fn resume_connections(&mut self, now: u64) {
+        let mut context = Context {
+            registry: self.poll.registry(),
+            service: &mut self.service,
+            site: &mut self.site,
+            now,
+        };
+        self.connections.resume(&mut context);
+    }
+
     fn take_signals(&mut self, now: u64) {
         let mut bytes = [0; 64];
-        while let Ok(count @ 1..) = self.signals.read(&mut bytes) {
+        loop {
+            let count = match self.signals.read(&mut bytes) {
+                Ok(count @ 1..) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                _ => return,
+            };
             let signals = bytes.iter().take(count).copied();
             for signal in signals.filter_map(Signal::from_byte) {
                 match signal {
@@ -197,7 +212,8 @@ impl Server {
     fn stop(&mut self, now: u64) {
         if self.stop_at.is_none() {
             self.sockets.clear();
-            self.busy = self.connections.wind_up();
+            self.busy.clear();
+            self.connections.wind_up();
             self.stop_at = Some(now + FAREWELL);
         }
     }
@@ -205,17 +221,14 @@ impl Server {
     /// What is due with time and not with events.
     fn keep_house(&mut self, now: u64) {
         self.connections.expire(now);
-        let before = self.service.tracker.totals();
-        let was_sweeping = self.sweeping;
-        self.sweeping = self.service.tracker.sweep(SWEEP_BUDGET);
-        if self.verbosity > 1 && was_sweeping && !self.sweeping {
-            log::line(format_args!("swept, {} torrents left", before.torrents));
+        let progress = self.service.tracker.sweep(SWEEP_BUDGET);
+        self.sweeping = progress == Progress::Underway;
+        if self.verbosity > 1 && progress == Progress::Finished {
+            let torrents = self.service.tracker.totals().torrents;
+            log::line(format_args!("swept, {torrents} torrents left"));
         }
-        if self.retry_at.is_some_and(|at| at <= now) {
-            self.retry_at = None;
-            for i in 0..self.sockets.len() {
-                self.turn(Token(FIRST_SOCKET + i), false, now);
-            }
+        if self.starved_at.is_some_and(|at| at <= now) {
+            self.retry_accepting(now);
         }
         if self.report_at.is_some_and(|at| at <= now) {
             self.report_at = Some(now + REPORT);
@@ -225,6 +238,18 @@ impl Server {
                 connections: self.connections.open(),
             };
             log::line(format_args!("{report}"));
+        }
+    }
+
+    /// Descriptors were all in use: whether there are some again.
+    fn retry_accepting(&mut self, now: u64) {
+        let due = self.starved_at;
+        for i in 0..self.sockets.len() {
+            self.turn(Token(FIRST_SOCKET + i), false, now);
+        }
+        if self.starved_at == due {
+            self.starved_at = None;
+            log::line(format_args!("accepting connections again"));
         }
     }
 }

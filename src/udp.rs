@@ -29,9 +29,9 @@ pub fn serve(
     for _ in 0..BATCHES_A_TURN {
         let received = match batch.receive(socket) {
             Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // Nothing is waiting, or what is cannot be had: the next event will tell.
-            Err(_) => return false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            // An interruption, or an error of an earlier reply: what waits is behind it.
+            Err(_) => continue,
         };
         let hints = look_ahead(batch, &service.tracker);
         for (exchange, hint) in batch.exchanges().zip(hints) {

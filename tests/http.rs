@@ -417,6 +417,34 @@ fn a_client_that_closes_its_side_still_gets_its_reply() {
     assert_eq!(client.read_to_end(), b"");
 }
 
+/// The same when the end arrives behind more requests than one turn answers.
+#[test]
+fn a_long_queue_of_requests_and_an_end_are_all_noticed() {
+    let daemon = Daemon::start(&[]);
+    let request = format!("GET /a?info_hash={HASH}&port=1 HTTP/1.1\r\n\r\n");
+    for count in [100, 1000, 3000] {
+        let mut client = Client::new(daemon.tcp4());
+        let mut writer = client.stream().try_clone().expect("a handle");
+        daemon.signal("STOP");
+        let requests = request.repeat(count);
+        let sender = std::thread::spawn(move || {
+            writer.write_all(requests.as_bytes()).expect("is sent");
+            writer.shutdown(Shutdown::Write).expect("is open");
+        });
+        daemon.signal("CONT");
+        for _ in 0..count {
+            assert_eq!(client.receive().status, 200);
+        }
+        sender.join().expect("no panic");
+        let asked = Instant::now();
+        assert_eq!(client.read_to_end(), b"");
+        assert!(
+            asked.elapsed() < Duration::from_secs(15),
+            "not only at the deadline"
+        );
+    }
+}
+
 #[test]
 fn a_body_is_not_taken_for_a_request() {
     let daemon = Daemon::start(&[]);
@@ -448,7 +476,11 @@ fn transport_errors_are_http_statuses_with_a_short_text() {
             405,
             "405 Method Not Allowed\n",
         ),
-        ("BREW / HTTP/1.1\r\n\r\n", 405, "405 Method Not Allowed\n"),
+        (
+            "M-SEARCH * HTTP/1.1\r\n\r\n",
+            405,
+            "405 Method Not Allowed\n",
+        ),
         ("nonsense\r\n\r\n", 400, "400 Bad Request\n"),
         ("GET /announce\r\n\r\n", 400, "400 Bad Request\n"),
         ("\x16\x03\x01\x00", 400, "400 Bad Request\n"),

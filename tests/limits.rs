@@ -4,6 +4,7 @@ mod common;
 
 use common::http::{Client, get};
 use common::{Daemon, program, wait_for};
+use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -118,18 +119,73 @@ fn an_idle_connection_is_closed_after_30_seconds() {
     assert!(waited > Duration::from_secs(29), "{waited:?}");
 }
 
+/// Clients that ask much, read nothing and stay are the dearest; all of them together must stay cheap.
+#[cfg(target_os = "linux")]
+#[test]
+fn clients_that_do_not_read_cost_a_bounded_amount() {
+    let daemon = Daemon::start(&[]);
+    let mut clients = Vec::new();
+    let flood = format!("GET {TARGET} HTTP/1.1\r\n\r\n").repeat(2000);
+    for _ in 0..200 {
+        let client = Client::new(daemon.tcp4());
+        client.stream().set_nonblocking(true).expect("an option");
+        clients.push(client);
+    }
+    for round in 0..20 {
+        for client in &clients {
+            let _ = std::io::Write::write(&mut client.stream(), flood.as_bytes());
+        }
+        assert_eq!(get(daemon.tcp4(), TARGET).status, 200, "round {round}");
+    }
+    let kilobytes = resident(&daemon);
+    assert!(kilobytes < 10_000, "{kilobytes} kB for 200 connections");
+}
+
+/// A log that nobody reads is no reason to stop serving.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_log_that_is_not_read_holds_nothing_up() {
+    let mut child = Command::new(program())
+        .args(["-i", "127.0.0.1", "-P", "0"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut log = BufReader::new(child.stderr.take().expect("is piped"));
+    let mut line = String::new();
+    while !line.contains("listening on udp") {
+        line.clear();
+        log.read_line(&mut line).expect("is a line");
+    }
+    let address = line.split([' ', ',']).nth(4).and_then(|a| a.parse().ok());
+    let client = common::udp::Client::new(address.expect("an address"));
+    let id = child.id().to_string();
+    // Some 50 bytes a line: twice what a pipe holds.
+    for _ in 0..3000 {
+        let sent = Command::new("kill").args(["-s", "HUP", &id]).status();
+        assert!(sent.expect("there is a kill").success());
+        client.scrape(&[[0; 20]]);
+    }
+    let sent = Command::new("kill").args(["-s", "TERM", &id]).status();
+    assert!(sent.expect("there is a kill").success());
+    let status = wait_for("its end", || child.try_wait().expect("can be asked"));
+    assert_eq!(status.code(), Some(0));
+}
+
+#[cfg(target_os = "linux")]
+fn resident(daemon: &Daemon) -> u64 {
+    let text = daemon.proc_status("VmRSS");
+    text.split(' ')
+        .next()
+        .and_then(|n| n.parse().ok())
+        .expect("kilobytes")
+}
+
 /// Whatever is sent, nothing is kept of it.
 #[cfg(target_os = "linux")]
 #[test]
 fn nonsense_costs_no_memory() {
     let daemon = Daemon::start(&[]);
-    let size = || {
-        let text = daemon.proc_status("VmRSS");
-        text.split(' ')
-            .next()
-            .and_then(|n| n.parse::<u64>().ok())
-            .expect("kilobytes")
-    };
+
     let pelt = |rounds: u32| {
         let client = common::udp::Client::new(daemon.udp4());
         for round in 0..rounds {
@@ -145,8 +201,8 @@ fn nonsense_costs_no_memory() {
         }
     };
     pelt(5_000);
-    let before = size();
+    let before = resident(&daemon);
     pelt(20_000);
-    let grown = size().saturating_sub(before);
+    let grown = resident(&daemon).saturating_sub(before);
     assert!(grown < 512, "{grown} kB more");
 }

@@ -8,6 +8,7 @@ use super::request::{self, Invalid, LONGEST_HEAD, Method, Request};
 use super::response::{self, Framing, Status};
 use super::routes::Site;
 use crate::service::Service;
+use crate::sys::sockets;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 use std::io::{self, ErrorKind, Read, Write};
@@ -19,8 +20,12 @@ const PATIENCE: u64 = 30_000;
 /// What one read takes at most: a head of the longest kind, and others behind it.
 const INPUT: usize = 2 * LONGEST_HEAD;
 
-/// Once so much waits to be sent, no more of a connection's requests are answered.
-const OUTPUT: usize = 64 * 1024;
+/// Once so much waits to be sent, no more of a connection's requests are answered before it is.
+const OUTPUT: usize = 8 * 1024;
+
+/// What all connections together may leave half-read and half-written. Beyond that the idlest are closed.
+/// It is reached only by clients that send and do not read, many at once.
+const MOST_HELD: usize = 32 * 1024 * 1024;
 
 /// What one connection or listener may do before the others have their turn.
 const READS_A_TURN: usize = 4;
@@ -42,6 +47,10 @@ struct Connection {
     output: Vec<u8>,
     phase: Phase,
     wants_write: bool,
+    /// The client will send no more: what is read last is its end, of which no new event tells.
+    hung_up: bool,
+    /// It is in the queue of those that go on without an event.
+    queued: bool,
     deadline: u64,
 }
 
@@ -72,8 +81,12 @@ pub struct Connections {
     vacant: Vec<u32>,
     oldest: Option<u32>,
     newest: Option<u32>,
+    /// Connections with more to do than one turn allowed.
+    queue: Vec<u32>,
     open: usize,
     most: usize,
+    /// Bytes in the connections' own buffers.
+    held: usize,
     /// Tokens from here on are connections.
     first_token: usize,
     /// What is being read and written, whoever's turn it is.
@@ -97,8 +110,10 @@ impl Connections {
             vacant: Vec::new(),
             oldest: None,
             newest: None,
+            queue: Vec::new(),
             open: 0,
             most,
+            held: 0,
             first_token,
             input: vec![0; INPUT].into_boxed_slice(),
             output: Vec::new(),
@@ -122,25 +137,23 @@ impl Connections {
         }
     }
 
-    /// For the end: closes what is idle. The others get what was already answered and nothing more;
-    /// they are to have a turn, and their tokens are returned.
-    pub fn wind_up(&mut self) -> Vec<Token> {
-        let mut busy = Vec::new();
-        for index in 0..self.slots.len() {
-            match &mut self.slots[index].connection {
+    /// For the end: closes what is idle. The others get what was already answered and nothing more.
+    pub fn wind_up(&mut self) {
+        for (index, slot) in (0..).zip(0..self.slots.len()) {
+            match &mut self.slots[slot].connection {
                 Some(connection) if !connection.is_idle() => {
                     connection.phase = Phase::Drain;
-                    busy.push(Token(self.first_token + index));
+                    self.enqueue(index);
                 }
-                _ => self.close(index as u32),
+                _ => self.close(index),
             }
         }
-        busy
     }
 
-    /// Accepts connections, and serves those that have already sent something. An error is one of the
-    /// system's limits, with no connection of ours left to close.
+    /// Accepts connections. An error is one of the system's limits, and closing an idle connection
+    /// did not help.
     pub fn accept(&mut self, listener: &TcpListener, context: &mut Context) -> io::Result<Turn> {
+        let mut has_evicted = false;
         for _ in 0..ACCEPTS_A_TURN {
             match listener.accept() {
                 Ok((stream, address)) => {
@@ -151,14 +164,12 @@ impl Connections {
                     self.add(stream, address.ip(), context);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Turn::Done),
-                Err(error) if is_exhaustion(&error) => {
-                    if self.open == 0 {
-                        return Err(error);
-                    }
+                Err(error) if sockets::is_of_one_connection(&error) => {}
+                Err(error) if has_evicted || self.open == 0 => return Err(error),
+                Err(_) => {
                     self.evict(context);
+                    has_evicted = true;
                 }
-                // The connection was gone before it was accepted, or the like (accept(2)).
-                Err(_) => {}
             }
         }
         Ok(Turn::More)
@@ -177,6 +188,8 @@ impl Connections {
             output: Vec::new(),
             phase: Phase::Open,
             wants_write: false,
+            hung_up: false,
+            queued: false,
             deadline: context.now + PATIENCE,
         };
         let index = match self.vacant.pop() {
@@ -206,39 +219,79 @@ impl Connections {
 
     /// Serves a connection after an event of its token. `hung_up` says that the client will send no
     /// more.
-    pub fn ready(&mut self, token: Token, hung_up: bool, context: &mut Context) -> Turn {
-        let index = token.0.wrapping_sub(self.first_token);
-        let Some(connection) = self
-            .slots
-            .get_mut(index)
-            .and_then(|s| s.connection.as_mut())
-        else {
-            return Turn::Done; // Closed earlier in this round.
+    pub fn ready(&mut self, token: Token, hung_up: bool, context: &mut Context) {
+        let Ok(index) = u32::try_from(token.0.wrapping_sub(self.first_token)) else {
+            return;
         };
-        let index = index as u32;
+        // It may have been closed earlier in this round.
+        if let Some(connection) = self.get_mut(index) {
+            connection.hung_up |= hung_up;
+            if !connection.queued {
+                self.serve(index, context);
+            }
+        }
+    }
+
+    /// Whether some have more to do without an event.
+    pub fn are_busy(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Another turn for those.
+    pub fn resume(&mut self, context: &mut Context) {
+        for index in std::mem::take(&mut self.queue) {
+            // Its place may be another's by now, whose turn it then is; that does no harm.
+            if let Some(connection) = self.get_mut(index) {
+                connection.queued = false;
+                self.serve(index, context);
+            }
+        }
+    }
+
+    fn enqueue(&mut self, index: u32) {
+        if let Some(connection) = self.get_mut(index)
+            && !connection.queued
+        {
+            connection.queued = true;
+            self.queue.push(index);
+        }
+    }
+
+    fn get_mut(&mut self, index: u32) -> Option<&mut Connection> {
+        self.slots.get_mut(index as usize)?.connection.as_mut()
+    }
+
+    fn serve(&mut self, index: u32, context: &mut Context) {
+        let Some(slot) = self.slots.get_mut(index as usize) else {
+            return;
+        };
+        let Some(connection) = &mut slot.connection else {
+            return;
+        };
         let mut desk = Desk {
             input: &mut self.input,
             output: &mut self.output,
         };
-        let deadline = connection.deadline;
-        match desk.serve(connection, hung_up, context) {
-            Ok(turn) => {
-                let answered = connection.deadline != deadline;
-                let token = Token(self.first_token + index as usize);
-                if connection.watch(token, context.registry).is_err() {
-                    self.close(index);
-                    return Turn::Done;
+        let (deadline, held) = (connection.deadline, connection.held());
+        let turn = desk.serve(connection, context);
+        self.held = self.held - held + connection.held();
+        let is_answered = connection.deadline != deadline;
+        let token = Token(self.first_token + index as usize);
+        let is_watched = connection.watch(token, context.registry).is_ok();
+        match turn {
+            Ok(turn) if is_watched => {
+                if turn == Turn::More {
+                    self.enqueue(index);
                 }
-                if answered {
+                if is_answered {
                     self.unlink(index);
                     self.link(index);
                 }
-                turn
             }
-            Err(Gone) => {
-                self.close(index);
-                Turn::Done
-            }
+            _ => self.close(index),
+        }
+        while self.held > MOST_HELD {
+            self.evict(context);
         }
     }
 
@@ -250,7 +303,9 @@ impl Connections {
 
     /// Dropping the stream closes it, and the poll forgets it.
     fn close(&mut self, index: u32) {
-        if self.slots[index as usize].connection.take().is_some() {
+        let slot = self.slots.get_mut(index as usize);
+        if let Some(connection) = slot.and_then(|slot| slot.connection.take()) {
+            self.held -= connection.held();
             self.unlink(index);
             self.open -= 1;
             self.vacant.push(index);
@@ -282,14 +337,6 @@ impl Connections {
     }
 }
 
-/// Out of descriptors or of memory, for this process or for all.
-fn is_exhaustion(error: &io::Error) -> bool {
-    let number = error.raw_os_error();
-    [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM]
-        .into_iter()
-        .any(|n| number == Some(n))
-}
-
 /// The connection is at its end.
 struct Gone;
 
@@ -305,6 +352,10 @@ impl Connection {
         let unread = self.stream.peek(&mut [0]);
         let nothing = unread.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
         nothing && self.input.is_empty() && self.output.is_empty() && self.phase == Phase::Open
+    }
+
+    fn held(&self) -> usize {
+        self.input.capacity() + self.output.capacity()
     }
 
     /// Asks for what is of interest now.
@@ -357,12 +408,7 @@ struct Desk<'a> {
 
 impl Desk<'_> {
     /// Reads, answers and sends until the socket has no more or the turn is over.
-    fn serve(
-        &mut self,
-        connection: &mut Connection,
-        hung_up: bool,
-        context: &mut Context,
-    ) -> Result<Turn, Gone> {
+    fn serve(&mut self, connection: &mut Connection, context: &mut Context) -> Result<Turn, Gone> {
         for _ in 0..READS_A_TURN {
             if !connection.flush()? {
                 return Ok(Turn::Done);
@@ -383,7 +429,7 @@ impl Desk<'_> {
                 match connection.stream.read(room) {
                     Ok(0) => return Err(Gone),
                     Ok(count) => {
-                        drained = count < room.len() && !hung_up;
+                        drained = count < room.len() && !connection.hung_up;
                         filled += count;
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Turn::Done),
@@ -430,6 +476,7 @@ impl Desk<'_> {
                 }
             }
         }
+        // What lies behind the last request is not answered.
         if connection.phase == Phase::Last && !rest.is_empty() {
             connection.phase = Phase::Drain;
         }

@@ -80,7 +80,7 @@ impl<'a> Lines<'a> {
         }
         match self.rest {
             [] => Ok(None),
-            [b'A'..=b'Z', ..] => Ok(self.next()),
+            &[first, ..] if is_token(first) => Ok(self.next()),
             _ => Err(Invalid::Malformed),
         }
     }
@@ -94,6 +94,11 @@ impl<'a> Lines<'a> {
     }
 }
 
+/// Whether a method may hold this byte (RFC 9110, 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 /// `METHOD target HTTP/1.x`. The target may hold spaces: the last word is the version.
 fn parse_line(line: &[u8]) -> Result<Request<'_>, Invalid> {
     let line = line.trim_ascii_end();
@@ -104,14 +109,20 @@ fn parse_line(line: &[u8]) -> Result<Request<'_>, Invalid> {
         Some([b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9']) => true,
         _ => return Err(Invalid::Malformed),
     };
-    let method = match line.get(..first) {
-        Some(b"GET") => Method::Get,
-        Some(b"HEAD") => Method::Head,
-        Some(name) if name.iter().all(u8::is_ascii_uppercase) => Method::Other,
+    let method = match line.get(..first).unwrap_or_default() {
+        b"GET" => Method::Get,
+        b"HEAD" => Method::Head,
+        name if name.iter().copied().all(is_token) => Method::Other,
         _ => return Err(Invalid::Malformed),
     };
-    let target = line.get(first + 1..last).unwrap_or_default().trim_ascii();
-    let (path, query) = split_target(target).ok_or(Invalid::Malformed)?;
+    // An info-hash may end in a space, so nothing is cut off at the end.
+    let target = line.get(first + 1..last).unwrap_or_default();
+    let (path, query) = match split_target(target.trim_ascii_start()) {
+        Some(split) => split,
+        // What other methods do with their targets is none of ours.
+        None if method == Method::Other => Default::default(),
+        None => return Err(Invalid::Malformed),
+    };
     Ok(Request {
         method,
         path,
@@ -233,6 +244,7 @@ mod tests {
             ("/announce?a=b", "announce", "a=b"),
             ("//announce?a=b?c", "announce", "a=b?c"),
             ("/announce ?a=b c", "announce ", "a=b c"),
+            ("/a?info_hash=x ", "a", "info_hash=x "),
             ("/", "", ""),
             ("/?x", "", "x"),
             ("*", "*", ""),
@@ -281,20 +293,28 @@ mod tests {
     fn line_ends_may_be_bare_and_empty_lines_may_come_first() {
         assert_eq!(parsed("GET /a HTTP/1.0\n\n").path, b"a");
         assert_eq!(parsed("\r\n\nGET /a HTTP/1.1\nHost: x\r\n\n").path, b"a");
-        assert_eq!(parsed("GET /a  HTTP/1.1 \r\nnonsense\r\n\r\n").path, b"a");
+        assert_eq!(parsed("GET /a  HTTP/1.1 \r\nnonsense\r\n\r\n").path, b"a ");
     }
 
     #[test]
     fn methods_are_told_apart() {
         assert_eq!(parsed("HEAD / HTTP/1.1\r\n\r\n").method, Method::Head);
         assert_eq!(parsed("POST / HTTP/1.1\r\n\r\n").method, Method::Other);
-        assert_eq!(parsed("OPTIONS * HTTP/1.1\r\n\r\n").method, Method::Other);
+        for line in [
+            "OPTIONS *",
+            "CONNECT host:443",
+            "M-SEARCH *",
+            "get /",
+            "G3T here",
+        ] {
+            let text = format!("{line} HTTP/1.1\r\n\r\n");
+            assert_eq!(parsed(&text).method, Method::Other, "{line}");
+        }
     }
 
     #[test]
     fn what_is_not_http_is_malformed_at_once() {
-        let bad: [&[u8]; 12] = [
-            b"get / HTTP/1.1\r\n\r\n",
+        let bad: [&[u8]; 11] = [
             b"GET /\r\n\r\n",
             b"GET\r\n\r\n",
             b"GET / HTTP/2.0\r\n\r\n",
@@ -302,7 +322,7 @@ mod tests {
             b"GET / http/1.1\r\n\r\n",
             b"G\xffT / HTTP/1.1\r\n\r\n",
             b"\x16\x03\x01\x02\x00",
-            b"d1:",
+            b"(d1:",
             b" GET / HTTP/1.1\r\n\r\n",
             b"\0",
             b"\x00\x00\x04\x17\x27\x10\x19\x80",

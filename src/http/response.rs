@@ -13,15 +13,15 @@ pub enum Status {
 }
 
 impl Status {
-    /// Code and reason as the status line has them; also the body that goes with an error.
-    fn line(self) -> &'static str {
+    /// Code and reason, the body that goes with an error; without the line's end, the status line.
+    fn text(self) -> &'static str {
         match self {
-            Status::Ok => "200 OK",
-            Status::Found => "302 Found",
-            Status::BadRequest => "400 Bad Request",
-            Status::NotFound => "404 Not Found",
-            Status::MethodNotAllowed => "405 Method Not Allowed",
-            Status::HeadTooLarge => "431 Request Header Fields Too Large",
+            Status::Ok => "200 OK\n",
+            Status::Found => "302 Found\n",
+            Status::BadRequest => "400 Bad Request\n",
+            Status::NotFound => "404 Not Found\n",
+            Status::MethodNotAllowed => "405 Method Not Allowed\n",
+            Status::HeadTooLarge => "431 Request Header Fields Too Large\n",
         }
     }
 }
@@ -38,7 +38,7 @@ pub struct Framing {
 /// Appends a reply. `header` is a whole line more with its CR LF, or nothing.
 pub fn write(out: &mut Vec<u8>, status: Status, header: &[&[u8]], body: &[u8], framing: Framing) {
     out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(status.line().as_bytes());
+    out.extend_from_slice(status.text().trim_ascii_end().as_bytes());
     out.extend_from_slice(b"\r\nContent-Type: text/plain\r\nContent-Length: ");
     decimal(out, body.len() as u64);
     // Each version has its default, which need not be said.
@@ -70,9 +70,7 @@ pub fn write_error(out: &mut Vec<u8>, status: Status, framing: Framing) {
         Status::MethodNotAllowed => &[b"Allow: GET, HEAD\r\n"],
         _ => &[],
     };
-    let mut body = Vec::from(status.line());
-    body.push(b'\n');
-    write(out, status, header, &body, framing);
+    write(out, status, header, status.text().as_bytes(), framing);
 }
 
 #[cfg(test)]

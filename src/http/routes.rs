@@ -159,7 +159,7 @@ fn write_announce(
     body.extend_from_slice(b"8:interval");
     bencode::integer(body, interval.into());
     body.extend_from_slice(b"12:min interval");
-    bencode::integer(body, (interval / 2).into());
+    bencode::integer(body, (interval / 2).max(1).into());
     // Always there: old versions of libtorrent fail without.
     body.extend_from_slice(b"5:peers");
     bencode::string(body, sinks.v4.bytes());

@@ -115,14 +115,16 @@ impl Batch {
         self.lengths.clear();
         let mut parts = [NO_PART; BATCH];
         let mut messages = [NO_MESSAGE; BATCH];
-        for i in 0..BATCH {
-            parts[i] = part(&mut self.requests[i]);
-            let header = &mut messages[i].msg_hdr;
-            header.msg_iov = &raw mut parts[i];
+        let buffers = self.requests.iter_mut().zip(&mut self.names);
+        let buffers = buffers.zip(&mut self.controls).zip(&mut parts);
+        for (message, (((request, name), control), part)) in messages.iter_mut().zip(buffers) {
+            *part = part_of(request);
+            let header = &mut message.msg_hdr;
+            header.msg_iov = part;
             header.msg_iovlen = 1;
-            header.msg_name = (&raw mut self.names[i]).cast();
+            header.msg_name = (&raw mut *name).cast();
             header.msg_namelen = SockAddr::SIZE;
-            header.msg_control = (&raw mut self.controls[i]).cast();
+            header.msg_control = (&raw mut *control).cast();
             header.msg_controllen = size_of::<Control>() as _;
         }
         // SAFETY: each header points to buffers of its own in `self` and in `parts`, of the sizes
@@ -166,19 +168,20 @@ impl Batch {
         let mut parts = [NO_PART; BATCH];
         let mut messages = [NO_MESSAGE; BATCH];
         let mut count = 0;
-        for (i, lengths) in self.lengths.iter().enumerate() {
-            if lengths.reply == 0 {
-                continue;
-            }
-            parts[count] = part(&mut self.replies[i]);
-            parts[count].iov_len = lengths.reply.min(REPLY);
-            let header = &mut messages[count].msg_hdr;
-            header.msg_iov = &raw mut parts[count];
+        let buffers = self.replies.iter_mut().zip(&mut self.names);
+        let buffers = buffers.zip(&mut self.controls).zip(&self.lengths);
+        let buffers = buffers.filter(|(_, lengths)| lengths.reply > 0);
+        let headers = messages.iter_mut().zip(&mut parts);
+        for ((message, part), (((reply, name), control), lengths)) in headers.zip(buffers) {
+            *part = part_of(reply);
+            part.iov_len = lengths.reply.min(REPLY);
+            let header = &mut message.msg_hdr;
+            header.msg_iov = part;
             header.msg_iovlen = 1;
-            header.msg_name = (&raw mut self.names[i]).cast();
+            header.msg_name = (&raw mut *name).cast();
             header.msg_namelen = lengths.name;
             if lengths.control > 0 {
-                header.msg_control = (&raw mut self.controls[i]).cast();
+                header.msg_control = (&raw mut *control).cast();
                 header.msg_controllen = lengths.control as _;
             }
             count += 1;
@@ -230,7 +233,7 @@ const NO_PART: libc::iovec = libc::iovec {
 // SAFETY: zeros are valid for a struct of integers and pointers.
 const NO_MESSAGE: Message = unsafe { std::mem::zeroed() };
 
-fn part(buffer: &mut [u8]) -> libc::iovec {
+fn part_of(buffer: &mut [u8]) -> libc::iovec {
     libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
         iov_len: buffer.len(),
@@ -338,8 +341,9 @@ unsafe fn receive_each(fd: RawFd, messages: &mut [Message]) -> io::Result<usize>
     for (count, message) in messages.iter_mut().enumerate() {
         // SAFETY: the caller vouches for the header.
         let length = unsafe { libc::recvmsg(fd, &raw mut message.msg_hdr, 0) };
-        match libc::c_uint::try_from(length) {
-            Ok(length) => message.msg_len = length,
+        match usize::try_from(length) {
+            // Its type differs between systems; a datagram's length fits them all.
+            Ok(length) => message.msg_len = length as _,
             Err(_) if count > 0 => return Ok(count),
             Err(_) => return Err(io::Error::last_os_error()),
         }
@@ -404,7 +408,13 @@ mod tests {
     #[test]
     fn replies_leave_from_the_address_that_was_asked() {
         let wildcards = ["0.0.0.0:0", "[::]:0"];
-        let targets = [["127.0.0.1", "127.0.0.77"].as_slice(), &["::1"]];
+        // Only Linux has all of 127/8 on its loopback.
+        let another = if cfg!(target_os = "linux") {
+            "127.0.0.77"
+        } else {
+            "127.0.0.1"
+        };
+        let targets = [vec!["127.0.0.1", another], vec!["::1"]];
         for (wildcard, targets) in wildcards.iter().zip(targets) {
             let socket = super::super::sockets::udp(wildcard.parse().expect("an address"))
                 .expect("a socket");
@@ -490,7 +500,7 @@ mod tests {
         let mut parts = [NO_PART; 3];
         let mut messages = [NO_MESSAGE; 3];
         for i in 0..3 {
-            parts[i] = part(&mut buffers[i]);
+            parts[i] = part_of(&mut buffers[i]);
             messages[i].msg_hdr.msg_iov = &raw mut parts[i];
             messages[i].msg_hdr.msg_iovlen = 1;
             messages[i].msg_hdr.msg_name = (&raw mut names[i]).cast();

@@ -22,3 +22,17 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
         Ok(result)
     }
 }
+
+/// Whether standard error takes a line without waiting: a pipe that `poll` calls writable has room for
+/// `PIPE_BUF` bytes (POSIX), which a line is not longer than; terminals and files take what they are
+/// given.
+pub fn stderr_is_writable() -> bool {
+    let mut stderr = libc::pollfd {
+        fd: libc::STDERR_FILENO,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: the pointer is to the one struct that the count says, alive for the call.
+    let ready = unsafe { libc::poll(&raw mut stderr, 1, 0) };
+    ready > 0
+}

@@ -55,11 +55,28 @@ fn set_action(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()
 /// The handler. If the socket is full, signals enough are waiting already.
 extern "C" fn forward(signal: libc::c_int) {
     let byte = signal as u8;
-    // SAFETY: `write` is safe in a handler; the byte lives for the call.
+    // SAFETY: `write` is safe in a handler, and the byte lives for the call. The code that was
+    // interrupted may be about to read `errno`, of which each thread has its own: it is put back.
     unsafe {
+        let errno = errno();
+        let saved = *errno;
         libc::write(WRITER.load(Ordering::Relaxed), (&raw const byte).cast(), 1);
+        *errno = saved;
     }
 }
+
+#[cfg(target_os = "linux")]
+use libc::__errno_location as errno;
+
+#[cfg(any(target_os = "openbsd", target_os = "netbsd", target_os = "android"))]
+use libc::__errno as errno;
+
+#[cfg(any(
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_vendor = "apple"
+))]
+use libc::__error as errno;
 
 #[cfg(test)]
 mod tests {

@@ -46,7 +46,40 @@ pub fn tcp(address: SocketAddr) -> io::Result<mio::net::TcpListener> {
     Ok(mio::net::TcpListener::from_std(listener))
 }
 
-/// Bytes of a socket's receive buffer, as the system counts them.
+/// Whether an error of `accept` is that of the connection, which was gone before it was accepted, and
+/// not one that the next would meet too. Linux passes errors of the network on to `accept`.
+pub fn is_of_one_connection(error: &io::Error) -> bool {
+    let numbers = [
+        libc::ECONNABORTED,
+        libc::EINTR,
+        libc::EPROTO,
+        libc::EPERM,
+        libc::ENETDOWN,
+        libc::ENOPROTOOPT,
+        libc::EHOSTDOWN,
+        libc::EHOSTUNREACH,
+        libc::EOPNOTSUPP,
+        libc::ENETUNREACH,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|number| numbers.contains(&number))
+}
+
+/// Whether an IPv6 socket failed because the host has no IPv6: the kernel does not know it, no address of
+/// it is configured, or a jail is not given it (FreeBSD).
+pub fn is_without_v6(error: &io::Error) -> bool {
+    let numbers = [
+        libc::EAFNOSUPPORT,
+        libc::EPROTONOSUPPORT,
+        libc::EADDRNOTAVAIL,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|number| numbers.contains(&number))
+}
+
+/// Bytes of a socket's receive buffer.
 pub fn receive_buffer(socket: BorrowedFd) -> io::Result<libc::c_int> {
     let mut size: libc::c_int = 0;
     let mut length = size_of::<libc::c_int>() as libc::socklen_t;
@@ -60,7 +93,12 @@ pub fn receive_buffer(socket: BorrowedFd) -> io::Result<libc::c_int> {
             &raw mut length,
         )
     })?;
-    Ok(size)
+    // Linux doubles what was asked for, to have room for its own bookkeeping, and tells that.
+    Ok(if cfg!(target_os = "linux") {
+        size / 2
+    } else {
+        size
+    })
 }
 
 fn new_socket(address: SocketAddr, kind: libc::c_int) -> io::Result<OwnedFd> {

@@ -84,6 +84,16 @@ pub struct Totals {
     pub seeders: usize,
 }
 
+/// How far a sweep is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    NotDue,
+    /// There is more to do now.
+    Underway,
+    /// This was its last slice.
+    Finished,
+}
+
 #[derive(Debug)]
 pub struct Tracker {
     torrents: Torrents,
@@ -260,13 +270,19 @@ impl Tracker {
         self.swarms.totals.iter().sum::<usize>() < self.limits.max_peers
     }
 
+    /// Whether memories of torrents without peers must make room for torrents with some.
+    fn is_crowded(&self) -> bool {
+        self.torrents.len() >= self.limits.max_torrents - self.limits.max_torrents / 4
+    }
+
     fn stop(&mut self, at: Position, peer: Peer) -> Counts {
         let Some(torrent) = self.torrents.get_mut(at) else {
             return Counts::default();
         };
         self.swarms.remove(&mut torrent.peers, peer, self.now);
-        let forgotten = torrent.downloaded == 0 && matches!(torrent.peers, Peers::Empty(_));
-        if forgotten {
+        let is_empty = matches!(torrent.peers, Peers::Empty(_));
+        let is_forgotten = torrent.downloaded == 0 || self.is_crowded();
+        if is_empty && is_forgotten {
             self.torrents.remove(at);
             return Counts::default();
         }
@@ -290,16 +306,19 @@ impl Tracker {
         }
     }
 
-    /// Sweeps on by about `budget` records. Tells whether there is more to do now; a new sweep begins
-    /// four units after the last, so that all is passed within [`Clock::SWEEP_WITHIN`].
-    pub fn sweep(&mut self, budget: usize) -> bool {
+    /// Sweeps on by about `budget` records. A new sweep begins four units after the last began, so
+    /// that all is passed within [`Clock::SWEEP_WITHIN`].
+    pub fn sweep(&mut self, budget: usize) -> Progress {
         if self.sweep.running.is_none() {
             if self.clock.unit() < self.sweep.vouched + Clock::SWEEP_WITHIN / 2 {
-                return false;
+                return Progress::NotDue;
             }
             self.begin_sweep();
         }
-        self.sweep_slice(budget)
+        match self.sweep_slice(budget) {
+            true => Progress::Underway,
+            false => Progress::Finished,
+        }
     }
 
     /// When the next sweep begins, in milliseconds since the start; none while nothing is stored.
@@ -351,10 +370,15 @@ impl Tracker {
         budget: usize,
     ) -> (usize, Option<(InfoHash, Option<Within>)>) {
         let at = self.torrents.find(&from).unwrap_or_else(|at| at);
+        let crowded = self.is_crowded();
         let (swarms, clock, now) = (&mut self.swarms, self.clock, self.now);
         let mut spent = 0;
         let mut stopped = None;
         self.torrents.visit_chunk(at, |torrent| {
+            if spent >= budget {
+                stopped = Some((torrent.info_hash, None));
+                return false;
+            }
             // A swarm that was left half-way may have gone; its place in the next one means nothing.
             within = within.take().filter(|_| torrent.info_hash == from);
             loop {
@@ -370,12 +394,13 @@ impl Tracker {
                 }
             }
         });
-        let next = stopped.or_else(|| self.torrents.next_fence(at).map(|fence| (fence, None)));
+        // Forwards in any case, so that no mistake in the table could make a sweep endless.
+        let fence = self.torrents.next_fence(at).filter(|fence| *fence > from);
+        let next = stopped.or_else(|| fence.map(|fence| (fence, None)));
+        let is_remembered = |since| !crowded && now.saturating_sub(since) < KEEP_EMPTY;
         self.torrents
             .retain_chunk(at, |_, torrent| match torrent.peers {
-                Peers::Empty(since) => {
-                    torrent.downloaded > 0 && now.saturating_sub(since) < KEEP_EMPTY
-                }
+                Peers::Empty(since) => torrent.downloaded > 0 && is_remembered(since),
                 _ => true,
             });
         (spent, next)

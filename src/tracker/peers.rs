@@ -5,7 +5,7 @@
 //! be walked, stopped and walked on by key. Everything here works on either size through [`Record`].
 
 use super::clock::Clock;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 /// A peer's part in a swarm: whether it has everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,12 +135,6 @@ impl Peer {
                 Peer::V6(record)
             }
         }
-    }
-}
-
-impl From<SocketAddr> for Peer {
-    fn from(address: SocketAddr) -> Peer {
-        Peer::new(address.ip(), address.port())
     }
 }
 

@@ -42,10 +42,6 @@ impl<'a> Sink<'a> {
         self.filled == 0
     }
 
-    pub fn clear(&mut self) {
-        self.filled = 0;
-    }
-
     fn push(&mut self, endpoint: &[u8]) {
         let end = self.filled + endpoint.len();
         if let Some(room) = self.room.get_mut(self.filled..end) {

@@ -7,6 +7,7 @@
 //! ```
 //! What follows is room to grow.
 
+use super::clock::Clock;
 use super::peers::{Record, Role};
 
 /// Bytes before the first peer.
@@ -53,9 +54,14 @@ pub fn list_mut<R: Record>(block: &mut [u8], role: Role) -> &mut [R] {
     R::from_bytes_mut(&mut block[start..end])
 }
 
+/// Whether this list is as long as its count can tell.
+pub fn is_full<R: Record>(block: &[u8], role: Role) -> bool {
+    block[list_number::<R>(role)] == u8::MAX
+}
+
 /// Whether another such record goes into this block.
 pub fn has_room<R: Record>(block: &[u8], role: Role) -> bool {
-    used(block) + R::SIZE <= block.len() && block[list_number::<R>(role)] < u8::MAX
+    used(block) + R::SIZE <= block.len() && !is_full::<R>(block, role)
 }
 
 /// Inserts where the caller found that it belongs and that there is room.
@@ -66,6 +72,26 @@ pub fn insert<R: Record>(block: &mut [u8], role: Role, index: usize, record: &R)
     block.copy_within(at..used, at + R::SIZE);
     block[at..at + R::SIZE].copy_from_slice(record.bytes());
     block[number] += 1;
+}
+
+/// Drops the expired of all lists in one pass; how many of each list.
+pub fn expire(block: &mut [u8], clock: Clock) -> [usize; 4] {
+    let mut dropped = [0; 4];
+    let (mut from, mut to) = (HEADER, HEADER);
+    for (number, size) in SIZES.into_iter().enumerate() {
+        for _ in 0..block[number] {
+            // The tag is a record's last byte.
+            if clock.expired(block[from + size - 1]) {
+                dropped[number] += 1;
+                block[number] -= 1;
+            } else {
+                block.copy_within(from..from + size, to);
+                to += size;
+            }
+            from += size;
+        }
+    }
+    dropped
 }
 
 pub fn remove<R: Record>(block: &mut [u8], role: Role, index: usize) {

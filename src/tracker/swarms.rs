@@ -296,26 +296,26 @@ impl Swarms {
         if known.is_none() && !update.room {
             return None;
         }
-        if let Some(index) = known {
-            record = others[index];
-            small::remove::<R>(bytes, role.other(), index);
-            self.totals[small::list_number::<R>(role.other())] -= 1;
-        }
-        let Some(block) = self.with_room::<R>(block, role) else {
-            let number = self.make_large(peers, block)?;
-            if known.is_some() {
-                // It was taken out above; what it had completed must not be lost.
-                self.totals[small::list_number::<R>(role.other())] += 1;
-                let other = &mut R::lists_mut(self.large_mut(number)?)[role.other() as usize];
-                let place = other.find(record.key()).unwrap_or_else(|place| place);
-                other.insert(place, record);
-            }
+        let block = match known {
+            // Its bytes are in the block already; only the list may be at its end.
+            Some(_) if !small::is_full::<R>(bytes, role) => Some(block),
+            Some(_) => None,
+            None => self.with_room::<R>(block, role),
+        };
+        let Some(block) = block else {
+            let number = self.make_large(peers)?;
             return self.update_large(number, record, update, clock);
         };
         *peers = Peers::small(block);
+        let bytes = self.blocks.get_mut(block);
+        if let Some(index) = known {
+            record = small::list::<R>(bytes, role.other())[index];
+            small::remove::<R>(bytes, role.other(), index);
+            self.totals[small::list_number::<R>(role.other())] -= 1;
+        }
         let newly_completed = completed && !record.completed();
         record.renew(clock, completed);
-        small::insert(self.blocks.get_mut(block), role, rank, &record);
+        small::insert(bytes, role, rank, &record);
         self.totals[small::list_number::<R>(role)] += 1;
         Some(Seen {
             rank,
@@ -348,7 +348,12 @@ impl Swarms {
         Some(target)
     }
 
-    fn make_large(&mut self, peers: &mut Peers, block: Block) -> Option<u32> {
+    /// Moves a swarm out of its block.
+    fn make_large(&mut self, peers: &mut Peers) -> Option<u32> {
+        let &mut Peers::Small { class, place } = peers else {
+            return None;
+        };
+        let block = Block { class, place };
         let bytes = self.blocks.get(block);
         let large = Large {
             v4: lists_of(bytes),
@@ -572,9 +577,9 @@ impl Swarms {
     fn expire_small(&mut self, block: Block, clock: Clock) -> usize {
         let bytes = self.blocks.get_mut(block);
         let looked_at = small::counts(bytes).iter().sum();
-        for role in [Role::Leecher, Role::Seeder] {
-            self.totals[role as usize] -= drop_expired::<V4>(bytes, role, clock);
-            self.totals[2 + role as usize] -= drop_expired::<V6>(bytes, role, clock);
+        let dropped = small::expire(bytes, clock);
+        for (total, dropped) in self.totals.iter_mut().zip(dropped) {
+            *total -= dropped;
         }
         looked_at
     }
@@ -666,20 +671,6 @@ fn copy_list<R: Stored>(large: &Large, role: Role, block: &mut [u8]) {
     for (to, from) in small::list_mut::<R>(block, role).iter_mut().zip(records) {
         *to = *from;
     }
-}
-
-fn drop_expired<R: Stored>(block: &mut [u8], role: Role, clock: Clock) -> usize {
-    let mut dropped = 0;
-    let mut index = 0;
-    while let Some(record) = small::list::<R>(block, role).get(index) {
-        if record.expired(clock) {
-            small::remove::<R>(block, role, index);
-            dropped += 1;
-        } else {
-            index += 1;
-        }
-    }
-    dropped
 }
 
 fn expire_list<R: Stored>(

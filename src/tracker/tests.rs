@@ -94,6 +94,10 @@ impl Subject {
         }
     }
 
+    fn sweep_if_due(&mut self, budget: usize) {
+        while self.tracker.sweep(budget) == Progress::Underway {}
+    }
+
     fn sweep_all(&mut self) {
         self.tracker.begin_sweep();
         while self.tracker.sweep_slice(100) {}
@@ -279,13 +283,13 @@ fn a_peer_leaves_when_its_timeout_passes_and_the_torrent_after_a_day() {
     };
     for second in 0..=96 {
         subject.tracker.advance(second * 1000);
-        while subject.tracker.sweep(1) {}
+        subject.sweep_if_due(1);
         assert_eq!(subject.tracker.scrape(&hash(1)), Some(one));
     }
     let mut left = None;
     for second in 97..90_000 {
         subject.tracker.advance(second * 1000);
-        while subject.tracker.sweep(1) {}
+        subject.sweep_if_due(1);
         match subject.tracker.scrape(&hash(1)) {
             Some(counts) => assert_eq!((counts.seeders, counts.downloaded), (0, 1)),
             None => left = left.or(Some(second)),
@@ -304,7 +308,7 @@ fn a_stopped_machine_wakes_up_without_ghosts() {
         let mut subject = Subject::new(LIMITS);
         for peer in 0..2000 {
             subject.tracker.advance(peer as u64 * 20);
-            while subject.tracker.sweep(1000) {}
+            subject.sweep_if_due(1000);
             subject.announce(peer % 3, peer, Role::Leecher, Event::Started);
         }
         subject.tracker.advance((40 + pause) * 1000);
@@ -392,15 +396,13 @@ fn a_sweep_goes_on_within_a_large_swarm_that_changes_meanwhile() {
         subject.announce(1, peer, Role::Leecher, Event::None);
     }
     subject.tracker.advance(90_000);
-    while subject.tracker.sweep(10_000) {}
+    subject.sweep_if_due(10_000);
     for peer in 3000..6000 {
         subject.announce(1, peer, Role::Seeder, Event::None);
     }
     subject.tracker.advance(97_000);
-    let mut more = true;
     let mut next = 6000;
-    while more {
-        more = subject.tracker.sweep(1);
+    while subject.tracker.sweep(1) == Progress::Underway {
         subject.announce(1, next, Role::Leecher, Event::None);
         subject.announce(1, next - 3000, Role::Seeder, Event::Stopped);
         next += 1;
@@ -408,4 +410,28 @@ fn a_sweep_goes_on_within_a_large_swarm_that_changes_meanwhile() {
     let totals = subject.tracker.totals();
     assert_eq!(totals.leechers, next - 6000);
     assert_eq!(totals.seeders, 3000 - (next - 6000));
+}
+
+#[test]
+fn memories_of_torrents_make_room_for_torrents() {
+    let mut subject = Subject::new(Limits {
+        max_torrents: 100,
+        ..LIMITS
+    });
+    for n in 0..200 {
+        subject.announce(n, 1, Role::Seeder, Event::Completed);
+        subject.announce(n, 1, Role::Seeder, Event::Stopped);
+    }
+    assert!(subject.tracker.totals().torrents <= 75);
+    for n in 200..225 {
+        subject.announce(n, 1, Role::Leecher, Event::Started);
+    }
+    assert!(subject.tracker.totals().torrents >= 99);
+    subject.sweep_all();
+    let totals = subject.tracker.totals();
+    assert_eq!(
+        (totals.torrents, totals.leechers),
+        (25, 25),
+        "crowded, so no memory is kept"
+    );
 }

@@ -176,9 +176,13 @@ impl Torrents {
         }
         let group = &mut self.groups[at.group];
         let chunk = &mut group.chunks[at.chunk];
-        if at.index == 0 && at.chunk == 0 && at.group == 0 {
+        // What lies below a chunk's fence comes to the first chunk of a group: that of all, or one
+        // whose own first chunk has gone.
+        if at.index == 0 && at.chunk == 0 {
             chunk.fence = torrent.info_hash;
-            group.fence = torrent.info_hash;
+            if at.group == 0 {
+                group.fence = torrent.info_hash;
+            }
         }
         reserve_one(&mut chunk.torrents);
         chunk.torrents.insert(at.index, torrent);
@@ -396,6 +400,7 @@ mod tests {
 
     fn check(table: &Torrents, model: &BTreeMap<InfoHash, u32>) {
         assert_eq!(table.len(), model.len());
+        check_fences(table);
         let all: Vec<(InfoHash, u32)> = table
             .groups
             .iter()
@@ -404,14 +409,78 @@ mod tests {
             .map(|t| (t.info_hash, t.downloaded))
             .collect();
         assert!(all.iter().copied().eq(model.iter().map(|(h, d)| (*h, *d))));
+    }
+
+    /// Each fence is above all that comes before it and not above what it stands for.
+    fn check_fences(table: &Torrents) {
+        let mut last = None;
         for group in &table.groups {
             assert!(!group.chunks.is_empty() && group.chunks.len() <= GROUP);
             assert!(group.fence <= group.chunks[0].fence);
+            assert!(last.is_none_or(|last| last < group.fence));
             for chunk in &group.chunks {
                 assert!(!chunk.torrents.is_empty() && chunk.torrents.len() <= CHUNK);
+                assert!(last.is_none_or(|last| last < chunk.fence));
                 assert!(chunk.fence <= chunk.torrents[0].info_hash);
+                last = chunk.torrents.last().map(|t| t.info_hash);
             }
         }
+    }
+
+    fn numbered(n: u32) -> InfoHash {
+        let mut hash = [0; 20];
+        hash[..4].copy_from_slice(&n.to_be_bytes());
+        hash
+    }
+
+    /// Whole ranges go and come back, at the ends of groups and chunks too: what was below the fence of
+    /// a chunk that has become the first of its group must lower that fence when it returns.
+    #[test]
+    fn ranges_that_go_and_come_back_leave_the_order_whole() {
+        let mut random = Random::seeded(22);
+        let mut table = Torrents::default();
+        let mut model = BTreeMap::new();
+        let insert = |table: &mut Torrents, model: &mut BTreeMap<_, _>, n| {
+            if let Err(at) = table.find(&numbered(n)) {
+                table.insert(at, torrent(numbered(n), n));
+                assert!(model.insert(numbered(n), n).is_none());
+            }
+        };
+        for n in 0..60_000 {
+            insert(&mut table, &mut model, n * 16);
+        }
+        assert!(table.groups.len() > 1);
+        for _ in 0..600 {
+            // Somewhere, or right at the beginning of a group.
+            let fences: Vec<u32> = table
+                .groups
+                .iter()
+                .map(|g| prefix(&g.fence) >> 32)
+                .map(|n| n as u32)
+                .collect();
+            let start = match random.below(2) {
+                0 => random.below(60_000 * 16) as u32,
+                _ => fences[random.below(fences.len())],
+            };
+            let end = start + 16 * (1 + random.below(200) as u32);
+            for n in start..end {
+                if let Ok(at) = table.find(&numbered(n)) {
+                    table.remove(at);
+                    assert!(model.remove(&numbered(n)).is_some());
+                }
+            }
+            check_fences(&table);
+            for _ in 0..random.below(300) {
+                insert(
+                    &mut table,
+                    &mut model,
+                    start.saturating_sub(16) + random.below(3300) as u32,
+                );
+            }
+            check_fences(&table);
+        }
+        check(&table, &model);
+        assert!(model.keys().all(|hash| table.find(hash).is_ok()));
     }
 
     /// A long life of inserts and removals with hashes made by `next`, against a BTreeMap.
