@@ -18,7 +18,7 @@ check:
 
 check-bsd:
 	for system in freebsd openbsd netbsd; do \
-		$(WEB_CARGO) check --locked -Zbuild-std=std,panic_abort \
+		$(WEB_CARGO) check --locked --all-targets -Zbuild-std=std,panic_abort,test \
 			--target x86_64-unknown-$$system || exit 1; \
 	done
 

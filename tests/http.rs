@@ -1,5 +1,8 @@
 //! HTTP announces and scrapes as clients see them (BEP 3, 7, 23, 24, 48).
 
+// Some tests are for Linux alone.
+#![cfg_attr(not(target_os = "linux"), allow(unused_imports))]
+
 mod common;
 
 use common::http::{Client, get};

@@ -1,5 +1,8 @@
 //! At the limits of descriptors and connections, and with clients that take their time.
 
+// Some tests are for Linux alone.
+#![cfg_attr(not(target_os = "linux"), allow(unused_imports))]
+
 mod common;
 
 use common::http::{Client, get};

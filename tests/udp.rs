@@ -1,5 +1,8 @@
 //! The UDP protocol (BEP 15) as a client sees it, whole replies byte by byte.
 
+// Some tests are for Linux alone.
+#![cfg_attr(not(target_os = "linux"), allow(unused_imports))]
+
 mod common;
 
 use common::udp::{Announce, Client, TRANSACTION, connect_request};
