@@ -62,14 +62,15 @@ pub fn scrape(query: &[u8], hashes: &mut Vec<InfoHash>) -> Result<(), Refusal> {
     for (name, value) in parameters(query) {
         let mut room = [0; LONGEST];
         if name.decode(&mut room) == Some(b"info_hash") {
-            hashes.push(value.hash().ok_or(BAD_INFO_HASH)?);
+            let hash = value.hash().ok_or(BAD_INFO_HASH)?;
+            if let Err(place) = hashes.binary_search(&hash) {
+                hashes.insert(place, hash);
+            }
         }
     }
     if hashes.is_empty() {
         return Err(NO_INFO_HASH);
     }
-    hashes.sort_unstable();
-    hashes.dedup();
     Ok(())
 }
 

@@ -1,24 +1,54 @@
-//! Memory for small swarms: blocks of a few dozen sizes, packed into pages.
+//! Memory for peers: blocks of a few dozen sizes, packed into pages.
 //!
 //! Most torrents that have a swarm at all have a handful of peers. An allocation each would cost a
 //! pointer's home, the allocator's header and its rounding, about 40 bytes where ten peers take 70.
 //! Here a block is named by five bytes that fit into the torrent's own entry, and blocks of one size
-//! lie shoulder to shoulder. A page whose last block is freed is given back.
+//! lie shoulder to shoulder. Large swarms keep their chunks here too: as vectors that grow by an
+//! eighth they would leave holes behind that the next, larger ones do not fit into, which took 11.7
+//! bytes of memory for a peer of 7. All pages are of one size, and one whose last block is freed is
+//! given back.
 
-/// Sizes of blocks, in bytes: room for the header of a small swarm and 2, 3, 4 ... IPv4 peers, each
-/// size an eighth above the one before.
-const SIZES: [u16; 41] = sizes();
+/// Bytes of a page.
+const PAGE: usize = 32 * 1024;
 
-/// The largest block.
-pub const LARGEST: usize = SIZES[SIZES.len() - 1] as usize;
+/// Sizes of blocks, in bytes: room for the header of a small swarm and 2, 3, 4 ... IPv4 peers, later
+/// each an eighth above the one before, and such that a page is filled.
+const SIZES: [u16; COUNT] = sizes();
 
-const fn sizes() -> [u16; 41] {
-    let mut sizes = [0; 41];
-    let mut peers = 2;
+const COUNT: usize = {
+    let mut count = 1;
+    let mut size = SMALLEST;
+    while size < LARGEST {
+        size = next_size(size);
+        count += 1;
+    }
+    count
+};
+
+const SMALLEST: usize = super::small::HEADER + 2 * 7;
+
+/// The largest block: nine of them are a page.
+pub const LARGEST: usize = PAGE / 9;
+
+const fn next_size(size: usize) -> usize {
+    if size < SMALLEST + 14 * 7 {
+        size + 7
+    } else {
+        let in_a_page = PAGE / size;
+        let fewer = in_a_page / 9;
+        PAGE / (in_a_page - if fewer > 0 { fewer } else { 1 })
+    }
+}
+
+const fn sizes() -> [u16; COUNT] {
+    let mut sizes = [0; COUNT];
+    let mut size = SMALLEST;
     let mut i = 0;
-    while i < sizes.len() {
-        sizes[i] = super::small::HEADER as u16 + 7 * peers;
-        peers += if peers < 8 { 1 } else { peers / 8 };
+    while i < COUNT {
+        // The last step may go beyond.
+        size = if size < LARGEST { size } else { LARGEST };
+        sizes[i] = size as u16;
+        size = next_size(size);
         i += 1;
     }
     sizes
@@ -66,7 +96,19 @@ impl Blocks {
         self.class_mut(block).get_mut(block.place)
     }
 
-    /// Whether a swarm of so many bytes would sit in a smaller block.
+    /// A block of at least `size` bytes that begins as this one does, up to `used`; this one is freed.
+    /// None leaves it as it is.
+    pub fn move_to(&mut self, block: Block, used: usize, size: usize) -> Option<Block> {
+        let mut copy = [0; LARGEST];
+        let copy = copy.get_mut(..used)?;
+        copy.copy_from_slice(self.get(block).get(..used)?);
+        let target = self.take(size)?;
+        self.get_mut(target)[..used].copy_from_slice(copy);
+        self.free(block);
+        Some(target)
+    }
+
+    /// Whether so many bytes would sit in a block that is clearly smaller.
     pub fn is_roomy(block: Block, bytes: usize) -> bool {
         let class = usize::from(block.class);
         // One size too large is the room to grow; giving it up at once would make a swarm whose
@@ -79,8 +121,7 @@ impl Blocks {
     }
 }
 
-/// Bytes of a page. Its block's places are numbered within 2048.
-const PAGE: usize = 32 * 1024;
+/// A block's place is the number of its page, and its own within the page.
 const PLACE_BITS: u32 = 11;
 const PLACE_MASK: u32 = (1 << PLACE_BITS) - 1;
 const _: () = assert!(PAGE / (SIZES[0] as usize) < 1 << PLACE_BITS);
@@ -125,7 +166,7 @@ impl Class {
         };
         let (size, per_page) = (self.size, self.per_page());
         let page = self.pages.get_mut(number as usize)?;
-        let slot = page.take(size, per_page);
+        let slot = page.take(size);
         if usize::from(page.used) == per_page {
             self.roomy.pop();
         }
@@ -165,9 +206,10 @@ impl Class {
 }
 
 impl Page {
-    fn take(&mut self, size: usize, per_page: usize) -> u16 {
+    fn take(&mut self, size: usize) -> u16 {
         if self.used == 0 {
-            self.bytes = Vec::with_capacity(per_page * size);
+            // Of one size whatever is in it, so that any page fits where another was.
+            self.bytes = Vec::with_capacity(PAGE);
             self.free = NONE;
         }
         self.used += 1;
@@ -237,11 +279,18 @@ mod tests {
     fn sizes_grow_by_an_eighth_and_the_largest_ends_them() {
         assert_eq!(SIZES[..4], [18, 25, 32, 39]);
         for pair in SIZES.windows(2) {
-            assert!(pair[0] < pair[1]);
+            let [small, large] = [pair[0], pair[1]].map(usize::from);
+            assert!(small < large);
+            assert!(large - small <= (small / 7).max(7), "{small} to {large}");
         }
-        for pair in SIZES[7..].windows(2) {
-            assert!(usize::from(pair[1] - pair[0]) * 8 <= usize::from(pair[0]) + 7);
+        for size in SIZES.map(usize::from) {
+            assert!(
+                PAGE % size <= PAGE / 200,
+                "{size} leaves {} unused",
+                PAGE % size
+            );
         }
+        assert_eq!(usize::from(SIZES[COUNT - 1]), LARGEST);
         let mut blocks = Blocks::default();
         assert!(blocks.take(LARGEST).is_some());
         assert_eq!(blocks.take(LARGEST + 1), None);

@@ -7,6 +7,7 @@
 //! by the length of those before it, and turn the whole ring by a uniform angle. Every peer is then
 //! equally likely, and so is every pair of peers further apart than a run.
 
+use super::blocks::Blocks;
 use super::clock::Clock;
 use super::peers::{PeerList, Record};
 use crate::random::Random;
@@ -60,14 +61,14 @@ impl<'a> Sink<'a> {
 #[derive(Clone, Copy)]
 pub enum List<'a, R> {
     Slice(&'a [R]),
-    Chunked(&'a PeerList<R>),
+    Chunked(&'a PeerList<R>, &'a Blocks),
 }
 
 impl<'a, R: Record> List<'a, R> {
     pub fn len(self) -> usize {
         match self {
             List::Slice(slice) => slice.len(),
-            List::Chunked(list) => list.len(),
+            List::Chunked(list, _) => list.len(),
         }
     }
 
@@ -75,7 +76,7 @@ impl<'a, R: Record> List<'a, R> {
     fn starting_at(self, rank: usize) -> &'a [R] {
         match self {
             List::Slice(slice) => slice.get(rank..).unwrap_or_default(),
-            List::Chunked(list) => list.starting_at(rank),
+            List::Chunked(list, blocks) => list.starting_at(rank, blocks),
         }
     }
 }
@@ -104,10 +105,13 @@ impl<'a, R: Record> Pool<'a, R> {
         let count = want.div_ceil(RUN);
         let mut starts = [0; MOST.div_ceil(RUN)];
         let starts = &mut starts[..count];
-        for start in starts.iter_mut() {
-            *start = random.below(total - want);
+        for i in 0..count {
+            // Sorted as they are drawn: `sort` would cost kilobytes of code for these few.
+            let start = random.below(total - want);
+            let place = starts[..i].partition_point(|&s| s <= start);
+            starts.copy_within(place..i, place + 1);
+            starts[place] = start;
         }
-        starts.sort_unstable();
         let turn = random.below(total);
         let length = |i| want / count + usize::from(i < want % count);
         let mut before = turn;
@@ -227,9 +231,10 @@ mod tests {
     fn every_peer_is_equally_likely() {
         let mut random = Random::seeded(12);
         let (leechers, seeders) = (peers(0, 400), peers(400, 600));
-        let list = PeerList::from_sorted(&leechers);
+        let mut blocks = Blocks::default();
+        let list = PeerList::from_sorted(&leechers, &mut blocks).expect("there is memory");
         let pool = Pool {
-            leechers: List::Chunked(&list),
+            leechers: List::Chunked(&list, &blocks),
             seeders: List::Slice(&seeders),
             asker: Some(123),
         };

@@ -13,6 +13,9 @@ use super::peers::{Record, Role};
 /// Bytes before the first peer.
 pub const HEADER: usize = 4;
 
+/// The most bytes that a small swarm takes: 259 IPv4 peers. An insert moves half of them.
+pub const MOST: usize = super::blocks::LARGEST / 2;
+
 /// The lists in their order, with the size of a record in each.
 const SIZES: [usize; 4] = [7, 7, 19, 19];
 

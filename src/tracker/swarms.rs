@@ -4,7 +4,7 @@
 //! [`Blocks`]; many, in four [`PeerList`]s. A swarm moves between the shapes as it grows and shrinks,
 //! and nothing outside this module can tell.
 
-use super::blocks::{self, Block, Blocks};
+use super::blocks::{Block, Blocks};
 use super::clock::Clock;
 use super::peers::{Peer, PeerList, Record, Role, V4, V6, reserve_one};
 use super::sample::{List, Pool};
@@ -334,18 +334,10 @@ impl Swarms {
         if used + R::SIZE <= bytes.len() {
             return None; // The list is full, not the block.
         }
-        self.move_block(block, used + R::SIZE)
-    }
-
-    fn move_block(&mut self, block: Block, size: usize) -> Option<Block> {
-        let mut copy = [0; blocks::LARGEST];
-        let bytes = self.blocks.get(block);
-        let used = small::used(bytes);
-        copy[..used].copy_from_slice(&bytes[..used]);
-        let target = self.blocks.take(size)?;
-        self.blocks.get_mut(target)[..used].copy_from_slice(&copy[..used]);
-        self.blocks.free(block);
-        Some(target)
+        if used + R::SIZE > small::MOST {
+            return None;
+        }
+        self.blocks.move_to(block, used, used + R::SIZE)
     }
 
     /// Moves a swarm out of its block.
@@ -354,10 +346,10 @@ impl Swarms {
             return None;
         };
         let block = Block { class, place };
-        let bytes = self.blocks.get(block);
+        let bytes = self.blocks.get(block).to_vec();
         let large = Large {
-            v4: lists_of(bytes),
-            v6: lists_of(bytes),
+            v4: lists_of(&bytes, &mut self.blocks)?,
+            v6: lists_of(&bytes, &mut self.blocks)?,
         };
         let number = match self.vacant.pop() {
             Some(number) => number,
@@ -378,10 +370,6 @@ impl Swarms {
         self.large.get(number as usize)?.as_deref()
     }
 
-    fn large_mut(&mut self, number: u32) -> Option<&mut Large> {
-        self.large.get_mut(number as usize)?.as_deref_mut()
-    }
-
     fn update_large<R: Stored>(
         &mut self,
         number: u32,
@@ -392,11 +380,13 @@ impl Swarms {
         let Update {
             role, completed, ..
         } = update;
-        let lists = R::lists_mut(self.large_mut(number)?);
-        let list = &mut lists[role as usize];
-        let place = match list.find(record.key()) {
+        let large = self.large.get_mut(number as usize)?.as_deref_mut()?;
+        let lists = R::lists_mut(large);
+        let blocks = &mut self.blocks;
+        let list = &lists[role as usize];
+        let place = match list.find(record.key(), blocks) {
             Ok(place) => {
-                let known = list.get_mut(place)?;
+                let known = list.get_mut(place, blocks)?;
                 let newly_completed = completed && !known.completed();
                 known.renew(clock, completed);
                 return Some(Seen {
@@ -407,21 +397,21 @@ impl Swarms {
             Err(place) => place,
         };
         let others = &mut lists[role.other() as usize];
-        let known = match others.find(record.key()) {
-            Ok(place) => others.remove(place),
+        let known = match others.find(record.key(), blocks) {
+            Ok(place) => others.remove(place, blocks),
             Err(_) => None,
         };
         match known {
-            Some(known) => record = known,
+            Some(known) => {
+                record = known;
+                self.totals[small::list_number::<R>(role.other())] -= 1;
+            }
             None if !update.room => return None,
             None => {}
         }
         let newly_completed = completed && !record.completed();
         record.renew(clock, completed);
-        let rank = lists[role as usize].insert(place, record);
-        if known.is_some() {
-            self.totals[small::list_number::<R>(role.other())] -= 1;
-        }
+        let rank = lists[role as usize].insert(place, record, blocks)?;
         self.totals[small::list_number::<R>(role)] += 1;
         Some(Seen {
             rank,
@@ -467,13 +457,17 @@ impl Swarms {
                     found.is_ok()
                 })
             }
-            &mut Peers::Large(number) => self.large_mut(number).and_then(|large| {
-                [Role::Leecher, Role::Seeder].into_iter().find(|&role| {
-                    let list = &mut R::lists_mut(large)[role as usize];
-                    let place = list.find(key).ok();
-                    place.and_then(|place| list.remove(place)).is_some()
+            &mut Peers::Large(number) => {
+                let large = self.large.get_mut(number as usize).and_then(Option::as_mut);
+                let blocks = &mut self.blocks;
+                large.and_then(|large| {
+                    [Role::Leecher, Role::Seeder].into_iter().find(|&role| {
+                        let list = &mut R::lists_mut(large)[role as usize];
+                        let place = list.find(key, blocks).ok();
+                        place.and_then(|place| list.remove(place, blocks)).is_some()
+                    })
                 })
-            }),
+            }
         };
         if let Some(role) = found {
             self.totals[small::list_number::<R>(role)] -= 1;
@@ -503,7 +497,7 @@ impl Swarms {
                     self.blocks.free(block);
                     *peers = shrunk;
                 } else if Blocks::is_roomy(block, used)
-                    && let Some(block) = self.move_block(block, used)
+                    && let Some(block) = self.blocks.move_to(block, used, used)
                 {
                     *peers = Peers::small(block);
                 }
@@ -512,7 +506,7 @@ impl Swarms {
         }
     }
 
-    /// Back into a block once it would fill no more than half of the largest.
+    /// Back into a block once it would fill no more than half of the largest for small swarms.
     fn shrink_large(&mut self, peers: &mut Peers, number: u32) {
         let Some(large) = self.large(number) else {
             return;
@@ -522,21 +516,21 @@ impl Swarms {
         let [Ok(a), Ok(b), Ok(c), Ok(d)] = counts else {
             return;
         };
-        if size > blocks::LARGEST / 2 {
+        if size > small::MOST / 2 {
             return;
         }
         let Some(block) = self.blocks.take(size) else {
             return;
         };
-        let Some(large) = self.large.get_mut(number as usize).and_then(Option::take) else {
+        let Some(mut large) = self.large.get_mut(number as usize).and_then(Option::take) else {
             return;
         };
         self.vacant.push(number);
         let bytes = self.blocks.get_mut(block);
         bytes[..small::HEADER].copy_from_slice(&[a, b, c, d]);
         for role in [Role::Leecher, Role::Seeder] {
-            copy_list::<V4>(&large, role, bytes);
-            copy_list::<V6>(&large, role, bytes);
+            move_list::<V4>(&mut large, role, block, &mut self.blocks);
+            move_list::<V6>(&mut large, role, block, &mut self.blocks);
         }
         *peers = Peers::small(block);
     }
@@ -595,11 +589,12 @@ impl Swarms {
             return (1, None);
         };
         let before = large.counts()[list];
+        let blocks = &mut self.blocks;
         let (looked_at, next) = match &mut **large {
-            Large { v4: [l, _], .. } if list == 0 => expire_list(l, within, clock),
-            Large { v4: [_, s], .. } if list == 1 => expire_list(s, within, clock),
-            Large { v6: [l, _], .. } if list == 2 => expire_list(l, within, clock),
-            Large { v6: [_, s], .. } => expire_list(s, within, clock),
+            Large { v4: [l, _], .. } if list == 0 => expire_list(l, within, clock, blocks),
+            Large { v4: [_, s], .. } if list == 1 => expire_list(s, within, clock, blocks),
+            Large { v6: [l, _], .. } if list == 2 => expire_list(l, within, clock, blocks),
+            Large { v6: [_, s], .. } => expire_list(s, within, clock, blocks),
         };
         self.totals[list] -= before - large.counts()[list];
         let next_list = (list < 3).then_some(Within {
@@ -653,7 +648,7 @@ impl Swarms {
                 List::Slice(small::list(self.blocks.get(Block { class, place }), role))
             }
             (&Peers::Large(number), _) => match self.large(number) {
-                Some(large) => List::Chunked(&R::lists(large)[role as usize]),
+                Some(large) => List::Chunked(&R::lists(large)[role as usize], &self.blocks),
                 None => List::Slice(&[]),
             },
             _ => List::Slice(&[]),
@@ -661,27 +656,30 @@ impl Swarms {
     }
 }
 
-fn lists_of<R: Stored>(block: &[u8]) -> [PeerList<R>; 2] {
-    [Role::Leecher, Role::Seeder].map(|role| PeerList::from_sorted(small::list(block, role)))
+fn lists_of<R: Stored>(block: &[u8], blocks: &mut Blocks) -> Option<[PeerList<R>; 2]> {
+    let leechers = PeerList::from_sorted(small::list(block, Role::Leecher), blocks)?;
+    let seeders = PeerList::from_sorted(small::list(block, Role::Seeder), blocks)?;
+    Some([leechers, seeders])
 }
 
-/// Fills the list of a block whose header is already in place.
-fn copy_list<R: Stored>(large: &Large, role: Role, block: &mut [u8]) {
-    let records = R::lists(large)[role as usize].chunks().flatten();
-    for (to, from) in small::list_mut::<R>(block, role).iter_mut().zip(records) {
-        *to = *from;
-    }
+/// Moves a list into a block whose header is already in place.
+fn move_list<R: Stored>(large: &mut Large, role: Role, block: Block, blocks: &mut Blocks) {
+    let list = &mut R::lists_mut(large)[role as usize];
+    let records: Vec<R> = list.chunks(blocks).flatten().copied().collect();
+    small::list_mut(blocks.get_mut(block), role).copy_from_slice(&records);
+    list.clear(blocks);
 }
 
 fn expire_list<R: Stored>(
     list: &mut PeerList<R>,
     within: Within,
     clock: Clock,
+    blocks: &mut Blocks,
 ) -> (usize, Option<Within>) {
     let Some(from) = R::from_bytes(&within.from).first() else {
         return (0, None);
     };
-    let (looked_at, next) = list.expire(from.key(), clock);
+    let (looked_at, next) = list.expire(from.key(), clock, blocks);
     let next = next.map(|fence| {
         let mut from = [0; 19];
         from[..R::SIZE].copy_from_slice(fence.bytes());
