@@ -5,8 +5,9 @@
 
 mod address;
 pub mod limits;
+pub mod memory;
 pub mod mmsg;
-pub mod prefetch;
+
 pub mod privileges;
 pub mod sandbox;
 pub mod signals;

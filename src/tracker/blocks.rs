@@ -8,6 +8,8 @@
 //! bytes of memory for a peer of 7. All pages are of one size, and one whose last block is freed is
 //! given back.
 
+use crate::sys::memory::discard;
+
 /// Bytes of a page.
 const PAGE: usize = 32 * 1024;
 
@@ -131,7 +133,8 @@ const _: () = assert!(PAGE / (SIZES[0] as usize) < 1 << PLACE_BITS);
 struct Class {
     size: usize,
     pages: Vec<Page>,
-    /// The pages that have room, in no order.
+    /// The pages that have room, the last ones first. Blocks are taken from the end, so that the later
+    /// pages run empty and can be given back.
     roomy: Vec<u32>,
 }
 
@@ -189,7 +192,8 @@ impl Class {
         let number = place >> PLACE_BITS;
         let page = &mut self.pages[number as usize];
         if usize::from(page.used) == per_page {
-            self.roomy.push(number);
+            let place = self.roomy.partition_point(|&other| other > number);
+            self.roomy.insert(place, number);
         }
         page.free((place & PLACE_MASK) as u16, size);
     }
@@ -227,6 +231,7 @@ impl Page {
     fn free(&mut self, slot: u16, size: usize) {
         self.used -= 1;
         if self.used == 0 {
+            discard(&mut self.bytes);
             self.bytes = Vec::new();
             return;
         }

@@ -11,7 +11,7 @@ use super::blocks::Blocks;
 use super::clock::Clock;
 use super::peers::{PeerList, Record};
 use crate::random::Random;
-use crate::sys::prefetch::prefetch;
+use crate::sys::memory::prefetch;
 
 /// Peers in a run: 8 IPv4 peers are a cache line.
 const RUN: usize = 8;

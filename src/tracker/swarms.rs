@@ -9,7 +9,7 @@ use super::clock::Clock;
 use super::peers::{Peer, PeerList, Record, Role, V4, V6, reserve_one};
 use super::sample::{List, Pool};
 use super::small;
-use crate::sys::prefetch::prefetch;
+use crate::sys::memory::prefetch;
 
 /// A torrent's peers, or where they are: 8 bytes.
 #[derive(Debug)]

@@ -10,7 +10,7 @@
 
 use super::peers::{reserve_one, trim};
 use super::swarms::Peers;
-use crate::sys::prefetch::prefetch;
+use crate::sys::memory::prefetch;
 
 pub type InfoHash = [u8; 20];
 

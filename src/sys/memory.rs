@@ -1,0 +1,65 @@
+//! What the processor and the system are told about memory.
+
+/// Asks for the cache line that holds the start of this value. It is a hint: where there is no such
+/// instruction, nothing happens.
+pub fn prefetch<T: ?Sized>(value: &T) {
+    let address = (&raw const *value).cast::<u8>();
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instruction is part of every x86-64, reads nothing and cannot fault.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch(address.cast(), _MM_HINT_T0);
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: the instruction is part of every AArch64, reads nothing and cannot fault.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) address, options(nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = address;
+}
+
+/// The least page that systems have.
+const PAGE: usize = 4096;
+
+/// Gives the memory behind these bytes back to the system; they are still there, with any values.
+///
+/// An allocator keeps what it is given back in the middle of the heap. For large buffers that are about
+/// to be freed, this lets the system have all but their ends meanwhile.
+pub fn discard(bytes: &mut [u8]) {
+    let start = bytes.as_mut_ptr().align_offset(PAGE);
+    let Some(whole) = bytes.get_mut(start..) else {
+        return;
+    };
+    let length = whole.len() / PAGE * PAGE;
+    // SAFETY: the range is whole pages of memory that is ours alone. What is in it afterwards, old
+    // values or zeros, is valid for bytes. Where pages are larger than 4 KiB the call may refuse,
+    // and then nothing happens.
+    unsafe {
+        libc::madvise(whole.as_mut_ptr().cast(), length, DISCARD);
+    }
+}
+
+#[cfg(target_os = "linux")]
+const DISCARD: libc::c_int = libc::MADV_DONTNEED;
+
+#[cfg(not(target_os = "linux"))]
+const DISCARD: libc::c_int = libc::MADV_FREE;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_beside_discarded_pages_is_untouched() {
+        let mut bytes = vec![7_u8; 20 * PAGE];
+        let (left, rest) = bytes.split_at_mut(100);
+        let (middle, right) = rest.split_at_mut(10 * PAGE + 50);
+        discard(middle);
+        assert!(left.iter().chain(&*right).all(|&b| b == 7));
+        middle.fill(9);
+        assert!(middle.iter().all(|&b| b == 9));
+        discard(&mut []);
+        discard(&mut right[..10]);
+    }
+}
