@@ -6,19 +6,43 @@ MANDIR = $(PREFIX)/man
 CARGO = cargo
 INSTALL = install
 
-# Debian's rustc-web, cargo-web and rust-web-src come with the standard library's source, from which
-# check-bsd compiles it for systems that it is not shipped for. A nightly toolchain would do as well.
-WEB_CARGO = RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=target/bsd /usr/bin/cargo
+# Debian's rustc-web, cargo-web and rust-web-src come with the standard library's source, from which it
+# is compiled for other systems (check-bsd) and for size (tiny). A nightly toolchain would do as well.
+WEB_CARGO = RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 /usr/bin/cargo
+
+# A panic is an abort without a word, and nothing is kept to say where or to unwind. Repeated sequences
+# of instructions become functions; opt-level "s" without that is a tenth larger.
+TINY = -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size -Zpanic-immediate-abort \
+	--config 'profile.release.opt-level="z"' --config 'profile.release.panic="immediate-abort"'
+TINY_FLAGS = -Zunstable-options -Zlocation-detail=none -Zfmt-debug=none -Cforce-unwind-tables=no \
+	-Cllvm-args=-enable-machine-outliner=always -Crelocation-model=static \
+	-Clink-arg=-Wl,--build-id=none -Clink-arg=-Wl,-z,noseparate-code -Clink-arg=-Wl,-z,norelro
+STATIC_FLAGS = -Clinker=musl-gcc -Clink-self-contained=no -Ctarget-feature=+crt-static \
+	-Lnative=target/tiny/empty
 
 all:
 	$(CARGO) build --release --locked
+
+# The smallest binary: target/tiny/x86_64-unknown-linux-gnu/release/announced
+tiny:
+	RUSTFLAGS='$(TINY_FLAGS)' $(WEB_CARGO) build --release --locked --target-dir target/tiny \
+		--target x86_64-unknown-linux-gnu $(TINY)
+
+# The same without shared libraries, for any x86-64 Linux; needs musl-gcc (Debian's musl-tools):
+# target/tiny/x86_64-unknown-linux-musl/release/announced
+# Nothing unwinds, but the standard library asks for libunwind; an empty one will do.
+tiny-static:
+	mkdir -p target/tiny/empty
+	ar cr target/tiny/empty/libunwind.a
+	RUSTFLAGS='$(TINY_FLAGS) $(STATIC_FLAGS)' $(WEB_CARGO) build --release --locked \
+		--target-dir target/tiny --target x86_64-unknown-linux-musl $(TINY)
 
 check:
 	$(CARGO) test --locked
 
 check-bsd:
 	for system in freebsd openbsd netbsd; do \
-		$(WEB_CARGO) check --locked --all-targets -Zbuild-std=std,panic_abort,test \
+		$(WEB_CARGO) check --locked --target-dir target/bsd --all-targets -Zbuild-std=std,panic_abort,test \
 			--target x86_64-unknown-$$system || exit 1; \
 	done
 
@@ -41,4 +65,4 @@ uninstall:
 clean:
 	$(CARGO) clean
 
-.PHONY: all check check-bsd bench lint install uninstall clean
+.PHONY: all tiny tiny-static check check-bsd bench lint install uninstall clean
