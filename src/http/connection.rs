@@ -46,7 +46,8 @@ struct Connection {
     /// What was not yet taken of the replies.
     output: Vec<u8>,
     phase: Phase,
-    wants_write: bool,
+    /// What the poll was asked to tell of it, once it was asked.
+    watched: Option<Interest>,
     /// The client will send no more: what is read last is its end, of which no new event tells.
     hung_up: bool,
     /// It is in the queue of those that go on without an event.
@@ -187,7 +188,7 @@ impl Connections {
             input: Vec::new(),
             output: Vec::new(),
             phase: Phase::Open,
-            wants_write: false,
+            watched: None,
             hung_up: false,
             queued: false,
             deadline: context.now + PATIENCE,
@@ -206,15 +207,12 @@ impl Connections {
                 index
             }
         };
-        let token = Token(self.first_token + index as usize);
-        let slot = &mut self.slots[index as usize];
-        let stream = &mut slot.connection.insert(connection).stream;
-        let registered = context.registry.register(stream, token, Interest::READABLE);
+        self.slots[index as usize].connection = Some(connection);
         self.open += 1;
         self.link(index);
-        if registered.is_err() {
-            self.close(index);
-        }
+        // Nearly always the request is here already, and often it is the only one: then the poll need
+        // not hear of the connection at all.
+        self.serve(index, context);
     }
 
     /// Serves a connection after an event of its token. `hung_up` says that the client will send no
@@ -277,9 +275,8 @@ impl Connections {
         self.held = self.held - held + connection.held();
         let is_answered = connection.deadline != deadline;
         let token = Token(self.first_token + index as usize);
-        let is_watched = connection.watch(token, context.registry).is_ok();
         match turn {
-            Ok(turn) if is_watched => {
+            Ok(turn) if connection.watch(token, context.registry).is_ok() => {
                 if turn == Turn::More {
                     self.enqueue(index);
                 }
@@ -360,16 +357,15 @@ impl Connection {
 
     /// Asks for what is of interest now.
     fn watch(&mut self, token: Token, registry: &Registry) -> io::Result<()> {
-        let wants_write = !self.output.is_empty();
-        if wants_write == self.wants_write {
-            return Ok(());
-        }
-        self.wants_write = wants_write;
-        let interest = match wants_write {
-            true => Interest::READABLE | Interest::WRITABLE,
-            false => Interest::READABLE,
+        let interest = match self.output.is_empty() {
+            true => Interest::READABLE,
+            false => Interest::READABLE | Interest::WRITABLE,
         };
-        registry.reregister(&mut self.stream, token, interest)
+        match self.watched.replace(interest) {
+            Some(before) if before == interest => Ok(()),
+            Some(_) => registry.reregister(&mut self.stream, token, interest),
+            None => registry.register(&mut self.stream, token, interest),
+        }
     }
 
     /// Sends what is left of earlier replies; whether all is out.

@@ -14,6 +14,9 @@ pub struct Site {
     redirect: Option<String>,
     body: Vec<u8>,
     hashes: Vec<InfoHash>,
+    /// Where the tracker puts peers of either family; zeroed once and not for each request.
+    v4: Box<[u8]>,
+    v6: Box<[u8]>,
 }
 
 /// What a path stands for.
@@ -44,6 +47,8 @@ impl Site {
             redirect,
             body: Vec::new(),
             hashes: Vec::new(),
+            v4: vec![0; MOST_PEERS * 6].into_boxed_slice(),
+            v6: vec![0; MOST_PEERS * 18].into_boxed_slice(),
         }
     }
 
@@ -83,7 +88,11 @@ impl Site {
         match query::announce(query) {
             Ok(announce) => {
                 service.counters.http_announces += 1;
-                write_announce(&mut self.body, &announce, client, service);
+                let sinks = Sinks {
+                    v4: Sink::new(&mut self.v4),
+                    v6: Sink::new(&mut self.v6),
+                };
+                write_announce(&mut self.body, &announce, client, sinks, service);
             }
             Err(refusal) => self.refuse(refusal, service),
         }
@@ -126,13 +135,9 @@ fn write_announce(
     body: &mut Vec<u8>,
     announce: &query::Announce,
     client: IpAddr,
+    mut sinks: Sinks,
     service: &mut Service,
 ) {
-    let (mut v4, mut v6) = ([0; MOST_PEERS * 6], [0; MOST_PEERS * 18]);
-    let mut sinks = Sinks {
-        v4: Sink::new(&mut v4),
-        v6: Sink::new(&mut v6),
-    };
     let request = Announce {
         info_hash: &announce.info_hash,
         peer: Peer::new(client, announce.port),

@@ -3,6 +3,7 @@
 //! Published torrents and old clients cannot change, so whatever can be understood is. Only `info_hash`
 //! and `port` can be wrong for good.
 
+use super::find;
 use crate::tracker::{Event, InfoHash};
 
 /// What an announce asks. `compact`, `no_peer_id`, `key`, `ip` and whatever else there may be has no
@@ -79,11 +80,21 @@ const LONGEST: usize = 24;
 
 /// `name=value` pairs between ampersands. A name without `=` has an empty value.
 fn parameters(query: &[u8]) -> impl Iterator<Item = (Encoded<'_>, Encoded<'_>)> {
-    query.split(|&b| b == b'&').map(|pair| {
-        let equals = pair.iter().position(|&b| b == b'=');
-        let (name, value) = pair.split_at(equals.unwrap_or(pair.len()));
-        (Encoded(name), Encoded(value.get(1..).unwrap_or_default()))
+    let mut rest = Some(query);
+    std::iter::from_fn(move || {
+        let (pair, after) = split_at_byte(rest?, b'&');
+        rest = after;
+        let (name, value) = split_at_byte(pair, b'=');
+        Some((Encoded(name), Encoded(value.unwrap_or_default())))
     })
+}
+
+/// What is before the first such byte, and what is after it if there is one.
+fn split_at_byte(bytes: &[u8], byte: u8) -> (&[u8], Option<&[u8]>) {
+    match find(bytes, byte) {
+        Some(at) => (&bytes[..at], bytes.get(at + 1..)),
+        None => (bytes, None),
+    }
 }
 
 /// Percent-encoded bytes, in either case; anything else stands for itself, `+` and 8-bit bytes too.
@@ -104,22 +115,35 @@ impl Iterator for Encoded<'_> {
             return Some(None);
         };
         self.0 = rest;
-        Some(hex(high).zip(hex(low)).map(|(high, low)| high << 4 | low))
+        let (high, low) = (HEX[usize::from(high)], HEX[usize::from(low)]);
+        // What is no digit has bits that no digit has.
+        Some(((high | low) < 16).then_some(high << 4 | low))
     }
 }
 
-fn hex(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
+/// The values of hexadecimal digits of either case. A table, since which kind of digit comes next
+/// cannot be guessed: with comparisons, each of an info-hash's 40 digits might cost a wrong guess.
+const HEX: [u8; 256] = {
+    let mut values = [0xff; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        values[b"0123456789abcdef"[digit] as usize] = digit as u8;
+        values[b"0123456789ABCDEF"[digit] as usize] = digit as u8;
+        digit += 1;
     }
-}
+    values
+};
 
 impl Encoded<'_> {
     /// All bytes decoded, if there are no more than fit and nothing is garbled.
-    fn decode(self, room: &mut [u8]) -> Option<&[u8]> {
+    fn decode<'a>(self, room: &'a mut [u8]) -> Option<&'a [u8]>
+    where
+        Self: 'a,
+    {
+        // Names and numbers have nothing to decode.
+        if self.0.len() <= room.len() && find(self.0, b'%').is_none() {
+            return Some(self.0);
+        }
         let mut length = 0;
         for byte in self {
             *room.get_mut(length)? = byte?;
@@ -129,9 +153,8 @@ impl Encoded<'_> {
     }
 
     fn hash(self) -> Option<InfoHash> {
-        let mut hash = [0; 20];
-        let length = self.decode(&mut hash)?.len();
-        (length == hash.len()).then_some(hash)
+        let mut room = [0; 20];
+        self.decode(&mut room)?.try_into().ok()
     }
 
     fn number(self) -> Option<u64> {

@@ -38,6 +38,9 @@ pub fn tcp(address: SocketAddr) -> io::Result<mio::net::TcpListener> {
     // Replies are written whole; waiting for more to send would only delay them. Accepted sockets
     // inherit the option.
     set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    // A connection is handed over with its request, not before: one turn of the loop instead of two.
+    #[cfg(target_os = "linux")]
+    set_option(&socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 1)?;
     bind(&socket, address)?;
     // SAFETY: a system call on a socket that we own, without pointers.
     check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
