@@ -15,6 +15,7 @@ use announced::udp::ConnectionIds;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Descriptors for all that is not a client's connection.
@@ -50,6 +51,10 @@ fn problem(doing: impl Display) -> impl FnOnce(io::Error) -> Problem {
     move |error| format!("{doing}: {error}")
 }
 
+fn root_flag(root: &Path) -> String {
+    format!("-d/--root '{}'", root.as_os_str().to_string_lossy())
+}
+
 fn print(text: &str) -> Result<(), Problem> {
     let mut out = io::stdout();
     let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -59,10 +64,8 @@ fn print(text: &str) -> Result<(), Problem> {
 /// Does all that can be done without opening a socket or giving anything up.
 fn check(options: &Options) -> Result<(), Problem> {
     identity(options)?;
-    if let Some(root) = &options.root
-        && !root.is_dir()
-    {
-        return Err(format!("-d/--root '{}': not a directory", root.display()));
+    if let Some(root) = &options.root {
+        std::env::set_current_dir(root).map_err(problem(root_flag(root)))?;
     }
     print(&options.to_string())
 }
@@ -183,7 +186,7 @@ fn drop_privileges(options: &Options) -> Result<(), Problem> {
             Some(_) => privileges::confine(root),
             None => std::env::set_current_dir(root),
         };
-        entered.map_err(problem(format_args!("-d/--root '{}'", root.display())))?;
+        entered.map_err(problem(root_flag(root)))?;
     }
     match identity {
         Some(identity) => {

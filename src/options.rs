@@ -185,7 +185,8 @@ fn explain(error: lexopt::Error) -> Wrong {
             let value = value.to_string_lossy();
             format!("{option} '{value}': wanted is no value")
         }
-        other => other.to_string(),
+        // Formatting lexopt's own errors would bring in tables of Unicode for their quoting.
+        _ => String::from("the command line cannot be read"),
     }
 }
 
@@ -436,7 +437,7 @@ impl fmt::Display for Options {
         }
         writeln!(f, ", if started as root")?;
         if let Some(root) = &self.root {
-            let root = root.display();
+            let root = root.as_os_str().to_string_lossy();
             writeln!(f, "chroot to {root} if started as root, else work in it")?;
         }
         if let Some(url) = &self.redirect {

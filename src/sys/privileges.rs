@@ -74,7 +74,7 @@ pub fn become_user(Identity { uid, gid }: Identity) -> io::Result<()> {
         )
     };
     if uids != [uid; 2] || gids != [gid; 2] || (back == 0 && uid != 0) {
-        return Err(io::Error::other("the system did not let go of the old ids"));
+        return Err(io::ErrorKind::PermissionDenied.into());
     }
     Ok(())
 }
