@@ -57,7 +57,7 @@ const fn flag(
 
 #[rustfmt::skip]
 pub const FLAGS: [Flag; 16] = [
-    flag(Id::Address, 'i', "address", "IP", "listen on this address, for the -p and -P that follow"),
+    flag(Id::Address, 'i', "address", "IP", "listen on this address, for the -p and -P that follow (all)"),
     flag(Id::TcpPort, 'p', "tcp-port", "PORT", "serve HTTP on this port (6969)"),
     flag(Id::UdpPort, 'P', "udp-port", "PORT", "serve UDP on this port (6969)"),
     flag(Id::User, 'u', "user", "NAME", "become this user, or UID:GID, if started as root (nobody)"),
@@ -392,9 +392,10 @@ fn parse_user(flag: &Flag, value: &OsStr) -> Result<User, Wrong> {
 /// Only what is safe in a header: a line break would let the URL write headers of its own.
 fn parse_url(flag: &Flag, value: &OsStr) -> Result<String, Wrong> {
     let url = flag.text(value)?;
-    match !url.is_empty() && url.bytes().all(|b| b.is_ascii_graphic()) {
+    let has_scheme = url.starts_with("http://") || url.starts_with("https://");
+    match has_scheme && url.bytes().all(|b| b.is_ascii_graphic()) {
         true => Ok(url.to_owned()),
-        false => Err(flag.wrong(value, "a URL in printable ASCII, without spaces")),
+        false => Err(flag.wrong(value, "a URL, http:// or https://, in printable ASCII")),
     }
 }
 
@@ -623,8 +624,13 @@ mod tests {
                 "--numwant-max '201': wanted is a number from 1 to 200",
             ),
             (
-                "-r a\u{7f}b",
-                "-r/--redirect 'a\u{7f}b': wanted is a URL in printable ASCII, without spaces",
+                "-r http://a\u{7f}b",
+                "-r/--redirect 'http://a\u{7f}b': wanted is a URL, http:// or https://, in printable \
+                 ASCII",
+            ),
+            (
+                "-r a",
+                "-r/--redirect 'a': wanted is a URL, http:// or https://, in printable ASCII",
             ),
             ("--check=yes -n", "--check 'yes': wanted is no value"),
             ("--bad", "there is no flag --bad; -h lists them all"),

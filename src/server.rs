@@ -5,7 +5,7 @@ use crate::log;
 use crate::service::Service;
 use crate::stats::Report;
 use crate::sys::mmsg::Batch;
-use crate::sys::signals::Signal;
+use crate::sys::signals::{self, Signal};
 use crate::tracker::Progress;
 use crate::udp::{self, ConnectionIds};
 use mio::net::{TcpListener, UdpSocket, UnixStream};
@@ -111,10 +111,11 @@ impl Server {
             for token in std::mem::take(&mut self.busy) {
                 self.turn(token, false, now);
             }
-            self.resume_connections(now);
+
             for event in &events {
                 self.turn(event.token(), event.is_read_closed(), now);
             }
+            self.serve_connections(now);
             self.keep_house(now);
             if self
                 .stop_at
@@ -172,38 +173,38 @@ impl Server {
                     false
                 }
             },
-            None => return self.connections.ready(token, hung_up, &mut context),
+            None => return self.connections.ready(token, hung_up),
         };
         if is_busy && !self.busy.contains(&token) {
             self.busy.push(token);
         }
     }
 
-    /// Connections whose last turn was over before their work.
-    fn resume_connections(&mut self, now: u64) {
+    /// A turn for some of the connections that have something to do; the others wait for the next round,
+    /// so that however many there are, datagrams do not wait for them.
+    fn serve_connections(&mut self, now: u64) {
         let mut context = Context {
             registry: self.poll.registry(),
             service: &mut self.service,
             site: &mut self.site,
             now,
         };
-        self.connections.resume(&mut context);
+        self.connections.serve_some(&mut context);
     }
 
     fn take_signals(&mut self, now: u64) {
         let mut bytes = [0; 64];
         loop {
-            let count = match self.signals.read(&mut bytes) {
-                Ok(count @ 1..) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                _ => return,
-            };
-            let signals = bytes.iter().take(count).copied();
-            for signal in signals.filter_map(Signal::from_byte) {
-                match signal {
-                    Signal::Stop => self.stop(now),
-                    Signal::Reload => log::line(format_args!("SIGHUP: there is nothing to reload")),
-                }
+            match self.signals.read(&mut bytes) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                _ => break,
+            }
+        }
+        for signal in signals::take() {
+            match signal {
+                Signal::Stop => self.stop(now),
+                Signal::Reload => log::line(format_args!("SIGHUP: there is nothing to reload")),
             }
         }
     }
@@ -213,6 +214,7 @@ impl Server {
         if self.stop_at.is_none() {
             self.sockets.clear();
             self.busy.clear();
+            self.starved_at = None;
             self.connections.wind_up();
             self.stop_at = Some(now + FAREWELL);
         }

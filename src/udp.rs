@@ -26,12 +26,16 @@ pub fn serve(
     ids: &ConnectionIds,
     service: &mut Service,
 ) -> bool {
+    let mut is_failing = false;
     for _ in 0..BATCHES_A_TURN {
         let received = match batch.receive(socket) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             // An interruption, or an error of an earlier reply: what waits is behind it.
-            Err(_) => continue,
+            Err(_) => {
+                is_failing = true;
+                continue;
+            }
         };
         let hints = look_ahead(batch, &service.tracker);
         for (exchange, hint) in batch.exchanges().zip(hints) {
@@ -45,7 +49,8 @@ pub fn serve(
             return false;
         }
     }
-    true
+    // An error that stays must not keep the loop awake; the next datagram will.
+    !is_failing
 }
 
 /// Brings what the batch's announces will read into the cache, all of one kind before the next.

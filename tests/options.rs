@@ -38,8 +38,8 @@ fn a_bad_flag_exits_2_before_any_socket_is_open() {
         ),
         (
             &["-P", "0", "-r", "http://x/\r\nSet-Cookie: a"],
-            "-r/--redirect 'http://x/??Set-Cookie: a': wanted is a URL in printable ASCII, without \
-             spaces",
+            "-r/--redirect 'http://x/??Set-Cookie: a': wanted is a URL, http:// or https://, in \
+             printable ASCII",
         ),
     ] {
         let (code, out, err) = run(flags);

@@ -11,6 +11,7 @@ use crate::service::Service;
 use crate::sys::sockets;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown};
 
@@ -27,9 +28,11 @@ const OUTPUT: usize = 8 * 1024;
 /// It is reached only by clients that send and do not read, many at once.
 const MOST_HELD: usize = 32 * 1024 * 1024;
 
-/// What one connection or listener may do before the others have their turn.
-const READS_A_TURN: usize = 4;
+/// What one connection or listener may do before the others have their turn, and how many connections
+/// may before the datagrams have theirs: some three milliseconds at the worst.
+const READS_A_TURN: usize = 2;
 const ACCEPTS_A_TURN: usize = 64;
+const TURNS_A_ROUND: usize = 32;
 
 /// Whether there is more to do without waiting for an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +53,7 @@ struct Connection {
     watched: Option<Interest>,
     /// The client will send no more: what is read last is its end, of which no new event tells.
     hung_up: bool,
-    /// It is in the queue of those that go on without an event.
+    /// It is in the queue of those that are to have a turn.
     queued: bool,
     deadline: u64,
 }
@@ -82,8 +85,8 @@ pub struct Connections {
     vacant: Vec<u32>,
     oldest: Option<u32>,
     newest: Option<u32>,
-    /// Connections with more to do than one turn allowed.
-    queue: Vec<u32>,
+    /// Connections that something has happened to, or that had more to do than one turn allowed.
+    queue: VecDeque<u32>,
     open: usize,
     most: usize,
     /// Bytes in the connections' own buffers.
@@ -111,7 +114,7 @@ impl Connections {
             vacant: Vec::new(),
             oldest: None,
             newest: None,
-            queue: Vec::new(),
+            queue: VecDeque::new(),
             open: 0,
             most,
             held: 0,
@@ -215,31 +218,33 @@ impl Connections {
         self.serve(index, context);
     }
 
-    /// Serves a connection after an event of its token. `hung_up` says that the client will send no
-    /// more.
-    pub fn ready(&mut self, token: Token, hung_up: bool, context: &mut Context) {
+    /// Notes an event of a connection's token. `hung_up` says that the client will send no more.
+    pub fn ready(&mut self, token: Token, hung_up: bool) {
         let Ok(index) = u32::try_from(token.0.wrapping_sub(self.first_token)) else {
             return;
         };
         // It may have been closed earlier in this round.
         if let Some(connection) = self.get_mut(index) {
             connection.hung_up |= hung_up;
-            if !connection.queued {
-                self.serve(index, context);
-            }
+            self.enqueue(index);
         }
     }
 
-    /// Whether some have more to do without an event.
+    /// Whether some have something to do.
     pub fn are_busy(&self) -> bool {
         !self.queue.is_empty()
     }
 
-    /// Another turn for those.
-    pub fn resume(&mut self, context: &mut Context) {
-        for index in std::mem::take(&mut self.queue) {
-            // Its place may be another's by now, whose turn it then is; that does no harm.
-            if let Some(connection) = self.get_mut(index) {
+    /// A turn for those that have waited for longest.
+    pub fn serve_some(&mut self, context: &mut Context) {
+        for _ in 0..TURNS_A_ROUND {
+            let Some(index) = self.queue.pop_front() else {
+                return;
+            };
+            // Its place may be another's by now.
+            if let Some(connection) = self.get_mut(index)
+                && connection.queued
+            {
                 connection.queued = false;
                 self.serve(index, context);
             }
@@ -251,7 +256,7 @@ impl Connections {
             && !connection.queued
         {
             connection.queued = true;
-            self.queue.push(index);
+            self.queue.push_back(index);
         }
     }
 

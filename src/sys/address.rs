@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Room for an address of either family; 28 bytes, not the 128 of `sockaddr_storage`, since a batch
-/// holds 64 of them.
+/// holds many.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub union SockAddr {

@@ -1,13 +1,19 @@
-//! Signals as bytes on a socket that the poll loop reads.
+//! Signals as flags, and a socket that wakes the poll loop when one is raised.
 
 use super::check;
 use std::io;
 use std::os::fd::IntoRawFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-/// Where the handler writes.
+/// Where the handler writes a byte, so that the loop wakes up.
 static WRITER: AtomicI32 = AtomicI32::new(-1);
+
+/// SIGTERM or SIGINT was caught.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// SIGHUP was caught.
+static RELOAD: AtomicBool = AtomicBool::new(false);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
@@ -17,18 +23,17 @@ pub enum Signal {
     Reload,
 }
 
-impl Signal {
-    /// What a byte that was read from the socket stands for.
-    pub fn from_byte(byte: u8) -> Option<Signal> {
-        match libc::c_int::from(byte) {
-            libc::SIGTERM | libc::SIGINT => Some(Signal::Stop),
-            libc::SIGHUP => Some(Signal::Reload),
-            _ => None,
-        }
-    }
+/// What was caught since the last call. However often a signal came, it counts once.
+pub fn take() -> impl Iterator<Item = Signal> {
+    let stop = STOP.swap(false, Ordering::Relaxed).then_some(Signal::Stop);
+    let reload = RELOAD
+        .swap(false, Ordering::Relaxed)
+        .then_some(Signal::Reload);
+    stop.into_iter().chain(reload)
 }
 
-/// Catches the signals from here on; each is a byte on the socket that is returned. SIGPIPE is
+/// Catches the signals from here on; after each there are bytes to read on
+/// the socket that is returned. SIGPIPE is
 /// ignored: a connection that is gone is an error of the write.
 pub fn catch() -> io::Result<mio::net::UnixStream> {
     let (reader, writer) = UnixStream::pair()?;
@@ -52,9 +57,15 @@ fn set_action(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()
     Ok(())
 }
 
-/// The handler. If the socket is full, signals enough are waiting already.
+/// The handler. If the socket is full, the loop has enough to wake up for.
 extern "C" fn forward(signal: libc::c_int) {
-    let byte = signal as u8;
+    let flag = if signal == libc::SIGHUP {
+        &RELOAD
+    } else {
+        &STOP
+    };
+    flag.store(true, Ordering::Relaxed);
+    let byte = 0_u8;
     // SAFETY: `write` is safe in a handler, and the byte lives for the call. The code that was
     // interrupted may be about to read `errno`, of which each thread has its own: it is put back.
     unsafe {
@@ -84,13 +95,12 @@ mod tests {
     use std::io::Read;
 
     #[test]
-    fn a_signal_arrives_as_a_byte() {
+    fn a_signal_wakes_the_reader_and_is_taken_once() {
         let mut reader = catch().expect("signals can be caught");
         // SAFETY: a system call without pointers; the handler is in place.
         unsafe { libc::raise(libc::SIGHUP) };
-        let mut byte = [0];
-        assert_eq!(reader.read(&mut byte).expect("is there"), 1);
-        assert_eq!(Signal::from_byte(byte[0]), Some(Signal::Reload));
-        assert_eq!(Signal::from_byte(0), None);
+        assert_eq!(reader.read(&mut [0]).expect("is there"), 1);
+        assert_eq!(take().collect::<Vec<_>>(), [Signal::Reload]);
+        assert_eq!(take().count(), 0);
     }
 }

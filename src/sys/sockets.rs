@@ -9,6 +9,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 /// Connections that may wait to be accepted; the system may hold it lower.
 const BACKLOG: libc::c_int = 1024;
 
+/// What the system may hold of the replies to one TCP client, in bytes; Linux doubles it.
+const SEND_BUFFER: libc::c_int = 64 * 1024;
+
 /// What the receive buffer of a UDP socket is asked to be: a tenth of a second at 500,000 requests.
 const RECEIVE_BUFFER: libc::c_int = 8 * 1024 * 1024;
 
@@ -38,6 +41,8 @@ pub fn tcp(address: SocketAddr) -> io::Result<mio::net::TcpListener> {
     // Replies are written whole; waiting for more to send would only delay them. Accepted sockets
     // inherit the option.
     set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    // Inherited too: left to itself, the system would hold megabytes for a client that does not read.
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER)?;
     // A connection is handed over with its request, not before: one turn of the loop instead of two.
     #[cfg(target_os = "linux")]
     set_option(&socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 1)?;
@@ -149,7 +154,8 @@ fn set_option(
 }
 
 /// Replies fit every path that clients have, so none needs to be fragmented; and on Linux a datagram that
-/// must not be needs no identification number, whose making is 3 % of what a reply costs.
+/// must not be needs no identification number, whose making is 3 % of what a reply costs. What routers
+/// say of a path's limits is not believed, since anybody can say it.
 #[cfg(target_os = "linux")]
 fn forbid_fragments(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     match address {
@@ -157,7 +163,7 @@ fn forbid_fragments(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
             socket,
             libc::IPPROTO_IP,
             libc::IP_MTU_DISCOVER,
-            libc::IP_PMTUDISC_DO,
+            libc::IP_PMTUDISC_PROBE,
         ),
         SocketAddr::V6(_) => Ok(()),
     }

@@ -433,12 +433,20 @@ struct Ranks {
 
 impl Ranks {
     fn rebuild(&mut self, lengths: impl ExactSizeIterator<Item = usize>) {
-        self.sums.clear();
-        self.sums.reserve_exact(lengths.len());
+        // One chunk alone needs no tree, and most lists have no more.
+        let has_tree = lengths.len() > 1;
+        if has_tree {
+            self.sums.clear();
+            self.sums.reserve_exact(lengths.len());
+        } else {
+            self.sums = Vec::new();
+        }
         self.total = 0;
         for length in lengths {
             self.total += length as u32;
-            self.sums.push(length as u32);
+            if has_tree {
+                self.sums.push(length as u32);
+            }
         }
         for i in 1..=self.sums.len() {
             let parent = i + lowest_bit(i);

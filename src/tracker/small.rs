@@ -62,11 +62,6 @@ pub fn is_full<R: Record>(block: &[u8], role: Role) -> bool {
     block[list_number::<R>(role)] == u8::MAX
 }
 
-/// Whether another such record goes into this block.
-pub fn has_room<R: Record>(block: &[u8], role: Role) -> bool {
-    used(block) + R::SIZE <= block.len() && !is_full::<R>(block, role)
-}
-
 /// Inserts where the caller found that it belongs and that there is room.
 pub fn insert<R: Record>(block: &mut [u8], role: Role, index: usize, record: &R) {
     let number = list_number::<R>(role);

@@ -327,17 +327,14 @@ impl Swarms {
     /// swarm has outgrown blocks.
     fn with_room<R: Stored>(&mut self, block: Block, role: Role) -> Option<Block> {
         let bytes = self.blocks.get(block);
-        if small::has_room::<R>(bytes, role) {
-            return Some(block);
+        let needed = small::used(bytes) + R::SIZE;
+        if small::is_full::<R>(bytes, role) || needed > small::MOST {
+            None
+        } else if needed <= bytes.len() {
+            Some(block)
+        } else {
+            self.blocks.move_to(block, needed - R::SIZE, needed)
         }
-        let used = small::used(bytes);
-        if used + R::SIZE <= bytes.len() {
-            return None; // The list is full, not the block.
-        }
-        if used + R::SIZE > small::MOST {
-            return None;
-        }
-        self.blocks.move_to(block, used, used + R::SIZE)
     }
 
     /// Moves a swarm out of its block.
