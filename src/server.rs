@@ -181,7 +181,7 @@ impl Server {
     }
 
     /// A turn for some of the connections that have something to do; the others wait for the next round,
-    /// so that however many there are, datagrams do not wait for them.
+    /// so that however many there are, datagrams do not wait for them for long.
     fn serve_connections(&mut self, now: u64) {
         let mut context = Context {
             registry: self.poll.registry(),

@@ -28,11 +28,14 @@ const OUTPUT: usize = 8 * 1024;
 /// It is reached only by clients that send and do not read, many at once.
 const MOST_HELD: usize = 32 * 1024 * 1024;
 
-/// What one connection or listener may do before the others have their turn, and how many connections
-/// may before the datagrams have theirs: some three milliseconds at the worst.
+/// What one connection or listener may do before the others have their turn.
 const READS_A_TURN: usize = 2;
 const ACCEPTS_A_TURN: usize = 64;
-const TURNS_A_ROUND: usize = 32;
+
+/// How many connections have a turn, and how many requests are answered, before the datagrams have theirs:
+/// about a millisecond's worth of either.
+const TURNS_A_ROUND: usize = 256;
+const ANSWERS_A_ROUND: usize = 256;
 
 /// Whether there is more to do without waiting for an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +94,8 @@ pub struct Connections {
     most: usize,
     /// Bytes in the connections' own buffers.
     held: usize,
+    /// Requests answered in this round.
+    answered: usize,
     /// Tokens from here on are connections.
     first_token: usize,
     /// What is being read and written, whoever's turn it is.
@@ -118,6 +123,7 @@ impl Connections {
             open: 0,
             most,
             held: 0,
+            answered: 0,
             first_token,
             input: vec![0; INPUT].into_boxed_slice(),
             output: Vec::new(),
@@ -237,7 +243,11 @@ impl Connections {
 
     /// A turn for those that have waited for longest.
     pub fn serve_some(&mut self, context: &mut Context) {
+        self.answered = 0;
         for _ in 0..TURNS_A_ROUND {
+            if self.answered >= ANSWERS_A_ROUND {
+                return;
+            }
             let Some(index) = self.queue.pop_front() else {
                 return;
             };
@@ -274,6 +284,7 @@ impl Connections {
         let mut desk = Desk {
             input: &mut self.input,
             output: &mut self.output,
+            answered: &mut self.answered,
         };
         let (deadline, held) = (connection.deadline, connection.held());
         let turn = desk.serve(connection, context);
@@ -405,6 +416,7 @@ fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
 struct Desk<'a> {
     input: &'a mut [u8],
     output: &'a mut Vec<u8>,
+    answered: &'a mut usize,
 }
 
 impl Desk<'_> {
@@ -467,6 +479,7 @@ impl Desk<'_> {
             match request::parse(rest) {
                 Ok(request) => {
                     rest = &rest[request.length..];
+                    *self.answered += 1;
                     connection.phase = answer(&request, connection.client, context, self.output);
                     connection.deadline = context.now + PATIENCE;
                 }
