@@ -111,7 +111,6 @@ impl Server {
             for token in std::mem::take(&mut self.busy) {
                 self.turn(token, false, now);
             }
-
             for event in &events {
                 self.turn(event.token(), event.is_read_closed(), now);
             }

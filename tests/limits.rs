@@ -55,10 +55,7 @@ fn at_the_connection_limit_the_idlest_makes_room() {
 #[cfg(target_os = "linux")]
 #[test]
 fn at_the_descriptor_limit_it_goes_on_and_does_not_spin() {
-    let mut command = Command::new("sh");
-    let line = format!("ulimit -n 24; exec {} -i 127.0.0.1 -p 0 -P 0", program());
-    command.args(["-c", &line]);
-    let daemon = Daemon::spawn(command);
+    let daemon = start_with_descriptors(24);
     let idle: Vec<TcpStream> = (0..100)
         .map(|_| TcpStream::connect(daemon.tcp4()).expect("connects"))
         .collect();
@@ -74,20 +71,56 @@ fn at_the_descriptor_limit_it_goes_on_and_does_not_spin() {
     assert_eq!(get(daemon.tcp4(), TARGET).status, 200);
 }
 
-/// The same when the limit is not of its own making: descriptors that others hold leave not even the
-/// reserve.
+/// With room for a single connection, each newcomer takes the place of the one before.
 #[cfg(target_os = "linux")]
 #[test]
-fn without_a_single_descriptor_left_it_waits_and_recovers() {
-    let mut command = Command::new("sh");
-    // Standard streams, signal socket, poll and listeners take 9; one connection is left.
-    let line = format!("ulimit -n 10; exec {} -i 127.0.0.1 -p 0 -P 0", program());
-    command.args(["-c", &line]);
-    let daemon = Daemon::spawn(command);
+fn with_one_descriptor_left_every_newcomer_is_served() {
+    // Standard streams, signals, poll and listeners take 8.
+    let daemon = start_with_descriptors(9);
     let _held: Vec<TcpStream> = (0..20)
         .map(|_| TcpStream::connect(daemon.tcp4()).expect("connects"))
         .collect();
     assert_eq!(get(daemon.tcp4(), TARGET).status, 200);
+}
+
+/// With none left there is no connection to close either: it says so once, waits without spinning,
+/// serves datagrams meanwhile, and goes on when there are descriptors again.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_a_single_descriptor_left_it_waits_and_recovers() {
+    let daemon = start_with_descriptors(8);
+    let mut client = Client::new(daemon.tcp4());
+    client.send(format!("GET {TARGET} HTTP/1.1\r\n\r\n"));
+    daemon.wait_for_line("cannot accept connections: ");
+    let before = ticks(&daemon);
+    std::thread::sleep(Duration::from_millis(1200)); // Two retries, and time for spinning to show.
+    let spent = ticks(&daemon) - before;
+    assert!(spent < 40, "{spent} hundredths of a second while waiting");
+    common::udp::Client::new(daemon.udp4()).scrape(&[[0; 20]]);
+    let complaints = |part: &str| daemon.log().iter().filter(|l| l.contains(part)).count();
+    assert_eq!(
+        complaints("cannot accept connections"),
+        1,
+        "once, not at each retry"
+    );
+    let id = daemon.id().to_string();
+    let raised = Command::new("prlimit")
+        .args(["--pid", &id, "--nofile=64:64"])
+        .status();
+    if !raised.is_ok_and(|status| status.success()) {
+        return common::skip("only root may raise a limit, with util-linux's prlimit");
+    }
+    assert_eq!(client.receive().status, 200);
+    daemon.wait_for_line("accepting connections again");
+}
+
+#[cfg(target_os = "linux")]
+fn start_with_descriptors(most: u32) -> Daemon {
+    let mut command = Command::new("sh");
+    let flags = "-i 127.0.0.1 -p 0 -P 0";
+    let line = format!("ulimit -n {most}; exec {} {flags}", program());
+    command.args(["-c", &line]);
+    Daemon::spawn(command)
 }
 
 #[test]

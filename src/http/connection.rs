@@ -70,9 +70,10 @@ enum Phase {
     /// To be closed once the last reply is out.
     Last,
     /// The same after a reply to something that was not read to its end. Closing at once would
-    /// reset the connection, and the reply would be lost (RFC 9112, 9.6); so our side is closed, and
-    /// what still comes is thrown away.
+    /// reset the connection, and the reply would be lost (RFC 9112, 9.6).
     Drain,
+    /// That reply is out and our side is closed; what still comes is thrown away.
+    Discard,
 }
 
 /// A place in the register, linked to its neighbours in the order of deadlines.
@@ -430,8 +431,11 @@ impl Desk<'_> {
                 Phase::Last => return Err(Gone),
                 Phase::Drain => {
                     let _ = connection.stream.shutdown(Shutdown::Write);
+                    // It may hold requests that will not be answered, and leave no room to read.
+                    connection.input = Vec::new();
+                    connection.phase = Phase::Discard;
                 }
-                Phase::Open | Phase::Behind => {}
+                Phase::Open | Phase::Behind | Phase::Discard => {}
             }
             let held = connection.input.len();
             self.input[..held].copy_from_slice(&connection.input);
@@ -450,7 +454,7 @@ impl Desk<'_> {
                     Err(_) => return Err(Gone),
                 }
             }
-            if connection.phase != Phase::Drain {
+            if connection.phase != Phase::Discard {
                 self.answer(connection, filled, context)?;
             }
             // A short read leaves nothing behind: that needs no second system call.

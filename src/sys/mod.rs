@@ -7,7 +7,6 @@ mod address;
 pub mod limits;
 pub mod memory;
 pub mod mmsg;
-
 pub mod privileges;
 pub mod sandbox;
 pub mod signals;

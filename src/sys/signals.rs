@@ -32,9 +32,8 @@ pub fn take() -> impl Iterator<Item = Signal> {
     stop.into_iter().chain(reload)
 }
 
-/// Catches the signals from here on; after each there are bytes to read on
-/// the socket that is returned. SIGPIPE is
-/// ignored: a connection that is gone is an error of the write.
+/// Catches the signals from here on; after each there are bytes to read on the socket that is returned.
+/// SIGPIPE is ignored: a connection that is gone is an error of the write.
 pub fn catch() -> io::Result<mio::net::UnixStream> {
     let (reader, writer) = UnixStream::pair()?;
     reader.set_nonblocking(true)?;

@@ -420,5 +420,6 @@ fn share(want: usize, v4: usize, v6: usize) -> (usize, usize) {
     let v4_share = v4_sure + v4_more.min(v4_left);
     (v4_share, (want - v4_share).min(v6))
 }
+
 #[cfg(test)]
 mod tests;
