@@ -172,7 +172,7 @@ impl Tracker {
     ///
     /// With a million torrents nearly everything that an announce reads is out of the cache, one
     /// thing after the other. A batch of requests takes each of these steps for all before the
-    /// next, so that the memory is waited for once and not sixty times.
+    /// next, so that the memory is waited for once and not once for each.
     pub fn look_ahead(&self, info_hash: &InfoHash) -> Ahead {
         self.torrents.look_ahead(info_hash)
     }
