@@ -9,7 +9,7 @@ use announced::random::Random;
 use announced::server::{Server, Socket};
 use announced::service::Service;
 use announced::sys::privileges::{self, Identity};
-use announced::sys::{limits, sandbox, signals, sockets};
+use announced::sys::{limits, memory, sandbox, signals, sockets};
 use announced::tracker::Limits;
 use announced::udp::ConnectionIds;
 use std::fmt::Display;
@@ -95,7 +95,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
             "at most {most} connections, as {descriptors} descriptors may be open"
         ));
     }
-    Server::new(
+    let server = Server::new(
         signals,
         sockets,
         most,
@@ -104,8 +104,9 @@ fn serve(options: &Options) -> Result<(), Problem> {
         ids,
         options.verbosity,
     )
-    .and_then(Server::run)
-    .map_err(problem("cannot poll"))
+    .map_err(problem("cannot poll"))?;
+    memory::release_code();
+    server.run().map_err(problem("cannot poll"))
 }
 
 fn secret() -> Result<u64, Problem> {

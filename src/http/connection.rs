@@ -7,8 +7,10 @@
 use super::request::{self, Invalid, LONGEST_HEAD, Method, Request};
 use super::response::{self, Framing, Status};
 use super::routes::Site;
+use crate::proto::query;
 use crate::service::Service;
 use crate::sys::sockets;
+use crate::tracker::{Hint, Tracker};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 use std::collections::VecDeque;
@@ -21,6 +23,13 @@ const PATIENCE: u64 = 30_000;
 /// What one read takes at most: a head of the longest kind, and others behind it.
 const INPUT: usize = 2 * LONGEST_HEAD;
 
+/// Connections that are read together, so that what their requests will need from the table is fetched
+/// for all at once and not for one after the other.
+const GROUP: usize = 16;
+
+/// What a group reads into: requests are mostly a few hundred bytes. If they are not, groups are smaller.
+const ROOM: usize = 4 * INPUT;
+
 /// Once so much waits to be sent, no more of a connection's requests are answered before it is.
 const OUTPUT: usize = 8 * 1024;
 
@@ -28,8 +37,7 @@ const OUTPUT: usize = 8 * 1024;
 /// It is reached only by clients that send and do not read, many at once.
 const MOST_HELD: usize = 32 * 1024 * 1024;
 
-/// What one connection or listener may do before the others have their turn.
-const READS_A_TURN: usize = 2;
+/// Connections that one listener may accept before the others have their turn.
 const ACCEPTS_A_TURN: usize = 64;
 
 /// How many connections have a turn, and how many requests are answered, before the datagrams have theirs:
@@ -99,9 +107,21 @@ pub struct Connections {
     answered: usize,
     /// Tokens from here on are connections.
     first_token: usize,
-    /// What is being read and written, whoever's turn it is.
+    /// What is being read by a group, one behind the other, and written by one of them.
     input: Box<[u8]>,
     output: Vec<u8>,
+}
+
+/// A connection that has read something.
+#[derive(Clone, Copy)]
+struct Member<'a> {
+    index: u32,
+    input: &'a [u8],
+    /// The first request in the input, and what was found out ahead of answering it.
+    first: Result<Request<'a>, Invalid>,
+    hint: Hint,
+    /// That was all that there was to read.
+    drained: bool,
 }
 
 /// What a turn of a connection works with.
@@ -126,7 +146,7 @@ impl Connections {
             held: 0,
             answered: 0,
             first_token,
-            input: vec![0; INPUT].into_boxed_slice(),
+            input: vec![0; ROOM].into_boxed_slice(),
             output: Vec::new(),
         }
     }
@@ -169,16 +189,16 @@ impl Connections {
             match listener.accept() {
                 Ok((stream, address)) => {
                     if self.open >= self.most {
-                        self.evict(context);
+                        self.make_room(context);
                     }
                     context.service.counters.tcp_accepted += 1;
-                    self.add(stream, address.ip(), context);
+                    self.add(stream, address.ip(), context.now);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Turn::Done),
                 Err(error) if sockets::is_of_one_connection(&error) => {}
                 Err(error) if has_evicted || self.open == 0 => return Err(error),
                 Err(_) => {
-                    self.evict(context);
+                    self.make_room(context);
                     has_evicted = true;
                 }
             }
@@ -186,12 +206,21 @@ impl Connections {
         Ok(Turn::More)
     }
 
+    /// Closes the idlest connection, if none closes after its turn that waits for one.
+    fn make_room(&mut self, context: &mut Context) {
+        let open = self.open;
+        self.serve_some(context);
+        if self.open >= open {
+            self.evict(context);
+        }
+    }
+
     fn evict(&mut self, context: &mut Context) {
         context.service.counters.tcp_evicted += 1;
         self.close_oldest();
     }
 
-    fn add(&mut self, stream: TcpStream, client: IpAddr, context: &mut Context) {
+    fn add(&mut self, stream: TcpStream, client: IpAddr, now: u64) {
         let connection = Connection {
             stream,
             client,
@@ -201,7 +230,7 @@ impl Connections {
             watched: None,
             hung_up: false,
             queued: false,
-            deadline: context.now + PATIENCE,
+            deadline: now + PATIENCE,
         };
         let index = match self.vacant.pop() {
             Some(index) => index,
@@ -222,7 +251,7 @@ impl Connections {
         self.link(index);
         // Nearly always the request is here already, and often it is the only one: then the poll need
         // not hear of the connection at all.
-        self.serve(index, context);
+        self.enqueue(index);
     }
 
     /// Notes an event of a connection's token. `hung_up` says that the client will send no more.
@@ -245,20 +274,103 @@ impl Connections {
     /// A turn for those that have waited for longest.
     pub fn serve_some(&mut self, context: &mut Context) {
         self.answered = 0;
-        for _ in 0..TURNS_A_ROUND {
-            if self.answered >= ANSWERS_A_ROUND {
-                return;
-            }
+        let mut turns = 0;
+        // Lent to the groups, whose members borrow from it.
+        let mut input = std::mem::take(&mut self.input);
+        while !self.queue.is_empty() && turns < TURNS_A_ROUND && self.answered < ANSWERS_A_ROUND {
+            turns += self.serve_group(&mut input, context);
+        }
+        self.input = input;
+    }
+
+    /// Reads from some, looks ahead for all of them, then answers each; how many had their turn.
+    fn serve_group(&mut self, input: &mut [u8], context: &mut Context) -> usize {
+        let mut turns = 0;
+        let mut group = [const { None }; GROUP];
+        let mut free = input;
+        while turns < GROUP && free.len() >= INPUT {
             let Some(index) = self.queue.pop_front() else {
-                return;
+                break;
             };
-            // Its place may be another's by now.
-            if let Some(connection) = self.get_mut(index)
-                && connection.queued
-            {
-                connection.queued = false;
-                self.serve(index, context);
+            group[turns] = self.read(index, &mut free, context);
+            turns += 1;
+        }
+        look_ahead(&mut group, &context.service.tracker);
+        for member in group.iter().flatten() {
+            self.answer(member, context);
+        }
+        turns
+    }
+
+    /// Reads what a connection's turn is about into the front of what is free; none if there is nothing.
+    fn read<'a>(
+        &mut self,
+        index: u32,
+        free: &mut &'a mut [u8],
+        context: &mut Context,
+    ) -> Option<Member<'a>> {
+        // Its place may be another's by now.
+        let connection = self.get_mut(index).filter(|c| c.queued)?;
+        connection.queued = false;
+        let held = connection.held();
+        let received = connection.receive(free);
+        let turn = match received {
+            Ok(Received::Input { filled, drained }) => {
+                let (input, rest) = std::mem::take(free).split_at_mut(filled);
+                *free = rest;
+                let first = request::parse(input);
+                return Some(Member {
+                    index,
+                    input,
+                    first,
+                    hint: Hint::default(),
+                    drained,
+                });
             }
+            Ok(Received::Nothing(turn)) => Ok(turn),
+            Err(gone) => Err(gone),
+        };
+        self.settle(index, held, turn, context);
+        None
+    }
+
+    /// Answers what a member of a group has read.
+    fn answer(&mut self, member: &Member, context: &mut Context) {
+        let index = member.index;
+        // It may have been the idlest when room was needed.
+        let slot = self.slots.get_mut(index as usize);
+        let Some(connection) = slot.and_then(|slot| slot.connection.as_mut()) else {
+            return;
+        };
+        let (deadline, held) = (connection.deadline, connection.held());
+        let mut desk = Desk {
+            output: &mut self.output,
+            answered: &mut self.answered,
+        };
+        let turn = desk.answer(connection, member, context);
+        if connection.deadline != deadline {
+            self.unlink(index);
+            self.link(index);
+        }
+        self.settle(index, held, turn, context);
+    }
+
+    /// What becomes of a connection after its turn; `held` is what it held before.
+    fn settle(&mut self, index: u32, held: usize, turn: Result<Turn, Gone>, context: &mut Context) {
+        let token = Token(self.first_token + index as usize);
+        let Some(connection) = self.get_mut(index) else {
+            return;
+        };
+        let holds = connection.held();
+        let is_watched = turn.is_ok() && connection.watch(token, context.registry).is_ok();
+        self.held = self.held - held + holds;
+        if !is_watched {
+            self.close(index);
+        } else if matches!(turn, Ok(Turn::More)) {
+            self.enqueue(index);
+        }
+        while self.held > MOST_HELD {
+            self.evict(context);
         }
     }
 
@@ -273,40 +385,6 @@ impl Connections {
 
     fn get_mut(&mut self, index: u32) -> Option<&mut Connection> {
         self.slots.get_mut(index as usize)?.connection.as_mut()
-    }
-
-    fn serve(&mut self, index: u32, context: &mut Context) {
-        let Some(slot) = self.slots.get_mut(index as usize) else {
-            return;
-        };
-        let Some(connection) = &mut slot.connection else {
-            return;
-        };
-        let mut desk = Desk {
-            input: &mut self.input,
-            output: &mut self.output,
-            answered: &mut self.answered,
-        };
-        let (deadline, held) = (connection.deadline, connection.held());
-        let turn = desk.serve(connection, context);
-        self.held = self.held - held + connection.held();
-        let is_answered = connection.deadline != deadline;
-        let token = Token(self.first_token + index as usize);
-        match turn {
-            Ok(turn) if connection.watch(token, context.registry).is_ok() => {
-                if turn == Turn::More {
-                    self.enqueue(index);
-                }
-                if is_answered {
-                    self.unlink(index);
-                    self.link(index);
-                }
-            }
-            _ => self.close(index),
-        }
-        while self.held > MOST_HELD {
-            self.evict(context);
-        }
     }
 
     fn close_oldest(&mut self) {
@@ -385,6 +463,46 @@ impl Connection {
         }
     }
 
+    /// Sends what is left, then reads what is to be answered behind what was held of it before.
+    fn receive(&mut self, room: &mut [u8]) -> Result<Received, Gone> {
+        if !self.flush()? {
+            return Ok(Received::Nothing(Turn::Done));
+        }
+        match self.phase {
+            Phase::Last => return Err(Gone),
+            Phase::Drain => {
+                let _ = self.stream.shutdown(Shutdown::Write);
+                // It may hold requests that will not be answered, and leave no room to read.
+                self.input = Vec::new();
+                self.phase = Phase::Discard;
+            }
+            Phase::Open | Phase::Behind | Phase::Discard => {}
+        }
+        let (held, room) = room[..INPUT].split_at_mut(self.input.len());
+        held.copy_from_slice(&self.input);
+        let held = held.len();
+        if self.phase == Phase::Behind {
+            return Ok(Received::Input {
+                filled: held,
+                drained: false,
+            });
+        }
+        match self.stream.read(room) {
+            Ok(0) => Err(Gone),
+            Ok(_) if self.phase == Phase::Discard => Ok(Received::Nothing(Turn::More)),
+            // A short read leaves nothing behind: that needs no second system call.
+            Ok(count) => Ok(Received::Input {
+                filled: held + count,
+                drained: count < room.len() && !self.hung_up,
+            }),
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock => Ok(Received::Nothing(Turn::Done)),
+                ErrorKind::Interrupted => Ok(Received::Nothing(Turn::More)),
+                _ => Err(Gone),
+            },
+        }
+    }
+
     /// Sends what is left of earlier replies; whether all is out.
     fn flush(&mut self) -> Result<bool, Gone> {
         if self.output.is_empty() {
@@ -397,6 +515,16 @@ impl Connection {
         }
         Ok(self.output.is_empty())
     }
+}
+
+/// What a connection had for its turn.
+enum Received {
+    /// So many bytes; whether the socket has no more.
+    Input {
+        filled: usize,
+        drained: bool,
+    },
+    Nothing(Turn),
 }
 
 /// Writes until all is sent or the socket takes no more; how much it took.
@@ -413,66 +541,41 @@ fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
     Ok(sent)
 }
 
-/// The buffers that are shared by all, lent to the connection whose turn it is.
+/// Brings what the group's announces will read into the cache, all of one kind before the next.
+fn look_ahead(group: &mut [Option<Member>; GROUP], tracker: &Tracker) {
+    let mut ahead = [None; GROUP];
+    for (ahead, member) in ahead.iter_mut().zip(&*group) {
+        let query = member
+            .as_ref()
+            .and_then(|m| m.first.ok())
+            .map(|request| request.query);
+        let hash = query.and_then(query::announced_hash);
+        *ahead = hash.map(|hash| (hash, tracker.look_ahead(&hash)));
+    }
+    for (ahead, member) in ahead.iter().zip(group) {
+        if let (Some((hash, ahead)), Some(member)) = (ahead, member) {
+            member.hint = tracker.look_further(hash, ahead);
+        }
+    }
+}
+
+/// What is shared by all, lent to the connection whose turn it is.
 struct Desk<'a> {
-    input: &'a mut [u8],
     output: &'a mut Vec<u8>,
     answered: &'a mut usize,
 }
 
 impl Desk<'_> {
-    /// Reads, answers and sends until the socket has no more or the turn is over.
-    fn serve(&mut self, connection: &mut Connection, context: &mut Context) -> Result<Turn, Gone> {
-        for _ in 0..READS_A_TURN {
-            if !connection.flush()? {
-                return Ok(Turn::Done);
-            }
-            match connection.phase {
-                Phase::Last => return Err(Gone),
-                Phase::Drain => {
-                    let _ = connection.stream.shutdown(Shutdown::Write);
-                    // It may hold requests that will not be answered, and leave no room to read.
-                    connection.input = Vec::new();
-                    connection.phase = Phase::Discard;
-                }
-                Phase::Open | Phase::Behind | Phase::Discard => {}
-            }
-            let held = connection.input.len();
-            self.input[..held].copy_from_slice(&connection.input);
-            let mut filled = held;
-            let mut drained = false;
-            if connection.phase != Phase::Behind {
-                let room = &mut self.input[held..];
-                match connection.stream.read(room) {
-                    Ok(0) => return Err(Gone),
-                    Ok(count) => {
-                        drained = count < room.len() && !connection.hung_up;
-                        filled += count;
-                    }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Turn::Done),
-                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                    Err(_) => return Err(Gone),
-                }
-            }
-            if connection.phase != Phase::Discard {
-                self.answer(connection, filled, context)?;
-            }
-            // A short read leaves nothing behind: that needs no second system call.
-            if drained && connection.phase == Phase::Open {
-                return Ok(Turn::Done);
-            }
-        }
-        Ok(Turn::More)
-    }
-
-    /// Answers the requests in the first `filled` bytes of the input, and keeps what is left of them.
+    /// Answers the requests in the input, and keeps what is left of them.
     fn answer(
         &mut self,
         connection: &mut Connection,
-        filled: usize,
+        member: &Member,
         context: &mut Context,
-    ) -> Result<(), Gone> {
-        let mut rest = &self.input[..filled];
+    ) -> Result<Turn, Gone> {
+        let mut rest = member.input;
+        let mut next = member.first;
+        let mut hint = member.hint;
         self.output.clear();
         connection.phase = Phase::Open;
         while connection.phase == Phase::Open && !rest.is_empty() {
@@ -480,11 +583,12 @@ impl Desk<'_> {
                 connection.phase = Phase::Behind;
                 break;
             }
-            match request::parse(rest) {
+            match next {
                 Ok(request) => {
                     rest = &rest[request.length..];
                     *self.answered += 1;
-                    connection.phase = answer(&request, connection.client, context, self.output);
+                    let client = connection.client;
+                    connection.phase = answer(&request, client, hint, context, self.output);
                     connection.deadline = context.now + PATIENCE;
                 }
                 Err(Invalid::Incomplete) => break,
@@ -493,6 +597,8 @@ impl Desk<'_> {
                     refuse(error, context, self.output);
                 }
             }
+            next = request::parse(rest);
+            hint = Hint::default();
         }
         // What lies behind the last request is not answered.
         if connection.phase == Phase::Last && !rest.is_empty() {
@@ -504,19 +610,29 @@ impl Desk<'_> {
         keep(&mut connection.input, rest);
         let sent = send(&mut connection.stream, self.output)?;
         keep(&mut connection.output, &self.output[sent..]);
-        Ok(())
+        match connection.phase {
+            Phase::Last if connection.output.is_empty() => Err(Gone),
+            Phase::Open if member.drained => Ok(Turn::Done),
+            _ => Ok(Turn::More),
+        }
     }
 }
 
 /// Answers one request; what becomes of the connection then.
-fn answer(request: &Request, client: IpAddr, context: &mut Context, out: &mut Vec<u8>) -> Phase {
+fn answer(
+    request: &Request,
+    client: IpAddr,
+    hint: Hint,
+    context: &mut Context,
+    out: &mut Vec<u8>,
+) -> Phase {
     let framing = Framing {
         is_1_1: request.is_1_1,
         keep_alive: request.keep_alive && !request.has_body,
         head_only: request.method == Method::Head,
     };
     let (service, site) = (&mut *context.service, &mut *context.site);
-    site.answer(request, client, framing, service, out);
+    site.answer(request, client, hint, framing, service, out);
     match framing.keep_alive {
         true => Phase::Open,
         false if request.has_body => Phase::Drain,

@@ -57,6 +57,7 @@ impl Site {
         &mut self,
         request: &Request,
         client: IpAddr,
+        hint: Hint,
         framing: Framing,
         service: &mut Service,
         out: &mut Vec<u8>,
@@ -70,7 +71,7 @@ impl Site {
         }
         self.body.clear();
         match Route::of(request.path) {
-            Route::Announce => self.announce(request.query, client, service),
+            Route::Announce => self.announce(request.query, client, hint, service),
             Route::Scrape => self.scrape(request.query, service),
             Route::Root => {
                 let Some(url) = &self.redirect else {
@@ -84,7 +85,7 @@ impl Site {
         response::write(out, Status::Ok, &[], &self.body, framing);
     }
 
-    fn announce(&mut self, query: &[u8], client: IpAddr, service: &mut Service) {
+    fn announce(&mut self, query: &[u8], client: IpAddr, hint: Hint, service: &mut Service) {
         match query::announce(query) {
             Ok(announce) => {
                 service.counters.http_announces += 1;
@@ -92,7 +93,7 @@ impl Site {
                     v4: Sink::new(&mut self.v4),
                     v6: Sink::new(&mut self.v6),
                 };
-                write_announce(&mut self.body, &announce, client, sinks, service);
+                write_announce(&mut self.body, &announce, client, hint, sinks, service);
             }
             Err(refusal) => self.refuse(refusal, service),
         }
@@ -135,6 +136,7 @@ fn write_announce(
     body: &mut Vec<u8>,
     announce: &query::Announce,
     client: IpAddr,
+    hint: Hint,
     mut sinks: Sinks,
     service: &mut Service,
 ) {
@@ -144,7 +146,7 @@ fn write_announce(
         role: Role::of_left(announce.left),
         event: announce.event,
         want: service.want(announce.num_want),
-        hint: Hint::default(),
+        hint,
     };
     let counts = service
         .tracker

@@ -56,6 +56,12 @@ pub fn announce(query: &[u8]) -> Result<Announce, Refusal> {
     })
 }
 
+/// The torrent that an announce would be for, ahead of reading all of it.
+pub fn announced_hash(query: &[u8]) -> Option<InfoHash> {
+    let (_, value) = parameters(query).find(|(name, _)| name.0 == b"info_hash")?;
+    value.hash()
+}
+
 /// Collects the torrents that a scrape asks for, sorted and each once, as a bencoded dictionary wants
 /// them.
 pub fn scrape(query: &[u8], hashes: &mut Vec<InfoHash>) -> Result<(), Refusal> {

@@ -210,6 +210,7 @@ impl<R: Record> Chunk<R> {
         if used + R::SIZE > blocks.get(self.block).len() {
             self.block = blocks.move_to(self.block, used, used + R::SIZE)?;
         }
+        self.block = blocks.move_together(self.block, used);
         self.count += 1;
         let records = self.records_mut(blocks);
         records.copy_within(index..records.len() - 1, index + 1);
