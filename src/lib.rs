@@ -26,6 +26,9 @@ pub mod proto;
 /// The state: torrents, peers, sampling, expiry.
 pub mod tracker;
 
+/// Networks of addresses.
+pub mod nets;
+
 /// What is counted.
 pub mod stats;
 

@@ -6,7 +6,7 @@ use announced::http::Site;
 use announced::log;
 use announced::options::{self, Command, Listen, Options, Protocol, User};
 use announced::random::Random;
-use announced::server::{Server, Socket};
+use announced::server::{Parts, Server, Socket};
 use announced::service::Service;
 use announced::sys::privileges::{self, Identity};
 use announced::sys::{limits, memory, sandbox, signals, sockets};
@@ -95,15 +95,15 @@ fn serve(options: &Options) -> Result<(), Problem> {
             "at most {most} connections, as {descriptors} descriptors may be open"
         ));
     }
-    let server = Server::new(
+    let server = Server::new(Parts {
         signals,
         sockets,
-        most,
+        most_connections: most,
         service,
         site,
         ids,
-        options.verbosity,
-    )
+        verbosity: options.verbosity,
+    })
     .map_err(problem("cannot poll"))?;
     memory::release_code();
     server.run().map_err(problem("cannot poll"))

@@ -56,7 +56,7 @@ const fn flag(
 }
 
 #[rustfmt::skip]
-pub const FLAGS: [Flag; 16] = [
+pub const FLAGS: &[Flag] = &[
     flag(Id::Address, 'i', "address", "IP", "listen on this address, for the -p and -P that follow (all)"),
     flag(Id::TcpPort, 'p', "tcp-port", "PORT", "serve HTTP on this port (6969)"),
     flag(Id::UdpPort, 'P', "udp-port", "PORT", "serve UDP on this port (6969)"),
@@ -403,7 +403,7 @@ fn parse_url(flag: &Flag, value: &OsStr) -> Result<String, Wrong> {
 pub fn help() -> String {
     let mut text =
         String::from("usage: announced [flags]\n\nA BitTorrent tracker over UDP and HTTP.\n\n");
-    for flag in &FLAGS {
+    for flag in FLAGS {
         let short = match flag.short {
             Some(short) => format!("-{short}, "),
             None => String::from("    "),

@@ -55,16 +55,28 @@ pub struct Server {
     stop_at: Option<u64>,
 }
 
+/// What a server is made of.
+pub struct Parts {
+    pub signals: UnixStream,
+    pub sockets: Vec<Socket>,
+    pub most_connections: usize,
+    pub service: Service,
+    pub site: Site,
+    pub ids: ConnectionIds,
+    pub verbosity: u32,
+}
+
 impl Server {
-    pub fn new(
-        signals: UnixStream,
-        sockets: Vec<Socket>,
-        most_connections: usize,
-        service: Service,
-        site: Site,
-        ids: ConnectionIds,
-        verbosity: u32,
-    ) -> io::Result<Server> {
+    pub fn new(parts: Parts) -> io::Result<Server> {
+        let Parts {
+            signals,
+            sockets,
+            most_connections,
+            service,
+            site,
+            ids,
+            verbosity,
+        } = parts;
         let connections = Connections::new(most_connections, FIRST_SOCKET + sockets.len());
         let mut server = Server {
             poll: Poll::new()?,

@@ -130,7 +130,7 @@ fn help_man_page_and_readme_name_the_same_flags() {
     let (_, help, _) = run(&["--help"]);
     let man = source("man/announced.8");
     let readme = source("README.md");
-    for flag in &FLAGS {
+    for flag in FLAGS {
         let value = if flag.value.is_empty() { "" } else { " " };
         let long = format!("--{}{value}{}", flag.long, flag.value);
         assert!(help.contains(&format!("{long} ")), "help: {long}");
