@@ -17,6 +17,9 @@ pub mod udp;
 /// TCP connections, requests, replies, paths.
 pub mod http;
 
+/// The helper process: files and syslog.
+pub mod keeper;
+
 /// The tracker with what goes with every answer.
 pub mod service;
 

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use announced::http::Site;
+use announced::keeper::{self, Plan};
 use announced::log;
 use announced::options::{self, Command, Listen, Options, Protocol, User};
 use announced::random::Random;
@@ -76,7 +77,16 @@ fn serve(options: &Options) -> Result<(), Problem> {
     let descriptors =
         limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))?;
     let sockets = open_all(&options.listen)?;
-    drop_privileges(options)?;
+    let identity = identity(options)?;
+    let plan = plan(options);
+    let keeper = match plan.needs_keeper() {
+        true => Some(keeper::start(&plan).map_err(problem("cannot start the keeper process"))?),
+        false => None,
+    };
+    if let Some(root) = &options.root {
+        privileges::enter(root).map_err(problem(root_flag(root)))?;
+    }
+    drop_privileges(options, identity)?;
     sandbox::enter().map_err(problem("cannot enter the sandbox"))?;
     let limits = Limits {
         peer_timeout: options.peer_timeout,
@@ -97,6 +107,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
     }
     let server = Server::new(Parts {
         signals,
+        keeper,
         sockets,
         most_connections: most,
         service,
@@ -179,16 +190,16 @@ fn identity(options: &Options) -> Result<Option<Identity>, Problem> {
     Ok(Some(identity))
 }
 
-/// As root: chroot, then become somebody else for good. As anybody else there is nothing to give up.
-fn drop_privileges(options: &Options) -> Result<(), Problem> {
-    let identity = identity(options)?;
-    if let Some(root) = &options.root {
-        let entered = match identity {
-            Some(_) => privileges::confine(root),
-            None => std::env::set_current_dir(root),
-        };
-        entered.map_err(problem(root_flag(root)))?;
+/// What the keeper is for.
+fn plan(options: &Options) -> Plan {
+    Plan {
+        root: options.root.clone(),
+        ..Plan::default()
     }
+}
+
+/// As root: becomes somebody else for good. As anybody else there is nothing to give up.
+fn drop_privileges(options: &Options, identity: Option<Identity>) -> Result<(), Problem> {
     match identity {
         Some(identity) => {
             privileges::become_user(identity).map_err(problem("cannot drop privileges"))?;

@@ -1,6 +1,7 @@
 //! The poll loop and nothing else: whose turn it is, and what time it is.
 
 use crate::http::{Connections, Context, Site, Turn};
+use crate::keeper::{Event, Keeper};
 use crate::log;
 use crate::service::Service;
 use crate::stats::Report;
@@ -27,7 +28,8 @@ const RETRY: u64 = 500;
 const REPORT: u64 = 60_000;
 
 const SIGNALS: Token = Token(0);
-const FIRST_SOCKET: usize = 1;
+const KEEPER: Token = Token(1);
+const FIRST_SOCKET: usize = 2;
 
 /// A socket that does not belong to one client.
 pub enum Socket {
@@ -38,6 +40,7 @@ pub enum Socket {
 pub struct Server {
     poll: Poll,
     signals: UnixStream,
+    keeper: Option<Keeper>,
     sockets: Vec<Socket>,
     connections: Connections,
     service: Service,
@@ -58,6 +61,8 @@ pub struct Server {
 /// What a server is made of.
 pub struct Parts {
     pub signals: UnixStream,
+    /// If an option needs it.
+    pub keeper: Option<Keeper>,
     pub sockets: Vec<Socket>,
     pub most_connections: usize,
     pub service: Service,
@@ -70,6 +75,7 @@ impl Server {
     pub fn new(parts: Parts) -> io::Result<Server> {
         let Parts {
             signals,
+            keeper,
             sockets,
             most_connections,
             service,
@@ -81,6 +87,7 @@ impl Server {
         let mut server = Server {
             poll: Poll::new()?,
             signals,
+            keeper,
             sockets,
             connections,
             service,
@@ -97,6 +104,9 @@ impl Server {
         };
         let registry = server.poll.registry();
         registry.register(&mut server.signals, SIGNALS, Interest::READABLE)?;
+        if let Some(keeper) = &mut server.keeper {
+            keeper.register(registry, KEEPER)?;
+        }
         for (i, socket) in server.sockets.iter_mut().enumerate() {
             let token = Token(FIRST_SOCKET + i);
             match socket {
@@ -164,6 +174,9 @@ impl Server {
         if token == SIGNALS {
             return self.take_signals(now);
         }
+        if token == KEEPER {
+            return self.hear_keeper();
+        }
         let mut context = Context {
             registry: self.poll.registry(),
             service: &mut self.service,
@@ -201,6 +214,22 @@ impl Server {
             now,
         };
         self.connections.serve_some(&mut context);
+    }
+
+    /// What the keeper tells is for whoever asked it.
+    fn hear_keeper(&mut self) {
+        let Some(keeper) = &mut self.keeper else {
+            return;
+        };
+        match keeper.turn() {
+            Some(Event::Bytes(_)) => keeper.stop_reading(),
+            Some(Event::End | Event::ReadFailed(_)) => {}
+            Some(Event::Saved | Event::SaveFailed(_)) => {}
+            None => {}
+        }
+        if keeper.is_busy() && !self.busy.contains(&KEEPER) {
+            self.busy.push(KEEPER);
+        }
     }
 
     fn take_signals(&mut self, now: u64) {

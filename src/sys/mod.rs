@@ -4,10 +4,12 @@
 #![allow(unsafe_code)]
 
 mod address;
+pub mod files;
 pub mod limits;
 pub mod memory;
 pub mod mmsg;
 pub mod privileges;
+pub mod process;
 pub mod sandbox;
 pub mod signals;
 pub mod sockets;

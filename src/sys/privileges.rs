@@ -18,7 +18,7 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// Looks a user up by name; none if there is no such user. May read files: not after [`confine`].
+/// Looks a user up by name; none if there is no such user. May read files: not after [`enter`].
 pub fn find_user(name: &OsStr) -> io::Result<Option<Identity>> {
     let name = CString::new(name.as_bytes())?;
     // SAFETY: zeros are valid for a struct of integers and pointers that the call fills.
@@ -47,8 +47,16 @@ pub fn find_user(name: &OsStr) -> io::Result<Option<Identity>> {
     }
 }
 
+/// Enters a directory: as root it becomes the root of all paths, else the working directory.
+pub fn enter(root: &Path) -> io::Result<()> {
+    match is_root() {
+        true => confine(root),
+        false => std::env::set_current_dir(root),
+    }
+}
+
 /// Makes a directory the root of all paths.
-pub fn confine(root: &Path) -> io::Result<()> {
+fn confine(root: &Path) -> io::Result<()> {
     let path = CString::new(root.as_os_str().as_bytes())?;
     // SAFETY: a C string that outlives the call.
     check(unsafe { libc::chroot(path.as_ptr()) })?;

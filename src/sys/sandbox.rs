@@ -5,6 +5,19 @@
 
 use std::io;
 
+/// For the process that reads and writes files.
+#[cfg(target_os = "openbsd")]
+pub fn enter_with_files() -> io::Result<()> {
+    // SAFETY: as below.
+    super::check(unsafe { libc::pledge(c"stdio rpath wpath cpath".as_ptr(), std::ptr::null()) })?;
+    Ok(())
+}
+
+#[cfg(not(target_os = "openbsd"))]
+pub fn enter_with_files() -> io::Result<()> {
+    Ok(())
+}
+
 #[cfg(target_os = "openbsd")]
 pub fn enter() -> io::Result<()> {
     // SAFETY: a static C string, and null for "no promises for a new program".

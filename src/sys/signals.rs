@@ -46,6 +46,24 @@ pub fn catch() -> io::Result<mio::net::UnixStream> {
     Ok(mio::net::UnixStream::from_std(reader))
 }
 
+/// In a process that was forked off: ignores all that the daemon is sent, which will tell it what to do.
+pub fn ignore() -> io::Result<()> {
+    let all = [
+        libc::SIGTERM,
+        libc::SIGINT,
+        libc::SIGHUP,
+        libc::SIGUSR1,
+        libc::SIGPIPE,
+    ];
+    all.into_iter()
+        .try_for_each(|signal| set_action(signal, libc::SIG_IGN))
+}
+
+/// Lets the system forget processes that were forked off as soon as they have ended.
+pub(super) fn forget_children() -> io::Result<()> {
+    set_action(libc::SIGCHLD, libc::SIG_IGN)
+}
+
 fn set_action(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()> {
     // SAFETY: zeros are a valid sigaction: no flags, an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };

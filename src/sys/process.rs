@@ -1,0 +1,121 @@
+//! A second process: how it comes to be, and what it needs that `std` leaves out.
+
+use super::check;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Splits the process in two. The new one runs `child` and ends; nothing of what it holds is dropped.
+/// There must be no other thread, since only this one would go on in the child.
+///
+/// Nobody needs to wait for the child: the system forgets it when it has ended.
+pub fn fork(child: impl FnOnce()) -> io::Result<()> {
+    // Before, so that no child can end unseen.
+    super::signals::forget_children()?;
+    // SAFETY: no pointers. There is one thread, so that the child may do whatever this one could.
+    if check(unsafe { libc::fork() })? == 0 {
+        child();
+        // SAFETY: does not return. Unlike `exit` it leaves buffers alone that are the parent's too.
+        unsafe { libc::_exit(0) }
+    }
+    Ok(())
+}
+
+/// The id of the process that this one was forked by.
+pub fn parent() -> libc::pid_t {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { libc::getppid() }
+}
+
+/// Takes standard input, output and error away, and closes all else but what is to be kept.
+pub fn keep_only(kept: &[BorrowedFd]) {
+    if let Ok(null) = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+    {
+        for standard in 0..=libc::STDERR_FILENO {
+            // SAFETY: no pointers; what the standard descriptors were, nobody else owns.
+            unsafe { libc::dup2(null.as_raw_fd(), standard) };
+        }
+        // Closed below with the rest.
+        std::mem::forget(null);
+    }
+    let is_kept = |fd| kept.iter().any(|kept| kept.as_raw_fd() == fd);
+    let beyond = kept.iter().map(AsRawFd::as_raw_fd).max();
+    let beyond = beyond.unwrap_or(libc::STDERR_FILENO) + 1;
+    for fd in libc::STDERR_FILENO + 1..beyond {
+        if !is_kept(fd) {
+            // SAFETY: no pointers. Called in a new process, in which nothing uses what its parent
+            // had open, and nothing is dropped.
+            unsafe { libc::close(fd) };
+        }
+    }
+    close_from(beyond);
+}
+
+#[cfg(target_os = "linux")]
+fn close_from(first: libc::c_int) {
+    // SAFETY: as for `close` above. The function of that name is missing in older C libraries.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
+    if closed < 0 {
+        close_each_from(first);
+    }
+}
+
+#[cfg(any(target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
+fn close_from(first: libc::c_int) {
+    // SAFETY: as for `close` above.
+    unsafe { libc::closefrom(first) };
+}
+
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd"
+)))]
+use close_each_from as close_from;
+
+/// Where there is no call for all: before Linux 5.9, and elsewhere.
+#[cfg(not(any(target_os = "freebsd", target_os = "netbsd", target_os = "openbsd")))]
+fn close_each_from(first: libc::c_int) {
+    for fd in first..1 << 16 {
+        // SAFETY: as for `close` above.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// Waits until one of these has something to read, or is at its end; which of them do.
+pub fn wait_readable<const N: usize>(fds: [Option<BorrowedFd>; N]) -> io::Result<[bool; N]> {
+    let mut polled = fds.map(|fd| libc::pollfd {
+        // A negative one is passed over.
+        fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    // SAFETY: the pointer is to as many structs as the count says, alive for the call.
+    check(unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, -1) })?;
+    Ok(polled.map(|one| one.revents != 0))
+}
+
+/// The system's log.
+pub mod syslog {
+    use std::ffi::CString;
+
+    /// Opens the connection to it at once, so that it still works after a chroot. The name goes before
+    /// each line.
+    pub fn open(name: &str) {
+        let name = CString::new(name).unwrap_or_default();
+        // SAFETY: a C string, which is kept by the C library and therefore never freed.
+        unsafe { libc::openlog(name.into_raw(), libc::LOG_NDELAY, libc::LOG_DAEMON) };
+    }
+
+    /// Writes a line; a priority of `syslog(3)`, from 0 to 7.
+    pub fn write(priority: u8, line: &[u8]) {
+        let text: Vec<u8> = line.iter().copied().filter(|&b| b != 0).collect();
+        let text = CString::new(text).unwrap_or_default();
+        let priority = libc::c_int::from(priority & 7);
+        // SAFETY: two C strings that outlive the call; the format takes the one that follows.
+        unsafe { libc::syslog(priority, c"%s".as_ptr(), text.as_ptr()) };
+    }
+}
