@@ -2,10 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use announced::http::Site;
+use announced::http::{Listener, Proxies, Site};
 use announced::keeper::{self, Plan};
 use announced::log;
-use announced::options::{self, Command, Listen, Options, Protocol, User};
+use announced::options::{self, Address, Command, Listen, Options, User};
 use announced::random::Random;
 use announced::server::{Parts, Server, Socket};
 use announced::service::Service;
@@ -76,7 +76,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
     let signals = signals::catch().map_err(problem("cannot catch signals"))?;
     let descriptors =
         limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))?;
-    let sockets = open_all(&options.listen)?;
+    let sockets = open_all(options)?;
     let identity = identity(options)?;
     let plan = plan(options);
     let keeper = match plan.needs_keeper() {
@@ -110,6 +110,10 @@ fn serve(options: &Options) -> Result<(), Problem> {
         keeper,
         sockets,
         most_connections: most,
+        proxies: Proxies {
+            nets: options.proxies.clone(),
+            protocol: options.proxy_protocol,
+        },
         service,
         site,
         ids,
@@ -125,33 +129,24 @@ fn secret() -> Result<u64, Problem> {
 }
 
 /// Opens every socket before any privilege is dropped.
-fn open_all(listen: &[Listen]) -> Result<Vec<Socket>, Problem> {
+fn open_all(options: &Options) -> Result<Vec<Socket>, Problem> {
     let mut sockets = Vec::new();
-    for &listen in listen {
-        match open(listen) {
+    for listen in &options.listen {
+        match open(listen, options) {
             Ok(socket) => sockets.push(socket),
             Err(error) if listen.optional && sockets::is_without_v6(&error) => {
                 log::line(format_args!("no IPv6 on this host: {error}"));
             }
-            Err(error) => {
-                let Listen {
-                    protocol, address, ..
-                } = listen;
-                return Err(format!("cannot listen on {protocol} {address}: {error}"));
-            }
+            Err(error) => return Err(format!("cannot listen on {}: {error}", listen.address)),
         }
     }
     Ok(sockets)
 }
 
-fn open(
-    Listen {
-        protocol, address, ..
-    }: Listen,
-) -> io::Result<Socket> {
-    match protocol {
-        Protocol::Udp => {
-            let socket = sockets::udp(address)?;
+fn open(listen: &Listen, options: &Options) -> io::Result<Socket> {
+    match &listen.address {
+        Address::Udp(address) => {
+            let socket = sockets::udp(*address)?;
             let address = socket.local_addr()?;
             let buffer = sockets::receive_buffer(socket.as_fd())?;
             log::line(format_args!(
@@ -159,11 +154,17 @@ fn open(
             ));
             Ok(Socket::Udp(socket))
         }
-        Protocol::Tcp => {
-            let socket = sockets::tcp(address)?;
+        Address::Tcp(address) => {
+            let socket = sockets::tcp(*address)?;
             let address = socket.local_addr()?;
             log::line(format_args!("listening on tcp {address}"));
-            Ok(Socket::Tcp(socket))
+            Ok(Socket::Http(Listener::Tcp(socket)))
+        }
+        Address::Unix(path) => {
+            let root = options.root.as_deref().filter(|_| privileges::is_root());
+            let (socket, file) = sockets::unix(path, root)?;
+            log::line(format_args!("listening on {}", listen.address));
+            Ok(Socket::Http(Listener::Unix(socket, file)))
         }
     }
 }

@@ -4,9 +4,11 @@
 //! held to it by a test, the man page and the README all come from there. Letters that opentracker has
 //! mean what they mean there, but for `-v`.
 
+use crate::nets::Net;
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 /// A flag as the command line, the help and the man page know it.
@@ -33,6 +35,8 @@ enum Id {
     MaxPeers,
     MaxTorrents,
     MaxConnections,
+    Proxy,
+    ProxyProtocol,
     Verbose,
     Check,
     Version,
@@ -58,7 +62,7 @@ const fn flag(
 #[rustfmt::skip]
 pub const FLAGS: &[Flag] = &[
     flag(Id::Address, 'i', "address", "IP", "listen on this address, for the -p and -P that follow (all)"),
-    flag(Id::TcpPort, 'p', "tcp-port", "PORT", "serve HTTP on this port (6969)"),
+    flag(Id::TcpPort, 'p', "tcp-port", "PORT", "serve HTTP on this port or on unix:/PATH (6969)"),
     flag(Id::UdpPort, 'P', "udp-port", "PORT", "serve UDP on this port (6969)"),
     flag(Id::User, 'u', "user", "NAME", "become this user, or UID:GID, if started as root (nobody)"),
     flag(Id::Root, 'd', "root", "DIR", "chroot to this directory; if not root, work in it"),
@@ -69,6 +73,8 @@ pub const FLAGS: &[Flag] = &[
     flag(Id::MaxPeers, '-', "max-peers", "N", "store at most this many peers (100000000)"),
     flag(Id::MaxTorrents, '-', "max-torrents", "N", "store at most this many torrents (20000000)"),
     flag(Id::MaxConnections, '-', "max-connections", "N", "keep at most this many TCP connections (65536)"),
+    flag(Id::Proxy, '-', "proxy", "NET", "believe what proxies from this network say of their clients"),
+    flag(Id::ProxyProtocol, '-', "proxy-protocol", "", "expect proxies to begin connections with a PROXY header"),
     flag(Id::Verbose, 'v', "verbose", "", "log a line of counts a minute; twice: every sweep too"),
     flag(Id::Check, 'n', "check", "", "check the options, say what they mean, exit"),
     flag(Id::Version, 'V', "version", "", "print the version, exit"),
@@ -86,20 +92,29 @@ pub enum Protocol {
     Tcp,
 }
 
-impl fmt::Display for Protocol {
+/// Where to listen, and for what: HTTP comes over TCP and Unix sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Udp(SocketAddr),
+    Tcp(SocketAddr),
+    /// An absolute path.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Protocol::Udp => "udp",
-            Protocol::Tcp => "tcp",
-        })
+        match self {
+            Address::Udp(address) => write!(f, "udp {address}"),
+            Address::Tcp(address) => write!(f, "tcp {address}"),
+            Address::Unix(path) => write!(f, "unix {}", path.as_os_str().to_string_lossy()),
+        }
     }
 }
 
 /// A socket to open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
-    pub protocol: Protocol,
-    pub address: SocketAddr,
+    pub address: Address,
     /// Nobody asked for it by address: it may be missing where the host has no IPv6.
     pub optional: bool,
 }
@@ -125,6 +140,9 @@ pub struct Options {
     pub max_peers: usize,
     pub max_torrents: usize,
     pub max_connections: usize,
+    /// Whose word is taken for who their clients are.
+    pub proxies: Vec<Net>,
+    pub proxy_protocol: bool,
     pub verbosity: u32,
 }
 
@@ -249,6 +267,8 @@ struct Draft {
     max_peers: Option<usize>,
     max_torrents: Option<usize>,
     max_connections: Option<usize>,
+    proxies: Vec<Net>,
+    proxy_protocol: bool,
     verbosity: u32,
     check: bool,
 }
@@ -262,6 +282,15 @@ impl Draft {
                 let wanted = "an IPv4 or IPv6 address, such as 192.0.2.1 or ::";
                 let address = address.ok_or_else(|| flag.wrong(value, wanted))?;
                 self.address = Some((address, false));
+            }
+            Id::TcpPort if value.as_bytes().starts_with(UNIX) => {
+                self.listen.push(Listen {
+                    address: Address::Unix(parse_socket_path(flag, value)?),
+                    optional: false,
+                });
+            }
+            Id::TcpPort if value.to_str().and_then(digits).is_none_or(|n| n > 65535) => {
+                return Err(flag.wrong(value, "a number from 0 to 65535, or unix:/PATH"));
             }
             Id::TcpPort | Id::UdpPort => {
                 let port = flag.number(value, 0, 65535)?;
@@ -290,6 +319,13 @@ impl Draft {
             Id::MaxConnections => {
                 self.max_connections = Some(flag.number_usize(value, 1, 1_000_000)?);
             }
+            Id::Proxy => {
+                let net = value.to_str().and_then(Net::parse);
+                let wanted = "a network or an address, such as 192.0.2.0/24 or ::1";
+                self.proxies
+                    .push(net.ok_or_else(|| flag.wrong(value, wanted))?);
+            }
+            Id::ProxyProtocol => self.proxy_protocol = true,
             Id::Verbose => self.verbosity += 1,
             Id::Check => self.check = true,
             Id::Version | Id::Help => {} // Dealt with where they are read.
@@ -312,9 +348,12 @@ impl Draft {
             Some(address) => address,
         };
         for &address in addresses {
+            let socket_address = SocketAddr::new(address, port);
             self.listen.push(Listen {
-                protocol,
-                address: SocketAddr::new(address, port),
+                address: match protocol {
+                    Protocol::Udp => Address::Udp(socket_address),
+                    Protocol::Tcp => Address::Tcp(socket_address),
+                },
                 optional: given.is_none() && address.is_ipv6(),
             });
         }
@@ -340,6 +379,10 @@ impl Draft {
             self.add_port(Protocol::Tcp, DEFAULT_PORT);
         }
         self.expect_port(&FLAGS[0])?;
+        let is_unix = |listen: &Listen| matches!(listen.address, Address::Unix(_));
+        if self.proxy_protocol && self.proxies.is_empty() && !self.listen.iter().any(is_unix) {
+            return Err("--proxy-protocol: wanted is a --proxy or a -p unix:/PATH too".into());
+        }
         let interval = self.interval.unwrap_or(DEFAULT_INTERVAL);
         // The longest interval handed out, and time for the announce to arrive.
         let least_timeout = (interval + interval.div_ceil(2)).max(2);
@@ -362,6 +405,8 @@ impl Draft {
             max_peers: self.max_peers.unwrap_or(100_000_000),
             max_torrents: self.max_torrents.unwrap_or(20_000_000),
             max_connections: self.max_connections.unwrap_or(65_536),
+            proxies: self.proxies,
+            proxy_protocol: self.proxy_protocol,
             verbosity: self.verbosity,
         };
         Ok(match self.check {
@@ -387,6 +432,23 @@ fn parse_user(flag: &Flag, value: &OsStr) -> Result<User, Wrong> {
         None => User::Name(value.to_owned()),
     };
     Ok(user)
+}
+
+/// What comes before the path of a Unix socket.
+const UNIX: &[u8] = b"unix:";
+
+/// The length of a socket's path is limited, on Linux to 107 bytes. It is absolute because the working
+/// directory changes before the file is removed.
+fn parse_socket_path(flag: &Flag, value: &OsStr) -> Result<PathBuf, Wrong> {
+    let path = value.as_bytes().strip_prefix(UNIX).unwrap_or_default();
+    let path = PathBuf::from(OsStr::from_bytes(path));
+    if !path.is_absolute() {
+        return Err(flag.wrong(value, "an absolute path after unix:"));
+    }
+    match std::os::unix::net::SocketAddr::from_pathname(&path) {
+        Ok(_) => Ok(path),
+        Err(_) => Err(flag.wrong(value, "a path of about a hundred bytes at most")),
+    }
 }
 
 /// Only what is safe in a header: a line break would let the URL write headers of its own.
@@ -419,18 +481,13 @@ pub fn help() -> String {
 /// What a server with these options would do, for people.
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        for Listen {
-            protocol,
-            address,
-            optional,
-        } in &self.listen
-        {
+        for Listen { address, optional } in &self.listen {
             let unless = if *optional {
                 ", if the host has IPv6"
             } else {
                 ""
             };
-            writeln!(f, "listen on {protocol} {address}{unless}")?;
+            writeln!(f, "listen on {address}{unless}")?;
         }
         match &self.user {
             User::Name(name) => write!(f, "become user {}", name.to_string_lossy())?,
@@ -454,7 +511,14 @@ impl fmt::Display for Options {
             f,
             "store at most {} peers in {} torrents, keep at most {} connections",
             self.max_peers, self.max_torrents, self.max_connections
-        )
+        )?;
+        for net in &self.proxies {
+            writeln!(f, "believe proxies from {net} about their clients")?;
+        }
+        if self.proxy_protocol {
+            writeln!(f, "expect a PROXY header on connections from proxies")?;
+        }
+        Ok(())
     }
 }
 
@@ -476,14 +540,7 @@ mod tests {
     fn listens(line: &str) -> Vec<String> {
         let all = options(line).listen;
         all.iter()
-            .map(|l| {
-                format!(
-                    "{} {}{}",
-                    l.protocol,
-                    l.address,
-                    if l.optional { "?" } else { "" }
-                )
-            })
+            .map(|l| format!("{}{}", l.address, if l.optional { "?" } else { "" }))
             .collect()
     }
 
@@ -544,6 +601,45 @@ mod tests {
     }
 
     #[test]
+    fn unix_sockets_have_absolute_paths() {
+        assert_eq!(
+            listens("-p unix:/run/a.sock -i ::1 -p 80 -punix:/run/b"),
+            ["unix /run/a.sock", "tcp [::1]:80", "unix /run/b"]
+        );
+        let long = format!("unix:/{}", "x".repeat(200));
+        for (path, wanted) in [
+            ("unix:", "an absolute path after unix:"),
+            ("unix:run/a.sock", "an absolute path after unix:"),
+            (long.as_str(), "a path of about a hundred bytes at most"),
+        ] {
+            let message = format!("-p/--tcp-port '{path}': wanted is {wanted}");
+            assert_eq!(parsed(&format!("-p {path}")), Err(message));
+        }
+        let alone = parsed("-i 192.0.2.1 -p unix:/run/a.sock");
+        assert!(alone.is_err(), "an address without a port");
+    }
+
+    #[test]
+    fn proxies_are_networks_and_may_overlap() {
+        let options = options("--proxy 10.0.0.0/8 --proxy 10.1.2.3 --proxy ::1 --proxy-protocol");
+        let shown: Vec<String> = options.proxies.iter().map(Net::to_string).collect();
+        assert_eq!(shown, ["10.0.0.0/8", "10.1.2.3/32", "::1/128"]);
+        assert!(options.proxy_protocol);
+        let told = options.to_string();
+        assert!(told.contains("believe proxies from 10.1.2.3/32 about their clients\n"));
+        assert!(told.ends_with("expect a PROXY header on connections from proxies\n"));
+        for bad in ["x", "10.0.0.0/33", "10.0.0.1:80", "[::1]"] {
+            let message = format!(
+                "--proxy '{bad}': wanted is a network or an address, such as 192.0.2.0/24 or ::1"
+            );
+            assert_eq!(parsed(&format!("--proxy {bad}")), Err(message));
+        }
+        let message = "--proxy-protocol: wanted is a --proxy or a -p unix:/PATH too";
+        assert_eq!(parsed("--proxy-protocol"), Err(message.into()));
+        assert!(parsed("--proxy-protocol -p unix:/run/a.sock").is_ok());
+    }
+
+    #[test]
     fn a_timeout_follows_the_interval_unless_given() {
         assert_eq!(options("--interval 3600").peer_timeout, 5400);
         assert_eq!(options("--interval 1").peer_timeout, 2);
@@ -584,11 +680,11 @@ mod tests {
         let expected = [
             (
                 "-p x",
-                "-p/--tcp-port 'x': wanted is a number from 0 to 65535",
+                "-p/--tcp-port 'x': wanted is a number from 0 to 65535, or unix:/PATH",
             ),
             (
                 "-p 65536",
-                "-p/--tcp-port '65536': wanted is a number from 0 to 65535",
+                "-p/--tcp-port '65536': wanted is a number from 0 to 65535, or unix:/PATH",
             ),
             (
                 "-P +1",

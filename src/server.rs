@@ -1,6 +1,6 @@
 //! The poll loop and nothing else: whose turn it is, and what time it is.
 
-use crate::http::{Connections, Context, Site, Turn};
+use crate::http::{Connections, Context, Listener, Proxies, Site, Turn};
 use crate::keeper::{Event, Keeper};
 use crate::log;
 use crate::service::Service;
@@ -9,7 +9,7 @@ use crate::sys::mmsg::Batch;
 use crate::sys::signals::{self, Signal};
 use crate::tracker::Progress;
 use crate::udp::{self, ConnectionIds};
-use mio::net::{TcpListener, UdpSocket, UnixStream};
+use mio::net::{UdpSocket, UnixStream};
 use mio::{Events, Interest, Poll, Token};
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ const FIRST_SOCKET: usize = 2;
 /// A socket that does not belong to one client.
 pub enum Socket {
     Udp(UdpSocket),
-    Tcp(TcpListener),
+    Http(Listener),
 }
 
 pub struct Server {
@@ -65,6 +65,7 @@ pub struct Parts {
     pub keeper: Option<Keeper>,
     pub sockets: Vec<Socket>,
     pub most_connections: usize,
+    pub proxies: Proxies,
     pub service: Service,
     pub site: Site,
     pub ids: ConnectionIds,
@@ -78,12 +79,13 @@ impl Server {
             keeper,
             sockets,
             most_connections,
+            proxies,
             service,
             site,
             ids,
             verbosity,
         } = parts;
-        let connections = Connections::new(most_connections, FIRST_SOCKET + sockets.len());
+        let connections = Connections::new(most_connections, proxies, FIRST_SOCKET + sockets.len());
         let mut server = Server {
             poll: Poll::new()?,
             signals,
@@ -111,7 +113,9 @@ impl Server {
             let token = Token(FIRST_SOCKET + i);
             match socket {
                 Socket::Udp(socket) => registry.register(socket, token, Interest::READABLE)?,
-                Socket::Tcp(socket) => registry.register(socket, token, Interest::READABLE)?,
+                Socket::Http(listener) => {
+                    registry.register(listener.source(), token, Interest::READABLE)?;
+                }
             }
         }
         Ok(server)
@@ -187,7 +191,7 @@ impl Server {
             Some(Socket::Udp(socket)) => {
                 udp::serve(socket, &mut self.batch, &self.ids, &mut self.service)
             }
-            Some(Socket::Tcp(listener)) => match self.connections.accept(listener, &mut context) {
+            Some(Socket::Http(listener)) => match self.connections.accept(listener, &mut context) {
                 Ok(turn) => turn == Turn::More,
                 Err(error) => {
                     if self.starved_at.is_none() {

@@ -26,7 +26,7 @@ fn a_bad_flag_exits_2_before_any_socket_is_open() {
     for (flags, message) in [
         (
             &["-p", "x"][..],
-            "-p/--tcp-port 'x': wanted is a number from 0 to 65535",
+            "-p/--tcp-port 'x': wanted is a number from 0 to 65535, or unix:/PATH",
         ),
         (
             &["--interval", "0"],

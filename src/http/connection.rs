@@ -4,6 +4,9 @@
 //! register is a list in the order of their last answers: the next to expire, and the idlest when room
 //! is needed, is its head.
 
+use super::listener::Listener;
+use super::proxies::{Origin, Proxies};
+use super::proxy_protocol;
 use super::request::{self, Invalid, LONGEST_HEAD, Method, Request};
 use super::response::{self, Framing, Status};
 use super::routes::Site;
@@ -11,7 +14,7 @@ use crate::proto::query;
 use crate::service::Service;
 use crate::sys::sockets;
 use crate::tracker::{Hint, Tracker};
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -54,7 +57,7 @@ pub enum Turn {
 
 struct Connection {
     stream: TcpStream,
-    client: IpAddr,
+    origin: Origin,
     /// What was read of requests that are not yet answered.
     input: Vec<u8>,
     /// What was not yet taken of the replies.
@@ -101,6 +104,7 @@ pub struct Connections {
     queue: VecDeque<u32>,
     open: usize,
     most: usize,
+    proxies: Proxies,
     /// Bytes in the connections' own buffers.
     held: usize,
     /// Requests answered in this round.
@@ -134,7 +138,7 @@ pub struct Context<'a> {
 }
 
 impl Connections {
-    pub fn new(most: usize, first_token: usize) -> Connections {
+    pub fn new(most: usize, proxies: Proxies, first_token: usize) -> Connections {
         Connections {
             slots: Vec::new(),
             vacant: Vec::new(),
@@ -143,6 +147,7 @@ impl Connections {
             queue: VecDeque::new(),
             open: 0,
             most,
+            proxies,
             held: 0,
             answered: 0,
             first_token,
@@ -183,7 +188,7 @@ impl Connections {
 
     /// Accepts connections. An error is one of the system's limits, and closing an idle connection
     /// did not help.
-    pub fn accept(&mut self, listener: &TcpListener, context: &mut Context) -> io::Result<Turn> {
+    pub fn accept(&mut self, listener: &Listener, context: &mut Context) -> io::Result<Turn> {
         let mut has_evicted = false;
         for _ in 0..ACCEPTS_A_TURN {
             match listener.accept() {
@@ -192,7 +197,8 @@ impl Connections {
                         self.make_room(context);
                     }
                     context.service.counters.tcp_accepted += 1;
-                    self.add(stream, address.ip(), context.now);
+                    let origin = self.proxies.accepted(address);
+                    self.add(stream, origin, context.now);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Turn::Done),
                 Err(error) if sockets::is_of_one_connection(&error) => {}
@@ -220,10 +226,10 @@ impl Connections {
         self.close_oldest();
     }
 
-    fn add(&mut self, stream: TcpStream, client: IpAddr, now: u64) {
+    fn add(&mut self, stream: TcpStream, origin: Origin, now: u64) {
         let connection = Connection {
             stream,
-            client,
+            origin,
             input: Vec::new(),
             output: Vec::new(),
             phase: Phase::Open,
@@ -310,7 +316,8 @@ impl Connections {
         context: &mut Context,
     ) -> Option<Member<'a>> {
         // Its place may be another's by now.
-        let connection = self.get_mut(index).filter(|c| c.queued)?;
+        let slot = self.slots.get_mut(index as usize)?;
+        let connection = slot.connection.as_mut().filter(|c| c.queued)?;
         connection.queued = false;
         let held = connection.held();
         let received = connection.receive(free);
@@ -318,14 +325,23 @@ impl Connections {
             Ok(Received::Input { filled, drained }) => {
                 let (input, rest) = std::mem::take(free).split_at_mut(filled);
                 *free = rest;
-                let first = request::parse(input);
-                return Some(Member {
-                    index,
-                    input,
-                    first,
-                    hint: Hint::default(),
-                    drained,
-                });
+                match connection.introduce(input, &self.proxies) {
+                    Ok(input) => {
+                        return Some(Member {
+                            index,
+                            input,
+                            first: request::parse(input),
+                            hint: Hint::default(),
+                            drained,
+                        });
+                    }
+                    Err(Invalid::Incomplete) if drained => Ok(Turn::Done),
+                    Err(Invalid::Incomplete) => Ok(Turn::More),
+                    Err(_) => {
+                        context.service.counters.http_errors += 1;
+                        Err(Gone)
+                    }
+                }
             }
             Ok(Received::Nothing(turn)) => Ok(turn),
             Err(gone) => Err(gone),
@@ -346,6 +362,7 @@ impl Connections {
         let mut desk = Desk {
             output: &mut self.output,
             answered: &mut self.answered,
+            proxies: &self.proxies,
         };
         let turn = desk.answer(connection, member, context);
         if connection.deadline != deadline {
@@ -503,6 +520,21 @@ impl Connection {
         }
     }
 
+    /// Takes the PROXY header off the front of the input, if one is to come first; keeps what is there
+    /// of it if it is incomplete.
+    fn introduce<'a>(&mut self, input: &'a [u8], proxies: &Proxies) -> Result<&'a [u8], Invalid> {
+        if self.origin != Origin::Unsaid {
+            return Ok(input);
+        }
+        let header = proxy_protocol::parse(input).inspect_err(|error| {
+            if *error == Invalid::Incomplete {
+                keep(&mut self.input, input);
+            }
+        })?;
+        self.origin = proxies.relayed(header.source);
+        Ok(input.get(header.length..).unwrap_or_default())
+    }
+
     /// Sends what is left of earlier replies; whether all is out.
     fn flush(&mut self) -> Result<bool, Gone> {
         if self.output.is_empty() {
@@ -563,6 +595,7 @@ fn look_ahead(group: &mut [Option<Member>; GROUP], tracker: &Tracker) {
 struct Desk<'a> {
     output: &'a mut Vec<u8>,
     answered: &'a mut usize,
+    proxies: &'a Proxies,
 }
 
 impl Desk<'_> {
@@ -585,9 +618,10 @@ impl Desk<'_> {
             }
             match next {
                 Ok(request) => {
-                    rest = &rest[request.length..];
+                    let (head, behind) = rest.split_at(request.length);
+                    rest = behind;
                     *self.answered += 1;
-                    let client = connection.client;
+                    let client = self.proxies.client(connection.origin, head);
                     connection.phase = answer(&request, client, hint, context, self.output);
                     connection.deadline = context.now + PATIENCE;
                 }
@@ -621,7 +655,7 @@ impl Desk<'_> {
 /// Answers one request; what becomes of the connection then.
 fn answer(
     request: &Request,
-    client: IpAddr,
+    client: Option<IpAddr>,
     hint: Hint,
     context: &mut Context,
     out: &mut Vec<u8>,

@@ -5,9 +5,15 @@
 //! half-read or half-written costs a connection memory.
 
 mod connection;
+mod forwarded;
+mod listener;
+mod proxies;
+mod proxy_protocol;
 mod request;
 mod response;
 mod routes;
 
 pub use connection::{Connections, Context, Turn};
+pub use listener::Listener;
+pub use proxies::Proxies;
 pub use routes::Site;

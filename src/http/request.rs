@@ -61,6 +61,13 @@ pub fn parse(buffer: &[u8]) -> Result<Request<'_>, Invalid> {
     Ok(request)
 }
 
+/// The lines of a whole head, without the one that it begins with and the empty one at its end.
+pub fn headers(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut lines = Lines { rest: head };
+    let _ = lines.request_line();
+    std::iter::from_fn(move || lines.next())
+}
+
 /// Lines that end in LF or CR LF.
 struct Lines<'a> {
     rest: &'a [u8],

@@ -8,6 +8,9 @@ use crate::service::Service;
 use crate::tracker::{Announce, Hint, InfoHash, MOST_PEERS, Peer, Role, Sink, Sinks};
 use std::net::IpAddr;
 
+/// What the admin of a proxy reads whose clients cannot announce.
+const NO_CLIENT: &[u8] = b"400 Bad Request: this came from a proxy that does not name its client\n";
+
 /// What is served, and the buffers to make replies in.
 pub struct Site {
     /// Where `/` leads to.
@@ -52,11 +55,11 @@ impl Site {
         }
     }
 
-    /// Appends the reply to a request.
+    /// Appends the reply to a request. Who sent it is not known if a proxy does not say.
     pub fn answer(
         &mut self,
         request: &Request,
-        client: IpAddr,
+        client: Option<IpAddr>,
         hint: Hint,
         framing: Framing,
         service: &mut Service,
@@ -71,7 +74,13 @@ impl Site {
         }
         self.body.clear();
         match Route::of(request.path) {
-            Route::Announce => self.announce(request.query, client, hint, service),
+            Route::Announce => {
+                let Some(client) = client else {
+                    service.counters.http_errors += 1;
+                    return response::write(out, Status::BadRequest, &[], NO_CLIENT, framing);
+                };
+                self.announce(request.query, client, hint, service);
+            }
             Route::Scrape => self.scrape(request.query, service),
             Route::Root => {
                 let Some(url) = &self.redirect else {

@@ -5,6 +5,9 @@ use super::check;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 
 /// Connections that may wait to be accepted; the system may hold it lower.
 const BACKLOG: libc::c_int = 1024;
@@ -52,6 +55,69 @@ pub fn tcp(address: SocketAddr) -> io::Result<mio::net::TcpListener> {
     let listener = std::net::TcpListener::from(socket);
     listener.set_nonblocking(true)?;
     Ok(mio::net::TcpListener::from_std(listener))
+}
+
+/// The file of a listening Unix socket, which is removed in the end if it is still the same and the
+/// daemon then may.
+pub struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+/// A listening Unix socket at this path, with its file. Anybody who reaches the file may connect: which
+/// user a proxy runs as is not known, and who reaches a file is for its directory to say, on every system.
+/// A file that a socket left behind, on which nobody listens, is replaced.
+///
+/// `root` is the directory that will be the root one when the file is to be removed.
+pub fn unix(path: &Path, root: Option<&Path>) -> io::Result<(mio::net::UnixListener, SocketFile)> {
+    let listener = match bind_for_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_behind(path) => {
+            std::fs::remove_file(path)?;
+            bind_for_all(path)?
+        }
+        bound => bound?,
+    };
+    listener.set_nonblocking(true)?;
+    let metadata = std::fs::symlink_metadata(path)?;
+    let within = root.and_then(|root| path.strip_prefix(root).ok());
+    let file = SocketFile {
+        path: within.map_or(path.into(), |within| Path::new("/").join(within)),
+        device: metadata.dev(),
+        inode: metadata.ino(),
+    };
+    Ok((mio::net::UnixListener::from_std(listener), file))
+}
+
+/// Whether this is a socket that nobody listens on.
+fn is_left_behind(path: &Path) -> bool {
+    let metadata = std::fs::symlink_metadata(path);
+    // Connecting must not wait, as it would for one that has many to accept.
+    metadata.is_ok_and(|metadata| metadata.file_type().is_socket())
+        && mio::net::UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Binds and listens; the file's mode is 0666 from the start.
+fn bind_for_all(path: &Path) -> io::Result<UnixListener> {
+    // SAFETY: a system call without pointers. There are no other threads to make files meanwhile.
+    let mask = unsafe { libc::umask(0o111) };
+    let bound = UnixListener::bind(path);
+    // SAFETY: likewise.
+    unsafe { libc::umask(mask) };
+    bound
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // In another root the path may lead to something else.
+        let is_same = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|file| (file.dev(), file.ino()) == (self.device, self.inode));
+        if is_same {
+            // There is nobody to tell; the next start replaces it.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// Whether an error of `accept` is that of the connection, which was gone before it was accepted, and
