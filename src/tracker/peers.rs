@@ -210,7 +210,8 @@ impl<R: Record> Chunk<R> {
         if used + R::SIZE > blocks.get(self.block).len() {
             self.block = blocks.move_to(self.block, used, used + R::SIZE)?;
         }
-        self.block = blocks.move_together(self.block, used);
+        // With room for the newcomer: blocks of exactly what there is are among those to move to.
+        self.block = blocks.move_together(self.block, used + R::SIZE);
         self.count += 1;
         let records = self.records_mut(blocks);
         records.copy_within(index..records.len() - 1, index + 1);
@@ -578,6 +579,35 @@ mod tests {
         }
         assert!(list.chunks.is_empty());
         assert_eq!(list.len(), 0);
+    }
+
+    /// Many lists among the same blocks: chunks move to where others have left room, and must find room
+    /// there for one more.
+    #[test]
+    fn lists_that_share_blocks_keep_apart() {
+        let mut random = Random::seeded(8);
+        let mut blocks = Blocks::default();
+        let mut lists: Vec<(PeerList<V4>, BTreeMap<u64, u8>)> = Vec::new();
+        lists.resize_with(40, Default::default);
+        for step in 0..150_000 {
+            let (list, model) = &mut lists[random.below(40)];
+            let key = random.below(3000) as u64;
+            let ebb = (step / 30_000) % 2 == 1;
+            match list.find(key, &blocks) {
+                Err(place) if random.below(10) < if ebb { 2 } else { 8 } => {
+                    list.insert(place, record(key, 5), &mut blocks);
+                    model.insert(key, 5);
+                }
+                Ok(place) if random.below(10) < if ebb { 8 } else { 2 } => {
+                    list.remove(place, &mut blocks);
+                    model.remove(&key);
+                }
+                _ => {}
+            }
+        }
+        for (list, model) in &lists {
+            check(list, &blocks, model);
+        }
     }
 
     #[test]
