@@ -2,19 +2,21 @@
 
 #![forbid(unsafe_code)]
 
-use announced::http::{Listener, Proxies, Site};
+use announced::http::{Listener, Policy, Proxies, Site};
 use announced::keeper::{self, Plan};
 use announced::log;
-use announced::options::{self, Address, Command, Listen, Options, User};
+use announced::options::{self, Address, Command, Listen, Options, Protocol, User};
 use announced::random::Random;
 use announced::server::{Parts, Server, Socket};
 use announced::service::Service;
+use announced::stats::Monitor;
 use announced::sys::privileges::{self, Identity};
 use announced::sys::{limits, memory, sandbox, signals, sockets};
 use announced::tracker::Limits;
 use announced::udp::ConnectionIds;
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
@@ -83,6 +85,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
         true => Some(keeper::start(&plan).map_err(problem("cannot start the keeper process"))?),
         false => None,
     };
+    let resident = memory::Resident::open();
     if let Some(root) = &options.root {
         privileges::enter(root).map_err(problem(root_flag(root)))?;
     }
@@ -94,8 +97,15 @@ fn serve(options: &Options) -> Result<(), Problem> {
         max_torrents: options.max_torrents,
     };
     let random = Random::seeded(secret()?);
-    let service = Service::new(limits, options.interval, options.numwant_max, random);
-    let site = Site::new(options.redirect.clone());
+    let mut service = Service::new(limits, options.interval, options.numwant_max, random);
+    service.monitor = Monitor::new(getrandom::u32().unwrap_or_default(), resident);
+    let site = Site::new(Policy {
+        redirect: options.redirect.clone(),
+        admins: options.admins.clone(),
+        public_stats: options.public_stats,
+        stats_path: options.stats_path.clone(),
+        sockets: sockets.iter().filter_map(announce_address).collect(),
+    });
     let ids = ConnectionIds::new([secret()?, secret()?]);
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS + sockets.len());
@@ -126,6 +136,15 @@ fn serve(options: &Options) -> Result<(), Problem> {
 
 fn secret() -> Result<u64, Problem> {
     getrandom::u64().map_err(|error| format!("cannot get random bytes: {error}"))
+}
+
+/// Where a socket takes announces; none for a file.
+fn announce_address(socket: &Socket) -> Option<(Protocol, SocketAddr)> {
+    match socket {
+        Socket::Udp(socket) => Some((Protocol::Udp, socket.local_addr().ok()?)),
+        Socket::Http(Listener::Tcp(socket)) => Some((Protocol::Tcp, socket.local_addr().ok()?)),
+        Socket::Http(Listener::Unix(..)) => None,
+    }
 }
 
 /// Opens every socket before any privilege is dropped.

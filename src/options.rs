@@ -29,6 +29,9 @@ enum Id {
     User,
     Root,
     Redirect,
+    Admin,
+    PublicStats,
+    StatsPath,
     Interval,
     PeerTimeout,
     NumwantMax,
@@ -67,6 +70,9 @@ pub const FLAGS: &[Flag] = &[
     flag(Id::User, 'u', "user", "NAME", "become this user, or UID:GID, if started as root (nobody)"),
     flag(Id::Root, 'd', "root", "DIR", "chroot to this directory; if not root, work in it"),
     flag(Id::Redirect, 'r', "redirect", "URL", "redirect / to this URL"),
+    flag(Id::Admin, 'A', "admin", "NET", "show statistics to this network (loopback)"),
+    flag(Id::PublicStats, '-', "public-stats", "", "show everybody what names no torrent or peer"),
+    flag(Id::StatsPath, '-', "stats-path", "PATH", "serve statistics at this path (/stats)"),
     flag(Id::Interval, '-', "interval", "SECONDS", "ask clients to announce this often (1800)"),
     flag(Id::PeerTimeout, '-', "peer-timeout", "SECONDS", "forget peers after this long (1.5 intervals)"),
     flag(Id::NumwantMax, '-', "numwant-max", "N", "send at most this many peers in a reply (200)"),
@@ -133,6 +139,11 @@ pub struct Options {
     pub user_given: bool,
     pub root: Option<PathBuf>,
     pub redirect: Option<String>,
+    /// Who may see statistics, besides the loopback.
+    pub admins: Vec<Net>,
+    pub public_stats: bool,
+    /// With its slash.
+    pub stats_path: String,
     /// Seconds.
     pub interval: u32,
     pub peer_timeout: u32,
@@ -261,6 +272,9 @@ struct Draft {
     user: Option<User>,
     root: Option<PathBuf>,
     redirect: Option<String>,
+    admins: Vec<Net>,
+    public_stats: bool,
+    stats_path: Option<String>,
     interval: Option<u32>,
     peer_timeout: Option<u32>,
     numwant_max: Option<usize>,
@@ -307,6 +321,9 @@ impl Draft {
                 false => self.root = Some(value.into()),
             },
             Id::Redirect => self.redirect = Some(parse_url(flag, value)?),
+            Id::Admin => self.admins.push(parse_net(flag, value)?),
+            Id::PublicStats => self.public_stats = true,
+            Id::StatsPath => self.stats_path = Some(parse_stats_path(flag, value)?),
             Id::Interval => self.interval = Some(flag.number_u32(value, 1, LONGEST_INTERVAL)?),
             Id::PeerTimeout => {
                 self.peer_timeout = Some(flag.number_u32(value, 2, LONGEST_TIMEOUT)?);
@@ -399,6 +416,9 @@ impl Draft {
             user: self.user.unwrap_or_else(|| User::Name("nobody".into())),
             root: self.root,
             redirect: self.redirect,
+            admins: self.admins,
+            public_stats: self.public_stats,
+            stats_path: self.stats_path.unwrap_or_else(|| "/stats".into()),
             interval,
             peer_timeout,
             numwant_max: self.numwant_max.unwrap_or(200),
@@ -461,6 +481,33 @@ fn parse_url(flag: &Flag, value: &OsStr) -> Result<String, Wrong> {
     }
 }
 
+fn parse_net(flag: &Flag, value: &OsStr) -> Result<Net, Wrong> {
+    let wanted = "an address or a network, such as 192.0.2.1 or 2001:db8::/32";
+    let net = value.to_str().and_then(Net::parse);
+    net.ok_or_else(|| flag.wrong(value, wanted))
+}
+
+/// A path that is not taken for something else.
+fn parse_stats_path(flag: &Flag, value: &OsStr) -> Result<String, Wrong> {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~".contains(&b);
+    let taken = ["a", "sc", "/"];
+    match value.to_str().and_then(|path| path.strip_prefix('/')) {
+        Some(path)
+            if !path.is_empty()
+                && path.bytes().all(is_plain)
+                && !taken.iter().any(|start| path.starts_with(start))
+                && !["health", "metrics", "robots.txt"].contains(&path) =>
+        {
+            Ok(format!("/{path}"))
+        }
+        _ => Err(flag.wrong(
+            value,
+            "a path such as /stats, of letters, digits and -._~/, that is not another's: /a... are \
+             announces, /sc... scrapes",
+        )),
+    }
+}
+
 /// The text of `--help`.
 pub fn help() -> String {
     let mut text =
@@ -501,6 +548,14 @@ impl fmt::Display for Options {
         if let Some(url) = &self.redirect {
             writeln!(f, "redirect / to {url}")?;
         }
+        write!(f, "show statistics at {} to the loopback", self.stats_path)?;
+        for net in &self.admins {
+            write!(f, ", {net}")?;
+        }
+        if self.public_stats {
+            f.write_str(", and to all what names no torrent and no peer")?;
+        }
+        writeln!(f)?;
         writeln!(
             f,
             "ask clients to announce every {} seconds, forget peers after {}",
@@ -588,12 +643,17 @@ mod tests {
     fn the_rest_is_read_as_given() {
         let options = options(
             "-u www -d /var/empty -r http://x.example/ --interval 900 --peer-timeout 1350 \
+             -A 10.0.0.0/8 --admin ::7 --public-stats --stats-path /s/x \
              --numwant-max 50 --max-peers 10 --max-torrents 5 --max-connections 7 -vv",
         );
         assert_eq!(options.user, User::Name("www".into()));
         assert!(options.user_given);
         assert_eq!(options.root, Some("/var/empty".into()));
         assert_eq!(options.redirect.as_deref(), Some("http://x.example/"));
+        let admins: Vec<String> = options.admins.iter().map(Net::to_string).collect();
+        assert_eq!(admins, ["10.0.0.0/8", "::7/128"]);
+        assert!(options.public_stats);
+        assert_eq!(options.stats_path, "/s/x");
         assert_eq!((options.interval, options.peer_timeout), (900, 1350));
         assert_eq!((options.numwant_max, options.max_peers), (50, 10));
         assert_eq!((options.max_torrents, options.max_connections), (5, 7));
@@ -644,6 +704,31 @@ mod tests {
         assert_eq!(options("--interval 3600").peer_timeout, 5400);
         assert_eq!(options("--interval 1").peer_timeout, 2);
         assert_eq!(options("--interval 3 --peer-timeout 5").peer_timeout, 5);
+    }
+
+    #[test]
+    fn statistics_have_a_path_of_their_own() {
+        for good in ["/stats", "/s", "/S.x-1_~", "/stats/now", "/metrics2"] {
+            assert_eq!(options(&format!("--stats-path {good}")).stats_path, good);
+        }
+        for bad in [
+            "stats",
+            "/",
+            "//x",
+            "/announce",
+            "/a",
+            "/scrape",
+            "/sc",
+            "/s?x",
+            "/s%61",
+            "/é",
+            "/metrics",
+            "/health",
+            "/robots.txt",
+        ] {
+            let wrong = parsed(&format!("--stats-path {bad}")).expect_err(bad);
+            assert!(wrong.starts_with(&format!("--stats-path '{bad}': wanted is a path")));
+        }
     }
 
     #[test]
@@ -727,6 +812,11 @@ mod tests {
             (
                 "-r a",
                 "-r/--redirect 'a': wanted is a URL, http:// or https://, in printable ASCII",
+            ),
+            (
+                "-A 10.0.0.0/33",
+                "-A/--admin '10.0.0.0/33': wanted is an address or a network, such as 192.0.2.1 or \
+                 2001:db8::/32",
             ),
             ("--check=yes -n", "--check 'yes': wanted is no value"),
             ("--bad", "there is no flag --bad; -h lists them all"),

@@ -4,7 +4,7 @@ use crate::http::{Connections, Context, Listener, Proxies, Site, Turn};
 use crate::keeper::{Event, Keeper};
 use crate::log;
 use crate::service::Service;
-use crate::stats::Report;
+use crate::stats;
 use crate::sys::mmsg::Batch;
 use crate::sys::signals::{self, Signal};
 use crate::tracker::Progress;
@@ -133,6 +133,7 @@ impl Server {
             }
             let now = self.now();
             self.service.tracker.advance(now);
+            self.service.monitor.now = now;
             self.ids.advance(now);
             for token in std::mem::take(&mut self.busy) {
                 self.turn(token, false, now);
@@ -217,6 +218,7 @@ impl Server {
             site: &mut self.site,
             now,
         };
+        context.service.monitor.connections = self.connections.open();
         self.connections.serve_some(&mut context);
     }
 
@@ -278,12 +280,8 @@ impl Server {
         }
         if self.report_at.is_some_and(|at| at <= now) {
             self.report_at = Some(now + REPORT);
-            let report = Report {
-                counters: &self.service.counters,
-                totals: self.service.tracker.totals(),
-                connections: self.connections.open(),
-            };
-            log::line(format_args!("{report}"));
+            let counts = stats::log_line(&self.service.view());
+            log::line(format_args!("{counts}"));
         }
     }
 

@@ -2,7 +2,7 @@
 //! to come back, and the counters.
 
 use crate::random::Random;
-use crate::stats::Counters;
+use crate::stats::{Counters, Monitor, View};
 use crate::tracker::{Limits, Tracker};
 
 /// Peers in a reply where the client does not say how many it wants.
@@ -12,6 +12,7 @@ pub struct Service {
     pub tracker: Tracker,
     pub random: Random,
     pub counters: Counters,
+    pub monitor: Monitor,
     interval: u32,
     most_wanted: usize,
 }
@@ -23,6 +24,7 @@ impl Service {
             tracker: Tracker::new(limits),
             random,
             counters: Counters::default(),
+            monitor: Monitor::default(),
             interval,
             most_wanted,
         }
@@ -37,8 +39,24 @@ impl Service {
     }
 
     /// How many peers to send to a client that asks for so many; none asks for the default.
-    pub fn want(&self, asked: Option<usize>) -> usize {
-        asked.unwrap_or(DEFAULT_WANT).min(self.most_wanted)
+    pub fn want(&mut self, asked: Option<usize>) -> usize {
+        let want = asked.unwrap_or(DEFAULT_WANT).min(self.most_wanted);
+        if let Some(count) = self.counters.wanted.get_mut(want) {
+            *count += 1;
+        }
+        want
+    }
+
+    /// What reports are made of.
+    pub fn view(&self) -> View<'_> {
+        View {
+            counters: &self.counters,
+            monitor: &self.monitor,
+            tally: self.tracker.tally(),
+            totals: self.tracker.totals(),
+            peers: self.tracker.peers(),
+            table: self.tracker.table_bytes(),
+        }
     }
 }
 

@@ -41,8 +41,10 @@ pub fn serve(
         for (exchange, hint) in batch.exchanges().zip(hints) {
             let (source, request) = (exchange.source, exchange.request);
             *exchange.reply_length = answer(source, request, hint, exchange.reply, ids, service);
+            service.counters.udp_received += request.len() as u64;
         }
         let sent = batch.send(socket);
+        service.counters.udp_sent += sent.bytes as u64;
         service.counters.udp_refused += sent.refused as u64;
         service.counters.udp_dropped += sent.dropped as u64;
         if received < BATCH {
@@ -262,7 +264,7 @@ mod tests {
             assert!(length <= datagram.len());
         }
         assert_eq!(service.tracker.totals().torrents, 0);
-        let counters = service.counters;
+        let counters = &service.counters;
         for seen in [
             counters.udp_connects,
             counters.udp_strangers,

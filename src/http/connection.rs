@@ -338,7 +338,10 @@ impl Connections {
                     Err(Invalid::Incomplete) if drained => Ok(Turn::Done),
                     Err(Invalid::Incomplete) => Ok(Turn::More),
                     Err(_) => {
-                        context.service.counters.http_errors += 1;
+                        context
+                            .service
+                            .counters
+                            .count_http_error(Status::BadRequest.code());
                         Err(Gone)
                     }
                 }
@@ -685,7 +688,7 @@ fn refuse(error: Invalid, context: &mut Context, out: &mut Vec<u8>) {
         keep_alive: false,
         head_only: false,
     };
-    context.service.counters.http_errors += 1;
+    context.service.counters.count_http_error(status.code());
     response::write_error(out, status, framing);
 }
 

@@ -16,4 +16,4 @@ mod routes;
 pub use connection::{Connections, Context, Turn};
 pub use listener::Listener;
 pub use proxies::Proxies;
-pub use routes::Site;
+pub use routes::{Policy, Site};

@@ -20,6 +20,8 @@ pub struct Request<'a> {
     pub path: &'a [u8],
     /// What comes after the first `?`.
     pub query: &'a [u8],
+    /// The lines between the request line and the empty one, for [`Request::field`].
+    pub fields: &'a [u8],
     /// HTTP/1.1 or a later 1.x.
     pub is_1_1: bool,
     /// Whether the connection is to be kept after the reply.
@@ -50,6 +52,7 @@ pub fn parse(buffer: &[u8]) -> Result<Request<'_>, Invalid> {
         Some(line) => parse_line(line)?,
         None => return Err(lines.unfinished(buffer)),
     };
+    request.fields = lines.rest;
     loop {
         match lines.next() {
             Some([]) => break,
@@ -58,6 +61,8 @@ pub fn parse(buffer: &[u8]) -> Result<Request<'_>, Invalid> {
         }
     }
     request.length = window.len() - lines.rest.len();
+    let fields = request.fields.len() - lines.rest.len();
+    request.fields = &request.fields[..fields];
     Ok(request)
 }
 
@@ -66,6 +71,21 @@ pub fn headers(head: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut lines = Lines { rest: head };
     let _ = lines.request_line();
     std::iter::from_fn(move || lines.next())
+}
+
+impl<'a> Request<'a> {
+    /// The value of the first header of this name. Few requests are asked for any, so that none pays
+    /// for keeping them apart.
+    pub fn field(&self, name: &[u8]) -> Option<&'a [u8]> {
+        let mut lines = Lines { rest: self.fields };
+        loop {
+            let line = lines.next()?;
+            let (found, value) = line.split_at(find(line, b':').unwrap_or(line.len()));
+            if found.eq_ignore_ascii_case(name) && !value.is_empty() {
+                return Some(value.get(1..)?.trim_ascii());
+            }
+        }
+    }
 }
 
 /// Lines that end in LF or CR LF.
@@ -136,6 +156,7 @@ fn parse_line(line: &[u8]) -> Result<Request<'_>, Invalid> {
         method,
         path,
         query,
+        fields: &[],
         is_1_1,
         keep_alive: is_1_1,
         has_body: false,
@@ -220,6 +241,7 @@ mod tests {
             method: Method::Get,
             path: b"announce",
             query: b"info_hash=x",
+            fields: b"Host: t.example:6969\r\nUser-Agent: XX/1\r\nAccept-Encoding: gzip\r\n\r\n",
             is_1_1: true,
             keep_alive: true,
             has_body: false,

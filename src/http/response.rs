@@ -7,6 +7,7 @@ pub enum Status {
     Ok,
     Found,
     BadRequest,
+    Forbidden,
     NotFound,
     MethodNotAllowed,
     HeadTooLarge,
@@ -19,10 +20,18 @@ impl Status {
             Status::Ok => "200 OK\n",
             Status::Found => "302 Found\n",
             Status::BadRequest => "400 Bad Request\n",
+            Status::Forbidden => "403 Forbidden\n",
             Status::NotFound => "404 Not Found\n",
             Status::MethodNotAllowed => "405 Method Not Allowed\n",
             Status::HeadTooLarge => "431 Request Header Fields Too Large\n",
         }
+    }
+}
+
+impl Status {
+    pub fn code(self) -> u16 {
+        let code = self.text().get(..3).and_then(|code| code.parse().ok());
+        code.unwrap_or(500)
     }
 }
 
@@ -35,11 +44,25 @@ pub struct Framing {
     pub head_only: bool,
 }
 
-/// Appends a reply. `header` is a whole line more with its CR LF, or nothing.
+/// Appends a reply in plain text. `header` is a whole line more with its CR LF, or nothing.
 pub fn write(out: &mut Vec<u8>, status: Status, header: &[&[u8]], body: &[u8], framing: Framing) {
+    write_typed(out, status, "text/plain", header, body, framing);
+}
+
+/// Appends a reply whose body is of this type.
+pub fn write_typed(
+    out: &mut Vec<u8>,
+    status: Status,
+    content_type: &str,
+    header: &[&[u8]],
+    body: &[u8],
+    framing: Framing,
+) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.text().trim_ascii_end().as_bytes());
-    out.extend_from_slice(b"\r\nContent-Type: text/plain\r\nContent-Length: ");
+    out.extend_from_slice(b"\r\nContent-Type: ");
+    out.extend_from_slice(content_type.as_bytes());
+    out.extend_from_slice(b"\r\nContent-Length: ");
     decimal(out, body.len() as u64);
     // Each version has its default, which need not be said.
     out.extend_from_slice(match framing {
@@ -107,6 +130,12 @@ mod tests {
                 format!("{head}{header}\r\n{body}")
             );
         }
+    }
+
+    #[test]
+    fn a_status_knows_its_code() {
+        assert_eq!(Status::Ok.code(), 200);
+        assert_eq!(Status::HeadTooLarge.code(), 431);
     }
 
     #[test]

@@ -2,19 +2,37 @@
 
 use super::request::{Method, Request};
 use super::response::{self, Framing, Status};
+use crate::nets::{self, Net};
+use crate::options::Protocol;
 use crate::proto::bencode;
 use crate::proto::query::{self, Encoded, Refusal};
 use crate::service::Service;
+use crate::stats;
+use crate::stats::modes::{self, Report};
 use crate::tracker::{Announce, Hint, InfoHash, MOST_PEERS, Peer, Role, Sink, Sinks};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// What the admin decides about the site.
+#[derive(Default)]
+pub struct Policy {
+    /// Where `/` leads to.
+    pub redirect: Option<String>,
+    /// Who may see all statistics, besides the loopback.
+    pub admins: Vec<Net>,
+    /// Whether others may see those that name nobody.
+    pub public_stats: bool,
+    /// Where they are, with the slash in front.
+    pub stats_path: String,
+    /// The sockets' addresses, for those who ask what this is.
+    pub sockets: Vec<(Protocol, SocketAddr)>,
+}
 
 /// What the admin of a proxy reads whose clients cannot announce.
 const NO_CLIENT: &[u8] = b"400 Bad Request: this came from a proxy that does not name its client\n";
 
 /// What is served, and the buffers to make replies in.
 pub struct Site {
-    /// Where `/` leads to.
-    redirect: Option<String>,
+    policy: Policy,
     body: Vec<u8>,
     hashes: Vec<InfoHash>,
     /// Where the tracker puts peers of either family; zeroed once and not for each request.
@@ -27,32 +45,50 @@ enum Route {
     Root,
     Announce,
     Scrape,
+    Stats,
+    Metrics,
+    Health,
+    Robots,
     Unknown,
 }
 
 impl Route {
     /// Published torrents hold announce URLs of every kind, so only the first letters count, as they
     /// do in opentracker.
-    fn of(path: &[u8]) -> Route {
+    fn of(path: &[u8], stats_path: &str) -> Route {
         let mut letters = Encoded(path).map(Option::unwrap_or_default);
         match (letters.next(), letters.next()) {
             (None, _) => Route::Root,
             (Some(b'a'), _) => Route::Announce,
             (Some(b's'), Some(b'c')) => Route::Scrape,
-            _ => Route::Unknown,
+            _ => match path {
+                b"metrics" => Route::Metrics,
+                b"health" => Route::Health,
+                b"robots.txt" => Route::Robots,
+                _ if stats_path.as_bytes().strip_prefix(b"/") == Some(path) => Route::Stats,
+                _ => Route::Unknown,
+            },
         }
     }
 }
 
 impl Site {
-    pub fn new(redirect: Option<String>) -> Site {
+    pub fn new(policy: Policy) -> Site {
         Site {
-            redirect,
+            policy,
             body: Vec::new(),
             hashes: Vec::new(),
             v4: vec![0; MOST_PEERS * 6].into_boxed_slice(),
             v6: vec![0; MOST_PEERS * 18].into_boxed_slice(),
         }
+    }
+
+    /// Whether this client may see everything. One that its proxy does not name may not.
+    pub fn is_admin(&self, client: Option<IpAddr>) -> bool {
+        client.is_some_and(|client| {
+            let client = client.to_canonical();
+            client.is_loopback() || nets::any_contains(&self.policy.admins, client)
+        })
     }
 
     /// Appends the reply to a request. Who sent it is not known if a proxy does not say.
@@ -65,33 +101,135 @@ impl Site {
         service: &mut Service,
         out: &mut Vec<u8>,
     ) {
-        let mut error = |status| {
-            service.counters.http_errors += 1;
-            response::write_error(out, status, framing);
-        };
-        if request.method == Method::Other {
-            return error(Status::MethodNotAllowed);
-        }
         self.body.clear();
-        match Route::of(request.path) {
-            Route::Announce => {
-                let Some(client) = client else {
-                    service.counters.http_errors += 1;
-                    return response::write(out, Status::BadRequest, &[], NO_CLIENT, framing);
-                };
-                self.announce(request.query, client, hint, service);
+        let result = match request.method {
+            Method::Other => Err(Status::MethodNotAllowed),
+            Method::Get | Method::Head => self.visit(request, client, hint, service),
+        };
+        let error = match result {
+            Ok(of_type) => {
+                return response::write_typed(out, Status::Ok, of_type, &[], &self.body, framing);
             }
-            Route::Scrape => self.scrape(request.query, service),
-            Route::Root => {
-                let Some(url) = &self.redirect else {
-                    return error(Status::NotFound);
-                };
+            Err(error) => error,
+        };
+        service.counters.count_http_error(error.code());
+        match (error, &self.policy.redirect) {
+            (Status::Found, Some(url)) => {
                 let location = [b"Location: ", url.as_bytes(), b"\r\n"];
-                return response::write(out, Status::Found, &location, b"", framing);
+                response::write(out, error, &location, b"", framing);
             }
-            Route::Unknown => return error(Status::NotFound),
+            _ if !self.body.is_empty() => response::write(out, error, &[], &self.body, framing),
+            _ => response::write_error(out, error, framing),
         }
-        response::write(out, Status::Ok, &[], &self.body, framing);
+    }
+
+    /// Makes the body of a reply, and tells its type. With an error, a body says more than its name.
+    fn visit(
+        &mut self,
+        request: &Request,
+        client: Option<IpAddr>,
+        hint: Hint,
+        service: &mut Service,
+    ) -> Result<&'static str, Status> {
+        match Route::of(request.path, &self.policy.stats_path) {
+            Route::Announce => match client {
+                Some(client) => self.announce(request.query, client, hint, service),
+                None => {
+                    self.body.extend_from_slice(NO_CLIENT);
+                    return Err(Status::BadRequest);
+                }
+            },
+            Route::Scrape => self.scrape(request.query, service),
+            Route::Root if self.policy.redirect.is_some() => return Err(Status::Found),
+            Route::Root => self.greet(request, service),
+            Route::Stats => return self.stats(request.query, client, service),
+            Route::Metrics => return self.metrics(client, service),
+            Route::Health => self.say("ok\n", service),
+            Route::Robots => self.say("User-agent: *\nDisallow: /\n", service),
+            Route::Unknown => return Err(Status::NotFound),
+        }
+        Ok("text/plain")
+    }
+
+    fn metrics(
+        &mut self,
+        client: Option<IpAddr>,
+        service: &mut Service,
+    ) -> Result<&'static str, Status> {
+        if !self.may_see(client, false) {
+            return Err(Status::Forbidden);
+        }
+        stats::write_metrics(&service.view(), &mut self.body);
+        service.counters.http_others += 1;
+        Ok("text/plain; version=0.0.4; charset=utf-8")
+    }
+
+    fn say(&mut self, text: &str, service: &mut Service) {
+        self.body.extend_from_slice(text.as_bytes());
+        service.counters.http_others += 1;
+    }
+
+    /// Whether a client may see a report, which is private if it names torrents or peers.
+    fn may_see(&self, client: Option<IpAddr>, is_private: bool) -> bool {
+        self.policy.public_stats && !is_private || self.is_admin(client)
+    }
+
+    /// A report of `/stats`; tells the type of its text.
+    fn stats(
+        &mut self,
+        query: &[u8],
+        client: Option<IpAddr>,
+        service: &mut Service,
+    ) -> Result<&'static str, Status> {
+        if !self.may_see(client, false) {
+            return Err(Status::Forbidden);
+        }
+        // A client that took this for an announce URL should stop.
+        if query::value(query, b"info_hash").is_some() {
+            return Err(Status::BadRequest);
+        }
+        let mode = match query::value(query, b"mode") {
+            Some(name) => modes::find(&name).ok_or(Status::BadRequest)?,
+            None => &modes::MODES[0],
+        };
+        if !self.may_see(client, mode.is_private) {
+            return Err(Status::Forbidden);
+        }
+        let Report::Text(write) = mode.report else {
+            return Err(Status::NotFound);
+        };
+        write(&service.view(), &mut self.body);
+        service.counters.http_others += 1;
+        Ok("text/plain")
+    }
+
+    /// Says what this is, and how to announce to it.
+    fn greet(&mut self, request: &Request, service: &mut Service) {
+        self.say(
+            concat!(
+                "This is announced ",
+                env!("CARGO_PKG_VERSION"),
+                ", a BitTorrent tracker. To announce a torrent, put one of these URLs into it:\n\n"
+            ),
+            service,
+        );
+        let host = request.field(b"host").and_then(host_name);
+        let mut urls = Vec::new();
+        if let Some((_, with_port)) = host {
+            urls.push(format!("http://{with_port}/announce\n"));
+        }
+        for (protocol, address) in &self.policy.sockets {
+            let url = match (protocol, host) {
+                (Protocol::Udp, Some((name, _))) => format!("udp://{name}:{}", address.port()),
+                (Protocol::Udp, None) => format!("udp://{address}"),
+                (Protocol::Tcp, None) => format!("http://{address}"),
+                // By the name that it was asked by, it is above already.
+                (Protocol::Tcp, Some(_)) => continue,
+            };
+            urls.push(url + "/announce\n");
+        }
+        urls.dedup();
+        self.body.extend_from_slice(urls.concat().as_bytes());
     }
 
     fn announce(&mut self, query: &[u8], client: IpAddr, hint: Hint, service: &mut Service) {
@@ -133,11 +271,28 @@ impl Site {
 
     /// Clients show a failure reason to their user (BEP 3), which an HTTP status they do not.
     fn refuse(&mut self, refusal: Refusal, service: &mut Service) {
-        service.counters.http_errors += 1;
+        service.counters.http_refused += 1;
         self.body.extend_from_slice(b"d14:failure reason");
         bencode::string(&mut self.body, refusal.as_bytes());
         self.body.push(b'e');
     }
+}
+
+/// The name or address in a `Host` header, alone and with its port: what a URL may hold, so that it
+/// may be shown.
+fn host_name(field: &[u8]) -> Option<(&str, &str)> {
+    let field = std::str::from_utf8(field).ok()?;
+    let (name, port) = match field.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, port),
+        _ => (field, ""),
+    };
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    let is_valid = match name.strip_prefix('[').and_then(|n| n.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !name.is_empty() && name.len() <= 253 && name.bytes().all(is_name),
+    };
+    let is_port = port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit());
+    (is_valid && is_port).then_some((name, field))
 }
 
 /// Announces to the tracker and writes what it answers: a dictionary with its keys in sorted order.
@@ -184,4 +339,53 @@ fn write_announce(
         bencode::string(body, sinks.v6.bytes());
     }
     body.push(b'e');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_host_that_may_be_in_a_url_is_shown() {
+        for (field, name) in [
+            ("t.example", "t.example"),
+            ("t.example:80", "t.example"),
+            ("192.0.2.1:6969", "192.0.2.1"),
+            ("[2001:db8::1]:80", "[2001:db8::1]"),
+            ("[::1]", "[::1]"),
+            ("t.example:", "t.example"),
+        ] {
+            assert_eq!(host_name(field.as_bytes()), Some((name, field)));
+        }
+        for bad in [
+            "", ":80", "a b", "<b>", "x\u{e9}", "a:b", "[::1", "[x]", "::1", "a/b", "u@h",
+            "a:80:90",
+        ] {
+            assert_eq!(host_name(bad.as_bytes()), None, "{bad}");
+        }
+        assert_eq!(host_name(&[b'a'; 254]), None);
+        assert_eq!(host_name(b"\xff"), None);
+    }
+
+    #[test]
+    fn paths_mean_what_they_say() {
+        let route = |path: &str| Route::of(path.as_bytes(), "/stats");
+        assert!(matches!(route("announce"), Route::Announce));
+        assert!(matches!(route("scrape"), Route::Scrape));
+        assert!(matches!(route("stats"), Route::Stats));
+        assert!(matches!(route("metrics"), Route::Metrics));
+        assert!(matches!(route("health"), Route::Health));
+        assert!(matches!(route("robots.txt"), Route::Robots));
+        for unknown in [
+            "stats2",
+            "stat",
+            "stats/",
+            "robots",
+            "Health",
+            "favicon.ico",
+        ] {
+            assert!(matches!(route(unknown), Route::Unknown), "{unknown}");
+        }
+        assert!(matches!(Route::of(b"s/x", "/s/x"), Route::Stats));
+    }
 }

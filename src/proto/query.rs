@@ -81,6 +81,13 @@ pub fn scrape(query: &[u8], hashes: &mut Vec<InfoHash>) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The first value of this name, decoded; empty where it is garbled.
+pub fn value(query: &[u8], name: &[u8]) -> Option<Vec<u8>> {
+    let mut room = [0; LONGEST];
+    let (_, value) = parameters(query).find(|(n, _)| n.decode(&mut room) == Some(name))?;
+    Some(value.collect::<Option<_>>().unwrap_or_default())
+}
+
 /// The longest name or number that means anything, decoded: 2^64 in 20 digits, and then some.
 const LONGEST: usize = 24;
 
@@ -324,6 +331,17 @@ mod tests {
         assert_eq!(hashes, [[b'a'; 20], [b'b'; 20]]);
         assert_eq!(scrape(b"x=y", &mut hashes), Err(NO_INFO_HASH));
         assert_eq!(scrape(b"info_hash=short", &mut hashes), Err(BAD_INFO_HASH));
+    }
+
+    #[test]
+    fn a_value_is_found_by_its_name() {
+        assert_eq!(
+            value(b"a=1&mode=p%65er&mode=x", b"mode"),
+            Some(b"peer".to_vec())
+        );
+        assert_eq!(value(b"m%6fde", b"mode"), Some(vec![]));
+        assert_eq!(value(b"mode=%", b"mode"), Some(vec![]));
+        assert_eq!(value(b"modes=1", b"mode"), None);
     }
 
     #[test]

@@ -1,4 +1,7 @@
-//! What the processor and the system are told about memory.
+//! What the processor and the system are told about memory, and what they tell.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 /// Asks for the cache line that holds the start of this value. It is a hint: where there is no such
 /// instruction, nothing happens.
@@ -17,6 +20,54 @@ pub fn prefetch<T: ?Sized>(value: &T) {
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = address;
+}
+
+/// How much memory the process has. What tells it on Linux is opened once, before the way there may
+/// be closed by a chroot.
+#[derive(Debug, Default)]
+pub struct Resident(Option<File>);
+
+impl Resident {
+    #[cfg(target_os = "linux")]
+    pub fn open() -> Resident {
+        Resident(File::open("/proc/self/statm").ok())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub fn open() -> Resident {
+        Resident(None)
+    }
+
+    /// Bytes now, or, where the system does not tell that, the most there ever were.
+    pub fn bytes(&self) -> u64 {
+        let now = self.0.as_ref().and_then(resident_pages);
+        // SAFETY: the call has no preconditions.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        match (now, u64::try_from(page)) {
+            (Some(pages), Ok(page)) => pages.saturating_mul(page),
+            _ => most_resident(),
+        }
+    }
+}
+
+/// The second number of a line.
+fn resident_pages(statm: &File) -> Option<u64> {
+    let mut line = [0; 64];
+    let length = statm.read_at(&mut line, 0).ok()?;
+    let line = std::str::from_utf8(line.get(..length)?).ok()?;
+    line.split(' ').nth(1)?.parse().ok()
+}
+
+fn most_resident() -> u64 {
+    // SAFETY: zeros are valid for a struct of integers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a struct of the type that is asked for, alive for the call.
+    let result = unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+    let kilobytes = match result {
+        0 => u64::try_from(usage.ru_maxrss).unwrap_or(0),
+        _ => 0,
+    };
+    kilobytes * 1024
 }
 
 /// The least page that systems have.
@@ -92,6 +143,16 @@ unsafe extern "C" fn release_object(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_grows_with_what_is_used() {
+        let resident = Resident::open();
+        let before = resident.bytes();
+        assert!(before > 100_000 && before < 1 << 40, "{before}");
+        let block = vec![1_u8; 64 << 20];
+        assert!(resident.bytes() > before.saturating_add(32 << 20));
+        assert!(Resident::default().bytes() >= block.len() as u64);
+    }
 
     #[test]
     fn what_is_beside_discarded_pages_is_untouched() {

@@ -87,6 +87,8 @@ pub struct Exchange<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
     pub sent: usize,
+    /// Of those that were sent.
+    pub bytes: usize,
     /// Could not go to where they should, such as to port 0.
     pub refused: usize,
     /// Did not fit into the send buffer.
@@ -176,6 +178,7 @@ impl Batch {
         for ((message, part), (((reply, name), control), lengths)) in headers.zip(buffers) {
             *part = part_of(reply);
             part.iov_len = lengths.reply.min(REPLY);
+            message.msg_len = part.iov_len as _;
             let header = &mut message.msg_hdr;
             header.msg_iov = part;
             header.msg_iovlen = 1;
@@ -205,6 +208,8 @@ fn send_all(
         let done = match send(rest) {
             Ok(sent) => {
                 outcome.sent += sent;
+                let taken = rest.get(..sent).unwrap_or_default();
+                outcome.bytes += taken.iter().map(|m| m.msg_len as usize).sum::<usize>();
                 sent.max(1)
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
@@ -467,6 +472,7 @@ mod tests {
     #[test]
     fn what_is_refused_is_skipped_and_what_does_not_fit_is_dropped() {
         let mut messages = [NO_MESSAGE; 10];
+        messages.iter_mut().for_each(|m| m.msg_len = 20);
         let mut calls = 0;
         let outcome = send_all(&mut messages, |rest| {
             calls += 1;
@@ -483,6 +489,7 @@ mod tests {
         });
         let expected = Sent {
             sent: 5,
+            bytes: 100,
             refused: 1,
             dropped: 4,
         };

@@ -121,6 +121,14 @@ impl Blocks {
         self.move_to(block, used, used.max(1)).unwrap_or(block)
     }
 
+    /// Bytes of the pages in use.
+    pub fn bytes(&self) -> usize {
+        self.classes
+            .iter()
+            .map(|class| class.pages_used * PAGE)
+            .sum()
+    }
+
     /// Whether so many bytes would sit in a block that is clearly smaller.
     pub fn is_roomy(block: Block, bytes: usize) -> bool {
         let class = usize::from(block.class);

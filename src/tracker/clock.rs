@@ -6,7 +6,7 @@
 //! pause it sweeps before the clock moves (see `Tracker::advance`).
 
 /// Units in a peer's life: a peer is expired when it is older than this.
-const LIFE: u64 = 96;
+pub const LIFE: u64 = 96;
 
 /// Bits of a tag that hold the stamp.
 const STAMP: u8 = 0x7f;
@@ -49,12 +49,12 @@ impl Clock {
     }
 
     /// Units since the announce that left this tag (its top bit does not matter).
-    fn age(self, tag: u8) -> u64 {
-        u64::from(self.stamp().wrapping_sub(tag) & STAMP)
+    pub fn age(self, tag: u8) -> u8 {
+        self.stamp().wrapping_sub(tag) & STAMP
     }
 
     pub fn expired(self, tag: u8) -> bool {
-        self.age(tag) + self.ahead > LIFE
+        u64::from(self.age(tag)) + self.ahead > LIFE
     }
 
     /// Milliseconds in a unit for a peer timeout in seconds; never zero.

@@ -84,6 +84,29 @@ pub struct Totals {
     pub seeders: usize,
 }
 
+/// Counts of what only the table can tell.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    /// Peers that were seen to complete a torrent.
+    pub completed: u64,
+    /// Announces of peers that are known, by the units since the one before.
+    pub renewals: [u64; 128],
+    /// Milliseconds in a unit.
+    pub unit_ms: u64,
+}
+
+impl Tally {
+    /// Units in the peer timeout.
+    pub const LIFE: u64 = clock::LIFE;
+
+    fn count(&mut self, seen: Seen) {
+        self.completed += u64::from(seen.newly_completed);
+        if let Some(count) = self.renewals.get_mut(usize::from(seen.age)) {
+            *count += 1;
+        }
+    }
+}
+
 /// How far a sweep is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -104,6 +127,7 @@ pub struct Tracker {
     /// Seconds since the start.
     now: u32,
     sweep: Sweep,
+    tally: Tally,
 }
 
 /// The walk that drops what has expired. It stops and goes on by key, so the table may change under
@@ -125,15 +149,30 @@ struct Running {
 
 impl Tracker {
     pub fn new(limits: Limits) -> Tracker {
+        let unit_ms = Clock::unit_ms(limits.peer_timeout);
         Tracker {
             torrents: Torrents::default(),
             swarms: Swarms::default(),
             limits,
-            unit_ms: Clock::unit_ms(limits.peer_timeout),
+            unit_ms,
             clock: Clock::at(0),
             now: 0,
             sweep: Sweep::default(),
+            tally: Tally {
+                completed: 0,
+                renewals: [0; 128],
+                unit_ms,
+            },
         }
+    }
+
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders.
+    pub fn peers(&self) -> [usize; 4] {
+        self.swarms.totals
     }
 
     pub fn totals(&self) -> Totals {
@@ -143,6 +182,14 @@ impl Tracker {
             leechers: a + c,
             seeders: b + d,
         }
+    }
+
+    /// Bytes that torrents take, and swarms beside them.
+    pub fn table_bytes(&self) -> [usize; 2] {
+        [
+            self.torrents.len() * size_of::<Torrent>(),
+            self.swarms.bytes(),
+        ]
     }
 
     /// Moves the clock to this many milliseconds since the start.
@@ -234,8 +281,10 @@ impl Tracker {
         let torrent = self.torrents.get_mut(at)?;
         let peers = &mut torrent.peers;
         let seen = self.swarms.update(peers, announce.peer, update, self.clock);
-        if seen.is_some_and(|seen| seen.newly_completed) {
-            torrent.downloaded = torrent.downloaded.saturating_add(1);
+        if let Some(seen) = seen {
+            self.tally.count(seen);
+            let completed = u32::from(seen.newly_completed);
+            torrent.downloaded = torrent.downloaded.saturating_add(completed);
         }
         Some((at, seen))
     }

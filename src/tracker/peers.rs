@@ -66,6 +66,11 @@ pub trait Record: Copy + Eq + std::fmt::Debug {
         clock.expired(self.tag())
     }
 
+    /// Units since the last announce.
+    fn age(&self, clock: Clock) -> u8 {
+        clock.age(self.tag())
+    }
+
     /// Marks the peer as seen now. What is completed stays so.
     fn renew(&mut self, clock: Clock, completed: bool) {
         let completed = if completed { COMPLETED } else { 0 };

@@ -118,7 +118,12 @@ pub struct Seen {
     /// The peer's rank among those of its role and family.
     pub rank: usize,
     pub newly_completed: bool,
+    /// Units since its last announce, or [`NEWCOMER`].
+    pub age: u8,
 }
+
+/// No age: stamps have seven bits.
+pub const NEWCOMER: u8 = u8::MAX;
 
 /// Where the sweep of one large swarm goes on: the list, and a peer to go on from.
 #[derive(Clone, Copy, Debug)]
@@ -143,6 +148,11 @@ pub struct Swarms {
 }
 
 impl Swarms {
+    /// Bytes of the blocks that hold peers.
+    pub fn bytes(&self) -> usize {
+        self.blocks.bytes()
+    }
+
     /// Adds or renews a peer. None if it is new and there is no room.
     pub fn update(
         &mut self,
@@ -227,6 +237,7 @@ impl Swarms {
         Some(Seen {
             rank: 0,
             newly_completed: update.completed,
+            age: NEWCOMER,
         })
     }
 
@@ -238,6 +249,7 @@ impl Swarms {
         clock: Clock,
     ) -> Seen {
         let newly_completed = update.completed && !known.completed();
+        let age = known.age(clock);
         known.renew(clock, update.completed);
         let role = match peers {
             Peers::Seeder(_) => Role::Seeder,
@@ -249,6 +261,7 @@ impl Swarms {
         Seen {
             rank: 0,
             newly_completed,
+            age,
         }
     }
 
@@ -283,10 +296,12 @@ impl Swarms {
         let rank = match list.binary_search_by_key(&record.key(), R::key) {
             Ok(rank) => {
                 let newly_completed = completed && !list[rank].completed();
+                let age = list[rank].age(clock);
                 list[rank].renew(clock, completed);
                 return Some(Seen {
                     rank,
                     newly_completed,
+                    age,
                 });
             }
             Err(rank) => rank,
@@ -308,8 +323,10 @@ impl Swarms {
         };
         *peers = Peers::small(block);
         let bytes = self.blocks.get_mut(block);
+        let mut age = NEWCOMER;
         if let Some(index) = known {
             record = small::list::<R>(bytes, role.other())[index];
+            age = record.age(clock);
             small::remove::<R>(bytes, role.other(), index);
             self.totals[small::list_number::<R>(role.other())] -= 1;
         }
@@ -320,6 +337,7 @@ impl Swarms {
         Some(Seen {
             rank,
             newly_completed,
+            age,
         })
     }
 
@@ -385,10 +403,12 @@ impl Swarms {
             Ok(place) => {
                 let known = list.get_mut(place, blocks)?;
                 let newly_completed = completed && !known.completed();
+                let age = known.age(clock);
                 known.renew(clock, completed);
                 return Some(Seen {
                     rank: list.rank(place),
                     newly_completed,
+                    age,
                 });
             }
             Err(place) => place,
@@ -398,8 +418,10 @@ impl Swarms {
             Ok(place) => others.remove(place, blocks),
             Err(_) => None,
         };
+        let mut age = NEWCOMER;
         match known {
             Some(known) => {
+                age = known.age(clock);
                 record = known;
                 self.totals[small::list_number::<R>(role.other())] -= 1;
             }
@@ -413,6 +435,7 @@ impl Swarms {
         Some(Seen {
             rank,
             newly_completed,
+            age,
         })
     }
 

@@ -1,0 +1,165 @@
+//! Every number under a name, in one table: for Prometheus in its text format, and for the log.
+
+use super::{View, fill};
+use crate::proto::bencode::decimal;
+
+/// A name and its numbers. Names are of Prometheus's kind: base units, `_total` for what only grows.
+struct Family {
+    name: &'static str,
+    help: &'static str,
+    samples: &'static [Sample],
+}
+
+/// The labels, what the number is called in the log (if it is there), and the number.
+type Sample = (&'static str, &'static str, fn(&View) -> u64);
+
+const fn family(name: &'static str, help: &'static str, samples: &'static [Sample]) -> Family {
+    Family {
+        name,
+        help,
+        samples,
+    }
+}
+
+#[rustfmt::skip]
+const FAMILIES: &[Family] = &[
+    family("build_info", "1; the label tells the version.", &[
+        (concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""), "", |_| 1),
+    ]),
+    family("start_time_seconds", "When the process started, since 1970.", &[
+        ("", "", |v| v.monitor.started),
+    ]),
+    family("torrents", "Torrents in the table.", &[
+        ("", "torrents", |v| v.totals.torrents as u64),
+    ]),
+    family("peers", "Peers in the table.", &[
+        ("family=\"ipv4\",role=\"leecher\"", "leechers4", |v| v.peers[0] as u64),
+        ("family=\"ipv4\",role=\"seeder\"", "seeders4", |v| v.peers[1] as u64),
+        ("family=\"ipv6\",role=\"leecher\"", "leechers6", |v| v.peers[2] as u64),
+        ("family=\"ipv6\",role=\"seeder\"", "seeders6", |v| v.peers[3] as u64),
+    ]),
+    family("table_bytes", "Bytes of the table.", &[
+        ("part=\"torrents\"", "", |v| v.table[0] as u64),
+        ("part=\"swarms\"", "", |v| v.table[1] as u64),
+    ]),
+    family("resident_memory_bytes", "Memory of the process.", &[
+        ("", "", |v| v.monitor.resident.bytes()),
+    ]),
+    family("connections", "TCP connections that are open.", &[
+        ("", "connections", |v| v.monitor.connections as u64),
+    ]),
+    family("connections_accepted_total", "TCP connections that were accepted.", &[
+        ("", "tcp-accepted", |v| v.counters.tcp_accepted),
+    ]),
+    family("connections_evicted_total", "TCP connections closed early to make room.", &[
+        ("", "tcp-evicted", |v| v.counters.tcp_evicted),
+    ]),
+    family("requests_total", "Requests that were answered.", &[
+        ("protocol=\"udp\",kind=\"connect\"", "udp-connects", |v| v.counters.udp_connects),
+        ("protocol=\"udp\",kind=\"announce\"", "udp-announces", |v| v.counters.udp_announces),
+        ("protocol=\"udp\",kind=\"scrape\"", "udp-scrapes", |v| v.counters.udp_scrapes),
+        ("protocol=\"http\",kind=\"announce\"", "http-announces", |v| v.counters.http_announces),
+        ("protocol=\"http\",kind=\"scrape\"", "http-scrapes", |v| v.counters.http_scrapes),
+        ("protocol=\"http\",kind=\"full_scrape\"", "", |v| v.counters.full_scrapes),
+        ("protocol=\"http\",kind=\"other\"", "", |v| v.counters.http_others),
+    ]),
+    family("errors_total", "Requests that were refused, and what was no request.", &[
+        ("protocol=\"udp\",kind=\"connection_id\"", "udp-strangers", |v| v.counters.udp_strangers),
+        ("protocol=\"udp\",kind=\"invalid\"", "udp-invalid", |v| v.counters.udp_invalid),
+        ("protocol=\"http\",kind=\"failure_reason\"", "http-refused", |v| v.counters.http_refused),
+        ("protocol=\"http\",kind=\"bad_request\"", "", |v| v.counters.http_error(400)),
+        ("protocol=\"http\",kind=\"forbidden\"", "", |v| v.counters.http_error(403)),
+        ("protocol=\"http\",kind=\"not_found\"", "", |v| v.counters.http_error(404)),
+        ("protocol=\"http\",kind=\"method_not_allowed\"", "", |v| v.counters.http_error(405)),
+        ("protocol=\"http\",kind=\"too_many_requests\"", "", |v| v.counters.http_error(429)),
+        ("protocol=\"http\",kind=\"head_too_large\"", "", |v| v.counters.http_error(431)),
+        ("protocol=\"http\",kind=\"unavailable\"", "", |v| v.counters.http_error(503)),
+        // The sum of the six above.
+        ("", "http-errors", |v| v.counters.http_failures()),
+    ]),
+    family("received_bytes_total", "Bytes of requests.", &[
+        ("protocol=\"udp\"", "", |v| v.counters.udp_received),
+        ("protocol=\"http\"", "", |v| v.counters.tcp_received),
+    ]),
+    family("sent_bytes_total", "Bytes of replies.", &[
+        ("protocol=\"udp\"", "", |v| v.counters.udp_sent),
+        ("protocol=\"http\"", "", |v| v.counters.tcp_sent),
+    ]),
+    family("dropped_replies_total", "UDP replies that did not leave.", &[
+        ("reason=\"no_room\"", "udp-dropped", |v| v.counters.udp_dropped),
+        ("reason=\"refused\"", "udp-refused", |v| v.counters.udp_refused),
+    ]),
+    family("completed_total", "Peers that were seen to complete a torrent.", &[
+        ("", "completed", |v| v.tally.completed),
+    ]),
+    family("renewals_total", "Announces of peers that were known.", &[
+        ("", "", |v| v.tally.renewals.iter().sum()),
+    ]),
+    family("full_scrape_bytes_total", "Bytes of full scrapes.", &[
+        ("", "", |v| v.counters.full_scrape_bytes),
+    ]),
+    family("synced_peers_total", "Peers that other nodes told of; 0 without a cluster.", &[
+        ("", "", |_| 0),
+    ]),
+    family("sync_lag_seconds", "How far behind the cluster this node is; 0 without one.", &[
+        ("", "", |_| 0),
+    ]),
+];
+
+/// Samples of the log alone have no labels in a family where others have some.
+fn is_exported(family: &Family, labels: &str) -> bool {
+    !labels.is_empty() || family.samples.len() == 1
+}
+
+/// Appends all in Prometheus's text format, version 0.0.4.
+pub fn write(view: &View, out: &mut Vec<u8>) {
+    for family in FAMILIES {
+        let kind = match family.name.ends_with("_total") {
+            true => " counter\n",
+            false => " gauge\n",
+        };
+        let (name, help) = (family.name, family.help);
+        for part in [
+            "# HELP announced_",
+            name,
+            " ",
+            help,
+            "\n# TYPE announced_",
+            name,
+            kind,
+        ] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        for &(labels, _, number) in family.samples {
+            if !is_exported(family, labels) {
+                continue;
+            }
+            let (open, close) = match labels.is_empty() {
+                true => ("", " $\n"),
+                false => ("{", "} $\n"),
+            };
+            for part in ["announced_", name, open, labels] {
+                out.extend_from_slice(part.as_bytes());
+            }
+            fill(out, close, &[number(view)]);
+        }
+    }
+}
+
+/// A line of counts for the log.
+pub fn log_line(view: &View) -> String {
+    let mut line = Vec::new();
+    for (_, name, number) in FAMILIES.iter().flat_map(|family| family.samples) {
+        if name.is_empty() {
+            continue;
+        }
+        if !line.is_empty() {
+            line.extend_from_slice(b", ");
+        }
+        line.extend_from_slice(name.as_bytes());
+        line.push(b' ');
+        decimal(&mut line, number(view));
+    }
+    // All names are text.
+    String::from_utf8(line).unwrap_or_default()
+}

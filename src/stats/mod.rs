@@ -1,0 +1,201 @@
+//! What is counted, and every report that is made of it: the log's line, opentracker's `/stats`, the
+//! metrics and the page for people.
+//!
+//! Counting is an addition where something happens; everything else is done when somebody asks. A
+//! report is bytes pushed behind each other, as the formatting machinery of `std` is large.
+
+mod metrics;
+pub mod modes;
+
+pub use metrics::{log_line, write as write_metrics};
+
+use crate::proto::bencode::decimal;
+use crate::sys::memory::Resident;
+use crate::tracker::{MOST_PEERS, Tally, Totals};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Counts since the start.
+#[derive(Clone, Copy, Debug)]
+pub struct Counters {
+    pub udp_connects: u64,
+    pub udp_announces: u64,
+    pub udp_scrapes: u64,
+    /// Connection ids that were wrong or too old.
+    pub udp_strangers: u64,
+    /// Datagrams that were no request.
+    pub udp_invalid: u64,
+    /// Replies that the system would not send where they should go.
+    pub udp_refused: u64,
+    /// Replies for which the send buffer had no room.
+    pub udp_dropped: u64,
+    /// Bytes of datagrams, without their headers.
+    pub udp_received: u64,
+    pub udp_sent: u64,
+    pub tcp_accepted: u64,
+    /// Connections closed before their time, to make room for others.
+    pub tcp_evicted: u64,
+    pub tcp_received: u64,
+    pub tcp_sent: u64,
+    pub http_announces: u64,
+    pub http_scrapes: u64,
+    /// Statistics, health checks and the like.
+    pub http_others: u64,
+    /// Announces and scrapes that were answered with a failure reason.
+    pub http_refused: u64,
+    /// Replies of another status than 200, in the order of [`HTTP_ERRORS`].
+    pub http_errors: [u64; HTTP_ERRORS.len()],
+    pub full_scrapes: u64,
+    /// Bytes as they were sent.
+    pub full_scrape_bytes: u64,
+    /// Announces by how many peers they want.
+    pub wanted: [u64; MOST_PEERS + 1],
+}
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters {
+            udp_connects: 0,
+            udp_announces: 0,
+            udp_scrapes: 0,
+            udp_strangers: 0,
+            udp_invalid: 0,
+            udp_refused: 0,
+            udp_dropped: 0,
+            udp_received: 0,
+            udp_sent: 0,
+            tcp_accepted: 0,
+            tcp_evicted: 0,
+            tcp_received: 0,
+            tcp_sent: 0,
+            http_announces: 0,
+            http_scrapes: 0,
+            http_others: 0,
+            http_refused: 0,
+            http_errors: [0; HTTP_ERRORS.len()],
+            full_scrapes: 0,
+            full_scrape_bytes: 0,
+            wanted: [0; MOST_PEERS + 1],
+        }
+    }
+}
+
+/// The statuses that are counted.
+pub const HTTP_ERRORS: [u16; 9] = [302, 400, 403, 404, 405, 429, 431, 500, 503];
+
+impl Counters {
+    pub fn count_http_error(&mut self, status: u16) {
+        let place = HTTP_ERRORS.iter().position(|&code| code == status);
+        if let Some(count) = place.and_then(|place| self.http_errors.get_mut(place)) {
+            *count += 1;
+        }
+    }
+
+    /// Replies of an error's status.
+    fn http_failures(&self) -> u64 {
+        self.http_errors.iter().sum::<u64>() - self.http_error(302)
+    }
+
+    fn http_error(&self, status: u16) -> u64 {
+        let mut counts = HTTP_ERRORS.iter().zip(self.http_errors);
+        counts
+            .find(|(code, _)| **code == status)
+            .map_or(0, |(_, count)| count)
+    }
+
+    /// Datagrams that arrived.
+    fn udp_packets(&self) -> u64 {
+        self.udp_requests() + self.udp_strangers + self.udp_invalid
+    }
+
+    fn udp_requests(&self) -> u64 {
+        self.udp_connects + self.udp_announces + self.udp_scrapes
+    }
+}
+
+/// What is known beside the counts.
+#[derive(Debug, Default)]
+pub struct Monitor {
+    /// Names this process to those who read statistics of several.
+    pub id: u32,
+    /// Seconds since 1970 when it started.
+    pub started: u64,
+    /// Milliseconds since the start.
+    pub now: u64,
+    pub connections: usize,
+    pub resident: Resident,
+}
+
+impl Monitor {
+    pub fn new(id: u32, resident: Resident) -> Monitor {
+        let started = SystemTime::now().duration_since(UNIX_EPOCH);
+        Monitor {
+            id,
+            started: started.map_or(0, |since| since.as_secs()),
+            resident,
+            ..Monitor::default()
+        }
+    }
+}
+
+/// All that a report may tell.
+pub struct View<'a> {
+    pub counters: &'a Counters,
+    pub monitor: &'a Monitor,
+    pub tally: &'a Tally,
+    pub totals: Totals,
+    /// IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders.
+    pub peers: [usize; 4],
+    /// Bytes of the table.
+    pub table: [usize; 2],
+}
+
+impl View<'_> {
+    /// Seconds since the start.
+    fn uptime(&self) -> u64 {
+        self.monitor.now / 1000
+    }
+
+    fn per_second(&self, count: u64) -> u64 {
+        count / self.uptime().max(1)
+    }
+}
+
+/// Appends a text with numbers where it has a `$`.
+fn fill(out: &mut Vec<u8>, text: &str, numbers: &[u64]) {
+    let mut numbers = numbers.iter();
+    for part in text.split_inclusive('$') {
+        match part.strip_suffix('$').zip(numbers.next()) {
+            Some((part, &number)) => {
+                out.extend_from_slice(part.as_bytes());
+                decimal(out, number);
+            }
+            None => out.extend_from_slice(part.as_bytes()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_go_where_they_belong() {
+        let mut out = Vec::new();
+        fill(&mut out, "$ of $\n", &[7, 10]);
+        fill(&mut out, "none", &[]);
+        fill(&mut out, "$", &[u64::MAX]);
+        assert_eq!(out, b"7 of 10\nnone18446744073709551615");
+    }
+
+    #[test]
+    fn statuses_are_counted_apart() {
+        let mut counters = Counters::default();
+        for status in [404, 404, 302, 200, 999] {
+            counters.count_http_error(status);
+        }
+        assert_eq!(counters.http_error(404), 2);
+        assert_eq!(counters.http_error(302), 1);
+        assert_eq!(counters.http_error(200), 0);
+        assert_eq!(counters.http_errors.iter().sum::<u64>(), 3);
+    }
+}

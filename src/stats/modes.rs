@@ -1,0 +1,291 @@
+//! The reports of `/stats?mode=`, with opentracker's names and, line for line, its formats: scripts of
+//! many years read them. What they say of themselves is part of that, "opentracker" and all.
+//!
+//! Formats are those of Debian's opentracker of 2021, which the tests hold them to.
+
+use super::{View, fill};
+use crate::proto::bencode::decimal;
+use crate::tracker::Tally;
+
+/// A report by its name.
+pub struct Mode {
+    pub name: &'static str,
+    /// Whether it names torrents or peers: then it is for admins alone.
+    pub is_private: bool,
+    pub report: Report,
+}
+
+#[derive(Clone, Copy)]
+pub enum Report {
+    Text(fn(&View, &mut Vec<u8>)),
+    /// Opentracker has the name and no longer the report.
+    Gone,
+}
+
+const fn open(name: &'static str, report: fn(&View, &mut Vec<u8>)) -> Mode {
+    Mode {
+        name,
+        is_private: false,
+        report: Report::Text(report),
+    }
+}
+
+/// All of them; the first is the one that is meant where none is named.
+pub const MODES: &[Mode] = &[
+    open("peer", peers),
+    open("conn", connections),
+    open("scrp", scrapes),
+    open("udp4", udp),
+    open("tcp4", tcp),
+    open("torr", torrents),
+    open("fscr", full_scrapes),
+    open("herr", http_errors),
+    open("completed", completed),
+    open("renew", renewals),
+    open("syncs", syncs),
+    open("version", version),
+    open("everything", everything),
+    open("numwants", wanted),
+    gone("busy"),
+    gone("fulllog"),
+];
+
+const fn gone(name: &'static str) -> Mode {
+    Mode {
+        name,
+        is_private: false,
+        report: Report::Gone,
+    }
+}
+
+/// The report of this name.
+pub fn find(name: &[u8]) -> Option<&'static Mode> {
+    MODES.iter().find(|mode| mode.name.as_bytes() == name)
+}
+
+const VERSION: &str = concat!("announced ", env!("CARGO_PKG_VERSION"), "\n");
+
+/// Two counts, the time that they took, and a title with rates: what MRTG reads.
+fn mrtg(view: &View, out: &mut Vec<u8>, counts: [u64; 2], title: &str, rates: &[u64]) {
+    let [first, second] = counts;
+    let seconds = view.uptime();
+    let times = [first, second, seconds, seconds / 3600];
+    fill(out, "$\n$\n$ seconds ($ hours)\nopentracker", &times);
+    fill(out, title, rates);
+}
+
+fn peers(view: &View, out: &mut Vec<u8>) {
+    let seeders = view.totals.seeders as u64;
+    let peers = seeders + view.totals.leechers as u64;
+    serving(view, out, [peers, seeders]);
+}
+
+fn torrents(view: &View, out: &mut Vec<u8>) {
+    serving(view, out, [view.totals.torrents as u64, 0]);
+}
+
+fn serving(view: &View, out: &mut Vec<u8>, [first, second]: [u64; 2]) {
+    let torrents = view.totals.torrents as u64;
+    let text = "$\n$\nopentracker serving $ torrents\nopentracker";
+    fill(out, text, &[first, second, torrents]);
+}
+
+fn connections(view: &View, out: &mut Vec<u8>) {
+    let c = view.counters;
+    let arrived = c.tcp_accepted + c.udp_packets();
+    let successes = c.http_announces + c.udp_announces + c.udp_connects;
+    conns(view, out, [arrived, successes], " connections");
+}
+
+fn udp(view: &View, out: &mut Vec<u8>) {
+    let c = view.counters;
+    let counts = [c.udp_packets(), c.udp_announces + c.udp_connects];
+    conns(view, out, counts, " udp4 stats");
+}
+
+fn tcp(view: &View, out: &mut Vec<u8>) {
+    let c = view.counters;
+    conns(view, out, [c.tcp_accepted, c.http_announces], " tcp4 stats");
+}
+
+fn conns(view: &View, out: &mut Vec<u8>, counts: [u64; 2], title: &str) {
+    mrtg(view, out, counts, title, &[]);
+    let rates = counts.map(|count| view.per_second(count));
+    fill(out, ", $ conns/s :: $ success/s.", &rates);
+}
+
+fn scrapes(view: &View, out: &mut Vec<u8>) {
+    let counts = [view.counters.http_scrapes, view.counters.udp_scrapes];
+    let rate = view.per_second(counts.iter().sum());
+    let title = " scrape stats, $ scrape/s (tcp and udp)";
+    mrtg(view, out, counts, title, &[rate]);
+}
+
+fn full_scrapes(view: &View, out: &mut Vec<u8>) {
+    let (count, bytes) = (view.counters.full_scrapes, view.counters.full_scrape_bytes);
+    let rates = [view.per_second(count), view.per_second(bytes)];
+    let title = " full scrape stats, $ conns/s :: $ bytes/s.";
+    // Thousandths, so that MRTG's graph of it is not flat.
+    mrtg(
+        view,
+        out,
+        [count.saturating_mul(1000), bytes],
+        title,
+        &rates,
+    );
+}
+
+fn completed(view: &View, out: &mut Vec<u8>) {
+    let count = view.tally.completed;
+    let rate = count / (view.uptime() / 3600).max(1);
+    mrtg(view, out, [count, 0], ", $ completed/h.", &[rate]);
+}
+
+/// Nothing is synced without a cluster, so the first count is zero; the rates are of all connections,
+/// as they are in opentracker.
+fn syncs(view: &View, out: &mut Vec<u8>) {
+    let c = view.counters;
+    let arrived = view.per_second(c.tcp_accepted + c.udp_packets());
+    let successes = view.per_second(c.http_announces + c.udp_announces + c.udp_connects);
+    let title = " connections, $ conns/s :: $ success/s.";
+    mrtg(view, out, [0, 0], title, &[arrived, successes]);
+}
+
+/// Opentracker's seven kinds; a failure reason counts as a wrong parameter, which there is a 400.
+fn http_errors(view: &View, out: &mut Vec<u8>) {
+    let c = view.counters;
+    let server = c.http_error(500) + c.http_error(503);
+    let counts = [
+        c.http_error(302),
+        c.http_error(400) + c.http_error(405) + c.http_error(431),
+        c.http_refused,
+        0,
+        c.http_error(403),
+        c.http_error(404),
+        server,
+    ];
+    let text = "302 RED $\n400 ... $\n400 PAR $\n400 COM $\n403 IP  $\n404 INV $\n500 SRV $\n";
+    fill(out, text, &counts);
+}
+
+/// Minutes for which there are rows: the peer timeout, up to opentracker's longest.
+const MOST_MINUTES: u64 = 180;
+
+/// Renewals by the minutes since the peer's last announce, a row for each minute up to the peer
+/// timeout; older ones are in the last row.
+fn renewals_by_minute(tally: &Tally) -> Vec<u64> {
+    let timeout = tally.unit_ms * Tally::LIFE;
+    let minutes = timeout.div_ceil(60_000).clamp(1, MOST_MINUTES);
+    let mut rows = vec![0; usize::try_from(minutes).unwrap_or(1)];
+    for (age, count) in (0..).zip(tally.renewals) {
+        let minute = (age * tally.unit_ms / 60_000).min(minutes - 1);
+        if let Some(row) = usize::try_from(minute).ok().and_then(|m| rows.get_mut(m)) {
+            *row += count;
+        }
+    }
+    rows
+}
+
+fn renewals(view: &View, out: &mut Vec<u8>) {
+    for (minute, count) in (0..).zip(renewals_by_minute(view.tally)) {
+        padded(out, minute, 2);
+        fill(out, " $\n", &[count]);
+    }
+}
+
+fn wanted(view: &View, out: &mut Vec<u8>) {
+    for (number, count) in (0..).zip(view.counters.wanted) {
+        padded(out, number, 3);
+        fill(out, " => $\n", &[count]);
+    }
+}
+
+/// A number with zeros in front, as `printf` has it.
+pub(super) fn padded(out: &mut Vec<u8>, number: u64, digits: usize) {
+    let length = number.checked_ilog10().unwrap_or(0) as usize + 1;
+    out.extend((length..digits).map(|_| b'0'));
+    decimal(out, number);
+}
+
+fn version(_: &View, out: &mut Vec<u8>) {
+    out.extend_from_slice(VERSION.as_bytes());
+}
+
+fn everything(view: &View, out: &mut Vec<u8>) {
+    let c = view.counters;
+    let (torrents, seeders) = (view.totals.torrents as u64, view.totals.seeders as u64);
+    let peers = seeders + view.totals.leechers as u64;
+    let id = [u64::from(view.monitor.id)];
+    fill(
+        out,
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<stats>\n  <tracker_id>$</tracker_id>\n  <version>\n",
+        &id,
+    );
+    version(view, out);
+    let text = "  </version>\n  <uptime>$</uptime>\n  <torrents>\n    <count_mutex>$</count_mutex>\n    \
+        <count_iterator>$</count_iterator>\n  </torrents>\n  <peers>\n    <count>$</count>\n  \
+        </peers>\n  <seeds>\n    <count>$</count>\n  </seeds>\n  <completed>\n    <count>$</count>\n  \
+        </completed>\n";
+    let completed = view.tally.completed;
+    fill(
+        out,
+        text,
+        &[view.uptime(), torrents, torrents, peers, seeders, completed],
+    );
+    let text = "  <connections>\n    <tcp>\n      <accept>$</accept>\n      <announce>$</announce>\n      \
+        <scrape>$</scrape>\n    </tcp>\n";
+    fill(
+        out,
+        text,
+        &[c.tcp_accepted, c.http_announces, c.http_scrapes],
+    );
+    let text = "    <udp>\n      <overall>$</overall>\n      <connect>$</connect>\n      \
+        <announce>$</announce>\n      <scrape>$</scrape>\n      <missmatch>$</missmatch>\n    </udp>\n    \
+        <livesync>\n      <count>0</count>\n    </livesync>\n  </connections>\n";
+    let udp = [
+        c.udp_packets(),
+        c.udp_connects,
+        c.udp_announces,
+        c.udp_scrapes,
+        c.udp_strangers,
+    ];
+    fill(out, text, &udp);
+    out.extend_from_slice(b"  <debug>\n    <renew>\n");
+    for (minute, count) in (0..).zip(renewals_by_minute(view.tally)) {
+        out.extend_from_slice(b"      <count interval=\"");
+        padded(out, minute, 2);
+        fill(out, "\">$</count>\n", &[count]);
+    }
+    out.extend_from_slice(b"    </renew>\n    <http_error>\n");
+    everything_errors(view, out);
+    let text = "    </http_error>\n    <mutex_stall>\n      <count>0</count>\n    </mutex_stall>\n  \
+        </debug>\n</stats>";
+    fill(out, text, &[]);
+}
+
+/// Opentracker's names for its errors.
+fn everything_errors(view: &View, out: &mut Vec<u8>) {
+    let c = view.counters;
+    let counts = [
+        ("302 Redirect", c.http_error(302)),
+        (
+            "400 Parse Error",
+            c.http_error(400) + c.http_error(405) + c.http_error(431),
+        ),
+        ("400 Invalid Parameter", c.http_refused),
+        ("400 Invalid Parameter (compact=0)", 0),
+        ("400 Not Modest", c.http_error(429)),
+        ("402 Payment Required", 0),
+        ("403 Access Denied", c.http_error(403)),
+        ("404 Not found", c.http_error(404)),
+        (
+            "500 Internal Server Error",
+            c.http_error(500) + c.http_error(503),
+        ),
+    ];
+    for (name, count) in counts {
+        out.extend_from_slice(b"      <count code=\"");
+        out.extend_from_slice(name.as_bytes());
+        fill(out, "\">$</count>\n", &[count]);
+    }
+}
