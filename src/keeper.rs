@@ -26,6 +26,7 @@
 //! no. Syslog lines go through a socket of their own: see [`Keeper::take_log`].
 
 use crate::log;
+use crate::sys::pidfile::Place;
 use crate::sys::process::{self, syslog};
 use crate::sys::{files, privileges, sandbox, signals};
 use mio::{Interest, Registry, Token};
@@ -44,13 +45,15 @@ pub enum File {
 }
 
 /// All that a keeper will ever do, told before it is forked. Paths are those inside the root directory.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Plan {
     /// To be entered first, as the daemon itself does.
     pub root: Option<PathBuf>,
     pub list: Option<PathBuf>,
     pub state: Option<PathBuf>,
     pub syslog: bool,
+    /// To be removed when the daemon has ended.
+    pub pidfile: Option<Place>,
 }
 
 /// The longest payload of a frame. Four more make 64 KiB.
@@ -114,7 +117,7 @@ pub struct Keeper {
 impl Plan {
     /// Whether there is anything to do.
     pub fn needs_keeper(&self) -> bool {
-        self.list.is_some() || self.state.is_some() || self.syslog
+        self.list.is_some() || self.state.is_some() || self.syslog || self.pidfile.is_some()
     }
 }
 
@@ -357,7 +360,12 @@ fn put_frame(out: &mut Vec<u8>, kind: u8, file: u8, payload: &[u8]) {
 /// In the new process: gives up what it does not need, then serves.
 fn become_keeper(plan: &Plan, link: &UnixStream, log: Option<&UnixDatagram>) -> io::Result<()> {
     signals::ignore()?;
-    let kept = [Some(link.as_fd()), log.map(AsFd::as_fd)];
+    let pidfile = plan.pidfile.as_ref();
+    let kept = [
+        Some(link.as_fd()),
+        log.map(AsFd::as_fd),
+        pidfile.map(AsFd::as_fd),
+    ];
     process::keep_only(&kept.into_iter().flatten().collect::<Vec<_>>());
     if plan.syslog {
         // The daemon's id: it is the one that people look for.
@@ -367,7 +375,9 @@ fn become_keeper(plan: &Plan, link: &UnixStream, log: Option<&UnixDatagram>) -> 
         privileges::enter(root)?;
     }
     sandbox::enter_with_files()?;
-    serve(plan, link, log)
+    let served = serve(plan, link, log);
+    // Only now, as the lock tells that the daemon is gone.
+    pidfile.map_or(Ok(()), Place::tidy).and(served)
 }
 
 /// Does what it is told until the daemon is gone.

@@ -5,8 +5,11 @@
 
 #![deny(unsafe_code)]
 
-/// The command line.
+/// The command line and configuration files, as options.
 pub mod options;
+
+/// Configuration files, as flags.
+pub mod config;
 
 /// The poll loop: whose turn it is, what time it is.
 pub mod server;
@@ -29,13 +32,16 @@ pub mod proto;
 /// The state: torrents, peers, sampling, expiry.
 pub mod tracker;
 
+/// The line that tells of a completed download.
+pub mod completed;
+
 /// Networks of addresses.
 pub mod nets;
 
 /// What is counted.
 pub mod stats;
 
-/// Lines to standard error.
+/// Lines to standard error or syslog.
 pub mod log;
 
 /// Numbers that need not be secret.

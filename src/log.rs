@@ -1,51 +1,171 @@
-//! One line to standard error for each thing worth telling.
+//! One line for each thing worth telling, to standard error or, with `--syslog`, to the system's log.
 //!
 //! A line is written with one call, so that lines of two processes do not mix. Whatever is said, no line
-//! names a peer's address. Clients must never wait for whoever reads the log: while that does not keep
-//! up, lines are dropped and counted, and the count is told once it does.
+//! names a peer's address, but for those that `--log-completed` asks for. Clients must never wait for
+//! whoever reads the log: while that does not keep up, lines are dropped and counted, and the count is
+//! told once it does.
+//!
+//! Syslog is reached through the keeper, since the daemon itself may be in a chroot and must not wait.
+//! Until the daemon is ready its lines go to standard error as well, where whoever starts it looks.
 
 use crate::sys::stderr_is_writable;
 use std::fmt::{self, Write as _};
-use std::io::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::net::UnixDatagram;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+/// How much a line matters, with the numbers of syslog (RFC 5424).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Error = 3,
+    Notice = 5,
+    /// With `-v`.
+    Info = 6,
+    /// With `-vv`.
+    Debug = 7,
+}
 
 /// The longest line; what is beyond is cut. POSIX's least `PIPE_BUF`, up to which a write to a pipe is
 /// whole and, where there is room, does not wait.
 const MOST: usize = 512;
 
+/// What a line on standard error begins with; syslog adds the name itself.
+const NAME: &[u8] = b"announced: ";
+
+/// The last level that is told.
+static TOLD: AtomicU8 = AtomicU8::new(Level::Notice as u8);
+
 /// Lines that were not written since the last one that was.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-pub fn line(message: fmt::Arguments) {
-    if !stderr_is_writable() {
-        DROPPED.fetch_add(1, Ordering::Relaxed);
-        return;
-    }
-    match DROPPED.swap(0, Ordering::Relaxed) {
-        0 => write_line(message),
-        dropped => {
-            write_line(format_args!("{dropped} lines of this log were dropped"));
-            // Both together may be more than there is room for.
-            line(message);
-        }
-    }
-}
+/// The keeper's socket: a priority, one byte, and the line are a datagram.
+static SYSLOG: OnceLock<UnixDatagram> = OnceLock::new();
 
-fn write_line(message: fmt::Arguments) {
-    let mut line = Line {
-        bytes: [0; MOST],
-        length: 0,
+/// Whether standard error has been left to syslog.
+static IS_READY: AtomicBool = AtomicBool::new(false);
+
+/// Tells errors and notices; once, also what is worth knowing of how it goes; twice, all.
+pub fn set_verbosity(verbosity: u32) {
+    let level = match verbosity {
+        0 => Level::Notice,
+        1 => Level::Info,
+        _ => Level::Debug,
     };
-    // The only error is that the line is full, and then it is cut.
-    let _ = write!(line, "announced: {message}");
-    line.bytes[line.length] = b'\n';
-    // Nobody is left to be told that nobody listens.
-    let _ = std::io::stderr().write_all(&line.bytes[..=line.length]);
+    TOLD.store(level as u8, Ordering::Relaxed);
 }
 
+/// Sends lines to syslog through this socket, which must not block.
+pub fn use_syslog(socket: UnixDatagram) {
+    // There is one keeper, and so one socket.
+    let _ = SYSLOG.set(socket);
+}
+
+/// The start is over: from here on, if there is syslog, lines go there alone.
+pub fn leave_stderr() {
+    IS_READY.store(true, Ordering::Relaxed);
+}
+
+/// Why something does not work.
+pub fn error(message: fmt::Arguments) {
+    write(Level::Error, message);
+}
+
+/// What an admin should see: a notice.
+pub fn line(message: fmt::Arguments) {
+    write(Level::Notice, message);
+}
+
+pub fn info(message: fmt::Arguments) {
+    if is_told(Level::Info) {
+        write(Level::Info, message);
+    }
+}
+
+pub fn debug(message: fmt::Arguments) {
+    if is_told(Level::Debug) {
+        write(Level::Debug, message);
+    }
+}
+
+pub fn is_told(level: Level) -> bool {
+    level as u8 <= TOLD.load(Ordering::Relaxed)
+}
+
+/// Writes a line, whether its level is told or not.
+pub fn write(level: Level, message: fmt::Arguments) {
+    let dropped = DROPPED.swap(0, Ordering::Relaxed);
+    let caught_up = dropped == 0
+        || put(
+            Level::Notice,
+            format_args!("{dropped} lines of this log were dropped"),
+        );
+    // Both together may be more than there is room for.
+    match (caught_up, caught_up && put(level, message)) {
+        (true, true) => {}
+        (true, false) => add_dropped(1),
+        (false, _) => add_dropped(dropped + 1),
+    }
+}
+
+fn add_dropped(lines: u64) {
+    DROPPED.fetch_add(lines, Ordering::Relaxed);
+}
+
+/// Whether there was room for the line.
+fn put(level: Level, message: fmt::Arguments) -> bool {
+    let mut line = Line::new();
+    // The only error is that the line is full, and then it is cut.
+    let _ = line.write_fmt(message);
+    match SYSLOG.get().map(|socket| line.send(level, socket)) {
+        Some(Ok(has_room)) if IS_READY.load(Ordering::Relaxed) => has_room,
+        // Or the keeper is gone, and this is what is left.
+        _ => stderr_is_writable() && line.print(),
+    }
+}
+
+/// A line with [`NAME`] before it.
 struct Line {
     bytes: [u8; MOST],
     length: usize,
+}
+
+impl Line {
+    fn new() -> Line {
+        let mut bytes = [0; MOST];
+        let (name, _) = bytes.split_at_mut(NAME.len());
+        name.copy_from_slice(NAME);
+        Line {
+            bytes,
+            length: NAME.len(),
+        }
+    }
+
+    /// Nobody is left to be told that nobody listens.
+    fn print(&mut self) -> bool {
+        self.bytes[self.length] = b'\n';
+        let _ = io::stderr().write_all(&self.bytes[..=self.length]);
+        true
+    }
+
+    /// Whether there was room; an error if nobody is at the other end any more. The priority takes the
+    /// place of the space after the name.
+    fn send(&self, level: Level, socket: &UnixDatagram) -> io::Result<bool> {
+        let mut datagram = self.bytes;
+        datagram[NAME.len() - 1] = level as u8;
+        let sent = socket.send(&datagram[NAME.len() - 1..self.length]);
+        match sent.map_err(|error| error.kind()) {
+            Ok(_) => Ok(true),
+            Err(
+                gone @ (ErrorKind::BrokenPipe
+                | ErrorKind::ConnectionRefused
+                | ErrorKind::ConnectionReset
+                | ErrorKind::NotConnected),
+            ) => Err(gone.into()),
+            // That the socket's buffer is full has more names than one.
+            Err(_) => Ok(false),
+        }
+    }
 }
 
 impl fmt::Write for Line {
@@ -68,13 +188,26 @@ mod tests {
 
     #[test]
     fn a_line_is_one_line_and_not_endless() {
-        let mut line = Line {
-            bytes: [0; MOST],
-            length: 0,
-        };
+        let mut line = Line::new();
         assert!(line.write_str("two\nlines").is_ok());
-        assert_eq!(&line.bytes[..line.length], b"two?lines");
+        assert_eq!(&line.bytes[..line.length], b"announced: two?lines");
         assert!(line.write_str(&"x".repeat(2 * MOST)).is_err());
         assert_eq!(line.length, MOST - 1);
+    }
+
+    #[test]
+    fn a_datagram_is_priority_and_line_until_nobody_takes_them() {
+        let (ours, theirs) = UnixDatagram::pair().expect("sockets");
+        ours.set_nonblocking(true).expect("an option");
+        let mut line = Line::new();
+        assert!(line.write_str("hello").is_ok());
+        assert_eq!(line.send(Level::Error, &ours).ok(), Some(true));
+        let mut datagram = [0; 100];
+        let length = theirs.recv(&mut datagram).expect("is there");
+        assert_eq!(&datagram[..length], b"\x03hello");
+        let has_room = || line.send(Level::Info, &ours).expect("there is a reader");
+        assert!((0..1_000_000).any(|_| !has_room()));
+        drop(theirs);
+        assert!(line.send(Level::Info, &ours).is_err());
     }
 }

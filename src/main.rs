@@ -3,18 +3,20 @@
 #![forbid(unsafe_code)]
 
 use announced::http::{Listener, Policy, Proxies, Site};
-use announced::keeper::{self, Plan};
+use announced::keeper::{self, Keeper, Plan};
 use announced::log;
 use announced::options::{self, Address, Command, Listen, Options, Protocol, User};
 use announced::random::Random;
 use announced::server::{Parts, Server, Socket};
 use announced::service::Service;
 use announced::stats::Monitor;
+use announced::sys::pidfile::{self, Place};
 use announced::sys::privileges::{self, Identity};
-use announced::sys::{limits, memory, sandbox, signals, sockets};
+use announced::sys::{daemon, limits, memory, sandbox, signals, sockets};
 use announced::tracker::Limits;
 use announced::udp::ConnectionIds;
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -28,7 +30,7 @@ fn main() -> ExitCode {
     let command = match options::parse(std::env::args_os().skip(1)) {
         Ok(command) => command,
         Err(wrong) => {
-            log::line(format_args!("{wrong}"));
+            log::error(format_args!("{wrong}"));
             return ExitCode::from(2);
         }
     };
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            log::line(format_args!("{problem}"));
+            log::error(format_args!("{problem}"));
             ExitCode::FAILURE
         }
     }
@@ -74,17 +76,28 @@ fn check(options: &Options) -> Result<(), Problem> {
 }
 
 fn serve(options: &Options) -> Result<(), Problem> {
-    // First, so that no signal finds the default action in place once the log says "listening".
+    // First, as neither a thread nor a poll would survive it.
+    let background = match options.daemon {
+        true => Some(daemon::detach().map_err(problem("cannot go into the background"))?),
+        false => None,
+    };
+    log::set_verbosity(options.verbosity);
+    // Early, so that no signal finds the default action in place once the log says "listening".
     let signals = signals::catch().map_err(problem("cannot catch signals"))?;
+    let (_locked, pidfile) = options
+        .pidfile
+        .as_deref()
+        .map(take_pidfile)
+        .transpose()?
+        .unzip();
+    let keeper = start_keeper(options, pidfile)?;
+    for note in &options.notes {
+        log::line(format_args!("{note}"));
+    }
     let descriptors =
         limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))?;
     let sockets = open_all(options)?;
     let identity = identity(options)?;
-    let plan = plan(options);
-    let keeper = match plan.needs_keeper() {
-        true => Some(keeper::start(&plan).map_err(problem("cannot start the keeper process"))?),
-        false => None,
-    };
     let resident = memory::Resident::open();
     if let Some(root) = &options.root {
         privileges::enter(root).map_err(problem(root_flag(root)))?;
@@ -98,6 +111,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
     };
     let random = Random::seeded(secret()?);
     let mut service = Service::new(limits, options.interval, options.numwant_max, random);
+    service.log_completed = options.log_completed;
     service.monitor = Monitor::new(getrandom::u32().unwrap_or_default(), resident);
     let site = Site::new(Policy {
         redirect: options.redirect.clone(),
@@ -127,11 +141,22 @@ fn serve(options: &Options) -> Result<(), Problem> {
         service,
         site,
         ids,
-        verbosity: options.verbosity,
     })
     .map_err(problem("cannot poll"))?;
     memory::release_code();
+    log::line(format_args!("ready"));
+    if let Some(background) = background {
+        background
+            .ready()
+            .map_err(problem("cannot leave the terminal"))?;
+    }
+    log::leave_stderr();
     server.run().map_err(problem("cannot poll"))
+}
+
+fn take_pidfile(path: &Path) -> Result<(File, Place), Problem> {
+    let shown = path.as_os_str().to_string_lossy();
+    pidfile::take(path).map_err(problem(format_args!("--pidfile '{shown}'")))
 }
 
 fn secret() -> Result<u64, Problem> {
@@ -210,12 +235,22 @@ fn identity(options: &Options) -> Result<Option<Identity>, Problem> {
     Ok(Some(identity))
 }
 
-/// What the keeper is for.
-fn plan(options: &Options) -> Plan {
-    Plan {
+/// Before the sockets are opened, so that all that is logged of them reaches syslog too.
+fn start_keeper(options: &Options, pidfile: Option<Place>) -> Result<Option<Keeper>, Problem> {
+    let plan = Plan {
         root: options.root.clone(),
+        syslog: options.syslog,
+        pidfile,
         ..Plan::default()
+    };
+    if !plan.needs_keeper() {
+        return Ok(None);
     }
+    let mut keeper = keeper::start(&plan).map_err(problem("cannot start the keeper process"))?;
+    if let Some(socket) = keeper.take_log() {
+        log::use_syslog(socket);
+    }
+    Ok(Some(keeper))
 }
 
 /// As root: becomes somebody else for good. As anybody else there is nothing to give up.

@@ -1,15 +1,16 @@
-//! The command line.
+//! The command line and the configuration files.
 //!
 //! Every flag is a row of [`FLAGS`]: its names, its value, its line of help. The parser, `--help` and,
 //! held to it by a test, the man page and the README all come from there. Letters that opentracker has
 //! mean what they mean there, but for `-v`.
 
+use crate::config::{self, Setting};
 use crate::nets::Net;
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A flag as the command line, the help and the man page know it.
 pub struct Flag {
@@ -23,6 +24,7 @@ pub struct Flag {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Id {
+    Config,
     Address,
     TcpPort,
     UdpPort,
@@ -41,6 +43,10 @@ enum Id {
     Proxy,
     ProxyProtocol,
     Verbose,
+    Syslog,
+    Daemon,
+    Pidfile,
+    LogCompleted,
     Check,
     Version,
     Help,
@@ -64,6 +70,7 @@ const fn flag(
 
 #[rustfmt::skip]
 pub const FLAGS: &[Flag] = &[
+    flag(Id::Config, 'f', "config", "FILE", "read these options, or opentracker's, from a file"),
     flag(Id::Address, 'i', "address", "IP", "listen on this address, for the -p and -P that follow (all)"),
     flag(Id::TcpPort, 'p', "tcp-port", "PORT", "serve HTTP on this port or on unix:/PATH (6969)"),
     flag(Id::UdpPort, 'P', "udp-port", "PORT", "serve UDP on this port (6969)"),
@@ -82,6 +89,10 @@ pub const FLAGS: &[Flag] = &[
     flag(Id::Proxy, '-', "proxy", "NET", "believe what proxies from this network say of their clients"),
     flag(Id::ProxyProtocol, '-', "proxy-protocol", "", "expect proxies to begin connections with a PROXY header"),
     flag(Id::Verbose, 'v', "verbose", "", "log a line of counts a minute; twice: every sweep too"),
+    flag(Id::Syslog, '-', "syslog", "", "log to syslog, as daemon"),
+    flag(Id::Daemon, '-', "daemon", "", "go into the background once ready; implies --syslog"),
+    flag(Id::Pidfile, '-', "pidfile", "FILE", "keep the process id in this file, and one process at most"),
+    flag(Id::LogCompleted, '-', "log-completed", "", "log who completed what: time, info-hash, peer id, address"),
     flag(Id::Check, 'n', "check", "", "check the options, say what they mean, exit"),
     flag(Id::Version, 'V', "version", "", "print the version, exit"),
     flag(Id::Help, 'h', "help", "", "print this help, exit"),
@@ -133,6 +144,9 @@ pub enum User {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
+    /// The configuration files that were read, and what in them has no effect.
+    pub config: Vec<PathBuf>,
+    pub notes: Vec<String>,
     pub listen: Vec<Listen>,
     pub user: User,
     /// Whether the user was asked for.
@@ -155,6 +169,10 @@ pub struct Options {
     pub proxies: Vec<Net>,
     pub proxy_protocol: bool,
     pub verbosity: u32,
+    pub syslog: bool,
+    pub daemon: bool,
+    pub pidfile: Option<PathBuf>,
+    pub log_completed: bool,
 }
 
 /// What the command line asks for.
@@ -169,10 +187,12 @@ pub enum Command {
 /// Why the command line cannot be followed; names the flag, what was given and what is wanted.
 pub type Wrong = String;
 
-/// Reads the arguments that follow the program's name.
+/// Reads the arguments that follow the program's name, and the files that they name. The files are first,
+/// so that the command line has the last word.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Wrong> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut draft = Draft::default();
+    let mut given = Vec::new();
     while let Some(argument) = parser.next().map_err(explain)? {
         let flag = match &argument {
             lexopt::Arg::Short(c) => FLAGS.iter().find(|f| f.short == Some(*c)),
@@ -201,8 +221,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, W
         match flag.id {
             Id::Help => return Ok(Command::Help),
             Id::Version => return Ok(Command::Version),
-            _ => draft.set(flag, &value)?,
+            Id::Config => draft.include(flag, &value)?,
+            _ => given.push((flag, value)),
         }
+    }
+    for (flag, value) in given {
+        draft.set(flag, &value)?;
     }
     draft.finish()
 }
@@ -268,6 +292,8 @@ fn digits(text: &str) -> Option<u64> {
 struct Draft {
     /// The last address given, and whether a port followed it.
     address: Option<(IpAddr, bool)>,
+    config: Vec<PathBuf>,
+    notes: Vec<String>,
     listen: Vec<Listen>,
     user: Option<User>,
     root: Option<PathBuf>,
@@ -284,10 +310,57 @@ struct Draft {
     proxies: Vec<Net>,
     proxy_protocol: bool,
     verbosity: u32,
+    syslog: bool,
+    daemon: bool,
+    pidfile: Option<PathBuf>,
+    log_completed: bool,
     check: bool,
 }
 
 impl Draft {
+    /// Takes what a configuration file sets.
+    fn include(&mut self, flag: &Flag, path: &OsStr) -> Result<(), Wrong> {
+        let shown = path.to_string_lossy();
+        let text = config::load(Path::new(path))
+            .map_err(|error| format!("{} '{shown}': {error}", flag.names()))?;
+        let mut notes = config::read(&shown, &text, &mut |setting| self.set_by_name(setting))?;
+        self.end_of_flags()
+            .map_err(|wrong| format!("{shown}: {wrong}"))?;
+        // The next file, or the command line, starts anew.
+        self.address = None;
+        self.notes.append(&mut notes);
+        self.config.push(path.into());
+        Ok(())
+    }
+
+    /// Takes what a line of a configuration file sets; errors name its keyword.
+    fn set_by_name(&mut self, setting: &Setting) -> Result<(), Wrong> {
+        let &Setting {
+            keyword,
+            flag,
+            value,
+        } = setting;
+        let Some(flag) = FLAGS.iter().find(|f| f.long == flag) else {
+            return Err(format!(
+                "there is no keyword '{keyword}'; announced.conf(5) lists them all"
+            ));
+        };
+        let set = match (flag.id, flag.value) {
+            (Id::Config | Id::Help | Id::Version, _) => {
+                return Err(format!("{keyword} is for the command line alone"));
+            }
+            (_, "") if !value.is_empty() => Err(flag.wrong(value, "no value")),
+            (_, name) if !name.is_empty() && value.is_empty() => {
+                return Err(format!("{keyword} wants a value: {name}"));
+            }
+            _ => self.set(flag, value),
+        };
+        set.map_err(|wrong| match wrong.strip_prefix(&flag.names()) {
+            Some(rest) => format!("{keyword}{rest}"),
+            None => wrong,
+        })
+    }
+
     fn set(&mut self, flag: &Flag, value: &OsStr) -> Result<(), Wrong> {
         match flag.id {
             Id::Address => {
@@ -343,9 +416,16 @@ impl Draft {
                     .push(net.ok_or_else(|| flag.wrong(value, wanted))?);
             }
             Id::ProxyProtocol => self.proxy_protocol = true,
-            Id::Verbose => self.verbosity += 1,
+            Id::Verbose => self.verbosity = self.verbosity.saturating_add(1),
+            Id::Syslog => self.syslog = true,
+            Id::Daemon => self.daemon = true,
+            Id::Pidfile => match value.is_empty() {
+                true => return Err(flag.wrong(value, "a file")),
+                false => self.pidfile = Some(value.into()),
+            },
+            Id::LogCompleted => self.log_completed = true,
             Id::Check => self.check = true,
-            Id::Version | Id::Help => {} // Dealt with where they are read.
+            Id::Config | Id::Version | Id::Help => {} // Dealt with where they are read.
         }
         Ok(())
     }
@@ -389,13 +469,22 @@ impl Draft {
         }
     }
 
-    fn finish(mut self) -> Result<Command, Wrong> {
-        if self.listen.is_empty() {
-            // One address alone stands for both protocols on the usual port.
+    /// The command line or a file is over. One address alone stands for both protocols on the usual port.
+    fn end_of_flags(&mut self) -> Result<(), Wrong> {
+        if let (true, Some(_)) = (self.listen.is_empty(), self.address) {
             self.add_port(Protocol::Udp, DEFAULT_PORT);
             self.add_port(Protocol::Tcp, DEFAULT_PORT);
         }
-        self.expect_port(&FLAGS[0])?;
+        let address = FLAGS.iter().find(|flag| flag.id == Id::Address);
+        address.map_or(Ok(()), |flag| self.expect_port(flag))
+    }
+
+    fn finish(mut self) -> Result<Command, Wrong> {
+        self.end_of_flags()?;
+        if self.listen.is_empty() {
+            self.add_port(Protocol::Udp, DEFAULT_PORT);
+            self.add_port(Protocol::Tcp, DEFAULT_PORT);
+        }
         let is_unix = |listen: &Listen| matches!(listen.address, Address::Unix(_));
         if self.proxy_protocol && self.proxies.is_empty() && !self.listen.iter().any(is_unix) {
             return Err("--proxy-protocol: wanted is a --proxy or a -p unix:/PATH too".into());
@@ -411,6 +500,8 @@ impl Draft {
             ));
         }
         let options = Options {
+            config: self.config,
+            notes: self.notes,
             listen: self.listen,
             user_given: self.user.is_some(),
             user: self.user.unwrap_or_else(|| User::Name("nobody".into())),
@@ -428,6 +519,10 @@ impl Draft {
             proxies: self.proxies,
             proxy_protocol: self.proxy_protocol,
             verbosity: self.verbosity,
+            syslog: self.syslog || self.daemon,
+            daemon: self.daemon,
+            pidfile: self.pidfile,
+            log_completed: self.log_completed,
         };
         Ok(match self.check {
             true => Command::Check(options),
@@ -528,6 +623,12 @@ pub fn help() -> String {
 /// What a server with these options would do, for people.
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        for path in &self.config {
+            writeln!(f, "configured by {}", path.as_os_str().to_string_lossy())?;
+        }
+        for note in &self.notes {
+            writeln!(f, "note {note}")?;
+        }
         for Listen { address, optional } in &self.listen {
             let unless = if *optional {
                 ", if the host has IPv6"
@@ -572,6 +673,33 @@ impl fmt::Display for Options {
         }
         if self.proxy_protocol {
             writeln!(f, "expect a PROXY header on connections from proxies")?;
+        }
+        self.fmt_log(f)
+    }
+}
+
+impl Options {
+    fn fmt_log(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let place = if self.syslog {
+            "syslog"
+        } else {
+            "standard error"
+        };
+        let detail = match self.verbosity {
+            0 => "errors and notices",
+            1 => "errors, notices and counts",
+            _ => "all there is",
+        };
+        writeln!(f, "log {detail} to {place}")?;
+        if self.log_completed {
+            writeln!(f, "log completed downloads with the peers' addresses")?;
+        }
+        if self.daemon {
+            writeln!(f, "go into the background once ready")?;
+        }
+        if let Some(path) = &self.pidfile {
+            let path = path.as_os_str().to_string_lossy();
+            writeln!(f, "keep the process id in {path}")?;
         }
         Ok(())
     }

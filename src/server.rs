@@ -2,7 +2,7 @@
 
 use crate::http::{Connections, Context, Listener, Proxies, Site, Turn};
 use crate::keeper::{Event, Keeper};
-use crate::log;
+use crate::log::{self, Level};
 use crate::service::Service;
 use crate::stats;
 use crate::sys::mmsg::Batch;
@@ -53,7 +53,6 @@ pub struct Server {
     /// Set while the listeners are out of descriptors: when they are tried again.
     starved_at: Option<u64>,
     report_at: Option<u64>,
-    verbosity: u32,
     sweeping: bool,
     stop_at: Option<u64>,
 }
@@ -69,7 +68,6 @@ pub struct Parts {
     pub service: Service,
     pub site: Site,
     pub ids: ConnectionIds,
-    pub verbosity: u32,
 }
 
 impl Server {
@@ -83,7 +81,6 @@ impl Server {
             service,
             site,
             ids,
-            verbosity,
         } = parts;
         let connections = Connections::new(most_connections, proxies, FIRST_SOCKET + sockets.len());
         let mut server = Server {
@@ -99,8 +96,7 @@ impl Server {
             busy: Vec::new(),
             start: Instant::now(),
             starved_at: None,
-            report_at: (verbosity > 0).then_some(REPORT),
-            verbosity,
+            report_at: log::is_told(Level::Info).then_some(REPORT),
             sweeping: false,
             stop_at: None,
         };
@@ -124,7 +120,6 @@ impl Server {
     /// Serves until a signal ends it.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
-        log::line(format_args!("ready"));
         loop {
             let timeout = self.timeout();
             match self.poll.poll(&mut events, timeout) {
@@ -196,7 +191,7 @@ impl Server {
                 Ok(turn) => turn == Turn::More,
                 Err(error) => {
                     if self.starved_at.is_none() {
-                        log::line(format_args!("cannot accept connections: {error}"));
+                        log::error(format_args!("cannot accept connections: {error}"));
                     }
                     self.starved_at = Some(now + RETRY);
                     false
@@ -271,9 +266,9 @@ impl Server {
         self.connections.expire(now);
         let progress = self.service.tracker.sweep(SWEEP_BUDGET);
         self.sweeping = progress == Progress::Underway;
-        if self.verbosity > 1 && progress == Progress::Finished {
+        if progress == Progress::Finished {
             let torrents = self.service.tracker.totals().torrents;
-            log::line(format_args!("swept, {torrents} torrents left"));
+            log::debug(format_args!("swept, {torrents} torrents left"));
         }
         if self.starved_at.is_some_and(|at| at <= now) {
             self.retry_accepting(now);
@@ -281,7 +276,7 @@ impl Server {
         if self.report_at.is_some_and(|at| at <= now) {
             self.report_at = Some(now + REPORT);
             let counts = stats::log_line(&self.service.view());
-            log::line(format_args!("{counts}"));
+            log::info(format_args!("{counts}"));
         }
     }
 

@@ -13,6 +13,8 @@ pub struct Service {
     pub random: Random,
     pub counters: Counters,
     pub monitor: Monitor,
+    /// Whether completed downloads are logged.
+    pub log_completed: bool,
     interval: u32,
     most_wanted: usize,
 }
@@ -25,6 +27,7 @@ impl Service {
             random,
             counters: Counters::default(),
             monitor: Monitor::default(),
+            log_completed: false,
             interval,
             most_wanted,
         }

@@ -1,5 +1,6 @@
 //! A UDP socket's turn: a batch of datagrams in, requests, the tracker, a batch out.
 
+use crate::completed::Completing;
 use crate::proto::bep15::{self, ANNOUNCE_HEADER, Action, Request};
 use crate::service::Service;
 use crate::siphash::siphash24;
@@ -151,9 +152,13 @@ fn write_announce(
         want: service.want(usize::try_from(announce.num_want).ok()),
         hint,
     };
+    let completing = Completing::watch(service, &request);
     let counts: Counts = service
         .tracker
         .announce(&request, &mut service.random, &mut sinks);
+    if let Some(completing) = completing {
+        completing.log(&request, counts, Some(announce.peer_id), source);
+    }
     let peers = sinks.v4.len() + sinks.v6.len();
     bep15::write_announce(head, transaction, service.interval(), counts) + peers
 }

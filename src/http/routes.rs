@@ -2,6 +2,7 @@
 
 use super::request::{Method, Request};
 use super::response::{self, Framing, Status};
+use crate::completed::Completing;
 use crate::nets::{self, Net};
 use crate::options::Protocol;
 use crate::proto::bencode;
@@ -240,7 +241,8 @@ impl Site {
                     v4: Sink::new(&mut self.v4),
                     v6: Sink::new(&mut self.v6),
                 };
-                write_announce(&mut self.body, &announce, client, hint, sinks, service);
+                let asked = (&announce, query);
+                write_announce(&mut self.body, asked, client, hint, sinks, service);
             }
             Err(refusal) => self.refuse(refusal, service),
         }
@@ -298,7 +300,7 @@ fn host_name(field: &[u8]) -> Option<(&str, &str)> {
 /// Announces to the tracker and writes what it answers: a dictionary with its keys in sorted order.
 fn write_announce(
     body: &mut Vec<u8>,
-    announce: &query::Announce,
+    (announce, query): (&query::Announce, &[u8]),
     client: IpAddr,
     hint: Hint,
     mut sinks: Sinks,
@@ -312,9 +314,13 @@ fn write_announce(
         want: service.want(announce.num_want),
         hint,
     };
+    let completing = Completing::watch(service, &request);
     let counts = service
         .tracker
         .announce(&request, &mut service.random, &mut sinks);
+    if let Some(completing) = completing {
+        completing.log(&request, counts, query::peer_id(query).as_ref(), client);
+    }
     let interval = service.interval();
     body.extend_from_slice(b"d8:complete");
     bencode::integer(body, counts.seeders.into());

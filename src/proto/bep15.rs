@@ -33,10 +33,11 @@ pub enum Action<'a> {
     Scrape(&'a [InfoHash]),
 }
 
-/// The fields that matter; `downloaded`, `uploaded`, `ip`, `key` and `peer_id` do not.
+/// The fields that matter; `downloaded`, `uploaded`, `ip` and `key` do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announce<'a> {
     pub info_hash: &'a InfoHash,
+    pub peer_id: &'a [u8; 20],
     pub left: u64,
     pub event: Event,
     /// Negative for the tracker's default.
@@ -90,6 +91,7 @@ fn parse_announce(body: &[u8]) -> Result<Announce<'_>, Invalid> {
     };
     Ok(Announce {
         info_hash: body.first_chunk().ok_or(Invalid::Short)?,
+        peer_id: body[20..].first_chunk().ok_or(Invalid::Short)?,
         left: u64::from_be_bytes(bytes(body, 48)?),
         event,
         num_want: i32::from_be_bytes(bytes(body, 76)?),
@@ -210,6 +212,7 @@ mod tests {
             transaction: 0xcafe_babe,
             action: Action::Announce(Announce {
                 info_hash: &[0xaa; 20],
+                peer_id: b"-XX0001-abcdefghijkl",
                 left: u64::MAX,
                 event: Event::Started,
                 num_want: -1,

@@ -62,6 +62,12 @@ pub fn announced_hash(query: &[u8]) -> Option<InfoHash> {
     value.hash()
 }
 
+/// The peer's id, which only the log of completed downloads has a use for.
+pub fn peer_id(query: &[u8]) -> Option<[u8; 20]> {
+    let (_, value) = parameters(query).find(|(name, _)| name.0 == b"peer_id")?;
+    value.hash()
+}
+
 /// Collects the torrents that a scrape asks for, sorted and each once, as a bencoded dictionary wants
 /// them.
 pub fn scrape(query: &[u8], hashes: &mut Vec<InfoHash>) -> Result<(), Refusal> {

@@ -4,10 +4,12 @@
 #![allow(unsafe_code)]
 
 mod address;
+pub mod daemon;
 pub mod files;
 pub mod limits;
 pub mod memory;
 pub mod mmsg;
+pub mod pidfile;
 pub mod privileges;
 pub mod process;
 pub mod sandbox;

@@ -9,7 +9,9 @@ use std::io;
 #[cfg(target_os = "openbsd")]
 pub fn enter_with_files() -> io::Result<()> {
     // SAFETY: as below.
-    super::check(unsafe { libc::pledge(c"stdio rpath wpath cpath".as_ptr(), std::ptr::null()) })?;
+    super::check(unsafe {
+        libc::pledge(c"stdio rpath wpath cpath flock".as_ptr(), std::ptr::null())
+    })?;
     Ok(())
 }
 

@@ -1,0 +1,141 @@
+//! A file that holds the id of the running process, and a lock on it for as long as it runs.
+//!
+//! It is the lock that counts, as with `pidfile(3)`: a file that a crash or a reboot left behind is not
+//! mistaken for a running daemon, even where its number belongs to some other process by now.
+
+use super::check;
+use std::ffi::{CString, OsStr};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+/// How often a lock that is held is tried again: whoever removes a file that is left over has it for a
+/// moment.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Where it is, also for a process that is in a chroot by now.
+#[derive(Debug)]
+pub struct Place {
+    directory: File,
+    name: CString,
+    id: u32,
+}
+
+/// Makes the file, or takes over one that nobody holds, and writes this process's id into it. It is locked
+/// until the file that is returned is closed. An error of kind `AlreadyExists` names the process that
+/// holds it.
+pub fn take(path: &Path) -> io::Result<(File, Place)> {
+    let name = path.file_name().ok_or(ErrorKind::IsADirectory)?;
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let place = Place {
+        directory: File::open(parent)?,
+        name: CString::new(OsStr::as_bytes(name))?,
+        id: std::process::id(),
+    };
+    let mut file = lock(path)?;
+    file.set_len(0)?;
+    writeln!(file, "{}", place.id)?;
+    Ok((file, place))
+}
+
+fn lock(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    // Nobody's link is followed, and nothing is waited for.
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .mode(0o644)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let mut holder = ErrorKind::AlreadyExists.into();
+    for _ in 0..TRIES {
+        let mut file = options.open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "not a file"));
+        }
+        match file.try_lock() {
+            // Unless it has been removed meanwhile, and the lock is on a file without a name.
+            Ok(()) if is_at(path, &metadata) => return Ok(file),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                holder = held(&mut file);
+                std::thread::sleep(PAUSE);
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Err(holder)
+}
+
+fn is_at(path: &Path, file: &fs::Metadata) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|at| (at.dev(), at.ino()) == (file.dev(), file.ino()))
+}
+
+fn held(file: &mut File) -> io::Error {
+    let text = match read_id(file) {
+        Some(id) => format!("process {id} holds it"),
+        None => String::from("another process holds it"),
+    };
+    io::Error::new(ErrorKind::AlreadyExists, text)
+}
+
+fn read_id(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(16).read_to_string(&mut text).ok()?;
+    text.trim_end().parse().ok()
+}
+
+impl Place {
+    /// Removes the file once the process that took it has ended, unless another has taken it since.
+    pub fn tidy(&self) -> io::Result<()> {
+        let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let directory = self.directory.as_raw_fd();
+        // SAFETY: a C string that outlives the call; no mode is needed, as no file is made.
+        let fd = check(unsafe { libc::openat(directory, self.name.as_ptr(), flags) })?;
+        // SAFETY: it is new and nobody else's.
+        let mut file = unsafe { File::from_raw_fd(fd) };
+        if file.try_lock().is_ok() && read_id(&mut file) == Some(self.id) {
+            // SAFETY: a C string that outlives the call.
+            check(unsafe { libc::unlinkat(directory, self.name.as_ptr(), 0) })?;
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Place {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holds_it_and_what_is_left_over_is_taken_or_removed() {
+        let path = std::env::temp_dir().join(format!("announced-pid-{}", std::process::id()));
+        fs::write(&path, "4711 and much more than a process id").expect("can be written");
+        let (locked, place) = take(&path).expect("nobody holds it");
+        let id = std::process::id();
+        assert_eq!(fs::read_to_string(&path).ok(), Some(format!("{id}\n")));
+        let second = take(&path).err().expect("is held");
+        assert_eq!(second.kind(), ErrorKind::AlreadyExists);
+        assert_eq!(second.to_string(), format!("process {id} holds it"));
+        assert!(place.tidy().is_ok());
+        assert!(path.exists(), "a running process keeps its file");
+        drop(locked);
+        assert!(place.tidy().is_ok());
+        assert!(!path.exists());
+        assert!(take(&std::env::temp_dir()).is_err());
+    }
+}
