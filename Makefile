@@ -3,6 +3,7 @@
 PREFIX = /usr/local
 SBINDIR = $(PREFIX)/sbin
 MANDIR = $(PREFIX)/man
+EXAMPLESDIR = $(PREFIX)/share/examples/announced
 CARGO = cargo
 INSTALL = install
 
@@ -52,15 +53,19 @@ bench:
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	mandoc -Tlint -Wwarning man/announced.8
+	mandoc -Tlint -Wwarning man/announced.8 man/announced.conf.5
 
 install: all
-	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(MANDIR)/man8
+	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8
+	$(INSTALL) -d $(DESTDIR)$(EXAMPLESDIR)
 	$(INSTALL) -m 755 target/release/announced $(DESTDIR)$(SBINDIR)/announced
 	$(INSTALL) -m 644 man/announced.8 $(DESTDIR)$(MANDIR)/man8/announced.8
+	$(INSTALL) -m 644 man/announced.conf.5 $(DESTDIR)$(MANDIR)/man5/announced.conf.5
+	$(INSTALL) -m 644 contrib/announced.conf $(DESTDIR)$(EXAMPLESDIR)/announced.conf
 
 uninstall:
 	rm -f $(DESTDIR)$(SBINDIR)/announced $(DESTDIR)$(MANDIR)/man8/announced.8
+	rm -f $(DESTDIR)$(MANDIR)/man5/announced.conf.5 $(DESTDIR)$(EXAMPLESDIR)/announced.conf
 
 clean:
 	$(CARGO) clean

@@ -36,6 +36,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The files that there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ pub enum File {
 }
 
 /// All that a keeper will ever do, told before it is forked. Paths are those inside the root directory.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// To be entered first, as the daemon itself does.
     pub root: Option<PathBuf>,
@@ -53,7 +54,7 @@ pub struct Plan {
     pub state: Option<PathBuf>,
     pub syslog: bool,
     /// To be removed when the daemon has ended.
-    pub pidfile: Option<Place>,
+    pub pidfile: Option<Arc<Place>>,
 }
 
 /// The longest payload of a frame. Four more make 64 KiB.
@@ -377,7 +378,7 @@ fn become_keeper(plan: &Plan, link: &UnixStream, log: Option<&UnixDatagram>) -> 
     sandbox::enter_with_files()?;
     let served = serve(plan, link, log);
     // Only now, as the lock tells that the daemon is gone.
-    pidfile.map_or(Ok(()), Place::tidy).and(served)
+    pidfile.map_or(Ok(()), |place| place.tidy()).and(served)
 }
 
 /// Does what it is told until the daemon is gone.

@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Descriptors for all that is not a client's connection.
 const RESERVED_DESCRIPTORS: usize = 32;
@@ -240,7 +241,7 @@ fn start_keeper(options: &Options, pidfile: Option<Place>) -> Result<Option<Keep
     let plan = Plan {
         root: options.root.clone(),
         syslog: options.syslog,
-        pidfile,
+        pidfile: pidfile.map(Arc::new),
         ..Plan::default()
     };
     if !plan.needs_keeper() {

@@ -815,7 +815,7 @@ mod tests {
         assert!(options.proxy_protocol);
         let told = options.to_string();
         assert!(told.contains("believe proxies from 10.1.2.3/32 about their clients\n"));
-        assert!(told.ends_with("expect a PROXY header on connections from proxies\n"));
+        assert!(told.contains("\nexpect a PROXY header on connections from proxies\n"));
         for bad in ["x", "10.0.0.0/33", "10.0.0.1:80", "[::1]"] {
             let message = format!(
                 "--proxy '{bad}': wanted is a network or an address, such as 192.0.2.0/24 or ::1"

@@ -128,7 +128,7 @@ mod tests {
         let (locked, place) = take(&path).expect("nobody holds it");
         let id = std::process::id();
         assert_eq!(fs::read_to_string(&path).ok(), Some(format!("{id}\n")));
-        let second = take(&path).err().expect("is held");
+        let second = take(&path).expect_err("is held");
         assert_eq!(second.kind(), ErrorKind::AlreadyExists);
         assert_eq!(second.to_string(), format!("process {id} holds it"));
         assert!(place.tidy().is_ok());
