@@ -5,6 +5,9 @@ use super::bencode::Value;
 use super::udp::split_peers;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 pub struct Client {
     stream: TcpStream,
@@ -61,8 +64,18 @@ impl Response {
 impl Client {
     pub fn new(address: SocketAddr) -> Client {
         let stream = TcpStream::connect(address).expect("connects");
-        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         stream.set_nodelay(true).expect("an option");
+        Client::over(stream)
+    }
+
+    /// Over a Unix socket, which a stream does not mind.
+    pub fn new_unix(path: &Path) -> Client {
+        let stream = UnixStream::connect(path).expect("connects");
+        Client::over(TcpStream::from(OwnedFd::from(stream)))
+    }
+
+    fn over(stream: TcpStream) -> Client {
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         Client {
             stream,
             rest: Vec::new(),
