@@ -135,6 +135,7 @@ fn all_but_announces_is_served_to_nobody_in_particular() {
         );
         assert_eq!(client.request(request(1, headers)).status, 400);
     }
+    assert_eq!(client.request(with_headers("/health", &[])).text(), "ok\n");
     let head = request(1, &[]).replacen("GET", "HEAD", 1);
     client.send(head);
     assert_eq!(client.receive_to("HEAD").status, 400);
@@ -163,4 +164,30 @@ fn what_anybody_else_says_is_passed_over() {
     let mut client = Client::new(daemon.tcp6());
     let headers = ["X-Forwarded-For: 192.0.2.1"];
     assert_eq!(announced_as(&mut client, &headers), some("::1"));
+}
+
+#[test]
+fn an_admin_is_known_by_the_address_that_the_proxy_names() {
+    let flags = ["--proxy", "127.0.0.0/8", "-A", "192.0.2.0/24"];
+    let daemon = Daemon::start(&flags);
+    let mut client = Client::new(daemon.tcp4());
+    for (header, status) in [
+        ("X-Forwarded-For: 192.0.2.1", 200),
+        ("X-Forwarded-For: 6.6.6.6, 192.0.2.1, 127.0.0.1", 200),
+        ("Forwarded: for=192.0.2.1", 200),
+        ("X-Forwarded-For: 198.51.100.1", 403),
+        ("X-Forwarded-For: 192.0.2.1, 198.51.100.1", 403),
+        ("X-Forwarded-For: 192.0.2.1, rubbish", 403),
+        ("X-Forwarded-For: 127.0.0.1", 403),
+        ("X-Nothing: 1", 403),
+    ] {
+        for path in ["/stats", "/metrics"] {
+            let response = client.request(with_headers(path, &[header]));
+            assert_eq!(response.status, status, "{path} {header}");
+        }
+    }
+    // ::1 is no proxy here, and an admin whatever it says.
+    let mut client = Client::new(daemon.tcp6());
+    let headers = ["X-Forwarded-For: 198.51.100.1"];
+    assert_eq!(client.request(with_headers("/stats", &headers)).status, 200);
 }

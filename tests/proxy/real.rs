@@ -238,11 +238,11 @@ impl Proxy {
 
 #[test]
 fn haproxy_with_headers() {
-    let daemon = Daemon::start(&["--proxy", "127.0.0.0/8", "-r", "http://x.example/"]);
+    let daemon = Daemon::start(&["--proxy", "127.0.0.0/8"]);
     let server = daemon.tcp4();
     let relay = format!(
         "mode http; http-request del-header X-Forwarded-For; http-request del-header Forwarded; \
-         option forwardfor; option httpchk GET /; server one {server} check inter 50ms fall 1000"
+         option forwardfor; option httpchk GET /health; server one {server} check inter 50ms fall 1000"
     );
     if let Some(haproxy) = haproxy(&relay) {
         haproxy.wait_for_check("L7OK");
@@ -262,17 +262,11 @@ fn haproxy_with_the_proxy_protocol() {
     let directory = Directory::new();
     let path = directory.join("http");
     for version in ["send-proxy", "send-proxy-v2"] {
-        let flags = [
-            "--proxy",
-            "127.0.0.0/8",
-            "--proxy-protocol",
-            "-r",
-            "http://x.example/",
-        ];
+        let flags = ["--proxy", "127.0.0.0/8", "--proxy-protocol"];
         let daemon = Daemon::start(&[&flags[..], &["-p", &unix_flag(&path)]].concat());
         for server in [daemon.tcp4().to_string(), path.display().to_string()] {
             let relay = format!(
-                "mode tcp; option httpchk GET /; server one {server} {version} check inter 50ms fall 1000"
+                "mode tcp; option httpchk GET /health; server one {server} {version} check inter 50ms fall 1000"
             );
             let Some(haproxy) = haproxy(&relay) else {
                 return;
