@@ -13,7 +13,7 @@ use announced::stats::Monitor;
 use announced::sys::pidfile::{self, Place};
 use announced::sys::privileges::{self, Identity};
 use announced::sys::{daemon, limits, memory, sandbox, signals, sockets};
-use announced::tracker::Limits;
+use announced::tracker::{Decoys, Limits};
 use announced::udp::ConnectionIds;
 use std::fmt::Display;
 use std::fs::File;
@@ -23,6 +23,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Descriptors for all that is not a client's connection.
 const RESERVED_DESCRIPTORS: usize = 32;
@@ -112,6 +113,14 @@ fn serve(options: &Options) -> Result<(), Problem> {
     };
     let random = Random::seeded(secret()?);
     let mut service = Service::new(limits, options.interval, options.numwant_max, random);
+    if options.decoys > 0 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let start = now.map_or(0, |now| now.as_secs());
+        let key = [secret()?, secret()?];
+        service
+            .tracker
+            .use_decoys(Decoys::new(options.decoys, key, start));
+    }
     service.log_completed = options.log_completed;
     service.monitor = Monitor::new(getrandom::u32().unwrap_or_default(), resident);
     let site = Site::new(Policy {

@@ -37,6 +37,7 @@ enum Id {
     Interval,
     PeerTimeout,
     NumwantMax,
+    Decoys,
     MaxPeers,
     MaxTorrents,
     MaxConnections,
@@ -83,6 +84,7 @@ pub const FLAGS: &[Flag] = &[
     flag(Id::Interval, '-', "interval", "SECONDS", "ask clients to announce this often (1800)"),
     flag(Id::PeerTimeout, '-', "peer-timeout", "SECONDS", "forget peers after this long (1.5 intervals)"),
     flag(Id::NumwantMax, '-', "numwant-max", "N", "send at most this many peers in a reply (200)"),
+    flag(Id::Decoys, '-', "decoys", "PERCENT", "name so many strangers among a swarm's peers (0)"),
     flag(Id::MaxPeers, '-', "max-peers", "N", "store at most this many peers (100000000)"),
     flag(Id::MaxTorrents, '-', "max-torrents", "N", "store at most this many torrents (20000000)"),
     flag(Id::MaxConnections, '-', "max-connections", "N", "keep at most this many TCP connections (65536)"),
@@ -162,6 +164,8 @@ pub struct Options {
     pub interval: u32,
     pub peer_timeout: u32,
     pub numwant_max: usize,
+    /// In percent of a swarm's peers.
+    pub decoys: u32,
     pub max_peers: usize,
     pub max_torrents: usize,
     pub max_connections: usize,
@@ -304,6 +308,7 @@ struct Draft {
     interval: Option<u32>,
     peer_timeout: Option<u32>,
     numwant_max: Option<usize>,
+    decoys: u32,
     max_peers: Option<usize>,
     max_torrents: Option<usize>,
     max_connections: Option<usize>,
@@ -402,6 +407,7 @@ impl Draft {
                 self.peer_timeout = Some(flag.number_u32(value, 2, LONGEST_TIMEOUT)?);
             }
             Id::NumwantMax => self.numwant_max = Some(flag.number_usize(value, 1, 200)?),
+            Id::Decoys => self.decoys = flag.number_u32(value, 0, 100)?,
             Id::MaxPeers => self.max_peers = Some(flag.number_usize(value, 1, 4_000_000_000)?),
             Id::MaxTorrents => {
                 self.max_torrents = Some(flag.number_usize(value, 1, 4_000_000_000)?);
@@ -513,6 +519,7 @@ impl Draft {
             interval,
             peer_timeout,
             numwant_max: self.numwant_max.unwrap_or(200),
+            decoys: self.decoys,
             max_peers: self.max_peers.unwrap_or(100_000_000),
             max_torrents: self.max_torrents.unwrap_or(20_000_000),
             max_connections: self.max_connections.unwrap_or(65_536),
@@ -663,6 +670,7 @@ impl fmt::Display for Options {
             self.interval, self.peer_timeout
         )?;
         writeln!(f, "send at most {} peers in a reply", self.numwant_max)?;
+        writeln!(f, "mix in decoys, {} % of a swarm's peers", self.decoys)?;
         writeln!(
             f,
             "store at most {} peers in {} torrents, keep at most {} connections",
@@ -741,7 +749,7 @@ mod tests {
         let options = options("");
         assert_eq!(options.user, User::Name("nobody".into()));
         assert_eq!((options.interval, options.peer_timeout), (1800, 2700));
-        assert_eq!(options.numwant_max, 200);
+        assert_eq!((options.numwant_max, options.decoys), (200, 0));
     }
 
     #[test]
@@ -931,6 +939,10 @@ mod tests {
             (
                 "--numwant-max 201",
                 "--numwant-max '201': wanted is a number from 1 to 200",
+            ),
+            (
+                "--decoys 101",
+                "--decoys '101': wanted is a number from 0 to 100",
             ),
             (
                 "-r http://a\u{7f}b",

@@ -6,18 +6,21 @@
 
 mod blocks;
 pub mod clock;
+mod decoys;
 mod peers;
 mod sample;
 mod small;
 mod swarms;
 mod torrents;
 
+pub use decoys::Decoys;
 pub use peers::{Peer, Role};
 pub use sample::{MOST as MOST_PEERS, Sink};
 pub use torrents::{Ahead, InfoHash};
 
 use crate::random::Random;
 use clock::Clock;
+use decoys::Pools;
 use peers::{Record, V4, V6};
 use swarms::{Peers, Seen, Swarms, Update, Within};
 use torrents::{Position, Torrent, Torrents};
@@ -122,6 +125,7 @@ pub struct Tracker {
     torrents: Torrents,
     swarms: Swarms,
     limits: Limits,
+    decoys: Option<Decoys>,
     unit_ms: u64,
     clock: Clock,
     /// Seconds since the start.
@@ -154,6 +158,7 @@ impl Tracker {
             torrents: Torrents::default(),
             swarms: Swarms::default(),
             limits,
+            decoys: None,
             unit_ms,
             clock: Clock::at(0),
             now: 0,
@@ -175,6 +180,12 @@ impl Tracker {
         self.swarms.totals
     }
 
+    /// Mixes decoys into replies and counts from now on.
+    pub fn use_decoys(&mut self, decoys: Decoys) {
+        self.decoys = Some(decoys);
+    }
+
+    /// What is stored: no decoys.
     pub fn totals(&self) -> Totals {
         let [a, b, c, d] = self.swarms.totals;
         Totals {
@@ -267,12 +278,33 @@ impl Tracker {
         let swarms = &self.swarms;
         let v4 = swarms.pool::<V4>(&torrent.peers, announce.role, v4_asker);
         let v6 = swarms.pool::<V6>(&torrent.peers, announce.role, v6_asker);
-        let v4_most = v4.len().min(sinks.v4.capacity(V4::SIZE - 1));
-        let v6_most = v6.len().min(sinks.v6.capacity(V6::SIZE - 1));
+        let decoys = self.decoys_of(torrent);
+        let more = decoys.as_ref().map_or((0, 0), |decoys| {
+            let role = announce.role;
+            (decoys.live_for::<V4>(role), decoys.live_for::<V6>(role))
+        });
+        let v4_most = (v4.len() + more.0).min(sinks.v4.capacity(V4::SIZE - 1));
+        let v6_most = (v6.len() + more.1).min(sinks.v6.capacity(V6::SIZE - 1));
         let (v4_want, v6_want) = share(announce.want, v4_most, v6_most);
-        v4.pick(v4_want, self.clock, random, &mut sinks.v4);
-        v6.pick(v6_want, self.clock, random, &mut sinks.v6);
-        self.counts(torrent)
+        match &decoys {
+            None => {
+                v4.pick(v4_want, self.clock, random, &mut sinks.v4);
+                v6.pick(v6_want, self.clock, random, &mut sinks.v6);
+            }
+            Some(decoys) => {
+                let (role, clock) = (announce.role, self.clock);
+                let random = &mut decoys.random(random.draw());
+                v4.pick_mixed(decoys, role, v4_want, clock, random, &mut sinks.v4);
+                v6.pick_mixed(decoys, role, v6_want, clock, random, &mut sinks.v6);
+            }
+        }
+        self.counts_with(torrent, decoys.as_ref())
+    }
+
+    fn decoys_of(&self, torrent: &Torrent) -> Option<Pools> {
+        let decoys = self.decoys.as_ref()?;
+        let sizes = self.swarms.sizes(&torrent.peers, self.clock);
+        decoys.of(&torrent.info_hash, sizes, self.now)
     }
 
     /// Adds or renews the peer of a torrent that is known; tells the peer's rank if it is stored.
@@ -346,11 +378,22 @@ impl Tracker {
         Some(self.counts(self.torrents.get(at)?))
     }
 
+    /// What clients are told, decoys counted.
     fn counts(&self, torrent: &Torrent) -> Counts {
-        let (leechers, seeders) = self.swarms.counts(&torrent.peers, self.clock);
+        self.counts_with(torrent, self.decoys_of(torrent).as_ref())
+    }
+
+    fn counts_with(&self, torrent: &Torrent, decoys: Option<&Pools>) -> Counts {
+        let mut sizes = self.swarms.sizes(&torrent.peers, self.clock);
+        if let Some(decoys) = decoys {
+            for (list, size) in sizes.iter_mut().enumerate() {
+                *size += decoys.live(list);
+            }
+        }
+        let [v4_leechers, v4_seeders, v6_leechers, v6_seeders] = sizes;
         Counts {
-            seeders: u32::try_from(seeders).unwrap_or(u32::MAX),
-            leechers: u32::try_from(leechers).unwrap_or(u32::MAX),
+            seeders: u32::try_from(v4_seeders + v6_seeders).unwrap_or(u32::MAX),
+            leechers: u32::try_from(v4_leechers + v6_leechers).unwrap_or(u32::MAX),
             downloaded: torrent.downloaded,
         }
     }

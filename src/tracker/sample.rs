@@ -6,10 +6,13 @@
 //! that they cannot overlap: draw the starts as if runs had no length, sort them, then push each on
 //! by the length of those before it, and turn the whole ring by a uniform angle. Every peer is then
 //! equally likely, and so is every pair of peers further apart than a run.
+//!
+//! Where decoys are mixed in the runs are of one, and in random order.
 
 use super::blocks::Blocks;
 use super::clock::Clock;
-use super::peers::{PeerList, Record};
+use super::decoys::{Guise, Pools};
+use super::peers::{PeerList, Record, Role};
 use crate::random::Random;
 use crate::sys::memory::prefetch;
 
@@ -138,6 +141,59 @@ impl<'a, R: Record> Pool<'a, R> {
         }
     }
 
+    /// The same with decoys among them: all of both are equally likely, and in random order.
+    pub fn pick_mixed(
+        &self,
+        decoys: &Pools,
+        asker: Role,
+        want: usize,
+        clock: Clock,
+        random: &mut Random,
+        sink: &mut Sink,
+    ) where
+        R: Guise,
+    {
+        let peers = self.len();
+        let [leechers, seeders] = decoys.slots_for::<R>(asker);
+        let total = peers.saturating_add(leechers).saturating_add(seeders);
+        let mut draws = Draws::new(u32::try_from(total).unwrap_or(u32::MAX));
+        let mut drawn = [0; 64];
+        let mut left = want.min(MOST);
+        while left > 0 {
+            // Somewhat more than are wanted: not every slot has a decoy.
+            let most = drawn.len().min(left + left / 8 + 1);
+            let drawn = draws.fill(&mut drawn[..most], random);
+            if drawn.is_empty() {
+                return;
+            }
+            for &rank in drawn.iter().filter(|&&rank| rank < peers) {
+                if let Some(record) = self.get(rank) {
+                    prefetch(record);
+                }
+            }
+            for &rank in drawn.iter() {
+                let chosen = match rank.checked_sub(peers) {
+                    None => self.get(rank).copied().filter(|r| !r.expired(clock)),
+                    Some(slot) if slot < leechers => decoys.decoy(Role::Leecher, slot),
+                    Some(slot) => decoys.decoy(Role::Seeder, slot - leechers),
+                };
+                if let Some(record) = chosen {
+                    sink.push(record.endpoint());
+                    left -= 1;
+                    if left == 0 {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The record of a rank, ranks counted without the asker.
+    fn get(&self, rank: usize) -> Option<&'a R> {
+        let asker = self.asker.unwrap_or(usize::MAX);
+        self.starting_at(rank + usize::from(rank >= asker)).first()
+    }
+
     /// Copies `count` peers from a rank on, ranks counted without the asker.
     fn copy(&self, rank: usize, count: usize, clock: Clock, sink: &mut Sink) {
         match self.asker {
@@ -167,10 +223,80 @@ impl<'a, R: Record> Pool<'a, R> {
     }
 }
 
+/// Numbers below a total in random order, each once: the shuffle of Fisher and Yates over a row of which
+/// only the places that were changed are kept, in a hash table.
+struct Draws {
+    /// Place and what is there; a place is kept as one more, so that 0 is none.
+    table: [(u32, u32); Draws::ENTRIES],
+    total: u32,
+    drawn: u32,
+}
+
+impl Draws {
+    const ENTRIES: usize = 512;
+
+    /// Draws that leave the table room to be quick: nearly twice as many as a reply holds.
+    const MOST: u32 = 384;
+
+    fn new(total: u32) -> Draws {
+        Draws {
+            table: [(0, 0); Draws::ENTRIES],
+            total,
+            drawn: 0,
+        }
+    }
+
+    /// Fills the room with as many as there are.
+    fn fill<'a>(&mut self, room: &'a mut [usize], random: &mut Random) -> &'a [usize] {
+        let mut filled = 0;
+        for number in room.iter_mut() {
+            let Some(next) = self.next(random) else { break };
+            *number = next;
+            filled += 1;
+        }
+        &room[..filled]
+    }
+
+    fn next(&mut self, random: &mut Random) -> Option<usize> {
+        if self.drawn >= self.total.min(Draws::MOST) {
+            return None;
+        }
+        let among = self.total - self.drawn;
+        let place = self.drawn + random.below(among as usize) as u32;
+        let first = self.at(self.drawn);
+        let chosen = self.at(place);
+        let entry = self.find(place);
+        self.table[entry] = (place.saturating_add(1), first);
+        self.drawn += 1;
+        Some(chosen as usize)
+    }
+
+    /// What is in a place: at first its own number.
+    fn at(&self, place: u32) -> u32 {
+        match self.table[self.find(place)] {
+            (0, _) => place,
+            (_, number) => number,
+        }
+    }
+
+    /// The entry of a place, or the empty one where it belongs.
+    fn find(&self, place: u32) -> usize {
+        let key = place.saturating_add(1);
+        // Times 2^32 over the golden ratio, neighbours are spread well (Knuth, volume 3, 6.4).
+        let mut at = (key.wrapping_mul(0x9e37_79b1) >> 23) as usize;
+        while self.table[at].0 != key && self.table[at].0 != 0 {
+            at = (at + 1) % Draws::ENTRIES;
+        }
+        at
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tracker::decoys::Decoys;
     use crate::tracker::peers::V4;
+    use std::collections::BTreeSet;
 
     fn peers(from: u32, count: u32) -> Vec<V4> {
         (from..from + count)
@@ -297,5 +423,137 @@ mod tests {
         pool.pick(50, Clock::at(110), &mut Random::seeded(1), &mut sink);
         assert_eq!(sink.len(), 60);
         assert!(sink.bytes().chunks(6).all(|e| e[5] % 2 == 0));
+    }
+
+    /// The endpoints that one pick with decoys returns, in order. Peers are in 10.0.0.0/8, decoys not.
+    fn pick_mixed(
+        pool: &Pool<V4>,
+        decoys: &Pools,
+        want: usize,
+        random: &mut Random,
+    ) -> Vec<[u8; 6]> {
+        let mut room = [0; MOST * 6];
+        let mut sink = Sink::new(&mut room);
+        let clock = Clock::at(0);
+        pool.pick_mixed(decoys, Role::Leecher, want, clock, random, &mut sink);
+        sink.bytes().as_chunks().0.to_vec()
+    }
+
+    fn pools(percent: u32, leechers: usize, seeders: usize) -> Pools {
+        let decoys = Decoys::new(percent, [3, 4], 1_700_000_000);
+        decoys
+            .of(&[9; 20], [leechers, seeders, 0, 0], 0)
+            .expect("has some")
+    }
+
+    /// All decoys for a leecher.
+    fn all_decoys(pools: &Pools) -> BTreeSet<[u8; 6]> {
+        let [leechers, seeders] = pools.slots_for::<V4>(Role::Leecher);
+        let leechers = (0..leechers).filter_map(|s| pools.decoy::<V4>(Role::Leecher, s));
+        let seeders = (0..seeders).filter_map(|s| pools.decoy::<V4>(Role::Seeder, s));
+        let all = leechers.chain(seeders);
+        all.filter_map(|record| record.first_chunk().copied())
+            .collect()
+    }
+
+    #[test]
+    fn mixed_picks_are_whole_and_without_repeats_or_the_asker() {
+        let mut random = Random::seeded(21);
+        for total in [4_u32, 5, 12, 50, 100, 133, 199, 200, 600, 5000] {
+            for percent in [1, 10, 100] {
+                let split = total / 3;
+                let (leechers, seeders) = (peers(0, split), peers(split, total - split));
+                let decoys = pools(percent, leechers.len(), seeders.len());
+                let pool = Pool {
+                    leechers: List::Slice(&leechers),
+                    seeders: List::Slice(&seeders),
+                    asker: Some(0),
+                };
+                let strangers = all_decoys(&decoys);
+                let all = pool.len() + strangers.len();
+                for want in [0, 1, 30, 50, 200] {
+                    let got = pick_mixed(&pool, &decoys, want, &mut random);
+                    assert_eq!(got.len(), want.min(all), "{total} {percent} {want}");
+                    let set: BTreeSet<_> = got.iter().copied().collect();
+                    assert_eq!(set.len(), got.len());
+                    assert!(!set.contains(&leechers[0][..6]));
+                    assert!(set.iter().all(|e| e[0] == 10 || strangers.contains(e)));
+                }
+            }
+        }
+    }
+
+    /// Sorted peers all over the address space.
+    fn scattered(count: usize, random: &mut Random) -> Vec<V4> {
+        let record = |bits: u64| {
+            let [a, b, c, d, high, low, ..] = bits.to_be_bytes();
+            [a, b, c, d, high, low, 0]
+        };
+        let mut peers: Vec<V4> = (0..count).map(|_| record(random.draw())).collect();
+        peers.sort_unstable();
+        peers
+    }
+
+    #[test]
+    fn decoys_and_peers_are_equally_likely_in_every_place_and_next_to_each_other() {
+        let mut random = Random::seeded(22);
+        let (leechers, seeders) = (scattered(150, &mut random), scattered(350, &mut random));
+        let mut blocks = Blocks::default();
+        let list = PeerList::from_sorted(&seeders, &mut blocks).expect("there is memory");
+        let pool = Pool {
+            leechers: List::Slice(&leechers),
+            seeders: List::Chunked(&list, &blocks),
+            asker: Some(77),
+        };
+        let decoys = pools(20, 150, 350);
+        let strangers = all_decoys(&decoys);
+        let mut all: Vec<[u8; 6]> = strangers.iter().copied().collect();
+        let peers = (0..pool.len()).filter_map(|rank| pool.get(rank)?.first_chunk().copied());
+        all.extend(peers);
+        all.sort_unstable();
+        let total = all.len() as f64;
+        let (rounds, want) = (20_000, 50);
+        let mut seen = vec![0; all.len()];
+        // Of peers and of decoys: how many, the sum of their places in replies, how often a decoy came
+        // next, and how often their neighbour in order of address.
+        let mut count = [0_u32; 2];
+        let mut places = [0; 2];
+        let mut decoy_next = [0_u32; 2];
+        let mut neighbour_next = [0_u32; 2];
+        for _ in 0..rounds {
+            let got = pick_mixed(&pool, &decoys, want, &mut random);
+            assert_eq!(got.len(), want);
+            let ranks: Vec<usize> = got.iter().flat_map(|e| all.binary_search(e)).collect();
+            for (place, (endpoint, &rank)) in got.iter().zip(&ranks).enumerate() {
+                let kind = usize::from(strangers.contains(endpoint));
+                seen[rank] += 1;
+                count[kind] += 1;
+                places[kind] += place;
+                let next = got.get(place + 1);
+                decoy_next[kind] += u32::from(next.is_some_and(|n| strangers.contains(n)));
+                neighbour_next[kind] += u32::from(ranks.get(place + 1) == Some(&(rank + 1)));
+            }
+        }
+        let expected = f64::from(rounds) * want as f64 / total;
+        // Without repeats, counts are spread less than independent ones.
+        let chi = chi_square(&seen, expected) / (1.0 - want as f64 / total);
+        let deviation = (2.0 * (total - 1.0)).sqrt();
+        assert!(
+            (chi - total + 1.0).abs() < 5.0 * deviation,
+            "{chi} for {total}"
+        );
+        let share = f64::from(count[1]) / f64::from(count[0] + count[1]);
+        assert!((share / (strangers.len() as f64 / total) - 1.0).abs() < 0.01);
+        for kind in [0, 1] {
+            let mean = places[kind] as f64 / f64::from(count[kind]);
+            assert!((mean - 24.5).abs() < 0.2, "{kind}: place {mean}");
+            // The last of a reply has nobody next.
+            let not_last = f64::from(count[kind]) * 0.98;
+            let near = f64::from(decoy_next[kind]) / not_last;
+            assert!((near / share - 1.0).abs() < 0.05, "{kind}: {near}");
+            let by_chance = not_last / total;
+            let off = (f64::from(neighbour_next[kind]) - by_chance).abs();
+            assert!(off < 5.0 * by_chance.sqrt(), "{kind}: {off} of {by_chance}");
+        }
     }
 }

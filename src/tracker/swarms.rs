@@ -624,17 +624,16 @@ impl Swarms {
         (looked_at + 1, next.or(next_list))
     }
 
-    /// Leechers and seeders of both families. A lone peer that has expired is not counted; in
-    /// larger swarms the expired count until the sweep passes.
-    pub fn counts(&self, peers: &Peers, clock: Clock) -> (usize, usize) {
-        let [a, b, c, d] = match *peers {
+    /// IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders. A lone peer that has expired is not
+    /// counted; in larger swarms the expired count until the sweep passes.
+    pub fn sizes(&self, peers: &Peers, clock: Clock) -> [usize; 4] {
+        match *peers {
             Peers::Empty(_) => [0; 4],
             Peers::Leecher(lone) => [usize::from(!lone.expired(clock)), 0, 0, 0],
             Peers::Seeder(lone) => [0, usize::from(!lone.expired(clock)), 0, 0],
             Peers::Small { class, place } => small::counts(self.blocks.get(Block { class, place })),
             Peers::Large(number) => self.large(number).map_or([0; 4], Large::counts),
-        };
-        (a + c, b + d)
+        }
     }
 
     /// The peers of one family that may be named to an asker of this role: a seeder has no use for

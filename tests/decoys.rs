@@ -1,0 +1,181 @@
+//! Decoys as clients see them: how many, in which swarms, of which families, and none unless asked for.
+//!
+//! Every peer here is on the loopback, so every other address is a decoy's.
+
+mod common;
+
+use common::http::get;
+use common::udp::{Announce, Client};
+use common::{Daemon, run};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+fn peer(torrent: u8, port: u16, left: u64) -> Announce {
+    Announce {
+        info_hash: [torrent; 20],
+        left,
+        port,
+        num_want: 200,
+        ..Announce::default()
+    }
+}
+
+/// Fills a swarm with leechers and then seeders.
+fn fill(client: &Client, torrent: u8, leechers: u16, seeders: u16) {
+    for port in 1..=leechers + seeders {
+        let left = u64::from(port <= leechers);
+        client.announce(&peer(torrent, port, left));
+    }
+}
+
+fn decoys(peers: &[SocketAddr]) -> BTreeSet<SocketAddr> {
+    let strangers = peers.iter().filter(|peer| !peer.ip().is_loopback());
+    strangers.copied().collect()
+}
+
+#[test]
+fn without_the_option_there_are_none() {
+    for flags in [&[][..], &["--decoys", "0"]] {
+        let daemon = Daemon::start(flags);
+        let client = Client::new(daemon.udp4());
+        fill(&client, 1, 60, 60);
+        let reply = client.announce(&peer(1, 1, 1));
+        assert_eq!((reply.leechers, reply.seeders), (60, 60));
+        assert_eq!(reply.peers.len(), 119);
+        assert!(decoys(&reply.peers).is_empty());
+        assert_eq!(client.scrape(&[[1; 20]]), [[60, 0, 60]]);
+    }
+}
+
+#[test]
+fn a_swarm_under_4_peers_has_none() {
+    let daemon = Daemon::start(&["--decoys", "100"]);
+    let client = Client::new(daemon.udp4());
+    for torrent in 0..20 {
+        fill(&client, torrent, 2, 1);
+        let reply = client.announce(&peer(torrent, 1, 1));
+        assert_eq!((reply.leechers, reply.seeders), (2, 1));
+        assert_eq!(reply.peers.len(), 2);
+        assert!(decoys(&reply.peers).is_empty());
+    }
+    let more: usize = (0..20)
+        .map(|torrent| decoys(&client.announce(&peer(torrent, 4, 1)).peers).len())
+        .sum();
+    // Four each on average.
+    assert!((40..=120).contains(&more), "{more}");
+}
+
+/// In swarms whose decoys are all named, counts and names agree.
+#[test]
+fn counts_include_the_decoys_that_are_named() {
+    let daemon = Daemon::start(&["--decoys", "25"]);
+    for tracker in [daemon.udp4(), daemon.udp6()] {
+        let client = Client::new(tracker);
+        let family = u8::from(tracker.is_ipv6());
+        let mut total = 0;
+        for torrent in (0..40).map(|n| 2 * n + family) {
+            fill(&client, torrent, 12, 8);
+            let leecher = client.announce(&peer(torrent, 1, 1));
+            let named = decoys(&leecher.peers);
+            assert_eq!(leecher.peers.len(), 19 + named.len());
+            assert_eq!(leecher.leechers + leecher.seeders, 20 + named.len() as u32);
+            assert!(named.iter().all(|peer| peer.is_ipv6() == tracker.is_ipv6()));
+            let [seeders, _, leechers] = client.scrape(&[[torrent; 20]])[0];
+            assert_eq!((leecher.leechers, leecher.seeders), (leechers, seeders));
+            // A seeder is sent leechers, and decoys that are.
+            let seeder = client.announce(&peer(torrent, 20, 0));
+            assert_eq!(seeder.peers.len(), seeder.leechers as usize);
+            assert!(decoys(&seeder.peers).is_subset(&named));
+            assert_eq!(decoys(&client.announce(&peer(torrent, 2, 1)).peers), named);
+            total += named.len();
+        }
+        // 5 for each of 40 on average.
+        assert!((140..=260).contains(&total), "{total}");
+    }
+}
+
+#[test]
+fn replies_hold_as_many_as_wanted_and_decoys_are_their_share() {
+    let daemon = Daemon::start(&["--decoys", "25"]);
+    let client = Client::new(daemon.udp4());
+    fill(&client, 1, 250, 150);
+    let mut shares = Vec::new();
+    for want in [10, 50, 200] {
+        let mut named = 0;
+        for _ in 0..100 {
+            let reply = client.announce(&Announce {
+                num_want: want,
+                ..peer(1, 7, 1)
+            });
+            assert_eq!(reply.peers.len(), want as usize);
+            let distinct: BTreeSet<_> = reply.peers.iter().collect();
+            assert_eq!(distinct.len(), want as usize, "nobody twice");
+            let asker = SocketAddr::new(client.address().ip(), 7);
+            assert!(!distinct.contains(&asker));
+            named += decoys(&reply.peers).len();
+        }
+        shares.push(named as f64 / f64::from(want * 100));
+    }
+    for share in shares {
+        assert!((0.13..0.27).contains(&share), "{share}");
+    }
+    let [seeders, _, leechers] = client.scrape(&[[1; 20]])[0];
+    assert!((290..=330).contains(&leechers), "{leechers}");
+    assert!((175..=200).contains(&seeders), "{seeders}");
+    let none = client.announce(&Announce {
+        num_want: 0,
+        ..peer(1, 7, 1)
+    });
+    assert!(none.peers.is_empty());
+}
+
+#[test]
+fn http_names_decoys_of_both_families() {
+    let daemon = Daemon::start(&["--decoys", "50"]);
+    fill(&Client::new(daemon.udp4()), 0x41, 10, 10);
+    fill(&Client::new(daemon.udp6()), 0x41, 10, 10);
+    let hash = "A".repeat(20);
+    let target = format!("/announce?info_hash={hash}&port=1&left=1&numwant=200");
+    let response = get(daemon.tcp4(), &target);
+    let peers = response.peers();
+    let named = decoys(&peers);
+    let v6 = named.iter().filter(|peer| peer.is_ipv6()).count();
+    assert!(v6 > 0 && v6 < named.len(), "{named:?}");
+    let value = response.bencoded();
+    let all = value.integer("complete") + value.integer("incomplete");
+    assert_eq!(all, 40 + named.len() as i64);
+    assert_eq!(peers.len(), 39 + named.len());
+    let scrape = get(daemon.tcp4(), &format!("/scrape?info_hash={hash}"));
+    let (complete, incomplete) = (value.integer("complete"), value.integer("incomplete"));
+    let files = format!(
+        "d5:filesd20:{hash}d8:completei{complete}e10:downloadedi0e10:incompletei{incomplete}eeee"
+    );
+    assert_eq!(scrape.text(), files);
+}
+
+#[test]
+fn each_start_has_a_key_of_its_own() {
+    let named = |_| {
+        let daemon = Daemon::start(&["--decoys", "100"]);
+        let client = Client::new(daemon.udp4());
+        fill(&client, 1, 50, 0);
+        decoys(&client.announce(&peer(1, 1, 1)).peers)
+    };
+    let [first, second] = [0, 1].map(named);
+    assert!(first.len() > 20 && second.len() > 20);
+    assert!(first.is_disjoint(&second));
+}
+
+#[test]
+fn what_is_no_percentage_is_refused() {
+    for bad in ["101", "-1", "10%", "1.5", "", "x"] {
+        let (code, _, err) = run(&[&format!("--decoys={bad}")]);
+        let message = format!("announced: --decoys '{bad}': wanted is a number from 0 to 100\n");
+        assert_eq!((code, err), (Some(2), message));
+    }
+    let (_, out, _) = run(&["-n", "--decoys", "10"]);
+    assert!(
+        out.contains("mix in decoys, 10 % of a swarm's peers\n"),
+        "{out}"
+    );
+}
