@@ -20,11 +20,14 @@ pub mod udp;
 /// TCP connections, requests, replies, paths.
 pub mod http;
 
-/// The helper process: files and syslog.
-pub mod keeper;
-
 /// The tracker with what goes with every answer.
 pub mod service;
+
+/// White and black lists of info-hashes.
+pub mod access;
+
+/// The helper process: files and syslog.
+pub mod keeper;
 
 /// Codecs: BEP 15, query strings, bencoding.
 pub mod proto;

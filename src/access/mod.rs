@@ -1,0 +1,285 @@
+//! White and black lists of info-hashes: which torrents are tracked.
+//!
+//! A list is one sorted vector, read from a file: at the start by the daemon itself, at SIGHUP through
+//! the keeper, a slice at a time, while the old one stays in force. What FIFOs add and remove is kept
+//! beside it and is forgotten with the list that it changed.
+
+mod changes;
+mod fifo;
+mod lines;
+mod list;
+mod load;
+
+pub use fifo::Fifo;
+
+use crate::keeper::{self, Keeper};
+use crate::log;
+use crate::sys::files;
+use crate::tracker::InfoHash;
+use changes::Changes;
+use list::List;
+use load::{Merge, Reader, Skipped, Unfit};
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// What a list is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only the torrents in it are tracked.
+    White,
+    /// All but those.
+    Black,
+}
+
+impl Kind {
+    pub fn flag(self) -> &'static str {
+        match self {
+            Kind::White => "-w/--whitelist",
+            Kind::Black => "-b/--blacklist",
+        }
+    }
+
+    /// What a client is told over HTTP: a `failure reason` and BEP 31's `retry in`. Whitelists grow, and
+    /// whoever makes a torrent announces it first.
+    pub fn failure(self) -> &'static [u8] {
+        match self {
+            Kind::White => {
+                b"d14:failure reason46:This torrent is not authorized on this tracker8:retry ini30ee"
+            }
+            Kind::Black => {
+                b"d14:failure reason46:This torrent is not authorized on this tracker8:retry in5:nevere"
+            }
+        }
+    }
+
+    /// The same over UDP, for which there is only a message.
+    pub fn message(self) -> &'static str {
+        match self {
+            Kind::White => "This torrent is not authorized on this tracker. Retry in 30 minutes.",
+            Kind::Black => "This torrent is not authorized on this tracker. Never retry.",
+        }
+    }
+}
+
+/// Hashes that are merged in a step: well below a millisecond.
+const STEP: usize = 1024;
+
+/// The list in force, and the one that is to replace it.
+pub struct Access {
+    kind: Kind,
+    path: PathBuf,
+    list: List,
+    changes: Changes,
+    reload: Reload,
+    /// Another reload was asked for while one was underway.
+    again: bool,
+    /// A list that was replaced, as far as its memory is not yet given back.
+    old: List,
+}
+
+/// How far a reload is.
+enum Reload {
+    Idle,
+    /// The keeper reads the file. What changes from then on is no part of it, and is kept.
+    Reading(Reader, Changes),
+    Merging(Merge, Skipped, Changes),
+}
+
+impl Access {
+    /// An empty list, which is to be loaded from this file.
+    pub fn new(kind: Kind, path: PathBuf) -> Access {
+        Access {
+            kind,
+            path,
+            list: List::default(),
+            changes: Changes::default(),
+            reload: Reload::Idle,
+            again: false,
+            old: List::default(),
+        }
+    }
+
+    /// Reads the file while nothing else is to be done; an error names it and the flag.
+    pub fn load(&mut self) -> Result<(), String> {
+        match read(&self.path) {
+            Ok((list, skipped)) => {
+                self.list = list;
+                self.report(&skipped);
+                Ok(())
+            }
+            Err(why) => Err(format!("{}: {why}", self.name())),
+        }
+    }
+
+    /// Why this torrent is not tracked; none if it is.
+    pub fn refuses(&self, hash: &InfoHash) -> Option<Kind> {
+        let changed = self.changes.get(hash);
+        let is_listed = changed.unwrap_or_else(|| self.list.contains(hash));
+        let is_tracked = is_listed == (self.kind == Kind::White);
+        (!is_tracked).then_some(self.kind)
+    }
+
+    /// Brings what [`Access::refuses`] will read into the cache.
+    pub fn look_ahead(&self, hash: &InfoHash) {
+        self.list.prefetch(hash);
+    }
+
+    /// Puts a hash on the list, or takes it off; false if there were too many such changes since the last
+    /// reload.
+    #[must_use]
+    pub fn set(&mut self, hash: InfoHash, listed: bool) -> bool {
+        if let Reload::Reading(_, later) | Reload::Merging(_, _, later) = &mut self.reload {
+            // As many as there are in all, or fewer.
+            let _ = later.set(hash, listed);
+        }
+        self.changes.set(hash, listed)
+    }
+
+    /// Begins to read the file anew.
+    pub fn reload(&mut self, keeper: &mut Keeper) {
+        if !matches!(self.reload, Reload::Idle) {
+            self.again = true;
+        } else if keeper.read(keeper::File::List) {
+            self.reload = Reload::Reading(Reader::default(), Changes::default());
+        } else {
+            self.fail(&"there is no keeper process any more");
+        }
+    }
+
+    /// Takes the next bytes of the file.
+    pub fn take(&mut self, bytes: &[u8], keeper: &mut Keeper) {
+        let Reload::Reading(reader, _) = &mut self.reload else {
+            return;
+        };
+        match reader.take(bytes) {
+            Ok(()) => keeper.read_more(),
+            Err(unfit) => {
+                keeper.stop_reading();
+                self.fail(&unfit);
+            }
+        }
+    }
+
+    /// The file is at its end.
+    pub fn end(&mut self) {
+        if let Reload::Reading(reader, later) = std::mem::replace(&mut self.reload, Reload::Idle) {
+            match reader.end() {
+                Ok((merge, skipped)) => self.reload = Reload::Merging(merge, skipped, later),
+                Err(unfit) => self.fail(&unfit),
+            }
+        }
+    }
+
+    /// The list stays what it was.
+    pub fn fail(&mut self, why: &dyn fmt::Display) {
+        self.reload = Reload::Idle;
+        let (name, count) = (self.name(), self.list.len());
+        log::line(format_args!(
+            "{name}: {why}; the old list stays in force, with {count} info-hashes"
+        ));
+    }
+
+    /// Whether there is something to do now: [`Access::step`].
+    pub fn is_busy(&self) -> bool {
+        let is_going_on = match self.reload {
+            Reload::Idle => self.again,
+            // The keeper's turn.
+            Reload::Reading(..) => false,
+            Reload::Merging(..) => true,
+        };
+        is_going_on || self.old.len() > 0
+    }
+
+    /// Goes on with a reload, for a fraction of a millisecond.
+    pub fn step(&mut self, keeper: &mut Keeper) {
+        if self.old.len() > 0 {
+            if !self.old.shrink() {
+                self.old = List::default();
+            }
+            return;
+        }
+        match std::mem::replace(&mut self.reload, Reload::Idle) {
+            Reload::Merging(mut merge, skipped, later) => match merge.step(STEP) {
+                true => self.reload = Reload::Merging(merge, skipped, later),
+                false => {
+                    self.old = std::mem::replace(&mut self.list, merge.finish());
+                    self.changes = later;
+                    self.report(&skipped);
+                }
+            },
+            Reload::Idle if self.again => {
+                self.again = false;
+                self.reload(keeper);
+            }
+            other => self.reload = other,
+        }
+    }
+
+    /// What has been loaded.
+    fn report(&self, skipped: &Skipped) {
+        let (name, count) = (self.name(), self.list.len());
+        if let Some(text) = skipped.report() {
+            log::line(format_args!("{name}: {text}"));
+        }
+        log::line(format_args!("{name}: {count} info-hashes"));
+    }
+
+    fn name(&self) -> String {
+        let path = self.path.as_os_str().to_string_lossy();
+        format!("{} '{path}'", self.kind.flag())
+    }
+}
+
+/// Reads a whole list.
+fn read(path: &Path) -> Result<(List, Skipped), String> {
+    let told = |error: std::io::Error| error.to_string();
+    let mut file = files::open_regular(path).map_err(told)?;
+    let mut reader = Reader::default();
+    let mut bytes = vec![0; 64 * 1024];
+    loop {
+        match file.read(&mut bytes) {
+            Ok(0) => break,
+            Ok(count) => reader
+                .take(&bytes[..count])
+                .map_err(|unfit: Unfit| unfit.to_string())?,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(told(error)),
+        }
+    }
+    let (mut merge, skipped) = reader.end().map_err(|unfit| unfit.to_string())?;
+    while merge.step(STEP) {}
+    Ok((merge.finish(), skipped))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: InfoHash = [0xab; 20];
+
+    #[test]
+    fn what_is_listed_depends_on_the_list_and_on_what_changed_since() {
+        for kind in [Kind::White, Kind::Black] {
+            let mut access = Access::new(kind, PathBuf::new());
+            let refused = |listed| (listed != (kind == Kind::White)).then_some(kind);
+            assert_eq!(access.refuses(&HASH), refused(false));
+            for listed in [true, false, true] {
+                assert!(access.set(HASH, listed));
+                assert_eq!(access.refuses(&HASH), refused(listed));
+                assert_eq!(access.refuses(&[0; 20]), refused(false));
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_bencoded_as_bep_31_says() {
+        let text = "This torrent is not authorized on this tracker";
+        for (kind, retry) in [(Kind::White, "i30e"), (Kind::Black, "5:never")] {
+            let length = text.len();
+            let expected = format!("d14:failure reason{length}:{text}8:retry in{retry}e");
+            assert_eq!(kind.failure(), expected.as_bytes());
+            assert!(kind.message().starts_with(text));
+        }
+    }
+}
