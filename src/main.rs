@@ -2,17 +2,18 @@
 
 #![forbid(unsafe_code)]
 
+use announced::access::{Access, Fifo};
 use announced::http::{Listener, Policy, Proxies, Site};
 use announced::keeper::{self, Keeper, Plan};
 use announced::log;
 use announced::options::{self, Address, Command, Listen, Options, Protocol, User};
 use announced::random::Random;
-use announced::server::{Parts, Server, Socket};
+use announced::server::{Fifos, Parts, Server, Socket};
 use announced::service::Service;
 use announced::stats::Monitor;
 use announced::sys::pidfile::{self, Place};
 use announced::sys::privileges::{self, Identity};
-use announced::sys::{daemon, limits, memory, sandbox, signals, sockets};
+use announced::sys::{daemon, files, limits, memory, sandbox, signals, sockets};
 use announced::tracker::{Decoys, Limits};
 use announced::udp::ConnectionIds;
 use std::fmt::Display;
@@ -71,9 +72,9 @@ fn print(text: &str) -> Result<(), Problem> {
 /// Does all that can be done without opening a socket or giving anything up.
 fn check(options: &Options) -> Result<(), Problem> {
     identity(options)?;
-    if let Some(root) = &options.root {
-        std::env::set_current_dir(root).map_err(problem(root_flag(root)))?;
-    }
+    enter_root(options)?;
+    load_list(options)?;
+    check_fifos(options)?;
     print(&options.to_string())
 }
 
@@ -101,9 +102,9 @@ fn serve(options: &Options) -> Result<(), Problem> {
     let sockets = open_all(options)?;
     let identity = identity(options)?;
     let resident = memory::Resident::open();
-    if let Some(root) = &options.root {
-        privileges::enter(root).map_err(problem(root_flag(root)))?;
-    }
+    enter_root(options)?;
+    let access = load_list(options)?;
+    let fifos = open_fifos(options, identity)?;
     drop_privileges(options, identity)?;
     sandbox::enter().map_err(problem("cannot enter the sandbox"))?;
     let limits = Limits {
@@ -121,6 +122,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
             .tracker
             .use_decoys(Decoys::new(options.decoys, key, start));
     }
+    service.access = access;
     service.log_completed = options.log_completed;
     service.monitor = Monitor::new(getrandom::u32().unwrap_or_default(), resident);
     let site = Site::new(Policy {
@@ -142,6 +144,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
     let server = Server::new(Parts {
         signals,
         keeper,
+        fifos,
         sockets,
         most_connections: most,
         proxies: Proxies {
@@ -249,6 +252,7 @@ fn identity(options: &Options) -> Result<Option<Identity>, Problem> {
 fn start_keeper(options: &Options, pidfile: Option<Place>) -> Result<Option<Keeper>, Problem> {
     let plan = Plan {
         root: options.root.clone(),
+        list: options.list.as_ref().map(|list| list.file.clone()),
         syslog: options.syslog,
         pidfile: pidfile.map(Arc::new),
         ..Plan::default()
@@ -261,6 +265,61 @@ fn start_keeper(options: &Options, pidfile: Option<Place>) -> Result<Option<Keep
         log::use_syslog(socket);
     }
     Ok(Some(keeper))
+}
+
+fn enter_root(options: &Options) -> Result<(), Problem> {
+    match &options.root {
+        Some(root) => privileges::enter(root).map_err(problem(root_flag(root))),
+        None => Ok(()),
+    }
+}
+
+fn load_list(options: &Options) -> Result<Option<Access>, Problem> {
+    let Some(list) = &options.list else {
+        return Ok(None);
+    };
+    let mut access = Access::new(list.kind, list.file.clone());
+    access.load()?;
+    Ok(Some(access))
+}
+
+/// The FIFOs, with the flags that name them.
+fn fifos(options: &Options) -> [(&'static str, Option<&Path>); 2] {
+    let list = options.list.as_ref();
+    [
+        ("--list-add", list.and_then(|list| list.add.as_deref())),
+        (
+            "--list-remove",
+            list.and_then(|list| list.remove.as_deref()),
+        ),
+    ]
+}
+
+/// Those that are missing would be made.
+fn check_fifos(options: &Options) -> Result<(), Problem> {
+    for (flag, path) in fifos(options) {
+        if let Some(path) = path
+            && let Ok(found) = path.metadata()
+        {
+            let shown = path.as_os_str().to_string_lossy();
+            files::expect_fifo(&found).map_err(problem(format_args!("{flag} '{shown}'")))?;
+        }
+    }
+    Ok(())
+}
+
+fn open_fifos(options: &Options, owner: Option<Identity>) -> Result<Fifos, Problem> {
+    let mut opened = [None, None];
+    for (opened, (flag, path)) in opened.iter_mut().zip(fifos(options)) {
+        if let Some(path) = path {
+            let shown = path.as_os_str().to_string_lossy();
+            let fifo = files::open_fifo(path, owner);
+            let fifo = fifo.map_err(problem(format_args!("{flag} '{shown}'")))?;
+            *opened = Some(Fifo::new(fifo));
+        }
+    }
+    let [add, remove] = opened;
+    Ok(Fifos { add, remove })
 }
 
 /// As root: becomes somebody else for good. As anybody else there is nothing to give up.

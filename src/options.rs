@@ -4,6 +4,7 @@
 //! held to it by a test, the man page and the README all come from there. Letters that opentracker has
 //! mean what they mean there, but for `-v`.
 
+use crate::access;
 use crate::config::{self, Setting};
 use crate::nets::Net;
 use std::ffi::{OsStr, OsString};
@@ -34,6 +35,10 @@ enum Id {
     Admin,
     PublicStats,
     StatsPath,
+    Whitelist,
+    Blacklist,
+    ListAdd,
+    ListRemove,
     Interval,
     PeerTimeout,
     NumwantMax,
@@ -81,6 +86,10 @@ pub const FLAGS: &[Flag] = &[
     flag(Id::Admin, 'A', "admin", "NET", "show statistics to this network (loopback)"),
     flag(Id::PublicStats, '-', "public-stats", "", "show everybody what names no torrent or peer"),
     flag(Id::StatsPath, '-', "stats-path", "PATH", "serve statistics at this path (/stats)"),
+    flag(Id::Whitelist, 'w', "whitelist", "FILE", "track only the torrents in this list"),
+    flag(Id::Blacklist, 'b', "blacklist", "FILE", "track all torrents but those in this list"),
+    flag(Id::ListAdd, '-', "list-add", "FIFO", "put what is written to this FIFO on the list"),
+    flag(Id::ListRemove, '-', "list-remove", "FIFO", "take what is written to this FIFO off the list"),
     flag(Id::Interval, '-', "interval", "SECONDS", "ask clients to announce this often (1800)"),
     flag(Id::PeerTimeout, '-', "peer-timeout", "SECONDS", "forget peers after this long (1.5 intervals)"),
     flag(Id::NumwantMax, '-', "numwant-max", "N", "send at most this many peers in a reply (200)"),
@@ -160,6 +169,7 @@ pub struct Options {
     pub public_stats: bool,
     /// With its slash.
     pub stats_path: String,
+    pub list: Option<List>,
     /// Seconds.
     pub interval: u32,
     pub peer_timeout: u32,
@@ -177,6 +187,16 @@ pub struct Options {
     pub daemon: bool,
     pub pidfile: Option<PathBuf>,
     pub log_completed: bool,
+}
+
+/// Which torrents are tracked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List {
+    pub kind: access::Kind,
+    pub file: PathBuf,
+    /// The FIFOs through which it is changed.
+    pub add: Option<PathBuf>,
+    pub remove: Option<PathBuf>,
 }
 
 /// What the command line asks for.
@@ -261,6 +281,13 @@ impl Flag {
         format!("{} '{given}': wanted is {wanted}", self.names())
     }
 
+    fn path(&self, value: &OsStr) -> Result<PathBuf, Wrong> {
+        match value.is_empty() {
+            true => Err(self.wrong(value, "the path of a file")),
+            false => Ok(value.into()),
+        }
+    }
+
     fn text<'a>(&self, value: &'a OsStr) -> Result<&'a str, Wrong> {
         value
             .to_str()
@@ -305,6 +332,10 @@ struct Draft {
     admins: Vec<Net>,
     public_stats: bool,
     stats_path: Option<String>,
+    whitelist: Option<PathBuf>,
+    blacklist: Option<PathBuf>,
+    list_add: Option<PathBuf>,
+    list_remove: Option<PathBuf>,
     interval: Option<u32>,
     peer_timeout: Option<u32>,
     numwant_max: Option<usize>,
@@ -402,6 +433,10 @@ impl Draft {
             Id::Admin => self.admins.push(parse_net(flag, value)?),
             Id::PublicStats => self.public_stats = true,
             Id::StatsPath => self.stats_path = Some(parse_stats_path(flag, value)?),
+            Id::Whitelist => self.whitelist = Some(flag.path(value)?),
+            Id::Blacklist => self.blacklist = Some(flag.path(value)?),
+            Id::ListAdd => self.list_add = Some(flag.path(value)?),
+            Id::ListRemove => self.list_remove = Some(flag.path(value)?),
             Id::Interval => self.interval = Some(flag.number_u32(value, 1, LONGEST_INTERVAL)?),
             Id::PeerTimeout => {
                 self.peer_timeout = Some(flag.number_u32(value, 2, LONGEST_TIMEOUT)?);
@@ -485,6 +520,45 @@ impl Draft {
         address.map_or(Ok(()), |flag| self.expect_port(flag))
     }
 
+    fn take_list(&mut self) -> Result<Option<List>, Wrong> {
+        let (add, remove) = (self.list_add.take(), self.list_remove.take());
+        let (kind, file) = match (self.whitelist.take(), self.blacklist.take()) {
+            (Some(file), None) => (access::Kind::White, file),
+            (None, Some(file)) => (access::Kind::Black, file),
+            (Some(_), Some(file)) => {
+                let file = file.to_string_lossy();
+                return Err(format!(
+                    "-b/--blacklist '{file}': wanted is this or -w/--whitelist, not both"
+                ));
+            }
+            (None, None) => {
+                let fifo = match (add, remove) {
+                    (Some(fifo), _) => ("--list-add", fifo),
+                    (None, Some(fifo)) => ("--list-remove", fifo),
+                    (None, None) => return Ok(None),
+                };
+                let (flag, fifo) = (fifo.0, fifo.1.to_string_lossy());
+                return Err(format!(
+                    "{flag} '{fifo}': wanted is a -w/--whitelist or -b/--blacklist too"
+                ));
+            }
+        };
+        if let (Some(add), Some(remove)) = (&add, &remove)
+            && add == remove
+        {
+            let fifo = remove.to_string_lossy();
+            return Err(format!(
+                "--list-remove '{fifo}': wanted is another FIFO than --list-add's"
+            ));
+        }
+        Ok(Some(List {
+            kind,
+            file,
+            add,
+            remove,
+        }))
+    }
+
     fn finish(mut self) -> Result<Command, Wrong> {
         self.end_of_flags()?;
         if self.listen.is_empty() {
@@ -505,9 +579,11 @@ impl Draft {
                  --interval of {interval}"
             ));
         }
+        let list = self.take_list()?;
         let options = Options {
             config: self.config,
             notes: self.notes,
+            list,
             listen: self.listen,
             user_given: self.user.is_some(),
             user: self.user.unwrap_or_else(|| User::Name("nobody".into())),
@@ -627,6 +703,27 @@ pub fn help() -> String {
     text
 }
 
+impl fmt::Display for List {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let which = match self.kind {
+            access::Kind::White => "only the torrents",
+            access::Kind::Black => "all torrents but those",
+        };
+        writeln!(f, "track {which} in {}", self.file.to_string_lossy())?;
+        if let Some(fifo) = &self.add {
+            writeln!(f, "add to the list from FIFO {}", fifo.to_string_lossy())?;
+        }
+        if let Some(fifo) = &self.remove {
+            writeln!(
+                f,
+                "remove from the list from FIFO {}",
+                fifo.to_string_lossy()
+            )?;
+        }
+        Ok(())
+    }
+}
+
 /// What a server with these options would do, for people.
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -664,6 +761,9 @@ impl fmt::Display for Options {
             f.write_str(", and to all what names no torrent and no peer")?;
         }
         writeln!(f)?;
+        if let Some(list) = &self.list {
+            write!(f, "{list}")?;
+        }
         writeln!(
             f,
             "ask clients to announce every {} seconds, forget peers after {}",
@@ -935,6 +1035,18 @@ mod tests {
             (
                 "--interval 10 --peer-timeout 14",
                 "--peer-timeout '14': wanted is 15 or more, 1.5 times the --interval of 10",
+            ),
+            (
+                "-w a -b b",
+                "-b/--blacklist 'b': wanted is this or -w/--whitelist, not both",
+            ),
+            (
+                "--list-remove f",
+                "--list-remove 'f': wanted is a -w/--whitelist or -b/--blacklist too",
+            ),
+            (
+                "-b a --list-add f --list-remove f",
+                "--list-remove 'f': wanted is another FIFO than --list-add's",
             ),
             (
                 "--numwant-max 201",

@@ -1,5 +1,6 @@
 //! The poll loop and nothing else: whose turn it is, and what time it is.
 
+use crate::access::{Access, Fifo};
 use crate::http::{Connections, Context, Listener, Proxies, Site, Turn};
 use crate::keeper::{Event, Keeper};
 use crate::log::{self, Level};
@@ -29,7 +30,9 @@ const REPORT: u64 = 60_000;
 
 const SIGNALS: Token = Token(0);
 const KEEPER: Token = Token(1);
-const FIRST_SOCKET: usize = 2;
+const LIST_ADD: Token = Token(2);
+const LIST_REMOVE: Token = Token(3);
+const FIRST_SOCKET: usize = 4;
 
 /// A socket that does not belong to one client.
 pub enum Socket {
@@ -41,6 +44,7 @@ pub struct Server {
     poll: Poll,
     signals: UnixStream,
     keeper: Option<Keeper>,
+    fifos: Fifos,
     sockets: Vec<Socket>,
     connections: Connections,
     service: Service,
@@ -57,11 +61,19 @@ pub struct Server {
     stop_at: Option<u64>,
 }
 
+/// The FIFOs through which the list of info-hashes is changed.
+#[derive(Default)]
+pub struct Fifos {
+    pub add: Option<Fifo>,
+    pub remove: Option<Fifo>,
+}
+
 /// What a server is made of.
 pub struct Parts {
     pub signals: UnixStream,
     /// If an option needs it.
     pub keeper: Option<Keeper>,
+    pub fifos: Fifos,
     pub sockets: Vec<Socket>,
     pub most_connections: usize,
     pub proxies: Proxies,
@@ -75,6 +87,7 @@ impl Server {
         let Parts {
             signals,
             keeper,
+            fifos,
             sockets,
             most_connections,
             proxies,
@@ -87,6 +100,7 @@ impl Server {
             poll: Poll::new()?,
             signals,
             keeper,
+            fifos,
             sockets,
             connections,
             service,
@@ -104,6 +118,15 @@ impl Server {
         registry.register(&mut server.signals, SIGNALS, Interest::READABLE)?;
         if let Some(keeper) = &mut server.keeper {
             keeper.register(registry, KEEPER)?;
+        }
+        let fifos = [
+            (&server.fifos.add, LIST_ADD),
+            (&server.fifos.remove, LIST_REMOVE),
+        ];
+        for (fifo, token) in fifos {
+            if let Some(fifo) = fifo {
+                fifo.register(registry, token)?;
+            }
         }
         for (i, socket) in server.sockets.iter_mut().enumerate() {
             let token = Token(FIRST_SOCKET + i);
@@ -155,7 +178,8 @@ impl Server {
 
     /// How long there is nothing to do but wait; none is for ever.
     fn timeout(&self) -> Option<Duration> {
-        if !self.busy.is_empty() || self.connections.are_busy() || self.sweeping {
+        let is_reloading = self.service.access.as_ref().is_some_and(Access::is_busy);
+        if !self.busy.is_empty() || self.connections.are_busy() || self.sweeping || is_reloading {
             return Some(Duration::ZERO);
         }
         let deadlines = [
@@ -176,6 +200,9 @@ impl Server {
         }
         if token == KEEPER {
             return self.hear_keeper();
+        }
+        if token == LIST_ADD || token == LIST_REMOVE {
+            return self.change_list(token);
         }
         let mut context = Context {
             registry: self.poll.registry(),
@@ -222,14 +249,39 @@ impl Server {
         let Some(keeper) = &mut self.keeper else {
             return;
         };
-        match keeper.turn() {
-            Some(Event::Bytes(_)) => keeper.stop_reading(),
-            Some(Event::End | Event::ReadFailed(_)) => {}
-            Some(Event::Saved | Event::SaveFailed(_)) => {}
-            None => {}
+        let access = self.service.access.as_mut();
+        match (keeper.turn(), access) {
+            (Some(Event::Bytes(bytes)), Some(access)) => access.take(&bytes, keeper),
+            (Some(Event::End), Some(access)) => access.end(),
+            (Some(Event::ReadFailed(why)), Some(access)) => access.fail(&why),
+            _ => {}
         }
         if keeper.is_busy() && !self.busy.contains(&KEEPER) {
             self.busy.push(KEEPER);
+        }
+    }
+
+    /// Takes a bounded piece of what was written to a FIFO.
+    fn change_list(&mut self, token: Token) {
+        let (flag, fifo) = match token {
+            LIST_ADD => ("--list-add", &mut self.fifos.add),
+            _ => ("--list-remove", &mut self.fifos.remove),
+        };
+        let Some((hashes, bad)) = fifo.as_mut().and_then(Fifo::turn) else {
+            return;
+        };
+        if let Some(access) = &mut self.service.access {
+            access.change(flag, &hashes, token == LIST_ADD, bad);
+        }
+        if !self.busy.contains(&token) {
+            self.busy.push(token);
+        }
+    }
+
+    fn reload(&mut self) {
+        match (&mut self.service.access, &mut self.keeper) {
+            (Some(access), Some(keeper)) => access.reload(keeper),
+            _ => log::line(format_args!("SIGHUP: there is nothing to reload")),
         }
     }
 
@@ -245,7 +297,7 @@ impl Server {
         for signal in signals::take() {
             match signal {
                 Signal::Stop => self.stop(now),
-                Signal::Reload => log::line(format_args!("SIGHUP: there is nothing to reload")),
+                Signal::Reload => self.reload(),
             }
         }
     }
@@ -254,7 +306,8 @@ impl Server {
     fn stop(&mut self, now: u64) {
         if self.stop_at.is_none() {
             self.sockets.clear();
-            self.busy.clear();
+            // The keeper's events do not come twice.
+            self.busy.retain(|token| *token == KEEPER);
             self.starved_at = None;
             self.connections.wind_up();
             self.stop_at = Some(now + FAREWELL);
@@ -264,7 +317,10 @@ impl Server {
     /// What is due with time and not with events.
     fn keep_house(&mut self, now: u64) {
         self.connections.expire(now);
-        let progress = self.service.tracker.sweep(SWEEP_BUDGET);
+        if let (Some(access), Some(keeper)) = (&mut self.service.access, &mut self.keeper) {
+            access.step(keeper);
+        }
+        let progress = self.service.sweep(SWEEP_BUDGET);
         self.sweeping = progress == Progress::Underway;
         if progress == Progress::Finished {
             let torrents = self.service.tracker.totals().torrents;

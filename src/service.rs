@@ -1,15 +1,18 @@
 //! The tracker and what goes with every answer, whichever protocol it travels by: how many peers, when
 //! to come back, and the counters.
 
+use crate::access::{Access, Kind};
 use crate::random::Random;
 use crate::stats::{Counters, Monitor, View};
-use crate::tracker::{Limits, Tracker};
+use crate::tracker::{Ahead, Counts, InfoHash, Limits, Progress, Tracker};
 
 /// Peers in a reply where the client does not say how many it wants.
 const DEFAULT_WANT: usize = 50;
 
 pub struct Service {
     pub tracker: Tracker,
+    /// Which torrents are tracked, if not all are.
+    pub access: Option<Access>,
     pub random: Random,
     pub counters: Counters,
     pub monitor: Monitor,
@@ -24,12 +27,45 @@ impl Service {
     pub fn new(limits: Limits, interval: u32, most_wanted: usize, random: Random) -> Service {
         Service {
             tracker: Tracker::new(limits),
+            access: None,
             random,
             counters: Counters::default(),
             monitor: Monitor::default(),
             log_completed: false,
             interval,
             most_wanted,
+        }
+    }
+
+    /// By what kind of list a torrent is refused; none if it is tracked.
+    pub fn refuses(&self, info_hash: &InfoHash) -> Option<Kind> {
+        self.access.as_ref()?.refuses(info_hash)
+    }
+
+    /// Brings what an announce will read first into the cache: see [`Tracker::look_ahead`].
+    pub fn look_ahead(&self, info_hash: &InfoHash) -> Ahead {
+        if let Some(access) = &self.access {
+            access.look_ahead(info_hash);
+        }
+        self.tracker.look_ahead(info_hash)
+    }
+
+    /// What is known of a torrent that is tracked.
+    pub fn scrape(&self, info_hash: &InfoHash) -> Option<Counts> {
+        match self.refuses(info_hash) {
+            Some(_) => None,
+            None => self.tracker.scrape(info_hash),
+        }
+    }
+
+    /// Sweeps the table, in which torrents may be that are no longer tracked.
+    pub fn sweep(&mut self, budget: usize) -> Progress {
+        match &self.access {
+            Some(access) => {
+                let is_tracked = |hash: &InfoHash| access.refuses(hash).is_none();
+                self.tracker.sweep(budget, Some(&is_tracked))
+            }
+            None => self.tracker.sweep(budget, None),
         }
     }
 

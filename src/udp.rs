@@ -5,7 +5,7 @@ use crate::proto::bep15::{self, ANNOUNCE_HEADER, Action, Request};
 use crate::service::Service;
 use crate::siphash::siphash24;
 use crate::sys::mmsg::{BATCH, Batch};
-use crate::tracker::{Announce, Counts, Hint, MOST_PEERS, Peer, Role, Sink, Sinks, Tracker};
+use crate::tracker::{Announce, Counts, Hint, MOST_PEERS, Peer, Role, Sink, Sinks};
 use mio::net::UdpSocket;
 use std::io;
 use std::net::IpAddr;
@@ -38,7 +38,7 @@ pub fn serve(
                 continue;
             }
         };
-        let hints = look_ahead(batch, &service.tracker);
+        let hints = look_ahead(batch, service);
         for (exchange, hint) in batch.exchanges().zip(hints) {
             let (source, request) = (exchange.source, exchange.request);
             *exchange.reply_length = answer(source, request, hint, exchange.reply, ids, service);
@@ -57,16 +57,16 @@ pub fn serve(
 }
 
 /// Brings what the batch's announces will read into the cache, all of one kind before the next.
-fn look_ahead(batch: &Batch, tracker: &Tracker) -> [Hint; BATCH] {
+fn look_ahead(batch: &Batch, service: &Service) -> [Hint; BATCH] {
     let mut ahead = [None; BATCH];
     for (ahead, request) in ahead.iter_mut().zip(batch.requests()) {
         let hash = bep15::announced_hash(request);
-        *ahead = hash.map(|hash| tracker.look_ahead(hash));
+        *ahead = hash.map(|hash| service.look_ahead(hash));
     }
     let mut hints = [Hint::default(); BATCH];
     for ((hint, ahead), request) in hints.iter_mut().zip(&ahead).zip(batch.requests()) {
         if let (Some(ahead), Some(hash)) = (ahead, bep15::announced_hash(request)) {
-            *hint = tracker.look_further(hash, ahead);
+            *hint = service.tracker.look_further(hash, ahead);
         }
     }
     hints
@@ -111,12 +111,15 @@ fn answer(
         }
         Action::Announce(announce) => {
             service.counters.udp_announces += 1;
+            if let Some(kind) = service.refuses(announce.info_hash) {
+                service.counters.udp_unauthorized += 1;
+                return bep15::write_error(reply, transaction, kind.message());
+            }
             write_announce(reply, transaction, &announce, source, hint, service)
         }
         Action::Scrape(hashes) => {
             service.counters.udp_scrapes += 1;
-            let tracker = &service.tracker;
-            let counts = hashes.iter().map(|hash| tracker.scrape(hash));
+            let counts = hashes.iter().map(|hash| service.scrape(hash));
             bep15::write_scrape(reply, transaction, counts.map(Option::unwrap_or_default))
         }
         Action::Connect => 0, // Answered above.

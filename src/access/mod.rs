@@ -128,12 +128,32 @@ impl Access {
     /// Puts a hash on the list, or takes it off; false if there were too many such changes since the last
     /// reload.
     #[must_use]
-    pub fn set(&mut self, hash: InfoHash, listed: bool) -> bool {
-        if let Reload::Reading(_, later) | Reload::Merging(_, _, later) = &mut self.reload {
-            // As many as there are in all, or fewer.
-            let _ = later.set(hash, listed);
+    fn set(&mut self, hash: InfoHash, listed: bool) -> bool {
+        let is_kept = match &mut self.reload {
+            Reload::Idle => true,
+            Reload::Reading(_, later) | Reload::Merging(_, _, later) => later.set(hash, listed),
+        };
+        self.changes.set(hash, listed) && is_kept
+    }
+
+    /// Takes what a FIFO gave: hashes that are to be on the list or not, and how many lines were none.
+    /// `flag` is the FIFO's.
+    pub fn change(&mut self, flag: &str, hashes: &[InfoHash], listed: bool, bad: usize) {
+        let set = hashes
+            .iter()
+            .filter(|hash| self.set(**hash, listed))
+            .count();
+        if set < hashes.len() {
+            let most = changes::MOST;
+            log::line(format_args!(
+                "{flag}: more than {most} changes; put them into the list and reload it"
+            ));
         }
-        self.changes.set(hash, listed)
+        if bad > 0 {
+            log::line(format_args!(
+                "{flag}: {bad} of the lines are not info-hashes, skipped"
+            ));
+        }
     }
 
     /// Begins to read the file anew.
@@ -143,7 +163,7 @@ impl Access {
         } else if keeper.read(keeper::File::List) {
             self.reload = Reload::Reading(Reader::default(), Changes::default());
         } else {
-            self.fail(&"there is no keeper process any more");
+            self.fail(&"cannot be read: the keeper process has ended");
         }
     }
 
@@ -176,7 +196,7 @@ impl Access {
         self.reload = Reload::Idle;
         let (name, count) = (self.name(), self.list.len());
         log::line(format_args!(
-            "{name}: {why}; the old list stays in force, with {count} info-hashes"
+            "{name}: {why}; the old list stays in force, with {count} hashes"
         ));
     }
 
@@ -222,7 +242,7 @@ impl Access {
         if let Some(text) = skipped.report() {
             log::line(format_args!("{name}: {text}"));
         }
-        log::line(format_args!("{name}: {count} info-hashes"));
+        log::line(format_args!("{name}: loaded, {count} hashes"));
     }
 
     fn name(&self) -> String {

@@ -13,7 +13,7 @@ use super::routes::Site;
 use crate::proto::query;
 use crate::service::Service;
 use crate::sys::sockets;
-use crate::tracker::{Hint, Tracker};
+use crate::tracker::Hint;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use std::collections::VecDeque;
@@ -301,7 +301,7 @@ impl Connections {
             group[turns] = self.read(index, &mut free, context);
             turns += 1;
         }
-        look_ahead(&mut group, &context.service.tracker);
+        look_ahead(&mut group, context.service);
         for member in group.iter().flatten() {
             self.answer(member, context);
         }
@@ -577,7 +577,7 @@ fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
 }
 
 /// Brings what the group's announces will read into the cache, all of one kind before the next.
-fn look_ahead(group: &mut [Option<Member>; GROUP], tracker: &Tracker) {
+fn look_ahead(group: &mut [Option<Member>; GROUP], service: &Service) {
     let mut ahead = [None; GROUP];
     for (ahead, member) in ahead.iter_mut().zip(&*group) {
         let query = member
@@ -585,11 +585,11 @@ fn look_ahead(group: &mut [Option<Member>; GROUP], tracker: &Tracker) {
             .and_then(|m| m.first.ok())
             .map(|request| request.query);
         let hash = query.and_then(query::announced_hash);
-        *ahead = hash.map(|hash| (hash, tracker.look_ahead(&hash)));
+        *ahead = hash.map(|hash| (hash, service.look_ahead(&hash)));
     }
     for (ahead, member) in ahead.iter().zip(group) {
         if let (Some((hash, ahead)), Some(member)) = (ahead, member) {
-            member.hint = tracker.look_further(hash, ahead);
+            member.hint = service.tracker.look_further(hash, ahead);
         }
     }
 }

@@ -237,6 +237,10 @@ impl Site {
         match query::announce(query) {
             Ok(announce) => {
                 service.counters.http_announces += 1;
+                if let Some(kind) = service.refuses(&announce.info_hash) {
+                    service.counters.http_unauthorized += 1;
+                    return self.body.extend_from_slice(kind.failure());
+                }
                 let sinks = Sinks {
                     v4: Sink::new(&mut self.v4),
                     v6: Sink::new(&mut self.v6),
@@ -256,7 +260,7 @@ impl Site {
         let body = &mut self.body;
         body.extend_from_slice(b"d5:filesd");
         for hash in &self.hashes {
-            let Some(counts) = service.tracker.scrape(hash) else {
+            let Some(counts) = service.scrape(hash) else {
                 continue;
             };
             bencode::string(body, hash);

@@ -65,7 +65,9 @@ const FAMILIES: &[Family] = &[
     ]),
     family("errors_total", "Requests that were refused, and what was no request.", &[
         ("protocol=\"udp\",kind=\"connection_id\"", "udp-strangers", |v| v.counters.udp_strangers),
+        ("protocol=\"udp\",kind=\"unauthorized\"", "udp-unauthorized", |v| v.counters.udp_unauthorized),
         ("protocol=\"udp\",kind=\"invalid\"", "udp-invalid", |v| v.counters.udp_invalid),
+        ("protocol=\"http\",kind=\"unauthorized\"", "http-unauthorized", |v| v.counters.http_unauthorized),
         ("protocol=\"http\",kind=\"failure_reason\"", "http-refused", |v| v.counters.http_refused),
         ("protocol=\"http\",kind=\"bad_request\"", "", |v| v.counters.http_error(400)),
         ("protocol=\"http\",kind=\"forbidden\"", "", |v| v.counters.http_error(403)),

@@ -22,6 +22,8 @@ pub struct Counters {
     pub udp_scrapes: u64,
     /// Connection ids that were wrong or too old.
     pub udp_strangers: u64,
+    /// Announces of torrents that are not tracked.
+    pub udp_unauthorized: u64,
     /// Datagrams that were no request.
     pub udp_invalid: u64,
     /// Replies that the system would not send where they should go.
@@ -40,7 +42,9 @@ pub struct Counters {
     pub http_scrapes: u64,
     /// Statistics, health checks and the like.
     pub http_others: u64,
-    /// Announces and scrapes that were answered with a failure reason.
+    /// Announces of torrents that are not tracked.
+    pub http_unauthorized: u64,
+    /// Announces and scrapes that were answered with any other failure reason.
     pub http_refused: u64,
     /// Replies of another status than 200, in the order of [`HTTP_ERRORS`].
     pub http_errors: [u64; HTTP_ERRORS.len()],
@@ -58,6 +62,7 @@ impl Default for Counters {
             udp_announces: 0,
             udp_scrapes: 0,
             udp_strangers: 0,
+            udp_unauthorized: 0,
             udp_invalid: 0,
             udp_refused: 0,
             udp_dropped: 0,
@@ -70,6 +75,7 @@ impl Default for Counters {
             http_announces: 0,
             http_scrapes: 0,
             http_others: 0,
+            http_unauthorized: 0,
             http_refused: 0,
             http_errors: [0; HTTP_ERRORS.len()],
             full_scrapes: 0,

@@ -1,8 +1,12 @@
 //! Files, opened with what `std` leaves out.
 
-use std::fs::{File, OpenOptions};
+use super::check;
+use super::privileges::Identity;
+use std::ffi::CString;
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Opens a file for reading if it is a regular one. A FIFO would keep whoever opens or reads it waiting,
@@ -21,5 +25,41 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
             io::ErrorKind::InvalidInput,
             "not a regular file",
         )),
+    }
+}
+
+/// Opens a FIFO, not blocking, for reading and for writing: with a writer of its own it never comes to an
+/// end. A missing one is made, for this owner (or, without, the user that this is) and for nobody else.
+pub fn open_fifo(path: &Path, owner: Option<Identity>) -> io::Result<File> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: a C string that outlives the call.
+    let made = check(unsafe { libc::mkfifo(name.as_ptr(), 0o600) });
+    let is_new = match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        other => other.map(|_| true)?,
+    };
+    // Before it is opened, as that could do something to anything else.
+    expect_fifo(&std::fs::metadata(path)?)?;
+    // Nobody may have put a link in the place of one that was just made.
+    let flags = libc::O_NONBLOCK | if is_new { libc::O_NOFOLLOW } else { 0 };
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(flags);
+    let file = options.open(path)?;
+    expect_fifo(&file.metadata()?)?;
+    if is_new {
+        // Whatever the umask has left.
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        if let Some(Identity { uid, gid }) = owner {
+            std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+        }
+    }
+    Ok(file)
+}
+
+/// An error if this is something else than a FIFO.
+pub fn expect_fifo(metadata: &std::fs::Metadata) -> io::Result<()> {
+    match metadata.file_type().is_fifo() {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a FIFO")),
     }
 }

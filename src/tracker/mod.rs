@@ -79,6 +79,9 @@ pub struct Limits {
     pub max_torrents: usize,
 }
 
+/// Which torrents are tracked, if not all are: a sweep drops the others.
+pub type Tracked<'a> = Option<&'a dyn Fn(&InfoHash) -> bool>;
+
 /// Totals for the log and for statistics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -222,7 +225,7 @@ impl Tracker {
     fn catch_up(&mut self, unit: u64) {
         self.clock = self.clock.judging_at(unit);
         self.begin_sweep();
-        while self.sweep_slice(usize::MAX) {}
+        while self.sweep_slice(usize::MAX, None) {}
         self.sweep.vouched = unit;
     }
 
@@ -400,14 +403,14 @@ impl Tracker {
 
     /// Sweeps on by about `budget` records. A new sweep begins four units after the last began, so
     /// that all is passed within [`Clock::SWEEP_WITHIN`].
-    pub fn sweep(&mut self, budget: usize) -> Progress {
+    pub fn sweep(&mut self, budget: usize, tracked: Tracked) -> Progress {
         if self.sweep.running.is_none() {
             if self.clock.unit() < self.sweep.vouched + Clock::SWEEP_WITHIN / 2 {
                 return Progress::NotDue;
             }
             self.begin_sweep();
         }
-        match self.sweep_slice(budget) {
+        match self.sweep_slice(budget, tracked) {
             true => Progress::Underway,
             false => Progress::Finished,
         }
@@ -428,7 +431,7 @@ impl Tracker {
     }
 
     /// Goes on until the budget is spent, and at least one chunk; false when the sweep is over.
-    fn sweep_slice(&mut self, budget: usize) -> bool {
+    fn sweep_slice(&mut self, budget: usize, tracked: Tracked) -> bool {
         let mut spent = 0;
         while let Some(running) = &self.sweep.running {
             if spent >= budget {
@@ -439,7 +442,8 @@ impl Tracker {
                 torrent,
                 within,
             } = *running;
-            let (looked_at, next) = self.sweep_chunk(torrent, within, budget - spent);
+            let budget = budget - spent;
+            let (looked_at, next) = self.sweep_chunk(torrent, within, budget, tracked);
             spent += looked_at;
             self.sweep.running = next.map(|(torrent, within)| Running {
                 began,
@@ -460,6 +464,7 @@ impl Tracker {
         from: InfoHash,
         mut within: Option<Within>,
         budget: usize,
+        tracked: Tracked,
     ) -> (usize, Option<(InfoHash, Option<Within>)>) {
         let at = self.torrents.find(&from).unwrap_or_else(|at| at);
         let crowded = self.is_crowded();
@@ -473,6 +478,11 @@ impl Tracker {
             }
             // A swarm that was left half-way may have gone; its place in the next one means nothing.
             within = within.take().filter(|_| torrent.info_hash == from);
+            let mut clock = clock;
+            if tracked.is_some_and(|tracked| !tracked(&torrent.info_hash)) {
+                clock = clock.judging_all_expired();
+                torrent.downloaded = 0;
+            }
             loop {
                 let (looked_at, next) = swarms.expire(&mut torrent.peers, within, clock, now);
                 spent += looked_at;

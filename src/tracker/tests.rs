@@ -95,12 +95,12 @@ impl Subject {
     }
 
     fn sweep_if_due(&mut self, budget: usize) {
-        while self.tracker.sweep(budget) == Progress::Underway {}
+        while self.tracker.sweep(budget, None) == Progress::Underway {}
     }
 
     fn sweep_all(&mut self) {
         self.tracker.begin_sweep();
-        while self.tracker.sweep_slice(100) {}
+        while self.tracker.sweep_slice(100, None) {}
     }
 }
 
@@ -185,7 +185,7 @@ fn agrees_with_a_plain_model_over_a_long_life() {
             now += random.below(3) as u64;
             subject.tracker.advance(now * 1000);
         }
-        subject.tracker.sweep(1 + random.below(200));
+        subject.tracker.sweep(1 + random.below(200), None);
         let torrent = random_torrent(&mut random);
         let scale = 20 << random.below(9);
         let peer = random.below(scale);
@@ -402,7 +402,7 @@ fn a_sweep_goes_on_within_a_large_swarm_that_changes_meanwhile() {
     }
     subject.tracker.advance(97_000);
     let mut next = 6000;
-    while subject.tracker.sweep(1) == Progress::Underway {
+    while subject.tracker.sweep(1, None) == Progress::Underway {
         subject.announce(1, next, Role::Leecher, Event::None);
         subject.announce(1, next - 3000, Role::Seeder, Event::Stopped);
         next += 1;
