@@ -14,7 +14,8 @@ WEB_CARGO = RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 /usr/bin/cargo
 # A panic is an abort without a word, and nothing is kept to say where or to unwind. Repeated sequences
 # of instructions become functions; opt-level "s" without that is a tenth larger.
 TINY = -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size -Zpanic-immediate-abort \
-	--config 'profile.release.opt-level="z"' --config 'profile.release.panic="immediate-abort"'
+	--config 'profile.release.opt-level="z"' --config 'profile.release.panic="immediate-abort"' \
+	--config 'profile.release.package.miniz_oxide.opt-level="z"'
 TINY_FLAGS = -Zunstable-options -Zlocation-detail=none -Zfmt-debug=none -Cforce-unwind-tables=no \
 	-Cllvm-args=-enable-machine-outliner=always -Crelocation-model=static \
 	-Clink-arg=-Wl,--build-id=none -Clink-arg=-Wl,-z,noseparate-code -Clink-arg=-Wl,-z,norelro

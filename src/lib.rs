@@ -20,6 +20,15 @@ pub mod udp;
 /// TCP connections, requests, replies, paths.
 pub mod http;
 
+/// Every torrent as one stream, plain or gzip.
+pub mod fullscrape;
+
+/// gzip in slices.
+pub mod gzip;
+
+/// A checksum.
+pub mod crc32;
+
 /// The tracker with what goes with every answer.
 pub mod service;
 

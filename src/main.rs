@@ -127,6 +127,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
     service.monitor = Monitor::new(getrandom::u32().unwrap_or_default(), resident);
     let site = Site::new(Policy {
         redirect: options.redirect.clone(),
+        full_scrapes: options.full_scrapes,
         admins: options.admins.clone(),
         public_stats: options.public_stats,
         stats_path: options.stats_path.clone(),

@@ -6,6 +6,7 @@
 
 use crate::access;
 use crate::config::{self, Setting};
+use crate::http::FullScrapes;
 use crate::nets::Net;
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write};
@@ -32,6 +33,7 @@ enum Id {
     User,
     Root,
     Redirect,
+    FullScrape,
     Admin,
     PublicStats,
     StatsPath,
@@ -90,6 +92,7 @@ pub const FLAGS: &[Flag] = &[
     flag(Id::Blacklist, 'b', "blacklist", "FILE", "track all torrents but those in this list"),
     flag(Id::ListAdd, '-', "list-add", "FIFO", "put what is written to this FIFO on the list"),
     flag(Id::ListRemove, '-', "list-remove", "FIFO", "take what is written to this FIFO off the list"),
+    flag(Id::FullScrape, '-', "full-scrape", "WHO", "full scrapes for off, admin, modest or open (modest)"),
     flag(Id::Interval, '-', "interval", "SECONDS", "ask clients to announce this often (1800)"),
     flag(Id::PeerTimeout, '-', "peer-timeout", "SECONDS", "forget peers after this long (1.5 intervals)"),
     flag(Id::NumwantMax, '-', "numwant-max", "N", "send at most this many peers in a reply (200)"),
@@ -164,6 +167,7 @@ pub struct Options {
     pub user_given: bool,
     pub root: Option<PathBuf>,
     pub redirect: Option<String>,
+    pub full_scrapes: FullScrapes,
     /// Who may see statistics, besides the loopback.
     pub admins: Vec<Net>,
     pub public_stats: bool,
@@ -329,6 +333,7 @@ struct Draft {
     user: Option<User>,
     root: Option<PathBuf>,
     redirect: Option<String>,
+    full_scrapes: FullScrapes,
     admins: Vec<Net>,
     public_stats: bool,
     stats_path: Option<String>,
@@ -437,6 +442,7 @@ impl Draft {
             Id::Blacklist => self.blacklist = Some(flag.path(value)?),
             Id::ListAdd => self.list_add = Some(flag.path(value)?),
             Id::ListRemove => self.list_remove = Some(flag.path(value)?),
+            Id::FullScrape => self.full_scrapes = parse_full_scrapes(flag, value)?,
             Id::Interval => self.interval = Some(flag.number_u32(value, 1, LONGEST_INTERVAL)?),
             Id::PeerTimeout => {
                 self.peer_timeout = Some(flag.number_u32(value, 2, LONGEST_TIMEOUT)?);
@@ -589,6 +595,7 @@ impl Draft {
             user: self.user.unwrap_or_else(|| User::Name("nobody".into())),
             root: self.root,
             redirect: self.redirect,
+            full_scrapes: self.full_scrapes,
             admins: self.admins,
             public_stats: self.public_stats,
             stats_path: self.stats_path.unwrap_or_else(|| "/stats".into()),
@@ -686,6 +693,12 @@ fn parse_stats_path(flag: &Flag, value: &OsStr) -> Result<String, Wrong> {
     }
 }
 
+fn parse_full_scrapes(flag: &Flag, value: &OsStr) -> Result<FullScrapes, Wrong> {
+    let found = FullScrapes::ALL.iter().find(|(_, name)| value == *name);
+    let (who, _) = found.ok_or_else(|| flag.wrong(value, "off, admin, modest or open"))?;
+    Ok(*who)
+}
+
 /// The text of `--help`.
 pub fn help() -> String {
     let mut text =
@@ -764,6 +777,7 @@ impl fmt::Display for Options {
         if let Some(list) = &self.list {
             write!(f, "{list}")?;
         }
+        writeln!(f, "full scrapes {}", self.full_scrapes)?;
         writeln!(
             f,
             "ask clients to announce every {} seconds, forget peers after {}",
@@ -1055,6 +1069,10 @@ mod tests {
             (
                 "--decoys 101",
                 "--decoys '101': wanted is a number from 0 to 100",
+            ),
+            (
+                "--full-scrape on",
+                "--full-scrape 'on': wanted is off, admin, modest or open",
             ),
             (
                 "-r http://a\u{7f}b",

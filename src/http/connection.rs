@@ -10,6 +10,7 @@ use super::proxy_protocol;
 use super::request::{self, Invalid, LONGEST_HEAD, Method, Request};
 use super::response::{self, Framing, Status};
 use super::routes::Site;
+use super::streaming::Streaming;
 use crate::proto::query;
 use crate::service::Service;
 use crate::sys::sockets;
@@ -48,6 +49,9 @@ const ACCEPTS_A_TURN: usize = 64;
 const TURNS_A_ROUND: usize = 256;
 const ANSWERS_A_ROUND: usize = 256;
 
+/// A slice of a streamed reply takes as long as so many answers.
+const SLICE: usize = 64;
+
 /// Whether there is more to do without waiting for an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -62,6 +66,8 @@ struct Connection {
     input: Vec<u8>,
     /// What was not yet taken of the replies.
     output: Vec<u8>,
+    /// What makes the rest of the last reply.
+    streaming: Option<Box<Streaming>>,
     phase: Phase,
     /// What the poll was asked to tell of it, once it was asked.
     watched: Option<Interest>,
@@ -173,7 +179,8 @@ impl Connections {
         }
     }
 
-    /// For the end: closes what is idle. The others get what was already answered and nothing more.
+    /// For the end: closes what is idle. The others get what was already answered, as much of it as can
+    /// be had meanwhile, and nothing more.
     pub fn wind_up(&mut self) {
         for (index, slot) in (0..).zip(0..self.slots.len()) {
             match &mut self.slots[slot].connection {
@@ -232,6 +239,7 @@ impl Connections {
             origin,
             input: Vec::new(),
             output: Vec::new(),
+            streaming: None,
             phase: Phase::Open,
             watched: None,
             hung_up: false,
@@ -319,6 +327,10 @@ impl Connections {
         let slot = self.slots.get_mut(index as usize)?;
         let connection = slot.connection.as_mut().filter(|c| c.queued)?;
         connection.queued = false;
+        if connection.streaming.is_some() {
+            self.pour(index, context);
+            return None;
+        }
         let held = connection.held();
         let received = connection.receive(free);
         let turn = match received {
@@ -351,6 +363,24 @@ impl Connections {
         };
         self.settle(index, held, turn, context);
         None
+    }
+
+    /// Sends the next slice of a streamed reply, once the one before is out.
+    fn pour(&mut self, index: u32, context: &mut Context) {
+        let slot = self.slots.get_mut(index as usize);
+        let Some(connection) = slot.and_then(|slot| slot.connection.as_mut()) else {
+            return;
+        };
+        let held = connection.held();
+        self.answered += SLICE;
+        let poured = connection.pour(&context.service.tracker, &mut self.output);
+        context.service.counters.full_scrape_bytes += self.output.len() as u64;
+        if let Ok(Poured { moved: true, .. }) = poured {
+            connection.deadline = context.now + PATIENCE;
+            self.unlink(index);
+            self.link(index);
+        }
+        self.settle(index, held, poured.map(|poured| poured.turn), context);
     }
 
     /// Answers what a member of a group has read.
@@ -463,16 +493,18 @@ impl Connection {
     fn is_idle(&self) -> bool {
         let unread = self.stream.peek(&mut [0]);
         let nothing = unread.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
-        nothing && self.input.is_empty() && self.output.is_empty() && self.phase == Phase::Open
+        let unsent = !self.output.is_empty() || self.streaming.is_some();
+        nothing && self.input.is_empty() && !unsent && self.phase == Phase::Open
     }
 
     fn held(&self) -> usize {
-        self.input.capacity() + self.output.capacity()
+        let streaming = self.streaming.as_ref().map_or(0, |s| s.size());
+        self.input.capacity() + self.output.capacity() + streaming
     }
 
     /// Asks for what is of interest now.
     fn watch(&mut self, token: Token, registry: &Registry) -> io::Result<()> {
-        let interest = match self.output.is_empty() {
+        let interest = match self.output.is_empty() && self.streaming.is_none() {
             true => Interest::READABLE,
             false => Interest::READABLE | Interest::WRITABLE,
         };
@@ -538,6 +570,32 @@ impl Connection {
         Ok(input.get(header.length..).unwrap_or_default())
     }
 
+    /// Sends what is left, then a slice more. What the client does not take is kept, and nothing is made
+    /// behind it.
+    fn pour(&mut self, tracker: &Tracker, slice: &mut Vec<u8>) -> Result<Poured, Gone> {
+        let before = self.output.len();
+        let is_out = self.flush()?;
+        let mut moved = self.output.len() < before;
+        if !is_out {
+            let turn = Turn::Done;
+            return Ok(Poured { turn, moved });
+        }
+        slice.clear();
+        if let Some(streaming) = &mut self.streaming
+            && !streaming.step(tracker, slice)
+        {
+            self.streaming = None;
+        }
+        let sent = send(&mut self.stream, slice)?;
+        moved |= sent > 0;
+        keep(&mut self.output, &slice[sent..]);
+        let turn = match self.output.is_empty() {
+            true => Turn::More,
+            false => Turn::Done,
+        };
+        Ok(Poured { turn, moved })
+    }
+
     /// Sends what is left of earlier replies; whether all is out.
     fn flush(&mut self) -> Result<bool, Gone> {
         if self.output.is_empty() {
@@ -560,6 +618,13 @@ enum Received {
         drained: bool,
     },
     Nothing(Turn),
+}
+
+/// What came of a slice of a streamed reply.
+struct Poured {
+    turn: Turn,
+    /// The client has taken something.
+    moved: bool,
 }
 
 /// Writes until all is sent or the socket takes no more; how much it took.
@@ -615,7 +680,7 @@ impl Desk<'_> {
         self.output.clear();
         connection.phase = Phase::Open;
         while connection.phase == Phase::Open && !rest.is_empty() {
-            if self.output.len() > OUTPUT {
+            if connection.streaming.is_some() || self.output.len() > OUTPUT {
                 connection.phase = Phase::Behind;
                 break;
             }
@@ -625,7 +690,8 @@ impl Desk<'_> {
                     rest = behind;
                     *self.answered += 1;
                     let client = self.proxies.client(connection.origin, head);
-                    connection.phase = answer(&request, client, hint, context, self.output);
+                    let (phase, streaming) = answer(&request, client, hint, context, self.output);
+                    (connection.phase, connection.streaming) = (phase, streaming);
                     connection.deadline = context.now + PATIENCE;
                 }
                 Err(Invalid::Incomplete) => break,
@@ -648,6 +714,7 @@ impl Desk<'_> {
         let sent = send(&mut connection.stream, self.output)?;
         keep(&mut connection.output, &self.output[sent..]);
         match connection.phase {
+            _ if connection.streaming.is_some() => Ok(Turn::More),
             Phase::Last if connection.output.is_empty() => Err(Gone),
             Phase::Open if member.drained => Ok(Turn::Done),
             _ => Ok(Turn::More),
@@ -655,26 +722,29 @@ impl Desk<'_> {
     }
 }
 
-/// Answers one request; what becomes of the connection then.
+/// Answers one request; what becomes of the connection then, and what makes the rest of the reply.
 fn answer(
     request: &Request,
     client: Option<IpAddr>,
     hint: Hint,
     context: &mut Context,
     out: &mut Vec<u8>,
-) -> Phase {
+) -> (Phase, Option<Box<Streaming>>) {
     let framing = Framing {
         is_1_1: request.is_1_1,
         keep_alive: request.keep_alive && !request.has_body,
         head_only: request.method == Method::Head,
     };
     let (service, site) = (&mut *context.service, &mut *context.site);
-    site.answer(request, client, hint, framing, service, out);
-    match framing.keep_alive {
+    let streaming = site.answer(request, client, hint, framing, service, out);
+    // Without chunks, the end of the connection is the end of the reply.
+    let is_endless = streaming.is_some() && !request.is_1_1;
+    let phase = match framing.keep_alive && !is_endless {
         true => Phase::Open,
         false if request.has_body => Phase::Drain,
         false => Phase::Last,
-    }
+    };
+    (phase, streaming)
 }
 
 /// Answers what is not a request.

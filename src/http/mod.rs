@@ -6,14 +6,17 @@
 
 mod connection;
 mod forwarded;
+mod gate;
 mod listener;
 mod proxies;
 mod proxy_protocol;
 mod request;
 mod response;
 mod routes;
+mod streaming;
 
 pub use connection::{Connections, Context, Turn};
+pub use gate::FullScrapes;
 pub use listener::Listener;
 pub use proxies::Proxies;
 pub use routes::{Policy, Site};

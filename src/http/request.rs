@@ -74,6 +74,31 @@ pub fn headers(head: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 impl<'a> Request<'a> {
+    /// Whether the client would have the reply as gzip (RFC 9110, 12.5.3).
+    pub fn accepts_gzip(&self) -> bool {
+        let mut lines = Lines { rest: self.fields };
+        let (mut gzip, mut any, mut identity) = (None, None, None);
+        while let Some(line) = lines.next() {
+            let (name, value) = line.split_at(find(line, b':').unwrap_or(line.len()));
+            if !name.eq_ignore_ascii_case(b"accept-encoding") {
+                continue;
+            }
+            for item in value.get(1..).unwrap_or_default().split(|&b| b == b',') {
+                let (coding, weight) = item.split_at(find(item, b';').unwrap_or(item.len()));
+                let known = match coding.trim_ascii() {
+                    b"*" => &mut any,
+                    coding if coding.eq_ignore_ascii_case(b"identity") => &mut identity,
+                    coding if coding.eq_ignore_ascii_case(b"gzip") => &mut gzip,
+                    coding if coding.eq_ignore_ascii_case(b"x-gzip") => &mut gzip,
+                    _ => continue,
+                };
+                *known = Some(read_weight(weight));
+            }
+        }
+        let gzip = gzip.or(any).unwrap_or(0);
+        gzip > 0 && gzip >= identity.unwrap_or(0)
+    }
+
     /// The value of the first header of this name. Few requests are asked for any, so that none pays
     /// for keeping them apart.
     pub fn field(&self, name: &[u8]) -> Option<&'a [u8]> {
@@ -85,6 +110,28 @@ impl<'a> Request<'a> {
                 return Some(value.get(1..)?.trim_ascii());
             }
         }
+    }
+}
+
+/// The thousandths of `;q=0.123`; a thousand where there is none, nothing where it is garbled.
+fn read_weight(parameter: &[u8]) -> u16 {
+    let parameter = parameter.trim_ascii();
+    if parameter.is_empty() {
+        return 1000;
+    }
+    let parameter = parameter.get(1..).unwrap_or_default().trim_ascii();
+    let digits = match parameter {
+        [b'q' | b'Q', b'=', digits @ ..] => digits,
+        _ => return 0,
+    };
+    match digits {
+        [b'1', rest @ ..] if rest.iter().all(|b| b".0".contains(b)) => 1000,
+        [b'0', b'.', decimals @ ..] if decimals.iter().all(u8::is_ascii_digit) => decimals
+            .iter()
+            .zip([100, 10, 1])
+            .map(|(digit, worth)| u16::from(digit - b'0') * worth)
+            .sum(),
+        _ => 0,
     }
 }
 
@@ -287,6 +334,43 @@ mod tests {
         assert!(!keeps("HTTP/1.0", ""));
         assert!(keeps("HTTP/1.0", "Connection: Keep-Alive\r\n"));
         assert!(keeps("HTTP/1.2", "X-Connection: close\r\n"));
+    }
+
+    #[test]
+    fn gzip_is_for_those_who_would_have_it() {
+        let accepts = |headers: &str| {
+            let text = format!("GET / HTTP/1.1\r\n{headers}\r\n\r\n");
+            parsed(&text).accepts_gzip()
+        };
+        for yes in [
+            "Accept-Encoding: gzip",
+            "accept-encoding:deflate,  GZIP ;q=0.001",
+            "Accept-Encoding: x-gzip",
+            "Accept-Encoding: *",
+            "Accept-Encoding: br, *;q=0.5",
+            "Accept-Encoding: br\r\nHost: x\r\nAccept-Encoding: gzip",
+            "Accept-Encoding: identity;q=0.5, gzip;q=1.000",
+            "Accept-Encoding: gzip; q=1.0",
+        ] {
+            assert!(accepts(yes), "{yes}");
+        }
+        for no in [
+            "Host: x",
+            "Accept: gzip",
+            "Accept-Encoding:",
+            "Accept-Encoding",
+            "Accept-Encoding: gzip;q=0",
+            "Accept-Encoding: gzip;q=0.000, *",
+            "Accept-Encoding: *;q=0",
+            "Accept-Encoding: br, deflate",
+            "Accept-Encoding: gzip;q=0.5, identity",
+            "Accept-Encoding: gzip;q=2",
+            "Accept-Encoding: gzip;level=9",
+            "Accept-Encoding: gzipped",
+            "X-Accept-Encoding: gzip",
+        ] {
+            assert!(!accepts(no), "{no}");
+        }
     }
 
     #[test]

@@ -10,7 +10,11 @@ pub enum Status {
     Forbidden,
     NotFound,
     MethodNotAllowed,
+    /// For so many seconds.
+    TooManyRequests(u32),
     HeadTooLarge,
+    /// Likewise.
+    Unavailable(u32),
 }
 
 impl Status {
@@ -23,7 +27,9 @@ impl Status {
             Status::Forbidden => "403 Forbidden\n",
             Status::NotFound => "404 Not Found\n",
             Status::MethodNotAllowed => "405 Method Not Allowed\n",
+            Status::TooManyRequests(_) => "429 Too Many Requests\n",
             Status::HeadTooLarge => "431 Request Header Fields Too Large\n",
+            Status::Unavailable(_) => "503 Service Unavailable\n",
         }
     }
 }
@@ -87,10 +93,32 @@ pub fn write_typed(
     }
 }
 
+/// Appends the head of a reply whose body is made later, in chunks or up to the end of the connection.
+pub fn write_streaming(out: &mut Vec<u8>, framing: Framing, is_gzip: bool) {
+    // As opentracker calls all of them.
+    out.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n");
+    out.extend_from_slice(b"Vary: Accept-Encoding\r\n");
+    if is_gzip {
+        out.extend_from_slice(b"Content-Encoding: gzip\r\n");
+    }
+    if framing.is_1_1 {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    if !framing.keep_alive {
+        out.extend_from_slice(b"Connection: close\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Appends an error: its name is its body.
 pub fn write_error(out: &mut Vec<u8>, status: Status, framing: Framing) {
+    let mut seconds = Vec::new();
     let header: &[&[u8]] = match status {
         Status::MethodNotAllowed => &[b"Allow: GET, HEAD\r\n"],
+        Status::TooManyRequests(retry_after) | Status::Unavailable(retry_after) => {
+            decimal(&mut seconds, retry_after.into());
+            &[b"Retry-After: ", &seconds, b"\r\n"]
+        }
         _ => &[],
     };
     write(out, status, header, status.text().as_bytes(), framing);

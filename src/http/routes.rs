@@ -1,8 +1,11 @@
 //! From a request to its reply: which path means what, and what the tracker says.
 
+use super::gate::{Closed, FullScrapes, Gate, Seat};
 use super::request::{Method, Request};
 use super::response::{self, Framing, Status};
+use super::streaming::Streaming;
 use crate::completed::Completing;
+use crate::fullscrape::{Format, FullScrape};
 use crate::nets::{self, Net};
 use crate::options::Protocol;
 use crate::proto::bencode;
@@ -18,6 +21,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 pub struct Policy {
     /// Where `/` leads to.
     pub redirect: Option<String>,
+    /// Who may have a full scrape.
+    pub full_scrapes: FullScrapes,
     /// Who may see all statistics, besides the loopback.
     pub admins: Vec<Net>,
     /// Whether others may see those that name nobody.
@@ -34,6 +39,7 @@ const NO_CLIENT: &[u8] = b"400 Bad Request: this came from a proxy that does not
 /// What is served, and the buffers to make replies in.
 pub struct Site {
     policy: Policy,
+    gate: Gate,
     body: Vec<u8>,
     hashes: Vec<InfoHash>,
     /// Where the tracker puts peers of either family; zeroed once and not for each request.
@@ -73,9 +79,20 @@ impl Route {
     }
 }
 
+/// What a reply brings.
+enum Content {
+    /// The body that has been made, and its type.
+    Body(&'static str),
+    /// Every torrent.
+    Torrents(Format, Option<Seat>),
+}
+
+const TEXT: Content = Content::Body("text/plain");
+
 impl Site {
     pub fn new(policy: Policy) -> Site {
         Site {
+            gate: Gate::new(policy.full_scrapes),
             policy,
             body: Vec::new(),
             hashes: Vec::new(),
@@ -92,7 +109,8 @@ impl Site {
         })
     }
 
-    /// Appends the reply to a request. Who sent it is not known if a proxy does not say.
+    /// Appends the reply to a request, or its head alone if the body is to be streamed behind it. Who
+    /// sent it is not known if a proxy does not say.
     pub fn answer(
         &mut self,
         request: &Request,
@@ -101,15 +119,19 @@ impl Site {
         framing: Framing,
         service: &mut Service,
         out: &mut Vec<u8>,
-    ) {
+    ) -> Option<Box<Streaming>> {
         self.body.clear();
         let result = match request.method {
             Method::Other => Err(Status::MethodNotAllowed),
             Method::Get | Method::Head => self.visit(request, client, hint, service),
         };
         let error = match result {
-            Ok(of_type) => {
-                return response::write_typed(out, Status::Ok, of_type, &[], &self.body, framing);
+            Ok(Content::Body(of_type)) => {
+                response::write_typed(out, Status::Ok, of_type, &[], &self.body, framing);
+                return None;
+            }
+            Ok(Content::Torrents(format, seat)) => {
+                return stream(format, seat, request, framing, service, out);
             }
             Err(error) => error,
         };
@@ -122,6 +144,7 @@ impl Site {
             _ if !self.body.is_empty() => response::write(out, error, &[], &self.body, framing),
             _ => response::write_error(out, error, framing),
         }
+        None
     }
 
     /// Makes the body of a reply, and tells its type. With an error, a body says more than its name.
@@ -131,7 +154,7 @@ impl Site {
         client: Option<IpAddr>,
         hint: Hint,
         service: &mut Service,
-    ) -> Result<&'static str, Status> {
+    ) -> Result<Content, Status> {
         match Route::of(request.path, &self.policy.stats_path) {
             Route::Announce => match client {
                 Some(client) => self.announce(request.query, client, hint, service),
@@ -140,7 +163,13 @@ impl Site {
                     return Err(Status::BadRequest);
                 }
             },
-            Route::Scrape => self.scrape(request.query, service),
+            Route::Scrape => match query::scrape(request.query, &mut self.hashes) {
+                Ok(()) if self.hashes.is_empty() => {
+                    return self.full_scrape(request, client, service);
+                }
+                Ok(()) => self.scrape(service),
+                Err(refusal) => self.refuse(refusal, service),
+            },
             Route::Root if self.policy.redirect.is_some() => return Err(Status::Found),
             Route::Root => self.greet(request, service),
             Route::Stats => return self.stats(request.query, client, service),
@@ -149,20 +178,20 @@ impl Site {
             Route::Robots => self.say("User-agent: *\nDisallow: /\n", service),
             Route::Unknown => return Err(Status::NotFound),
         }
-        Ok("text/plain")
+        Ok(TEXT)
     }
 
     fn metrics(
         &mut self,
         client: Option<IpAddr>,
         service: &mut Service,
-    ) -> Result<&'static str, Status> {
+    ) -> Result<Content, Status> {
         if !self.may_see(client, false) {
             return Err(Status::Forbidden);
         }
         stats::write_metrics(&service.view(), &mut self.body);
         service.counters.http_others += 1;
-        Ok("text/plain; version=0.0.4; charset=utf-8")
+        Ok(Content::Body("text/plain; version=0.0.4; charset=utf-8"))
     }
 
     fn say(&mut self, text: &str, service: &mut Service) {
@@ -181,7 +210,7 @@ impl Site {
         query: &[u8],
         client: Option<IpAddr>,
         service: &mut Service,
-    ) -> Result<&'static str, Status> {
+    ) -> Result<Content, Status> {
         if !self.may_see(client, false) {
             return Err(Status::Forbidden);
         }
@@ -196,12 +225,23 @@ impl Site {
         if !self.may_see(client, mode.is_private) {
             return Err(Status::Forbidden);
         }
-        let Report::Text(write) = mode.report else {
-            return Err(Status::NotFound);
-        };
-        write(&service.view(), &mut self.body);
+        match mode.report {
+            Report::Text(write) => write(&service.view(), &mut self.body),
+            Report::Torrents => {
+                let format = match query::value(query, b"format") {
+                    Some(name) => Format::named(&name).ok_or(Status::BadRequest)?,
+                    None => Format::Ben,
+                };
+                return Ok(Content::Torrents(format, None));
+            }
+            Report::State => {
+                let now = service.monitor.seconds_since_1970() / 60;
+                return Ok(Content::Torrents(Format::State { now }, None));
+            }
+            Report::Gone => return Err(Status::NotFound),
+        }
         service.counters.http_others += 1;
-        Ok("text/plain")
+        Ok(TEXT)
     }
 
     /// Says what this is, and how to announce to it.
@@ -252,10 +292,8 @@ impl Site {
         }
     }
 
-    fn scrape(&mut self, query: &[u8], service: &mut Service) {
-        if let Err(refusal) = query::scrape(query, &mut self.hashes) {
-            return self.refuse(refusal, service);
-        }
+    /// Scrapes the torrents that were asked for.
+    fn scrape(&mut self, service: &mut Service) {
         service.counters.http_scrapes += 1;
         let body = &mut self.body;
         body.extend_from_slice(b"d5:filesd");
@@ -275,6 +313,25 @@ impl Site {
         body.extend_from_slice(b"ee");
     }
 
+    /// Scrapes all there are, for whom the gate lets in. Those whom a proxy does not name are one.
+    fn full_scrape(
+        &mut self,
+        request: &Request,
+        client: Option<IpAddr>,
+        service: &Service,
+    ) -> Result<Content, Status> {
+        let is_admin = self.is_admin(client);
+        let client = client.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        let only_asks = request.method == Method::Head;
+        let second = service.monitor.now / 1000;
+        match self.gate.enter(client, is_admin, only_asks, second) {
+            Ok(seat) => Ok(Content::Torrents(Format::Ben, Some(seat))),
+            Err(Closed::Forbidden) => Err(Status::Forbidden),
+            Err(Closed::TooSoon(seconds)) => Err(Status::TooManyRequests(seconds)),
+            Err(Closed::Full(seconds)) => Err(Status::Unavailable(seconds)),
+        }
+    }
+
     /// Clients show a failure reason to their user (BEP 3), which an HTTP status they do not.
     fn refuse(&mut self, refusal: Refusal, service: &mut Service) {
         service.counters.http_refused += 1;
@@ -282,6 +339,25 @@ impl Site {
         bencode::string(&mut self.body, refusal.as_bytes());
         self.body.push(b'e');
     }
+}
+
+/// Writes the head of a reply that tells of every torrent; what makes its body.
+fn stream(
+    format: Format,
+    seat: Option<Seat>,
+    request: &Request,
+    framing: Framing,
+    service: &mut Service,
+    out: &mut Vec<u8>,
+) -> Option<Box<Streaming>> {
+    let is_gzip = request.accepts_gzip();
+    response::write_streaming(out, framing, is_gzip);
+    if framing.head_only {
+        return None;
+    }
+    service.counters.full_scrapes += 1;
+    let source = FullScrape::new(format, is_gzip);
+    Some(Box::new(Streaming::new(source, framing, seat)))
 }
 
 /// The name or address in a `Host` header, alone and with its port: what a URL may hold, so that it

@@ -69,7 +69,7 @@ pub fn peer_id(query: &[u8]) -> Option<[u8; 20]> {
 }
 
 /// Collects the torrents that a scrape asks for, sorted and each once, as a bencoded dictionary wants
-/// them.
+/// them. None stands for all.
 pub fn scrape(query: &[u8], hashes: &mut Vec<InfoHash>) -> Result<(), Refusal> {
     hashes.clear();
     for (name, value) in parameters(query) {
@@ -80,9 +80,6 @@ pub fn scrape(query: &[u8], hashes: &mut Vec<InfoHash>) -> Result<(), Refusal> {
                 hashes.insert(place, hash);
             }
         }
-    }
-    if hashes.is_empty() {
-        return Err(NO_INFO_HASH);
     }
     Ok(())
 }
@@ -335,7 +332,8 @@ mod tests {
         ];
         assert_eq!(scrape(&query.concat(), &mut hashes), Ok(()));
         assert_eq!(hashes, [[b'a'; 20], [b'b'; 20]]);
-        assert_eq!(scrape(b"x=y", &mut hashes), Err(NO_INFO_HASH));
+        assert_eq!(scrape(b"x=y", &mut hashes), Ok(()));
+        assert!(hashes.is_empty());
         assert_eq!(scrape(b"info_hash=short", &mut hashes), Err(BAD_INFO_HASH));
     }
 

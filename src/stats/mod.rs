@@ -141,6 +141,11 @@ impl Monitor {
             ..Monitor::default()
         }
     }
+
+    /// What time it is.
+    pub fn seconds_since_1970(&self) -> u64 {
+        self.started + self.now / 1000
+    }
 }
 
 /// All that a report may tell.

@@ -18,6 +18,10 @@ pub struct Mode {
 #[derive(Clone, Copy)]
 pub enum Report {
     Text(fn(&View, &mut Vec<u8>)),
+    /// Every torrent, in the format that is named besides.
+    Torrents,
+    /// Every torrent, as opentracker saves and loads them.
+    State,
     /// Opentracker has the name and no longer the report.
     Gone,
 }
@@ -46,9 +50,19 @@ pub const MODES: &[Mode] = &[
     open("version", version),
     open("everything", everything),
     open("numwants", wanted),
+    private("tpbs", Report::Torrents),
+    private("statedump", Report::State),
     gone("busy"),
     gone("fulllog"),
 ];
+
+const fn private(name: &'static str, report: Report) -> Mode {
+    Mode {
+        name,
+        is_private: true,
+        report,
+    }
+}
 
 const fn gone(name: &'static str) -> Mode {
     Mode {

@@ -381,6 +381,41 @@ impl Tracker {
         Some(self.counts(self.torrents.get(at)?))
     }
 
+    /// Tells of the torrents from this info-hash on, in order and `most` at most: the hash, the counts,
+    /// and the seconds since the last peer left. Returns the hash to go on from; none is the end.
+    ///
+    /// The table may change before it goes on: what is there throughout is told exactly once.
+    pub fn scrape_from(
+        &self,
+        from: &InfoHash,
+        most: usize,
+        mut tell: impl FnMut(&InfoHash, Counts, u32),
+    ) -> Option<InfoHash> {
+        let mut next = *from;
+        let mut left = most;
+        loop {
+            let at = self.torrents.find(&next).unwrap_or_else(|at| at);
+            let torrents = self.torrents.rest_of_chunk(at);
+            let (now, later) = torrents.split_at(left.min(torrents.len()));
+            for torrent in now {
+                self.swarms.prefetch_counts(&torrent.peers);
+            }
+            for torrent in now {
+                let idle = match torrent.peers {
+                    Peers::Empty(since) => self.now.saturating_sub(since),
+                    _ => 0,
+                };
+                tell(&torrent.info_hash, self.counts(torrent), idle);
+            }
+            if let Some(torrent) = later.first() {
+                return Some(torrent.info_hash);
+            }
+            left -= now.len();
+            // Forwards in any case, so that no mistake in the table could make this endless.
+            next = self.torrents.next_fence(at).filter(|fence| *fence > next)?;
+        }
+    }
+
     /// What clients are told, decoys counted.
     fn counts(&self, torrent: &Torrent) -> Counts {
         self.counts_with(torrent, self.decoys_of(torrent).as_ref())

@@ -184,6 +184,19 @@ impl Swarms {
         }
     }
 
+    /// Prefetches what [`Swarms::counts`] will read.
+    pub fn prefetch_counts(&self, peers: &Peers) {
+        match *peers {
+            Peers::Small { class, place } => prefetch(self.blocks.get(Block { class, place })),
+            Peers::Large(number) => {
+                if let Some(large) = self.large(number) {
+                    prefetch(large);
+                }
+            }
+            _ => {}
+        }
+    }
+
     fn update_as<R: Stored>(
         &mut self,
         peers: &mut Peers,

@@ -106,6 +106,11 @@ impl Torrents {
         chunk.map_or(&[], |c| &c.torrents)
     }
 
+    /// The torrents of the chunk at this position, from its index on.
+    pub fn rest_of_chunk(&self, at: Position) -> &[Torrent] {
+        self.torrents_of(at).get(at.index..).unwrap_or_default()
+    }
+
     fn find_within(
         &self,
         hash: &InfoHash,

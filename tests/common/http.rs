@@ -90,7 +90,8 @@ impl Client {
         &self.stream
     }
 
-    /// Reads one response; the body has as many bytes as it says.
+    /// Reads one response; the body has as many bytes as it says, comes in chunks, or ends with the
+    /// connection.
     pub fn receive(&mut self) -> Response {
         self.receive_to("GET")
     }
@@ -111,15 +112,42 @@ impl Client {
             head,
             body: Vec::new(),
         };
-        let length = response.header("Content-Length");
-        let length: usize = length.and_then(|l| l.parse().ok()).expect("a length");
-        if method != "HEAD" {
-            while self.rest.len() < length {
-                self.read_more();
-            }
-            response.body = self.rest.drain(..length).collect();
+        if method == "HEAD" {
+            return response;
         }
+        response.body = match response.header("Content-Length") {
+            Some(length) => self.take(length.parse().expect("a length")),
+            None if response.header("Transfer-Encoding") == Some("chunked") => self.take_chunks(),
+            None => self.read_to_end(),
+        };
         response
+    }
+
+    fn take(&mut self, length: usize) -> Vec<u8> {
+        while self.rest.len() < length {
+            self.read_more();
+        }
+        self.rest.drain(..length).collect()
+    }
+
+    /// Strictly: no extensions, no trailers, CR LF where they belong.
+    fn take_chunks(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        loop {
+            let end = loop {
+                match self.rest.windows(2).position(|w| w == b"\r\n") {
+                    Some(at) => break at,
+                    None => self.read_more(),
+                }
+            };
+            let line = String::from_utf8(self.take(end + 2)).expect("is text");
+            let length = usize::from_str_radix(line.trim_end(), 16).expect("is hexadecimal");
+            body.extend(self.take(length));
+            assert_eq!(self.take(2), b"\r\n", "after a chunk");
+            if length == 0 {
+                return body;
+            }
+        }
     }
 
     fn read_more(&mut self) {

@@ -1,0 +1,408 @@
+//! Every torrent of the tracker as one stream, plain or gzip, in the formats that opentracker has.
+//!
+//! A stream is a value that is asked for its next slice whenever the client has taken the one before. It
+//! holds the info-hash to go on from and never an index, so the table may change meanwhile: torrents that
+//! are there throughout appear exactly once, and all are in order. The counts are those of the moment.
+
+use crate::gzip::Gzip;
+use crate::proto::bencode::decimal;
+use crate::tracker::{Counts, InfoHash, Tracker};
+
+/// What a stream tells of each torrent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// The bencoded dictionary of a scrape (BEP 48).
+    Ben,
+    /// `HEX:seeders:leechers`, a line each.
+    Txt,
+    /// `HEX:seeders:leechers:downloaded`
+    Txtp,
+    /// The info-hash, seeders and leechers as four bytes each, big-endian.
+    Bin,
+    /// As [`Format::Txt`], with the hash as a URL has it.
+    Url,
+    /// `HEX:minute:downloaded`, the minute being that of the last announce, counted from 1970. It is
+    /// `now` for torrents that have peers.
+    State { now: u64 },
+}
+
+impl Format {
+    /// The format that goes by this name in `/stats?mode=tpbs&format=`.
+    pub fn named(name: &[u8]) -> Option<Format> {
+        Some(match name {
+            b"ben" => Format::Ben,
+            b"txt" => Format::Txt,
+            b"txtp" => Format::Txtp,
+            b"bin" => Format::Bin,
+            b"url" => Format::Url,
+            _ => return None,
+        })
+    }
+}
+
+/// The most bytes that a torrent takes.
+const LONGEST: usize = 128;
+
+/// Torrents in a slice, plain: up to 80 KiB in a tenth of a millisecond.
+const PLAIN: usize = 1000;
+/// The same compressed, in two tenths.
+const GZIP: usize = 250;
+
+/// A full scrape underway.
+pub struct FullScrape {
+    format: Format,
+    place: Place,
+    gzip: Option<Press>,
+}
+
+#[derive(Clone, Copy)]
+enum Place {
+    Start,
+    At(InfoHash),
+    End,
+}
+
+/// A compressor, and the slice that it is fed.
+struct Press {
+    gzip: Option<Box<Gzip>>,
+    slice: Vec<u8>,
+}
+
+impl FullScrape {
+    pub fn new(format: Format, gzip: bool) -> FullScrape {
+        FullScrape {
+            format,
+            place: Place::Start,
+            gzip: gzip.then(|| Press {
+                gzip: None,
+                slice: Vec::new(),
+            }),
+        }
+    }
+
+    /// Bytes that it takes beside its output.
+    pub fn size(&self) -> usize {
+        match self.gzip {
+            Some(_) => Gzip::SIZE + GZIP * LONGEST,
+            None => 0,
+        }
+    }
+
+    /// Appends the next slice, which may be empty if it is compressed; whether there is more.
+    pub fn step(&mut self, tracker: &Tracker, out: &mut Vec<u8>) -> bool {
+        let most = match self.gzip {
+            Some(_) => GZIP,
+            None => PLAIN,
+        };
+        self.step_by(most, tracker, out)
+    }
+
+    fn step_by(&mut self, most: usize, tracker: &Tracker, out: &mut Vec<u8>) -> bool {
+        let (format, place) = (self.format, self.place);
+        if let Place::End = place {
+            return false;
+        }
+        self.place = match &mut self.gzip {
+            None => write_some(format, place, most, tracker, out),
+            Some(press) => {
+                press.slice.clear();
+                let next = write_some(format, place, most, tracker, &mut press.slice);
+                let gzip = press.gzip.get_or_insert_with(|| Gzip::begin(out));
+                gzip.compress(&press.slice, out);
+                if let Place::End = next {
+                    gzip.finish(out);
+                }
+                next
+            }
+        };
+        !matches!(self.place, Place::End)
+    }
+}
+
+/// Appends up to so many torrents from this place on; the place to go on from.
+fn write_some(
+    format: Format,
+    place: Place,
+    most: usize,
+    tracker: &Tracker,
+    out: &mut Vec<u8>,
+) -> Place {
+    let from = match place {
+        Place::Start => [0; 20],
+        Place::At(hash) => hash,
+        Place::End => return Place::End,
+    };
+    out.reserve(most.saturating_mul(LONGEST).min(PLAIN * LONGEST));
+    if format == Format::Ben && matches!(place, Place::Start) {
+        out.extend_from_slice(b"d5:filesd");
+    }
+    let next = tracker.scrape_from(&from, most, |hash, counts, idle| {
+        write_one(format, hash, counts, idle, out);
+    });
+    if let Some(hash) = next {
+        return Place::At(hash);
+    }
+    if format == Format::Ben {
+        out.extend_from_slice(b"ee");
+    }
+    Place::End
+}
+
+fn write_one(format: Format, hash: &InfoHash, counts: Counts, idle: u32, out: &mut Vec<u8>) {
+    let Counts {
+        seeders,
+        leechers,
+        downloaded,
+    } = counts;
+    match format {
+        Format::Ben => {
+            out.extend_from_slice(b"20:");
+            out.extend_from_slice(hash);
+            out.extend_from_slice(b"d8:completei");
+            decimal(out, seeders.into());
+            out.extend_from_slice(b"e10:downloadedi");
+            decimal(out, downloaded.into());
+            out.extend_from_slice(b"e10:incompletei");
+            decimal(out, leechers.into());
+            out.extend_from_slice(b"ee");
+        }
+        Format::Bin => {
+            out.extend_from_slice(hash);
+            out.extend_from_slice(&seeders.to_be_bytes());
+            out.extend_from_slice(&leechers.to_be_bytes());
+        }
+        Format::Txt => write_line(out, write_hex, hash, &[seeders.into(), leechers.into()]),
+        Format::Url => write_line(out, write_url, hash, &[seeders.into(), leechers.into()]),
+        Format::Txtp => {
+            let numbers = [seeders.into(), leechers.into(), downloaded.into()];
+            write_line(out, write_hex, hash, &numbers);
+        }
+        Format::State { now } => {
+            let minute = now.saturating_sub(u64::from(idle / 60));
+            write_line(out, write_hex, hash, &[minute, downloaded.into()]);
+        }
+    }
+}
+
+fn write_line(
+    out: &mut Vec<u8>,
+    write_hash: fn(&mut Vec<u8>, &InfoHash),
+    hash: &InfoHash,
+    numbers: &[u64],
+) {
+    write_hash(out, hash);
+    for &number in numbers {
+        out.push(b':');
+        decimal(out, number);
+    }
+    out.push(b'\n');
+}
+
+fn write_hex(out: &mut Vec<u8>, hash: &InfoHash) {
+    for &byte in hash {
+        out.extend_from_slice(&hex(byte, b"0123456789ABCDEF"));
+    }
+}
+
+/// As opentracker writes it: `%` and two small digits for all that has a meaning in a URL, or none.
+fn write_url(out: &mut Vec<u8>, hash: &InfoHash) {
+    for &byte in hash {
+        if byte.is_ascii_alphanumeric() || b"$-./=_~".contains(&byte) {
+            out.push(byte);
+        } else {
+            out.push(b'%');
+            out.extend_from_slice(&hex(byte, b"0123456789abcdef"));
+        }
+    }
+}
+
+fn hex(byte: u8, digits: &[u8; 16]) -> [u8; 2] {
+    [byte >> 4, byte & 15].map(|digit| digits[usize::from(digit)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+    use crate::tracker::{Announce, Event, Hint, Limits, Peer, Role, Sink, Sinks};
+    use miniz_oxide::inflate::decompress_to_vec;
+    use std::collections::BTreeMap;
+
+    fn tracker() -> Tracker {
+        Tracker::new(Limits {
+            peer_timeout: 2700,
+            max_peers: 1 << 20,
+            max_torrents: 1 << 20,
+        })
+    }
+
+    fn announce(tracker: &mut Tracker, info_hash: &InfoHash, port: u16, role: Role, event: Event) {
+        let request = Announce {
+            info_hash,
+            peer: Peer::new([192, 0, 2, 1].into(), port),
+            role,
+            event,
+            want: 0,
+            hint: Hint::default(),
+        };
+        let mut sinks = Sinks {
+            v4: Sink::new(&mut []),
+            v6: Sink::new(&mut []),
+        };
+        tracker.announce(&request, &mut Random::seeded(1), &mut sinks);
+    }
+
+    fn whole(format: Format, most: usize, tracker: &Tracker) -> Vec<u8> {
+        let mut scrape = FullScrape::new(format, false);
+        let mut out = Vec::new();
+        while scrape.step_by(most, tracker, &mut out) {}
+        assert!(!scrape.step_by(most, tracker, &mut out), "it stays over");
+        out
+    }
+
+    /// Two torrents: one with a seeder that has completed and a leecher, one that only was completed.
+    fn two() -> (Tracker, [InfoHash; 2]) {
+        let mut tracker = tracker();
+        let hashes = [*b"aA0$%&\0\xff:+-./=_~!*'(", *b"bbbbbbbbbbbbbbbbbbbb"];
+        announce(&mut tracker, &hashes[1], 1, Role::Seeder, Event::Completed);
+        announce(&mut tracker, &hashes[1], 1, Role::Seeder, Event::Stopped);
+        announce(&mut tracker, &hashes[0], 1, Role::Seeder, Event::Completed);
+        announce(&mut tracker, &hashes[0], 2, Role::Leecher, Event::None);
+        (tracker, hashes)
+    }
+
+    #[test]
+    fn the_formats_byte_by_byte() {
+        let (mut tracker, [a, b]) = two();
+        let first = "61413024252600FF3A2B2D2E2F3D5F7E212A2728";
+        let second = "6262626262626262626262626262626262626262";
+        let text = |format| String::from_utf8(whole(format, 1, &tracker)).expect("is text");
+        assert_eq!(text(Format::Txt), format!("{first}:1:1\n{second}:0:0\n"));
+        assert_eq!(
+            text(Format::Txtp),
+            format!("{first}:1:1:1\n{second}:0:0:1\n")
+        );
+        assert_eq!(
+            text(Format::Url),
+            "aA0$%25%26%00%ff%3a%2b-./=_~%21%2a%27%28:1:1\nbbbbbbbbbbbbbbbbbbbb:0:0\n"
+        );
+        let bin = [&a[..], &[0, 0, 0, 1, 0, 0, 0, 1], &b, &[0; 8]].concat();
+        assert_eq!(whole(Format::Bin, 1, &tracker), bin);
+        let ben = [
+            b"d5:filesd20:",
+            &a[..],
+            b"d8:completei1e10:downloadedi1e10:incompletei1ee20:",
+            &b,
+            b"d8:completei0e10:downloadedi1e10:incompletei0eeee",
+        ];
+        assert_eq!(whole(Format::Ben, 1, &tracker), ben.concat());
+        tracker.advance(150_000);
+        let state = whole(Format::State { now: 1000 }, 1, &tracker);
+        let expected = format!("{first}:1000:1\n{second}:998:1\n");
+        assert_eq!(String::from_utf8_lossy(&state), expected);
+    }
+
+    #[test]
+    fn of_no_torrents_too_there_is_a_whole() {
+        let tracker = tracker();
+        assert_eq!(whole(Format::Ben, 5, &tracker), b"d5:filesdee");
+        assert_eq!(whole(Format::Txt, 5, &tracker), b"");
+    }
+
+    #[test]
+    fn no_entry_is_longer_than_was_thought() {
+        let most = Counts {
+            seeders: u32::MAX,
+            leechers: u32::MAX,
+            downloaded: u32::MAX,
+        };
+        let now = u64::MAX;
+        use Format::*;
+        for format in [Ben, Txt, Txtp, Bin, Url, State { now }] {
+            let mut out = Vec::new();
+            write_one(format, &[0xff; 20], most, 0, &mut out);
+            assert!(out.len() <= LONGEST, "{format:?}: {}", out.len());
+        }
+    }
+
+    fn random_hash(random: &mut Random) -> InfoHash {
+        let mut hash = [0; 20];
+        hash[0] = random.below(7) as u8;
+        hash[10..18].copy_from_slice(&random.draw().to_be_bytes());
+        hash
+    }
+
+    /// The hashes of a stream in the format `bin`.
+    fn hashes(bin: &[u8]) -> Vec<InfoHash> {
+        let entries = bin.as_chunks::<28>().0;
+        let hash = |entry: &[u8; 28]| *entry.first_chunk::<20>().expect("is longer");
+        entries.iter().map(hash).collect()
+    }
+
+    #[test]
+    fn what_stays_appears_once_while_the_rest_comes_and_goes() {
+        let mut random = Random::seeded(77);
+        let mut tracker = tracker();
+        let staying: BTreeMap<InfoHash, ()> =
+            (0..3000).map(|_| (random_hash(&mut random), ())).collect();
+        for hash in staying.keys() {
+            announce(&mut tracker, hash, 1, Role::Leecher, Event::None);
+        }
+        for most in [1, 2, 7, 127, 128, 129, 1000] {
+            let mut scrape = FullScrape::new(Format::Bin, false);
+            let mut passing: Vec<InfoHash> = Vec::new();
+            let mut out = Vec::new();
+            while scrape.step_by(most, &tracker, &mut out) {
+                for _ in 0..random.below(2 * most) {
+                    let hash = random_hash(&mut random);
+                    announce(&mut tracker, &hash, 1, Role::Seeder, Event::None);
+                    passing.push(hash);
+                }
+                while random.below(3) > 0 && !passing.is_empty() {
+                    let hash = passing.swap_remove(random.below(passing.len()));
+                    announce(&mut tracker, &hash, 1, Role::Seeder, Event::Stopped);
+                }
+            }
+            let seen = hashes(&out);
+            assert!(seen.is_sorted_by(|a, b| a < b), "by {most}");
+            let stayed = seen.iter().filter(|hash| staying.contains_key(*hash));
+            assert_eq!(stayed.count(), staying.len(), "by {most}");
+            for hash in passing {
+                announce(&mut tracker, &hash, 1, Role::Seeder, Event::Stopped);
+            }
+        }
+    }
+
+    #[test]
+    fn where_it_stopped_may_be_gone_when_it_goes_on() {
+        let mut tracker = tracker();
+        let all: Vec<InfoHash> = (0..200).map(|n| [n; 20]).collect();
+        for hash in &all {
+            announce(&mut tracker, hash, 1, Role::Leecher, Event::None);
+        }
+        let mut scrape = FullScrape::new(Format::Bin, false);
+        let mut out = Vec::new();
+        assert!(scrape.step_by(50, &tracker, &mut out));
+        for hash in &all[40..120] {
+            announce(&mut tracker, hash, 1, Role::Leecher, Event::Stopped);
+        }
+        while scrape.step_by(50, &tracker, &mut out) {}
+        assert_eq!(hashes(&out), [&all[..50], &all[120..]].concat());
+    }
+
+    #[test]
+    fn compressed_it_is_the_same() {
+        let mut random = Random::seeded(8);
+        let mut tracker = tracker();
+        for _ in 0..5000 {
+            let hash = random_hash(&mut random);
+            announce(&mut tracker, &hash, 1, Role::Leecher, Event::None);
+        }
+        let mut scrape = FullScrape::new(Format::Ben, true);
+        let mut out = Vec::new();
+        while scrape.step(&tracker, &mut out) {}
+        let inflated = decompress_to_vec(&out[10..out.len() - 8]).expect("is deflated");
+        assert!(inflated == whole(Format::Ben, usize::MAX, &tracker));
+        assert!(out.len() < inflated.len() / 2);
+    }
+}

@@ -1,0 +1,107 @@
+//! A reply whose body is made while it is sent, framed as the client's version of HTTP has it.
+
+use super::gate::Seat;
+use super::response::Framing;
+use crate::fullscrape::FullScrape;
+use crate::tracker::Tracker;
+
+pub struct Streaming {
+    source: FullScrape,
+    /// In chunks (RFC 9112, 7.1); else the end of the connection is the end of the body.
+    is_chunked: bool,
+    _seat: Option<Seat>,
+}
+
+/// The size of a chunk in five digits, to be filled in; RFC 9112 allows zeros in front.
+const CHUNK_HEAD: &[u8] = b"00000\r\n";
+const CHUNK_END: &[u8] = b"\r\n";
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+impl Streaming {
+    pub fn new(source: FullScrape, framing: Framing, seat: Option<Seat>) -> Streaming {
+        Streaming {
+            source,
+            is_chunked: framing.is_1_1,
+            _seat: seat,
+        }
+    }
+
+    /// Bytes that it takes beside its output.
+    pub fn size(&self) -> usize {
+        size_of::<Streaming>() + self.source.size()
+    }
+
+    /// Appends the next slice; whether there is more. Without more and without a slice the last chunk,
+    /// where there are chunks, is appended all the same.
+    pub fn step(&mut self, tracker: &Tracker, out: &mut Vec<u8>) -> bool {
+        if !self.is_chunked {
+            return self.source.step(tracker, out);
+        }
+        let start = out.len();
+        out.extend_from_slice(CHUNK_HEAD);
+        let body = out.len();
+        let is_more = self.source.step(tracker, out);
+        let length = out.len() - body;
+        if length > 0 {
+            write_hex(&mut out[start..body - CHUNK_END.len()], length);
+            out.extend_from_slice(CHUNK_END);
+        } else {
+            // A chunk of nothing would be the last.
+            out.truncate(start);
+        }
+        if !is_more {
+            out.extend_from_slice(LAST_CHUNK);
+        }
+        is_more
+    }
+}
+
+/// Fills the digits with a number, from the right.
+fn write_hex(digits: &mut [u8], mut number: usize) {
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[number % 16];
+        number /= 16;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fullscrape::Format;
+    use crate::tracker::Limits;
+
+    fn streamed(format: Format, is_1_1: bool) -> Vec<u8> {
+        let tracker = Tracker::new(Limits {
+            peer_timeout: 2700,
+            max_peers: 1,
+            max_torrents: 1,
+        });
+        let framing = Framing {
+            is_1_1,
+            keep_alive: true,
+            head_only: false,
+        };
+        let mut streaming = Streaming::new(FullScrape::new(format, false), framing, None);
+        let mut out = Vec::new();
+        while streaming.step(&tracker, &mut out) {}
+        out
+    }
+
+    #[test]
+    fn bodies_are_in_chunks_or_as_they_are() {
+        assert_eq!(
+            streamed(Format::Ben, true),
+            b"0000b\r\nd5:filesdee\r\n0\r\n\r\n"
+        );
+        assert_eq!(streamed(Format::Txt, true), LAST_CHUNK);
+        assert_eq!(streamed(Format::Ben, false), b"d5:filesdee");
+        assert_eq!(streamed(Format::Txt, false), b"");
+    }
+
+    #[test]
+    fn sizes_are_written_in_hex() {
+        let mut digits = *b"xxxxx";
+        write_hex(&mut digits, 0xfedcb);
+        assert_eq!(&digits, b"fedcb");
+    }
+}
