@@ -14,7 +14,7 @@ use super::streaming::Streaming;
 use crate::proto::query;
 use crate::service::Service;
 use crate::sys::sockets;
-use crate::tracker::Hint;
+use crate::tracker::{Hint, Tracker};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use std::collections::VecDeque;
