@@ -29,6 +29,9 @@ pub mod gzip;
 /// A checksum.
 pub mod crc32;
 
+/// The table as bytes: saved, and loaded again.
+pub mod state;
+
 /// The tracker with what goes with every answer.
 pub mod service;
 

@@ -10,11 +10,12 @@ use announced::options::{self, Address, Command, Listen, Options, Protocol, User
 use announced::random::Random;
 use announced::server::{Fifos, Parts, Server, Socket};
 use announced::service::Service;
+use announced::state::{self, Loaded, Saves};
 use announced::stats::Monitor;
 use announced::sys::pidfile::{self, Place};
 use announced::sys::privileges::{self, Identity};
 use announced::sys::{daemon, files, limits, memory, sandbox, signals, sockets};
-use announced::tracker::{Decoys, Limits};
+use announced::tracker::{Decoys, Limits, Tracker};
 use announced::udp::ConnectionIds;
 use std::fmt::Display;
 use std::fs::File;
@@ -105,8 +106,6 @@ fn serve(options: &Options) -> Result<(), Problem> {
     enter_root(options)?;
     let access = load_list(options)?;
     let fifos = open_fifos(options, identity)?;
-    drop_privileges(options, identity)?;
-    sandbox::enter().map_err(problem("cannot enter the sandbox"))?;
     let limits = Limits {
         peer_timeout: options.peer_timeout,
         max_peers: options.max_peers,
@@ -114,6 +113,10 @@ fn serve(options: &Options) -> Result<(), Problem> {
     };
     let random = Random::seeded(secret()?);
     let mut service = Service::new(limits, options.interval, options.numwant_max, random);
+    // With the rights that the keeper saves with, and where its paths are.
+    load(options, limits, &mut service.tracker)?;
+    drop_privileges(options, identity)?;
+    sandbox::enter().map_err(problem("cannot enter the sandbox"))?;
     if options.decoys > 0 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let start = now.map_or(0, |now| now.as_secs());
@@ -146,6 +149,10 @@ fn serve(options: &Options) -> Result<(), Problem> {
         signals,
         keeper,
         fifos,
+        saves: options
+            .state
+            .as_deref()
+            .map(|path| Saves::new(path, options.state_interval)),
         sockets,
         most_connections: most,
         proxies: Proxies {
@@ -165,7 +172,36 @@ fn serve(options: &Options) -> Result<(), Problem> {
             .map_err(problem("cannot leave the terminal"))?;
     }
     log::leave_stderr();
-    server.run().map_err(problem("cannot poll"))
+    match server.run().map_err(problem("cannot poll"))? {
+        true => Ok(()),
+        false => Err(String::from("ended without its state saved")),
+    }
+}
+
+/// Fills the table with what is known from before.
+fn load(options: &Options, limits: Limits, tracker: &mut Tracker) -> Result<(), Problem> {
+    if let Some(path) = &options.state {
+        let shown = path.as_os_str().to_string_lossy();
+        let loaded = state::load(path, tracker, state::wall_ms());
+        match loaded.map_err(problem(format_args!("--state '{shown}'")))? {
+            Loaded::Nothing => log::line(format_args!("there is no {shown} yet: starting empty")),
+            Loaded::State(summary) => log::line(format_args!("from {shown}: {summary}")),
+            Loaded::Damaged(damage, aside) => {
+                *tracker = Tracker::new(limits);
+                let aside = aside.as_os_str().to_string_lossy();
+                log::line(format_args!(
+                    "{shown} {damage}; moved to {aside}, starting empty"
+                ));
+            }
+        }
+    }
+    if let Some(path) = &options.load_dump {
+        let shown = path.as_os_str().to_string_lossy();
+        let loaded = state::load_dump(path, tracker);
+        let summary = loaded.map_err(problem(format_args!("-l/--load-dump '{shown}'")))?;
+        log::line(format_args!("from {shown}: {summary}"));
+    }
+    Ok(())
 }
 
 fn take_pidfile(path: &Path) -> Result<(File, Place), Problem> {
@@ -256,7 +292,7 @@ fn start_keeper(options: &Options, pidfile: Option<Place>) -> Result<Option<Keep
         list: options.list.as_ref().map(|list| list.file.clone()),
         syslog: options.syslog,
         pidfile: pidfile.map(Arc::new),
-        ..Plan::default()
+        state: options.state.clone(),
     };
     if !plan.needs_keeper() {
         return Ok(None);

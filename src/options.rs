@@ -48,6 +48,9 @@ enum Id {
     MaxPeers,
     MaxTorrents,
     MaxConnections,
+    State,
+    StateInterval,
+    LoadDump,
     Proxy,
     ProxyProtocol,
     Verbose,
@@ -100,6 +103,9 @@ pub const FLAGS: &[Flag] = &[
     flag(Id::MaxPeers, '-', "max-peers", "N", "store at most this many peers (100000000)"),
     flag(Id::MaxTorrents, '-', "max-torrents", "N", "store at most this many torrents (20000000)"),
     flag(Id::MaxConnections, '-', "max-connections", "N", "keep at most this many TCP connections (65536)"),
+    flag(Id::State, '-', "state", "FILE", "keep all that is known in this file across restarts"),
+    flag(Id::StateInterval, '-', "state-interval", "SECONDS", "save the state this often; 0: at the end only (600)"),
+    flag(Id::LoadDump, 'l', "load-dump", "FILE", "load the downloaded counts of opentracker's statedump"),
     flag(Id::Proxy, '-', "proxy", "NET", "believe what proxies from this network say of their clients"),
     flag(Id::ProxyProtocol, '-', "proxy-protocol", "", "expect proxies to begin connections with a PROXY header"),
     flag(Id::Verbose, 'v', "verbose", "", "log a line of counts a minute; twice: every sweep too"),
@@ -183,6 +189,10 @@ pub struct Options {
     pub max_peers: usize,
     pub max_torrents: usize,
     pub max_connections: usize,
+    pub state: Option<PathBuf>,
+    /// Seconds; 0 for never by time.
+    pub state_interval: u32,
+    pub load_dump: Option<PathBuf>,
     /// Whose word is taken for who their clients are.
     pub proxies: Vec<Net>,
     pub proxy_protocol: bool,
@@ -348,6 +358,9 @@ struct Draft {
     max_peers: Option<usize>,
     max_torrents: Option<usize>,
     max_connections: Option<usize>,
+    state: Option<PathBuf>,
+    state_interval: Option<u32>,
+    load_dump: Option<PathBuf>,
     proxies: Vec<Net>,
     proxy_protocol: bool,
     verbosity: u32,
@@ -471,6 +484,11 @@ impl Draft {
                 false => self.pidfile = Some(value.into()),
             },
             Id::LogCompleted => self.log_completed = true,
+            Id::State => self.state = Some(parse_file(flag, value)?),
+            Id::StateInterval => {
+                self.state_interval = Some(flag.number_u32(value, 0, LONGEST_TIMEOUT)?);
+            }
+            Id::LoadDump => self.load_dump = Some(parse_file(flag, value)?),
             Id::Check => self.check = true,
             Id::Config | Id::Version | Id::Help => {} // Dealt with where they are read.
         }
@@ -586,6 +604,11 @@ impl Draft {
             ));
         }
         let list = self.take_list()?;
+        if let (None, Some(seconds)) = (&self.state, self.state_interval) {
+            return Err(format!(
+                "--state-interval '{seconds}': wanted is a --state with it"
+            ));
+        }
         let options = Options {
             config: self.config,
             notes: self.notes,
@@ -606,6 +629,9 @@ impl Draft {
             max_peers: self.max_peers.unwrap_or(100_000_000),
             max_torrents: self.max_torrents.unwrap_or(20_000_000),
             max_connections: self.max_connections.unwrap_or(65_536),
+            state_interval: self.state_interval.unwrap_or(600),
+            state: self.state,
+            load_dump: self.load_dump,
             proxies: self.proxies,
             proxy_protocol: self.proxy_protocol,
             verbosity: self.verbosity,
@@ -618,6 +644,13 @@ impl Draft {
             true => Command::Check(options),
             false => Command::Serve(options),
         })
+    }
+}
+
+fn parse_file(flag: &Flag, value: &OsStr) -> Result<PathBuf, Wrong> {
+    match value.is_empty() || value.as_bytes().ends_with(b"/") {
+        true => Err(flag.wrong(value, "a file")),
+        false => Ok(value.into()),
     }
 }
 
@@ -796,6 +829,7 @@ impl fmt::Display for Options {
         if self.proxy_protocol {
             writeln!(f, "expect a PROXY header on connections from proxies")?;
         }
+        self.fmt_state(f)?;
         self.fmt_log(f)
     }
 }
@@ -822,6 +856,22 @@ impl Options {
         if let Some(path) = &self.pidfile {
             let path = path.as_os_str().to_string_lossy();
             writeln!(f, "keep the process id in {path}")?;
+        }
+        Ok(())
+    }
+
+    fn fmt_state(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        if let Some(state) = &self.state {
+            let state = state.as_os_str().to_string_lossy();
+            write!(f, "keep all that is known in {state}, saved ")?;
+            match self.state_interval {
+                0 => writeln!(f, "at the end"),
+                seconds => writeln!(f, "every {seconds} seconds and at the end"),
+            }?;
+        }
+        if let Some(dump) = &self.load_dump {
+            let dump = dump.as_os_str().to_string_lossy();
+            writeln!(f, "load downloaded counts from opentracker's {dump}")?;
         }
         Ok(())
     }
@@ -1079,6 +1129,16 @@ mod tests {
                 "-r/--redirect 'http://a\u{7f}b': wanted is a URL, http:// or https://, in printable \
                  ASCII",
             ),
+            (
+                "--state-interval 5",
+                "--state-interval '5': wanted is a --state with it",
+            ),
+            (
+                "--state a --state-interval x",
+                "--state-interval 'x': wanted is a number from 0 to 604800",
+            ),
+            ("--state=", "--state '': wanted is a file"),
+            ("-l /tmp/", "-l/--load-dump '/tmp/': wanted is a file"),
             (
                 "-r a",
                 "-r/--redirect 'a': wanted is a URL, http:// or https://, in printable ASCII",

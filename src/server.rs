@@ -5,6 +5,7 @@ use crate::http::{Connections, Context, Listener, Proxies, Site, Turn};
 use crate::keeper::{Event, Keeper};
 use crate::log::{self, Level};
 use crate::service::Service;
+use crate::state::{Saves, wall_ms};
 use crate::stats;
 use crate::sys::mmsg::Batch;
 use crate::sys::signals::{self, Signal};
@@ -45,6 +46,7 @@ pub struct Server {
     signals: UnixStream,
     keeper: Option<Keeper>,
     fifos: Fifos,
+    saves: Option<Saves>,
     sockets: Vec<Socket>,
     connections: Connections,
     service: Service,
@@ -74,6 +76,8 @@ pub struct Parts {
     /// If an option needs it.
     pub keeper: Option<Keeper>,
     pub fifos: Fifos,
+    /// If the state is to be saved, which the keeper does.
+    pub saves: Option<Saves>,
     pub sockets: Vec<Socket>,
     pub most_connections: usize,
     pub proxies: Proxies,
@@ -88,6 +92,7 @@ impl Server {
             signals,
             keeper,
             fifos,
+            saves,
             sockets,
             most_connections,
             proxies,
@@ -101,6 +106,7 @@ impl Server {
             signals,
             keeper,
             fifos,
+            saves,
             sockets,
             connections,
             service,
@@ -140,8 +146,8 @@ impl Server {
         Ok(server)
     }
 
-    /// Serves until a signal ends it.
-    pub fn run(mut self) -> io::Result<()> {
+    /// Serves until a signal ends it; false if the state was to be saved then and could not be.
+    pub fn run(mut self) -> io::Result<bool> {
         let mut events = Events::with_capacity(1024);
         loop {
             let timeout = self.timeout();
@@ -161,12 +167,9 @@ impl Server {
             }
             self.serve_connections(now);
             self.keep_house(now);
-            if self
-                .stop_at
-                .is_some_and(|end| end <= now || self.connections.open() == 0)
-            {
+            if self.has_stopped(now) {
                 log::line(format_args!("stopped"));
-                return Ok(());
+                return Ok(self.saves.is_none_or(|saves| saves.is_saved()));
             }
         }
     }
@@ -179,7 +182,12 @@ impl Server {
     /// How long there is nothing to do but wait; none is for ever.
     fn timeout(&self) -> Option<Duration> {
         let is_reloading = self.service.access.as_ref().is_some_and(Access::is_busy);
-        if !self.busy.is_empty() || self.connections.are_busy() || self.sweeping || is_reloading {
+        let can_save = match (&self.saves, &self.keeper) {
+            (Some(saves), Some(keeper)) => saves.can_go_on(keeper),
+            _ => false,
+        };
+        let can_go_on = self.sweeping || is_reloading || can_save;
+        if !self.busy.is_empty() || self.connections.are_busy() || can_go_on {
             return Some(Duration::ZERO);
         }
         let deadlines = [
@@ -187,7 +195,9 @@ impl Server {
             self.service.tracker.next_sweep(),
             self.starved_at,
             self.report_at,
-            self.stop_at,
+            // A save that is waited for tells when it ends.
+            self.stop_at.filter(|_| !self.is_saving()),
+            self.saves.as_ref().and_then(Saves::next_at),
         ];
         let next = deadlines.into_iter().flatten().min()?;
         Some(Duration::from_millis(next.saturating_sub(self.now())))
@@ -199,7 +209,7 @@ impl Server {
             return self.take_signals(now);
         }
         if token == KEEPER {
-            return self.hear_keeper();
+            return self.hear_keeper(now);
         }
         if token == LIST_ADD || token == LIST_REMOVE {
             return self.change_list(token);
@@ -245,15 +255,17 @@ impl Server {
     }
 
     /// What the keeper tells is for whoever asked it.
-    fn hear_keeper(&mut self) {
+    fn hear_keeper(&mut self, now: u64) {
         let Some(keeper) = &mut self.keeper else {
             return;
         };
-        let access = self.service.access.as_mut();
-        match (keeper.turn(), access) {
-            (Some(Event::Bytes(bytes)), Some(access)) => access.take(&bytes, keeper),
-            (Some(Event::End), Some(access)) => access.end(),
-            (Some(Event::ReadFailed(why)), Some(access)) => access.fail(&why),
+        let (access, saves) = (self.service.access.as_mut(), self.saves.as_mut());
+        match (keeper.turn(), access, saves) {
+            (Some(Event::Bytes(bytes)), Some(access), _) => access.take(&bytes, keeper),
+            (Some(Event::End), Some(access), _) => access.end(),
+            (Some(Event::ReadFailed(why)), Some(access), _) => access.fail(&why),
+            (Some(Event::Saved), _, Some(saves)) => saves.saved(now),
+            (Some(Event::SaveFailed(why)), _, Some(saves)) => saves.failed(&why, now),
             _ => {}
         }
         if keeper.is_busy() && !self.busy.contains(&KEEPER) {
@@ -298,6 +310,10 @@ impl Server {
             match signal {
                 Signal::Stop => self.stop(now),
                 Signal::Reload => self.reload(),
+                Signal::Save => match &mut self.saves {
+                    Some(saves) => saves.request(),
+                    None => log::line(format_args!("SIGUSR1: there is no --state to save")),
+                },
             }
         }
     }
@@ -305,6 +321,9 @@ impl Server {
     /// Closes all that waits for requests; replies that are on their way may still leave.
     fn stop(&mut self, now: u64) {
         if self.stop_at.is_none() {
+            if let Some(saves) = &mut self.saves {
+                saves.request();
+            }
             self.sockets.clear();
             // The keeper's events do not come twice.
             self.busy.retain(|token| *token == KEEPER);
@@ -320,6 +339,7 @@ impl Server {
         if let (Some(access), Some(keeper)) = (&mut self.service.access, &mut self.keeper) {
             access.step(keeper);
         }
+        self.save_on(now);
         let progress = self.service.sweep(SWEEP_BUDGET);
         self.sweeping = progress == Progress::Underway;
         if progress == Progress::Finished {
@@ -334,6 +354,33 @@ impl Server {
             let counts = stats::log_line(&self.service.view());
             log::info(format_args!("{counts}"));
         }
+    }
+
+    /// Begins the save that is due, or does a slice of the one that runs.
+    fn save_on(&mut self, now: u64) {
+        let (Some(saves), Some(keeper)) = (&mut self.saves, &mut self.keeper) else {
+            return;
+        };
+        let tracker = &self.service.tracker;
+        if saves.is_due(now) {
+            saves.begin(tracker, keeper, now, wall_ms());
+        } else {
+            saves.step(tracker, keeper);
+        }
+        if keeper.is_busy() && !self.busy.contains(&KEEPER) {
+            self.busy.push(KEEPER);
+        }
+    }
+
+    fn is_saving(&self) -> bool {
+        self.saves.as_ref().is_some_and(|saves| !saves.is_idle())
+    }
+
+    /// Whether the end has come: replies have left or had their time, and the state is saved.
+    fn has_stopped(&self, now: u64) -> bool {
+        let stopping = self.stop_at;
+        let is_over = stopping.is_some_and(|end| end <= now || self.connections.open() == 0);
+        is_over && !self.is_saving()
     }
 
     /// Descriptors were all in use: whether there are some again.

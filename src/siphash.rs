@@ -15,6 +15,52 @@ pub fn siphash24(key: [u64; 2], message: &[u8]) -> u64 {
     state.finish()
 }
 
+/// The same of a message that comes in pieces.
+pub struct Hasher {
+    state: State,
+    /// What does not fill a word yet.
+    rest: [u8; 8],
+    length: usize,
+}
+
+impl Hasher {
+    pub fn new(key: [u64; 2]) -> Hasher {
+        Hasher {
+            state: State::new(key),
+            rest: [0; 8],
+            length: 0,
+        }
+    }
+
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        let held = self.length % 8;
+        self.length = self.length.wrapping_add(bytes.len());
+        if held > 0 {
+            let (first, others) = bytes.split_at(bytes.len().min(8 - held));
+            self.rest[held..held + first.len()].copy_from_slice(first);
+            if held + first.len() < 8 {
+                return;
+            }
+            self.state.absorb(u64::from_le_bytes(self.rest));
+            bytes = others;
+        }
+        let (words, rest) = bytes.as_chunks();
+        for word in words {
+            self.state.absorb(u64::from_le_bytes(*word));
+        }
+        self.rest[..rest.len()].copy_from_slice(rest);
+    }
+
+    pub fn finish(mut self) -> u64 {
+        let mut last = [0; 8];
+        let held = self.length % 8;
+        last[..held].copy_from_slice(&self.rest[..held]);
+        last[7] = (self.length & 0xff) as u8;
+        self.state.absorb(u64::from_le_bytes(last));
+        self.state.finish()
+    }
+}
+
 struct State([u64; 4]);
 
 impl State {
@@ -71,5 +117,20 @@ mod tests {
         assert_eq!(siphash24(key, &message), 0xa129_ca61_49be_45e5);
         assert_eq!(siphash24(key, &[]), 0x726f_db47_dd0e_0e31);
         assert_eq!(siphash24(key, &message[..8]), 0x93f5_f579_9a93_2462);
+    }
+
+    #[test]
+    fn pieces_of_any_size_hash_as_the_whole() {
+        let message: Vec<u8> = (0..100).collect();
+        for length in 0..message.len() {
+            for piece in 1..20 {
+                let mut hasher = Hasher::new([1, 2]);
+                for part in message[..length].chunks(piece) {
+                    hasher.update(part);
+                    hasher.update(&[]);
+                }
+                assert_eq!(hasher.finish(), siphash24([1, 2], &message[..length]));
+            }
+        }
     }
 }

@@ -15,12 +15,17 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// SIGHUP was caught.
 static RELOAD: AtomicBool = AtomicBool::new(false);
 
+/// SIGUSR1 was caught.
+static SAVE: AtomicBool = AtomicBool::new(false);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGTERM or SIGINT.
     Stop,
     /// SIGHUP.
     Reload,
+    /// SIGUSR1.
+    Save,
 }
 
 /// What was caught since the last call. However often a signal came, it counts once.
@@ -29,7 +34,8 @@ pub fn take() -> impl Iterator<Item = Signal> {
     let reload = RELOAD
         .swap(false, Ordering::Relaxed)
         .then_some(Signal::Reload);
-    stop.into_iter().chain(reload)
+    let save = SAVE.swap(false, Ordering::Relaxed).then_some(Signal::Save);
+    stop.into_iter().chain(reload).chain(save)
 }
 
 /// Catches the signals from here on; after each there are bytes to read on the socket that is returned.
@@ -39,7 +45,7 @@ pub fn catch() -> io::Result<mio::net::UnixStream> {
     reader.set_nonblocking(true)?;
     writer.set_nonblocking(true)?;
     WRITER.store(writer.into_raw_fd(), Ordering::Relaxed);
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1] {
         set_action(signal, forward as *const () as libc::sighandler_t)?;
     }
     set_action(libc::SIGPIPE, libc::SIG_IGN)?;
@@ -76,10 +82,10 @@ fn set_action(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()
 
 /// The handler. If the socket is full, the loop has enough to wake up for.
 extern "C" fn forward(signal: libc::c_int) {
-    let flag = if signal == libc::SIGHUP {
-        &RELOAD
-    } else {
-        &STOP
+    let flag = match signal {
+        libc::SIGHUP => &RELOAD,
+        libc::SIGUSR1 => &SAVE,
+        _ => &STOP,
     };
     flag.store(true, Ordering::Relaxed);
     let byte = 0_u8;

@@ -56,6 +56,11 @@ impl Clock {
         (self.unit & u64::from(STAMP)) as u8
     }
 
+    /// The clock of so many units ago, for the stamp that it gave then.
+    pub fn ago(self, units: u8) -> Clock {
+        Clock::at(self.unit.wrapping_sub(units.into()))
+    }
+
     /// Units since the announce that left this tag (its top bit does not matter).
     pub fn age(self, tag: u8) -> u8 {
         self.stamp().wrapping_sub(tag) & STAMP

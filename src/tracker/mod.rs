@@ -12,14 +12,16 @@ mod sample;
 mod small;
 mod swarms;
 mod torrents;
+mod walk;
 
+pub use clock::{Clock, LIFE};
 pub use decoys::Decoys;
-pub use peers::{Peer, Role};
+pub use peers::{COMPLETED, Peer, Role};
 pub use sample::{MOST as MOST_PEERS, Sink};
 pub use torrents::{Ahead, InfoHash};
+pub use walk::{Cursor, Found, RECORD_SIZES};
 
 use crate::random::Random;
-use clock::Clock;
 use decoys::Pools;
 use peers::{Record, V4, V6};
 use swarms::{Peers, Seen, Swarms, Update, Within};
@@ -131,7 +133,12 @@ pub struct Tracker {
     decoys: Option<Decoys>,
     unit_ms: u64,
     clock: Clock,
-    /// Seconds since the start.
+    /// Milliseconds that the clock is ahead of the time since the start, so that a restored one's units
+    /// begin when they did before.
+    ahead_ms: u64,
+    now_ms: u64,
+    /// Seconds since [`KEEP_EMPTY`] before the start: a torrent whose memory is restored may have been
+    /// empty for so long.
     now: u32,
     sweep: Sweep,
     tally: Tally,
@@ -164,7 +171,9 @@ impl Tracker {
             decoys: None,
             unit_ms,
             clock: Clock::at(0),
-            now: 0,
+            ahead_ms: 0,
+            now_ms: 0,
+            now: KEEP_EMPTY,
             sweep: Sweep::default(),
             tally: Tally {
                 completed: 0,
@@ -208,8 +217,10 @@ impl Tracker {
 
     /// Moves the clock to this many milliseconds since the start.
     pub fn advance(&mut self, now_ms: u64) {
-        let unit = now_ms / self.unit_ms;
-        self.now = u32::try_from(now_ms / 1000).unwrap_or(u32::MAX);
+        self.now_ms = now_ms.saturating_add(self.ahead_ms);
+        let unit = self.now_ms / self.unit_ms;
+        let seconds = u32::try_from(now_ms / 1000).unwrap_or(u32::MAX);
+        self.now = KEEP_EMPTY.saturating_add(seconds);
         if unit == self.clock.unit() {
             return;
         }
@@ -307,7 +318,11 @@ impl Tracker {
     fn decoys_of(&self, torrent: &Torrent) -> Option<Pools> {
         let decoys = self.decoys.as_ref()?;
         let sizes = self.swarms.sizes(&torrent.peers, self.clock);
-        decoys.of(&torrent.info_hash, sizes, self.now)
+        decoys.of(
+            &torrent.info_hash,
+            sizes,
+            self.now.saturating_sub(KEEP_EMPTY),
+        )
     }
 
     /// Adds or renews the peer of a torrent that is known; tells the peer's rank if it is stored.
@@ -454,7 +469,7 @@ impl Tracker {
     /// When the next sweep begins, in milliseconds since the start; none while nothing is stored.
     pub fn next_sweep(&self) -> Option<u64> {
         let unit = self.sweep.vouched + Clock::SWEEP_WITHIN / 2;
-        (!self.torrents.is_empty()).then_some(unit * self.unit_ms)
+        (!self.torrents.is_empty()).then_some((unit * self.unit_ms).saturating_sub(self.ahead_ms))
     }
 
     fn begin_sweep(&mut self) {

@@ -38,7 +38,7 @@ pub type V6 = [u8; 19];
 
 /// A record's last byte: the top bit says that the peer's completion was counted, the others are the
 /// stamp of its last announce.
-const COMPLETED: u8 = 0x80;
+pub const COMPLETED: u8 = 0x80;
 
 pub trait Record: Copy + Eq + std::fmt::Debug {
     /// Address and port as a number that sorts as the bytes do.
@@ -52,6 +52,7 @@ pub trait Record: Copy + Eq + std::fmt::Debug {
     /// The records that these bytes hold; a remainder is left out.
     fn from_bytes(bytes: &[u8]) -> &[Self];
     fn from_bytes_mut(bytes: &mut [u8]) -> &mut [Self];
+    fn to_bytes(records: &[Self]) -> &[u8];
 
     /// Address and port, as a reply has them.
     fn endpoint(&self) -> &[u8] {
@@ -103,6 +104,9 @@ macro_rules! record {
             fn from_bytes_mut(bytes: &mut [u8]) -> &mut [Self] {
                 bytes.as_chunks_mut().0
             }
+            fn to_bytes(records: &[Self]) -> &[u8] {
+                records.as_flattened()
+            }
         }
     };
 }
@@ -141,6 +145,16 @@ impl Peer {
                 Peer::V6(record)
             }
         }
+    }
+
+    /// From address and port as on the wire: 6 or 18 bytes.
+    pub fn from_endpoint(endpoint: &[u8]) -> Option<Peer> {
+        let (address, &[high, low]) = endpoint.split_last_chunk()?;
+        let address = match *address {
+            [a, b, c, d] => IpAddr::from([a, b, c, d]),
+            _ => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
+        };
+        Some(Peer::new(address, u16::from_be_bytes([high, low])))
     }
 }
 
@@ -297,6 +311,15 @@ impl<R: Record> PeerList<R> {
         chunk
             .and_then(|c| c.records(blocks).get(index..))
             .unwrap_or_default()
+    }
+
+    /// The records from this key on to the end of its chunk, and the fence of the next chunk.
+    pub fn run<'a>(&self, from: R::Key, blocks: &'a Blocks) -> (&'a [R], Option<R>) {
+        let (number, index) = self.find(from, blocks).unwrap_or_else(|place| place);
+        let chunk = self.chunks.get(number);
+        let records = chunk.and_then(|c| c.records(blocks).get(index..));
+        let next = self.chunks.get(number + 1).map(|c| c.fence);
+        (records.unwrap_or_default(), next)
     }
 
     /// All records, chunk by chunk.

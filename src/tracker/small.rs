@@ -17,7 +17,7 @@ pub const HEADER: usize = 4;
 pub const MOST: usize = super::blocks::LARGEST / 2;
 
 /// The lists in their order, with the size of a record in each.
-const SIZES: [usize; 4] = [7, 7, 19, 19];
+pub const SIZES: [usize; 4] = [7, 7, 19, 19];
 
 /// Which of the four lists holds such records.
 pub fn list_number<R: Record>(role: Role) -> usize {

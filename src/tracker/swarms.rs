@@ -128,14 +128,36 @@ pub const NEWCOMER: u8 = u8::MAX;
 /// Where the sweep of one large swarm goes on: the list, and a peer to go on from.
 #[derive(Clone, Copy, Debug)]
 pub struct Within {
-    list: u8,
+    pub list: u8,
     from: V6,
 }
 
-const FIRST: Within = Within {
+pub const FIRST: Within = Within {
     list: 0,
     from: [0; 19],
 };
+
+impl Within {
+    /// This record's place in the same list.
+    fn at<R: Record>(self, record: &R) -> Within {
+        let mut from = [0; 19];
+        from[..R::SIZE].copy_from_slice(record.bytes());
+        Within { from, ..self }
+    }
+}
+
+impl<'a, R: Stored> List<'a, R> {
+    fn run(self, within: Within) -> (&'a [u8], Option<Within>) {
+        let Some(from) = R::from_bytes(&within.from).first().map(R::key) else {
+            return (&[], None);
+        };
+        let (records, next) = match self {
+            List::Slice(all) => (&all[all.partition_point(|r| r.key() < from)..], None),
+            List::Chunked(list, blocks) => list.run(from, blocks),
+        };
+        (R::to_bytes(records), next.map(|fence| within.at(&fence)))
+    }
+}
 
 /// Where swarms live, and how many peers there are.
 #[derive(Debug, Default)]
@@ -637,6 +659,23 @@ impl Swarms {
         (looked_at + 1, next.or(next_list))
     }
 
+    /// The records from this place on, as far as they lie together, and where to go on after them.
+    pub fn run<'a>(&'a self, peers: &'a Peers, within: Within) -> (&'a [u8], Option<Within>) {
+        let role = match within.list % 2 {
+            0 => Role::Leecher,
+            _ => Role::Seeder,
+        };
+        let (records, next) = match within.list {
+            0 | 1 => self.list::<V4>(peers, role).run(within),
+            _ => self.list::<V6>(peers, role).run(within),
+        };
+        let next_list = (within.list < 3).then_some(Within {
+            list: within.list + 1,
+            ..FIRST
+        });
+        (records, next.or(next_list))
+    }
+
     /// IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders. A lone peer that has expired is not
     /// counted; in larger swarms the expired count until the sweep passes.
     pub fn sizes(&self, peers: &Peers, clock: Clock) -> [usize; 4] {
@@ -712,10 +751,5 @@ fn expire_list<R: Stored>(
         return (0, None);
     };
     let (looked_at, next) = list.expire(from.key(), clock, blocks);
-    let next = next.map(|fence| {
-        let mut from = [0; 19];
-        from[..R::SIZE].copy_from_slice(fence.bytes());
-        Within { from, ..within }
-    });
-    (looked_at, next)
+    (looked_at, next.map(|fence| within.at(&fence)))
 }

@@ -1,0 +1,65 @@
+//! The table as bytes: for the disk, and for whoever else is to know what this tracker knows.
+//!
+//! All numbers are big-endian. A header of 28 bytes:
+//!
+//! ```text
+//!  0   8  magic: a7 "swarms" 0a
+//!  8   4  format version: 1
+//! 12   4  flags: 0; others are refused
+//! 16   4  unit of ages in milliseconds: a 96th of the peer timeout, rounded down
+//! 20   8  time of the save: when the clock's unit began in which the save did, in milliseconds since 1970
+//! ```
+//!
+//! Then items, each with its kind in the first byte:
+//!
+//! ```text
+//! 0..3  peers of the last torrent: IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders
+//!       count 2, then so many of: address 4 or 16, port 2, top bit: completed, others: age in units (0..96) 1
+//! 4     a torrent with peers: info-hash 20, downloaded 4
+//! 5     a torrent without: info-hash 20, downloaded 4, seconds since it has been without 4
+//! 6     from here on ages count from so many units after the time of the save: 8
+//! 7     the end: torrents 8, peers 8, and SipHash-2-4 under a key of zeros of all before this number 8
+//! ```
+//!
+//! Info-hashes rise strictly, and within a torrent lists and the addresses in each; a list may come in
+//! several pieces. A peer whose role changed while its swarm was being written may be in both lists: the
+//! later is the newer. Nothing tells which host or process wrote it.
+//!
+//! A save takes many turns of the loop, and peers grow older meanwhile; item 6 keeps their ages exact.
+//! The checksum guards against disks and truncation, not against whoever may write the file.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+mod dump;
+mod files;
+mod read;
+mod restore;
+mod saves;
+mod write;
+
+pub use dump::{DumpSummary, load_dump};
+pub use files::{Loaded, load};
+pub use read::{Damage, Item, Reader};
+pub use restore::{Restorer, Summary};
+pub use saves::Saves;
+pub use write::{Writer, Written};
+
+/// Now, in milliseconds since 1970.
+pub fn wall_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+}
+
+const MAGIC: [u8; 8] = *b"\xa7swarms\n";
+const VERSION: u32 = 1;
+const HEADER: usize = 28;
+const KEY: [u64; 2] = [0, 0];
+
+/// Kinds of items; 0 to 3 are peers.
+const TORRENT: u8 = 4;
+const EMPTY_TORRENT: u8 = 5;
+const TIME: u8 = 6;
+const END: u8 = 7;
+
+#[cfg(test)]
+mod tests;

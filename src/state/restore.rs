@@ -1,0 +1,205 @@
+//! Items of a state put into a tracker that has just begun.
+//!
+//! Ages go on by the wall clock: a peer that announced ten minutes before the save and comes back an hour
+//! after it is seventy minutes old. If the peer timeout was changed meanwhile, ages are kept in time and
+//! the new timeout holds. If the wall clock is behind the time of the save, ages are as they were saved.
+//! The day that a torrent without peers is remembered for stands still while the tracker is down, for
+//! nobody could announce.
+
+use super::read::Item;
+use std::fmt;
+
+use crate::tracker::{Hint, InfoHash, LIFE, Peer, Role, Tracker};
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub torrents: u64,
+    pub peers: u64,
+    /// Peers whose timeout has passed since the save.
+    pub expired: u64,
+    /// Torrents and peers that the tracker's limits left no room for.
+    pub torrents_left_out: u64,
+    pub peers_left_out: u64,
+    /// Milliseconds since the save; none if the wall clock is behind it.
+    pub age_ms: Option<u64>,
+}
+
+/// For the log; what did not happen is left out.
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Summary {
+            torrents, peers, ..
+        } = self;
+        write!(f, "loaded {torrents} torrents, {peers} peers")?;
+        match self.age_ms {
+            Some(age) => write!(f, ", saved {} seconds ago", age / 1000)?,
+            None => {
+                f.write_str(", saved in the future: the clock was set back, ages are as saved")?
+            }
+        }
+        if self.expired > 0 {
+            write!(f, "; {} peers have expired since", self.expired)?;
+        }
+        let (torrents, peers) = (self.torrents_left_out, self.peers_left_out);
+        if torrents + peers > 0 {
+            write!(
+                f,
+                "; no room for {torrents} torrents, {peers} peers (--max-torrents, --max-peers)"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Puts items into a tracker whose time is still zero.
+pub struct Restorer<'a> {
+    tracker: &'a mut Tracker,
+    wall_ms: u64,
+    unit_ms: u64,
+    /// Milliseconds since the time that ages count from.
+    elapsed_ms: u64,
+    torrent: Option<Torrent>,
+    summary: Summary,
+}
+
+/// The last torrent. It is stored once there is something to store: a peer that has not expired, or a
+/// count.
+struct Torrent {
+    info_hash: InfoHash,
+    downloaded: u32,
+    empty_for: u32,
+    place: Place,
+}
+
+#[derive(Clone, Copy)]
+enum Place {
+    NotStored,
+    Stored(Hint),
+    LeftOut,
+}
+
+impl<'a> Restorer<'a> {
+    /// `wall_ms` is now, in milliseconds since 1970.
+    pub fn new(tracker: &'a mut Tracker, wall_ms: u64) -> Restorer<'a> {
+        Restorer {
+            tracker,
+            wall_ms,
+            unit_ms: 1,
+            elapsed_ms: 0,
+            torrent: None,
+            summary: Summary::default(),
+        }
+    }
+
+    pub fn take(&mut self, item: Item) {
+        match item {
+            Item::Header { unit_ms, saved_at } => self.begin(unit_ms.into(), saved_at),
+            Item::Time { units } => {
+                let since = units.saturating_mul(self.unit_ms);
+                let age_ms = self.summary.age_ms.unwrap_or(0);
+                self.elapsed_ms = age_ms.saturating_sub(since);
+            }
+            Item::Torrent {
+                info_hash,
+                downloaded,
+                empty_for,
+            } => {
+                self.settle();
+                self.torrent = Some(Torrent {
+                    info_hash,
+                    downloaded,
+                    empty_for: empty_for.unwrap_or(0),
+                    place: Place::NotStored,
+                });
+            }
+            Item::Peer {
+                list,
+                endpoint,
+                completed,
+                age,
+            } => self.peer(list, endpoint, completed, age),
+        }
+    }
+
+    /// After the last item.
+    pub fn finish(mut self) -> Summary {
+        self.settle();
+        self.summary
+    }
+
+    fn begin(&mut self, unit_ms: u64, saved_at: u64) {
+        self.unit_ms = unit_ms;
+        self.summary.age_ms = self.wall_ms.checked_sub(saved_at);
+        self.elapsed_ms = self.summary.age_ms.unwrap_or(0);
+        // With units that go on where they were, ages are exact, however often the tracker restarts.
+        if unit_ms == self.tracker.unit_ms() {
+            self.tracker.set_back(self.elapsed_ms % unit_ms);
+        }
+    }
+
+    fn peer(&mut self, list: u8, endpoint: &[u8], completed: bool, age: u8) {
+        let age_ms = u64::from(age) * self.unit_ms;
+        let age = age_ms.saturating_add(self.elapsed_ms) / self.tracker.unit_ms();
+        let age = match u8::try_from(age) {
+            Ok(units) if age <= LIFE => units,
+            _ => {
+                self.summary.expired += 1;
+                return;
+            }
+        };
+        let (Some(peer), Some(torrent)) = (Peer::from_endpoint(endpoint), &mut self.torrent) else {
+            return;
+        };
+        if let Place::NotStored = torrent.place {
+            let Torrent {
+                info_hash,
+                downloaded,
+                ..
+            } = torrent;
+            torrent.place = match self.tracker.restore_torrent(info_hash, *downloaded, 0) {
+                Some(hint) => Place::Stored(hint),
+                None => Place::LeftOut,
+            };
+        }
+        let role = match list % 2 {
+            0 => Role::Leecher,
+            _ => Role::Seeder,
+        };
+        let stored = match torrent.place {
+            Place::Stored(hint) => self.tracker.restore_peer(hint, peer, role, completed, age),
+            _ => false,
+        };
+        match stored {
+            true => self.summary.peers += 1,
+            false => self.summary.peers_left_out += 1,
+        }
+    }
+
+    /// No more peers come for the last torrent.
+    fn settle(&mut self) {
+        let Some(mut torrent) = self.torrent.take() else {
+            return;
+        };
+        if let (Place::NotStored, 1..) = (torrent.place, torrent.downloaded) {
+            let Torrent {
+                info_hash,
+                downloaded,
+                empty_for,
+                ..
+            } = torrent;
+            torrent.place = match self
+                .tracker
+                .restore_memory(&info_hash, downloaded, empty_for)
+            {
+                Some(hint) => Place::Stored(hint),
+                None => Place::LeftOut,
+            };
+        }
+        match torrent.place {
+            Place::Stored(_) => self.summary.torrents += 1,
+            Place::LeftOut => self.summary.torrents_left_out += 1,
+            Place::NotStored => {}
+        }
+    }
+}

@@ -1,0 +1,488 @@
+//! Saved and loaded tables against a plain model, damaged in every way, with a fixed seed.
+
+use super::*;
+use crate::random::Random;
+use crate::tracker::{Announce, Event, Hint, InfoHash, Limits, Peer, Role, Sink, Sinks, Tracker};
+use std::collections::BTreeMap;
+
+/// A unit of the clock is one second.
+const LIMITS: Limits = Limits {
+    peer_timeout: 96,
+    max_peers: usize::MAX,
+    max_torrents: usize::MAX,
+};
+
+/// Milliseconds since 1970 at which the clocks of these tests began.
+const BEGAN: u64 = 1_700_000_000_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Known {
+    role: Role,
+    completed: bool,
+    /// The second of the last announce.
+    at: u64,
+}
+
+/// Torrents with their counts, and their peers by address and port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Model {
+    torrents: BTreeMap<InfoHash, u32>,
+    peers: BTreeMap<(InfoHash, Vec<u8>), Known>,
+}
+
+struct Subject {
+    tracker: Tracker,
+    random: Random,
+    now: u64,
+    model: Model,
+}
+
+fn hash(n: usize) -> InfoHash {
+    let mut hash = [0x5a; 20];
+    hash[..4].copy_from_slice(&(n as u32).wrapping_mul(0x9e37_79b9).to_be_bytes());
+    hash[16..].copy_from_slice(&(n as u32).to_be_bytes());
+    hash
+}
+
+fn endpoint(n: usize) -> Vec<u8> {
+    let number = (n as u32).wrapping_mul(0x85eb_ca6b).to_be_bytes();
+    let mut endpoint = match n % 3 {
+        0 => {
+            let mut address = vec![0x20; 12];
+            address.extend_from_slice(&number);
+            address
+        }
+        _ => number.to_vec(),
+    };
+    endpoint.extend_from_slice(&(1 + (n % 60_000) as u16).to_be_bytes());
+    endpoint
+}
+
+impl Subject {
+    fn new(seed: u64) -> Subject {
+        Subject {
+            tracker: Tracker::new(LIMITS),
+            random: Random::seeded(seed),
+            now: 0,
+            model: Model::default(),
+        }
+    }
+
+    fn advance(&mut self, seconds: u64) {
+        self.now += seconds;
+        self.tracker.advance(self.now * 1000);
+        while self.tracker.sweep(1 << 20, None) == crate::tracker::Progress::Underway {}
+        let now = self.now;
+        self.model.peers.retain(|_, known| now - known.at <= 96);
+    }
+
+    fn announce(&mut self, torrent: usize, peer: usize, role: Role, event: Event) {
+        let endpoint = endpoint(peer);
+        let key = (hash(torrent), endpoint.clone());
+        let announce = Announce {
+            info_hash: &hash(torrent),
+            peer: Peer::from_endpoint(&endpoint).expect("an endpoint"),
+            role,
+            event,
+            want: 0,
+            hint: Hint::default(),
+        };
+        let mut sinks = Sinks {
+            v4: Sink::new(&mut []),
+            v6: Sink::new(&mut []),
+        };
+        self.tracker
+            .announce(&announce, &mut self.random, &mut sinks);
+        let downloaded = self.model.torrents.entry(key.0).or_default();
+        let before = self.model.peers.get(&key).is_some_and(|k| k.completed);
+        let completed = before || event == Event::Completed;
+        *downloaded += u32::from(completed && !before);
+        let at = self.now;
+        let known = Known {
+            role,
+            completed,
+            at,
+        };
+        match event {
+            Event::Stopped => self.model.peers.remove(&key),
+            _ => self.model.peers.insert(key, known),
+        };
+    }
+
+    /// Some thousand torrents, most with a peer or two, the first with tens of thousands.
+    fn populate(&mut self, announces: usize) {
+        for step in 0..announces {
+            let torrent = match self.random.below(3) {
+                0 => 0,
+                1 => self.random.below(20),
+                _ => self.random.below(3000),
+            };
+            let peer = self.random.below(40_000);
+            let seeds = self.random.below(2) == 1;
+            let (role, event) = match (self.random.below(10), seeds) {
+                (0, _) => (Role::Leecher, Event::Stopped),
+                (1, true) => (Role::Seeder, Event::Completed),
+                (_, true) => (Role::Seeder, Event::None),
+                (_, false) => (Role::Leecher, Event::Started),
+            };
+            self.announce(torrent, peer, role, event);
+            if step % (announces / 60) == 0 {
+                self.advance(1);
+            }
+        }
+    }
+
+    fn save(&self, budget: usize) -> Vec<u8> {
+        save(&self.tracker, BEGAN + self.now * 1000, budget)
+    }
+}
+
+fn save(tracker: &Tracker, wall_ms: u64, budget: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut writer = Writer::new(tracker, wall_ms, &mut bytes);
+    loop {
+        let before = bytes.len();
+        let more = writer.step(tracker, budget, &mut bytes);
+        assert!(bytes.len() - before <= 29 * budget + 4096);
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(writer.written().bytes, bytes.len() as u64);
+    bytes
+}
+
+fn read(bytes: &[u8], piece: usize, take: &mut dyn FnMut(Item)) -> Result<(), Damage> {
+    let mut reader = Reader::default();
+    for piece in bytes.chunks(piece) {
+        reader.feed(piece, take)?;
+    }
+    reader.finish()
+}
+
+fn restore(bytes: &[u8], limits: Limits, wall_ms: u64) -> (Tracker, Summary) {
+    let mut tracker = Tracker::new(limits);
+    let mut restorer = Restorer::new(&mut tracker, wall_ms);
+    read(bytes, 4096, &mut |item| restorer.take(item)).expect("is sound");
+    let summary = restorer.finish();
+    (tracker, summary)
+}
+
+/// What the bytes say, with the times of announces in seconds since [`BEGAN`]; a peer in both lists counts
+/// as what it is in the second.
+fn model_of(bytes: &[u8], piece: usize) -> Model {
+    let mut model = Model::default();
+    let (mut began, mut now, mut torrent) = (0, 0, [0; 20]);
+    read(bytes, piece, &mut |item| match item {
+        Item::Header { unit_ms, saved_at } => {
+            assert_eq!(unit_ms, 1000);
+            began = (saved_at - BEGAN) / 1000;
+            now = began;
+        }
+        Item::Time { units } => now = began + units,
+        Item::Torrent {
+            info_hash,
+            downloaded,
+            ..
+        } => {
+            torrent = info_hash;
+            assert_eq!(model.torrents.insert(info_hash, downloaded), None);
+        }
+        Item::Peer {
+            list,
+            endpoint,
+            completed,
+            age,
+        } => {
+            let role = [Role::Leecher, Role::Seeder][usize::from(list % 2)];
+            let at = now - u64::from(age);
+            let known = Known {
+                role,
+                completed,
+                at,
+            };
+            model.peers.insert((torrent, endpoint.to_vec()), known);
+        }
+    })
+    .expect("is sound");
+    model
+}
+
+/// The model's torrents that the tracker remembers: those with peers or a count.
+fn remembered(mut model: Model) -> Model {
+    let Model { torrents, peers } = &mut model;
+    torrents.retain(|hash, downloaded| {
+        let mut of_torrent = peers.range((*hash, Vec::new())..);
+        *downloaded > 0 || of_torrent.next().is_some_and(|((h, _), _)| h == hash)
+    });
+    model
+}
+
+#[test]
+fn what_is_saved_is_what_is_known_however_it_is_cut() {
+    let mut subject = Subject::new(1);
+    subject.populate(150_000);
+    let whole = subject.save(1 << 30);
+    assert!(subject.model.peers.len() > 40_000);
+    for (budget, piece) in [(1, 1 << 20), (100, 1), (2048, 1000)] {
+        assert!(subject.save(budget) == whole);
+        // Announces of torrents that went leave a count of nought in the model alone.
+        assert!(model_of(&whole, piece) == remembered(subject.model.clone()));
+    }
+    let mut writer = Writer::new(&subject.tracker, 0, &mut Vec::new());
+    while writer.step(&subject.tracker, 1000, &mut Vec::new()) {}
+    let Written {
+        torrents, peers, ..
+    } = writer.written();
+    assert_eq!(torrents, subject.tracker.totals().torrents as u64);
+    assert_eq!(peers, subject.model.peers.len() as u64);
+}
+
+#[test]
+fn what_is_loaded_is_what_was_saved() {
+    let mut subject = Subject::new(2);
+    subject.populate(60_000);
+    let saved = subject.save(500);
+    let (tracker, summary) = restore(&saved, LIMITS, BEGAN + subject.now * 1000);
+    assert_eq!(summary.expired + summary.peers_left_out, 0);
+    assert_eq!(summary.peers, subject.model.peers.len() as u64);
+    assert_eq!(summary.torrents, tracker.totals().torrents as u64);
+    assert_eq!(tracker.totals(), subject.tracker.totals());
+    let again = save(&tracker, BEGAN + subject.now * 1000, 77);
+    // Byte by byte they differ where a list's pieces end.
+    assert!(model_of(&again, 500) == model_of(&saved, 500));
+}
+
+#[test]
+fn a_table_that_changes_meanwhile_is_saved_whole_where_it_did_not() {
+    let mut subject = Subject::new(3);
+    subject.populate(60_000);
+    let before = remembered(subject.model.clone());
+    let mut bytes = Vec::new();
+    let wall = BEGAN + subject.now * 1000;
+    let mut writer = Writer::new(&subject.tracker, wall, &mut bytes);
+    let mut steps = 0;
+    while writer.step(&subject.tracker, 700, &mut bytes) {
+        steps += 1;
+        for _ in 0..300 {
+            let (torrent, peer) = (subject.random.below(3), subject.random.below(40_000));
+            let (role, event) = match subject.random.below(4) {
+                0 => (Role::Leecher, Event::Stopped),
+                1 => (Role::Leecher, Event::None),
+                _ => (Role::Seeder, Event::Completed),
+            };
+            subject.announce(torrent, peer, role, event);
+        }
+        if steps % 10 == 0 {
+            subject.advance(1);
+        }
+    }
+    let saved = model_of(&bytes, 999);
+    let after = remembered(subject.model.clone());
+    let mut unchanged = 0;
+    for (key, known) in &before.peers {
+        if after.peers.get(key) == Some(known) {
+            unchanged += 1;
+            assert_eq!(saved.peers.get(key), Some(known));
+        }
+    }
+    assert!(unchanged > 10_000, "{unchanged}");
+    let (tracker, summary) = restore(&bytes, LIMITS, BEGAN + subject.now * 1000);
+    assert_eq!(summary.torrents, tracker.totals().torrents as u64);
+}
+
+#[test]
+fn peers_grow_older_while_the_tracker_is_down() {
+    let mut subject = Subject::new(4);
+    subject.announce(1, 1, Role::Leecher, Event::Started);
+    subject.advance(50);
+    subject.announce(1, 2, Role::Seeder, Event::Completed);
+    subject.announce(2, 3, Role::Leecher, Event::Started);
+    let saved = subject.save(10);
+    let counts = |down: u64, later: u64| {
+        let (mut tracker, _) = restore(&saved, LIMITS, BEGAN + 50_000 + down);
+        tracker.advance(later);
+        while tracker.sweep(1000, None) == crate::tracker::Progress::Underway {}
+        let counts = tracker.scrape(&hash(1)).unwrap_or_default();
+        (counts.leechers, counts.seeders, counts.downloaded)
+    };
+    assert_eq!(counts(0, 0), (1, 1, 1));
+    assert_eq!(counts(46_999, 0), (1, 1, 1));
+    assert_eq!(counts(47_000, 0), (0, 1, 1));
+    assert_eq!(counts(96_999, 0), (0, 1, 1));
+    // The count stays, and time that the tracker was down does not count against it.
+    assert_eq!(counts(97_000, 0), (0, 0, 1));
+    assert_eq!(counts(1_000_000_000, 0), (0, 0, 1));
+    // As does the age in a unit: restarts every few milliseconds keep nobody young.
+    assert_eq!(counts(500, 46_499).0, 1);
+    assert_eq!(counts(500, 56_000).0, 0);
+    let (tracker, summary) = restore(&saved, LIMITS, BEGAN + 200_000);
+    assert_eq!((summary.torrents, summary.expired), (1, 3));
+    assert_eq!(tracker.totals().torrents, 1);
+}
+
+#[test]
+fn restarts_in_quick_succession_add_up() {
+    let mut subject = Subject::new(5);
+    subject.announce(1, 1, Role::Leecher, Event::Started);
+    let mut saved = subject.save(10);
+    let mut wall = BEGAN;
+    for _ in 0..190 {
+        wall += 400;
+        let (mut tracker, _) = restore(&saved, LIMITS, wall);
+        wall += 85;
+        tracker.advance(85);
+        saved = save(&tracker, wall, 10);
+    }
+    let (_, summary) = restore(&saved, LIMITS, BEGAN + 96_999);
+    assert_eq!((summary.peers, summary.expired), (1, 0));
+    let (_, summary) = restore(&saved, LIMITS, BEGAN + 97_000);
+    assert_eq!((summary.peers, summary.expired), (0, 1));
+}
+
+#[test]
+fn another_timeout_scales_ages_and_a_clock_behind_keeps_them() {
+    let mut subject = Subject::new(6);
+    subject.announce(1, 1, Role::Leecher, Event::Started);
+    subject.advance(50);
+    let saved = subject.save(10);
+    let peers = |peer_timeout, wall| {
+        let limits = Limits {
+            peer_timeout,
+            ..LIMITS
+        };
+        restore(&saved, limits, BEGAN + wall).1.peers
+    };
+    assert_eq!(peers(96 * 10, 50_000 + 900_000), 1);
+    assert_eq!(peers(96 * 10, 50_000 + 930_000), 0);
+    assert_eq!(peers(48, 50_000), 0);
+    let (tracker, summary) = restore(&saved, LIMITS, BEGAN - 1_000_000);
+    assert_eq!((summary.age_ms, summary.peers), (None, 1));
+    assert_eq!(tracker.totals().leechers, 1);
+}
+
+#[test]
+fn memories_keep_their_age() {
+    let mut subject = Subject::new(7);
+    subject.announce(1, 1, Role::Seeder, Event::Completed);
+    subject.announce(1, 1, Role::Seeder, Event::Stopped);
+    subject.now += 80_000;
+    subject.tracker.advance(subject.now * 1000);
+    let saved = subject.save(10);
+    let left = |seconds: u64| {
+        let (mut tracker, _) = restore(&saved, LIMITS, BEGAN + subject.now * 1000 + 1_000_000);
+        tracker.advance(seconds * 1000);
+        while tracker.sweep(1000, None) == crate::tracker::Progress::Underway {}
+        tracker.totals().torrents
+    };
+    assert_eq!(left(0), 1);
+    assert_eq!(left(6390), 1);
+    assert_eq!(left(6410), 0);
+}
+
+#[test]
+fn limits_hold_and_what_they_leave_out_is_counted() {
+    let mut subject = Subject::new(8);
+    for n in 0..30 {
+        subject.announce(n / 3, n, Role::Leecher, Event::Started);
+    }
+    let saved = subject.save(10);
+    let limits = |max_torrents, max_peers| Limits {
+        max_torrents,
+        max_peers,
+        ..LIMITS
+    };
+    let (tracker, summary) = restore(&saved, limits(4, 100), BEGAN);
+    assert_eq!(tracker.totals().torrents, 4);
+    assert_eq!((summary.torrents, summary.torrents_left_out), (4, 6));
+    assert_eq!((summary.peers, summary.peers_left_out), (12, 18));
+    let (tracker, summary) = restore(&saved, limits(100, 7), BEGAN);
+    assert_eq!(tracker.totals().leechers, 7);
+    assert_eq!((summary.peers, summary.peers_left_out), (7, 23));
+    assert_eq!(summary.torrents, tracker.totals().torrents as u64);
+}
+
+/// A state of every kind of item, small enough to try everything on it.
+fn small() -> Vec<u8> {
+    let mut subject = Subject::new(9);
+    subject.announce(1, 1, Role::Leecher, Event::Started);
+    subject.announce(2, 1, Role::Seeder, Event::Completed);
+    subject.announce(2, 1, Role::Seeder, Event::Stopped);
+    for peer in 0..8 {
+        let role = [Role::Leecher, Role::Seeder][peer / 4];
+        subject.announce(3, peer, role, Event::None);
+    }
+    let mut bytes = Vec::new();
+    let mut writer = Writer::new(&subject.tracker, BEGAN, &mut bytes);
+    writer.step(&subject.tracker, 1, &mut bytes);
+    subject.advance(2);
+    while writer.step(&subject.tracker, 1, &mut bytes) {}
+    bytes
+}
+
+#[test]
+fn every_truncation_is_found() {
+    let whole = small();
+    for kind in [0, 1, 2, 3, TORRENT, EMPTY_TORRENT, TIME] {
+        assert!(whole.contains(&kind), "there is an item of kind {kind}");
+    }
+    assert_eq!(read(&whole, 3, &mut |_| ()), Ok(()));
+    for length in 0..whole.len() {
+        for piece in [1, 7, 1000] {
+            let result = read(&whole[..length], piece, &mut |_| ());
+            assert_eq!(result, Err(Damage::Truncated(length as u64)));
+        }
+    }
+    let mut longer = whole.clone();
+    longer.push(0);
+    let end = Damage::Malformed(whole.len() as u64);
+    assert_eq!(read(&longer, 1000, &mut |_| ()), Err(end));
+}
+
+#[test]
+fn every_flipped_bit_is_found() {
+    let whole = small();
+    for at in 0..whole.len() * 8 {
+        let mut flipped = whole.clone();
+        flipped[at / 8] ^= 1 << (at % 8);
+        let result = read(&flipped, 64, &mut |_| ());
+        let damage = result.expect_err("is damaged");
+        match at / 8 {
+            0..8 => assert_eq!(damage, Damage::Foreign),
+            8..12 => assert!(matches!(damage, Damage::Version(_))),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn whatever_the_bytes_nothing_panics_and_little_is_held() {
+    let whole = small();
+    let mut random = Random::seeded(10);
+    for _ in 0..20_000 {
+        let mut bytes = whole.clone();
+        for _ in 0..1 + random.below(6) {
+            let at = HEADER + random.below(bytes.len().saturating_sub(HEADER).max(1));
+            let at = at.min(bytes.len() - 1);
+            match random.below(4) {
+                0 => drop(bytes.remove(at)),
+                1 => bytes.insert(at, random.below(8) as u8),
+                2 => bytes.truncate(at.max(HEADER + 1)),
+                _ => bytes[at] = random.draw() as u8,
+            }
+        }
+        let mut tracker = Tracker::new(LIMITS);
+        let mut restorer = Restorer::new(&mut tracker, random.draw() >> random.below(64));
+        let mut reader = Reader::default();
+        for piece in bytes.chunks(1 + random.below(100)) {
+            if reader.feed(piece, &mut |item| restorer.take(item)).is_err() {
+                break;
+            }
+            assert!(reader.held_bytes() < 64);
+        }
+        restorer.finish();
+    }
+    assert_eq!(read(&[0; 100_000], 1000, &mut |_| ()), Err(Damage::Foreign));
+    assert_eq!(read(b"", 1, &mut |_| ()), Err(Damage::Truncated(0)));
+    assert_eq!(read(b"<html>", 1, &mut |_| ()), Err(Damage::Foreign));
+}

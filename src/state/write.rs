@@ -1,0 +1,157 @@
+//! The table as bytes, a slice at a time.
+
+use super::{EMPTY_TORRENT, END, HEADER, KEY, MAGIC, TIME, TORRENT, VERSION};
+use crate::siphash::Hasher;
+use crate::tracker::{COMPLETED, Cursor, Found, RECORD_SIZES, Tracker};
+
+/// A save under way. It holds no part of the table, which may change between the steps.
+pub struct Writer {
+    /// None when all torrents are written.
+    cursor: Option<Cursor>,
+    sum: Option<Hasher>,
+    /// The clock's units when it began, and when ages were last told to count from.
+    began: u64,
+    counted_from: u64,
+    written: Written,
+}
+
+/// What has been written so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    pub torrents: u64,
+    pub peers: u64,
+    pub bytes: u64,
+}
+
+impl Writer {
+    /// Begins with the header. `wall_ms` is now, in milliseconds since 1970.
+    pub fn new(tracker: &Tracker, wall_ms: u64, out: &mut Vec<u8>) -> Writer {
+        let units = tracker.units();
+        let unit_ms = u32::try_from(tracker.unit_ms()).unwrap_or(u32::MAX);
+        let saved_at = wall_ms.saturating_sub(tracker.into_unit_ms());
+        let start = out.len();
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&VERSION.to_be_bytes());
+        out.extend_from_slice(&0_u32.to_be_bytes());
+        out.extend_from_slice(&unit_ms.to_be_bytes());
+        out.extend_from_slice(&saved_at.to_be_bytes());
+        debug_assert_eq!(out.len() - start, HEADER);
+        let mut writer = Writer {
+            cursor: Some(Cursor::default()),
+            sum: Some(Hasher::new(KEY)),
+            began: units,
+            counted_from: units,
+            written: Written::default(),
+        };
+        writer.add_to_sum(out, start);
+        writer
+    }
+
+    pub fn written(&self) -> Written {
+        self.written
+    }
+
+    /// Appends about `budget` torrents and peers, at most some 40 bytes each; false when that was all.
+    pub fn step(&mut self, tracker: &Tracker, budget: usize, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        match self.cursor.take() {
+            Some(cursor) => {
+                self.mark_time(tracker, out);
+                let written = &mut self.written;
+                self.cursor = tracker.walk(cursor, budget, &mut |found| {
+                    write(tracker, found, out, written);
+                });
+                self.add_to_sum(out, start);
+                true
+            }
+            None => {
+                self.end(out);
+                false
+            }
+        }
+    }
+
+    fn mark_time(&mut self, tracker: &Tracker, out: &mut Vec<u8>) {
+        if tracker.units() != self.counted_from {
+            self.counted_from = tracker.units();
+            out.push(TIME);
+            out.extend_from_slice(&self.counted_from.saturating_sub(self.began).to_be_bytes());
+        }
+    }
+
+    /// The end, once.
+    fn end(&mut self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.push(END);
+        out.extend_from_slice(&self.written.torrents.to_be_bytes());
+        out.extend_from_slice(&self.written.peers.to_be_bytes());
+        self.add_to_sum(out, start);
+        if let Some(sum) = self.sum.take() {
+            out.extend_from_slice(&sum.finish().to_be_bytes());
+            self.written.bytes += 8;
+        }
+    }
+
+    fn add_to_sum(&mut self, out: &[u8], start: usize) {
+        let new = out.get(start..).unwrap_or_default();
+        self.written.bytes += new.len() as u64;
+        if let Some(sum) = &mut self.sum {
+            sum.update(new);
+        }
+    }
+}
+
+fn write(tracker: &Tracker, found: Found, out: &mut Vec<u8>, written: &mut Written) {
+    match found {
+        Found::Torrent {
+            info_hash,
+            downloaded,
+            empty_for,
+        } => {
+            written.torrents += 1;
+            out.push(match empty_for {
+                Some(_) => EMPTY_TORRENT,
+                None => TORRENT,
+            });
+            out.extend_from_slice(info_hash);
+            out.extend_from_slice(&downloaded.to_be_bytes());
+            if let Some(seconds) = empty_for {
+                out.extend_from_slice(&seconds.to_be_bytes());
+            }
+        }
+        Found::Peers { list, records } => write_peers(tracker, list, records, out, written),
+    }
+}
+
+/// One piece of a list. A walk hands over no more than a chunk, far below what the count can tell.
+fn write_peers(
+    tracker: &Tracker,
+    list: u8,
+    records: &[u8],
+    out: &mut Vec<u8>,
+    written: &mut Written,
+) {
+    let Some(&size) = RECORD_SIZES.get(usize::from(list)) else {
+        return;
+    };
+    let start = out.len();
+    out.extend_from_slice(&[list, 0, 0]);
+    let mut count = 0_u16;
+    for record in records.chunks_exact(size) {
+        if let [endpoint @ .., tag] = record
+            && let Some(age) = tracker.age(*tag)
+            && count < u16::MAX
+        {
+            out.extend_from_slice(endpoint);
+            out.push(age | tag & COMPLETED);
+            count += 1;
+        }
+    }
+    if count == 0 {
+        return out.truncate(start);
+    }
+    if let Some(room) = out.get_mut(start + 1..start + 3) {
+        room.copy_from_slice(&count.to_be_bytes());
+    }
+    written.peers += u64::from(count);
+}
