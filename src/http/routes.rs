@@ -14,7 +14,7 @@ use crate::service::Service;
 use crate::stats;
 use crate::stats::modes::{self, Report};
 use crate::tracker::{Announce, Hint, InfoHash, MOST_PEERS, Peer, Role, Sink, Sinks};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// What the admin decides about the site.
 #[derive(Default)]
@@ -321,7 +321,7 @@ impl Site {
         service: &Service,
     ) -> Result<Content, Status> {
         let is_admin = self.is_admin(client);
-        let client = client.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        let client = client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let only_asks = request.method == Method::Head;
         let second = service.monitor.now / 1000;
         match self.gate.enter(client, is_admin, only_asks, second) {

@@ -98,14 +98,7 @@ impl Client {
 
     /// The same for a request of this method: HEAD's has no body.
     pub fn receive_to(&mut self, method: &str) -> Response {
-        let end = loop {
-            if let Some(at) = self.rest.windows(4).position(|w| w == b"\r\n\r\n") {
-                break at + 4;
-            }
-            self.read_more();
-        };
-        let head: Vec<u8> = self.rest.drain(..end).collect();
-        let head = String::from_utf8(head).expect("a head is text");
+        let head = self.receive_head();
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
         let mut response = Response {
             status: status.expect("a status"),
@@ -123,6 +116,18 @@ impl Client {
         response
     }
 
+    /// Reads status line and headers, with the empty line.
+    pub fn receive_head(&mut self) -> String {
+        let end = loop {
+            if let Some(at) = self.rest.windows(4).position(|w| w == b"\r\n\r\n") {
+                break at + 4;
+            }
+            self.read_more();
+        };
+        let head: Vec<u8> = self.rest.drain(..end).collect();
+        String::from_utf8(head).expect("a head is text")
+    }
+
     fn take(&mut self, length: usize) -> Vec<u8> {
         while self.rest.len() < length {
             self.read_more();
@@ -131,7 +136,7 @@ impl Client {
     }
 
     /// Strictly: no extensions, no trailers, CR LF where they belong.
-    fn take_chunks(&mut self) -> Vec<u8> {
+    pub fn take_chunks(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
         loop {
             let end = loop {
