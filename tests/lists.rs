@@ -300,7 +300,7 @@ fn an_unreadable_list_ends_the_start() {
     }
     let directory = Directory::new("unreadable");
     let path = directory.write("list", list(&[A]));
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).expect("is ours");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).expect("is ours");
     // As a user who may not read it; the program may lie where that user may not look.
     let binary = directory.file("announced");
     fs::copy(program(), &binary).expect("is copied");

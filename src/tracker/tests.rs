@@ -435,3 +435,35 @@ fn memories_of_torrents_make_room_for_torrents() {
         "crowded, so no memory is kept"
     );
 }
+
+#[test]
+fn torrents_that_are_not_tracked_go_with_the_next_sweep_in_slices() {
+    let mut subject = Subject::new(LIMITS);
+    for torrent in 0..300 {
+        for peer in 0..=torrent % 4 * 20 {
+            subject.announce(torrent, peer, Role::Seeder, Event::Completed);
+        }
+    }
+    for peer in 0..5000 {
+        subject.announce(1000, peer, Role::Leecher, Event::None);
+    }
+    // Remembered for its count alone.
+    subject.announce(2000, 1, Role::Seeder, Event::Completed);
+    subject.announce(2000, 1, Role::Seeder, Event::Stopped);
+    let kept: BTreeSet<InfoHash> = (0..300).step_by(3).map(hash).collect();
+    let is_tracked = |torrent: &InfoHash| kept.contains(torrent);
+    subject.tracker.advance(4000);
+    let mut slices = 1;
+    while subject.tracker.sweep(100, Some(&is_tracked)) == Progress::Underway {
+        slices += 1;
+    }
+    assert!(slices > 50, "{slices}");
+    let seeders = (0..300).step_by(3).map(|n| n % 4 * 20 + 1).sum();
+    let expected = Totals {
+        torrents: 100,
+        leechers: 0,
+        seeders,
+    };
+    assert_eq!(subject.tracker.totals(), expected);
+    assert!((0..300).all(|n| subject.tracker.scrape(&hash(n)).is_some() == (n % 3 == 0)));
+}
