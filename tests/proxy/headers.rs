@@ -191,3 +191,21 @@ fn an_admin_is_known_by_the_address_that_the_proxy_names() {
     let headers = ["X-Forwarded-For: 198.51.100.1"];
     assert_eq!(client.request(with_headers("/stats", &headers)).status, 200);
 }
+
+#[test]
+fn limits_are_those_of_the_client_that_the_proxy_names() {
+    let daemon = daemon();
+    let mut client = Client::new(daemon.tcp4());
+    let mut scrape = |headers: &[&str]| client.request(with_headers("/scrape", headers)).status;
+    for headers in [
+        &["X-Forwarded-For: 192.0.2.1"][..],
+        &["X-Forwarded-For: 192.0.2.2"],
+        // All whom the proxy does not name are one.
+        &[],
+    ] {
+        assert_eq!(scrape(headers), 200, "{headers:?}");
+        assert_eq!(scrape(headers), 429, "{headers:?}");
+    }
+    assert_eq!(scrape(&["X-Forwarded-For: rubbish"]), 429);
+    assert_eq!(scrape(&["X-Forwarded-For: 192.0.2.3, 192.0.2.1"]), 429);
+}

@@ -186,6 +186,9 @@ fn nginx_over_a_unix_socket_keeps_its_connections() {
         return;
     };
     nginx.assert_client_is_known();
+    let everything = Client::new(nginx.address).request(with_headers("/scrape", &[]));
+    let files = everything.bencoded();
+    assert_eq!(files.get("files").expect("a scrape").keys().len(), 1);
     // Kept on both sides, and the pool of nginx is used by one client after the other.
     let mut client = Client::new(nginx.address);
     for port in 100..200 {
