@@ -303,7 +303,9 @@ fn an_unreadable_list_ends_the_start() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).expect("is ours");
     // As a user who may not read it; the program may lie where that user may not look.
     let binary = directory.file("announced");
-    fs::copy(program(), &binary).expect("is copied");
+    // By another process: one that this one forks meanwhile would hold the file open for writing.
+    let copied = Command::new("cp").args([&program(), &binary]).status();
+    assert!(copied.expect("there is a cp").success());
     let output = std::os::unix::process::CommandExt::uid(&mut Command::new(&binary), 65534)
         .args(["-i", "127.0.0.1", "-P", "0", "-w", &path])
         .output()
