@@ -59,6 +59,9 @@ pub mod stats;
 /// Lines to standard error or syslog.
 pub mod log;
 
+/// Which keys come most often.
+pub mod busiest;
+
 /// Numbers that need not be secret.
 pub mod random;
 

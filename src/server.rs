@@ -157,7 +157,7 @@ impl Server {
             }
             let now = self.now();
             self.service.tracker.advance(now);
-            self.service.monitor.now = now;
+            self.service.advance_statistics(now);
             self.ids.advance(now);
             for token in std::mem::take(&mut self.busy) {
                 self.turn(token, false, now);

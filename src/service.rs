@@ -86,6 +86,15 @@ impl Service {
         want
     }
 
+    /// Moves the clock of the statistics to this many milliseconds since the start.
+    pub fn advance_statistics(&mut self, now: u64) {
+        self.monitor.now = now;
+        if self.monitor.history.is_due(now) {
+            let sample = self.view().sample();
+            self.monitor.history.record(now, sample);
+        }
+    }
+
     /// What reports are made of.
     pub fn view(&self) -> View<'_> {
         View {

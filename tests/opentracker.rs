@@ -86,7 +86,11 @@ impl Opentracker {
         let address = free_address();
         let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("opentracker-{address}"));
         write_white_list(&root);
+        let config = root.join("config");
+        fs::write(&config, "access.stats 127.0.0.1\n").expect("a file");
         let child = Command::new(OPENTRACKER)
+            .arg("-f")
+            .arg(&config)
             .args(["-i", &address.ip().to_string()])
             .args(["-p", &address.port().to_string()])
             .args(["-P", &address.port().to_string()])
@@ -641,10 +645,12 @@ fn the_same_paths_lead_to_the_same_places() {
         let counts = both.get(&target).map(|r| counts_of(&r));
         assert_eq!(counts, [expected.clone(), expected.clone()], "{path}");
     }
-    for path in ["/", "/x", "/s", "/Announce", "/x/announce"] {
+    for path in ["/x", "/s", "/Announce", "/x/announce"] {
         let statuses = both.get(path).map(|response| response.status);
         assert_eq!(statuses, [404, 404], "{path}");
     }
+    // Ours says what it is.
+    assert_eq!(both.get("/").map(|response| response.status), [404, 200]);
 }
 
 #[test]
@@ -874,4 +880,108 @@ fn datagrams_that_differ() {
     // A scrape of nothing.
     assert_eq!(theirs.exchange(&theirs.head(2)).len(), 8);
     assert!(ours.is_silent_on(&ours.head(2)));
+}
+
+/// A text with each number as a single 0: its form. Info-hashes stay as they are.
+fn form_of(text: &str) -> String {
+    let mut form = String::new();
+    for word in text.split_inclusive(|c: char| !c.is_ascii_hexdigit()) {
+        let number = word.trim_end_matches(|c: char| !c.is_ascii_hexdigit());
+        let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        if is_number && number.len() < 40 {
+            form.push('0');
+            form.push_str(&word[number.len()..]);
+        } else {
+            form.push_str(word);
+        }
+    }
+    form
+}
+
+#[test]
+fn statistics_have_the_same_form_line_for_line() {
+    let Some(both) = SideBySide::start() else {
+        return;
+    };
+    let trackers = [both.theirs.address, both.ours.tcp4()];
+    // The same peers and torrents: opentracker was told of the first one already.
+    http::get(
+        trackers[1],
+        &format!("/announce?info_hash={}&port=1", escape(&FIRST)),
+    );
+    for (number, port, left, event) in [
+        (1, 1, 0, Event::Completed),
+        (1, 2, 5, Event::Started),
+        (1, 3, 5, Event::Started),
+        (2, 1, 5, Event::None),
+        (2, 1, 5, Event::None),
+        (3, 1, 0, Event::Completed),
+        (3, 2, 0, Event::Started),
+        (3, 3, 5, Event::None),
+        (3, 4, 5, Event::None),
+    ] {
+        let step = Step {
+            left,
+            event,
+            ..Step::new(Http, torrent(number), (LOCALHOST, port))
+        };
+        for tracker in trackers {
+            http::get(tracker, &step.target());
+        }
+    }
+    for tracker in trackers {
+        http::get(tracker, &scrape_target(&[torrent(1)]));
+    }
+    let report = |tracker: SocketAddr, query: &str| {
+        let reply = http::get(tracker, &format!("/stats{query}"));
+        assert_eq!(reply.status, 200, "{query}");
+        assert_eq!(reply.header("Content-Type"), Some("text/plain"), "{query}");
+        reply.text()
+    };
+    for query in ["", "?mode=peer", "?mode=torr"] {
+        let [theirs, ours] = trackers.map(|tracker| report(tracker, query));
+        assert_eq!(theirs, ours, "{query}");
+    }
+    for query in [
+        "?mode=conn",
+        "?mode=scrp",
+        "?mode=udp4",
+        "?mode=tcp4",
+        "?mode=fscr",
+        "?mode=completed",
+        "?mode=renew",
+        "?mode=syncs",
+        "?mode=herr",
+    ] {
+        let [theirs, ours] = trackers.map(|tracker| form_of(&report(tracker, query)));
+        assert_eq!(theirs, ours, "{query}");
+    }
+    let [theirs, ours] = trackers.map(|tracker| report(tracker, "?mode=s24s"));
+    assert_eq!(theirs, ours);
+    // Later versions have leechers too.
+    for query in ["?mode=top10", "?mode=top100"] {
+        let [theirs, ours] = trackers.map(|tracker| report(tracker, query));
+        let (both, _) = ours
+            .split_once(&format!("Top {} torrents by leechers:\n", &query[9..]))
+            .expect("is there");
+        assert_eq!(theirs, both);
+    }
+    // What differs is the version.
+    let [theirs, ours] = trackers.map(|tracker| {
+        let text = report(tracker, "?mode=everything");
+        let (before, rest) = text.split_once("<version>\n").expect("has one");
+        let (_, after) = rest.split_once("  </version>").expect("ends");
+        form_of(&format!("{before}{after}"))
+    });
+    assert_eq!(theirs, ours);
+    for query in ["?mode=nonsense", "?mode="] {
+        let statuses = trackers.map(|tracker| http::get(tracker, &format!("/stats{query}")).status);
+        assert_eq!(statuses, [400; 2], "{query}");
+    }
+    // Neither has these, and ours says so.
+    for mode in ["busy", "fulllog"] {
+        let statuses =
+            trackers.map(|tracker| http::get(tracker, &format!("/stats?mode={mode}")).status);
+        assert_eq!(statuses, [500, 404], "{mode}");
+    }
 }

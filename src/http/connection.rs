@@ -13,8 +13,9 @@ use super::routes::Site;
 use super::streaming::Streaming;
 use crate::proto::query;
 use crate::service::Service;
+use crate::stats::Counters;
 use crate::sys::sockets;
-use crate::tracker::{Hint, Tracker};
+use crate::tracker::Hint;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use std::collections::VecDeque;
@@ -332,7 +333,7 @@ impl Connections {
             return None;
         }
         let held = connection.held();
-        let received = connection.receive(free);
+        let received = connection.receive(free, &mut context.service.counters);
         let turn = match received {
             Ok(Received::Input { filled, drained }) => {
                 let (input, rest) = std::mem::take(free).split_at_mut(filled);
@@ -373,8 +374,7 @@ impl Connections {
         };
         let held = connection.held();
         self.answered += SLICE;
-        let poured = connection.pour(&context.service.tracker, &mut self.output);
-        context.service.counters.full_scrape_bytes += self.output.len() as u64;
+        let poured = connection.pour(context.service, &mut self.output);
         if let Ok(Poured { moved: true, .. }) = poured {
             connection.deadline = context.now + PATIENCE;
             self.unlink(index);
@@ -516,8 +516,8 @@ impl Connection {
     }
 
     /// Sends what is left, then reads what is to be answered behind what was held of it before.
-    fn receive(&mut self, room: &mut [u8]) -> Result<Received, Gone> {
-        if !self.flush()? {
+    fn receive(&mut self, room: &mut [u8], counters: &mut Counters) -> Result<Received, Gone> {
+        if !self.flush(counters)? {
             return Ok(Received::Nothing(Turn::Done));
         }
         match self.phase {
@@ -539,7 +539,9 @@ impl Connection {
                 drained: false,
             });
         }
-        match self.stream.read(room) {
+        let read = self.stream.read(room);
+        counters.tcp_received += *read.as_ref().unwrap_or(&0) as u64;
+        match read {
             Ok(0) => Err(Gone),
             Ok(_) if self.phase == Phase::Discard => Ok(Received::Nothing(Turn::More)),
             // A short read leaves nothing behind: that needs no second system call.
@@ -572,21 +574,26 @@ impl Connection {
 
     /// Sends what is left, then a slice more. What the client does not take is kept, and nothing is made
     /// behind it.
-    fn pour(&mut self, tracker: &Tracker, slice: &mut Vec<u8>) -> Result<Poured, Gone> {
+    fn pour(&mut self, service: &mut Service, slice: &mut Vec<u8>) -> Result<Poured, Gone> {
         let before = self.output.len();
-        let is_out = self.flush()?;
+        let counters = &mut service.counters;
+        let is_out = self.flush(counters)?;
         let mut moved = self.output.len() < before;
         if !is_out {
             let turn = Turn::Done;
             return Ok(Poured { turn, moved });
         }
         slice.clear();
-        if let Some(streaming) = &mut self.streaming
-            && !streaming.step(tracker, slice)
-        {
-            self.streaming = None;
+        if let Some(streaming) = &mut self.streaming {
+            let is_more = streaming.step(&service.tracker, slice);
+            if streaming.is_full_scrape() {
+                counters.full_scrape_bytes += slice.len() as u64;
+            }
+            if !is_more {
+                self.streaming = None;
+            }
         }
-        let sent = send(&mut self.stream, slice)?;
+        let sent = send(&mut self.stream, slice, counters)?;
         moved |= sent > 0;
         keep(&mut self.output, &slice[sent..]);
         let turn = match self.output.is_empty() {
@@ -597,11 +604,11 @@ impl Connection {
     }
 
     /// Sends what is left of earlier replies; whether all is out.
-    fn flush(&mut self) -> Result<bool, Gone> {
+    fn flush(&mut self, counters: &mut Counters) -> Result<bool, Gone> {
         if self.output.is_empty() {
             return Ok(true);
         }
-        let sent = send(&mut self.stream, &self.output)?;
+        let sent = send(&mut self.stream, &self.output, counters)?;
         self.output.drain(..sent);
         if self.output.is_empty() {
             self.output = Vec::new();
@@ -628,11 +635,14 @@ struct Poured {
 }
 
 /// Writes until all is sent or the socket takes no more; how much it took.
-fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+fn send(stream: &mut TcpStream, bytes: &[u8], counters: &mut Counters) -> io::Result<usize> {
     let mut sent = 0;
     while sent < bytes.len() {
         match stream.write(&bytes[sent..]) {
-            Ok(count) => sent += count,
+            Ok(count) => {
+                sent += count;
+                counters.tcp_sent += count as u64;
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -711,7 +721,8 @@ impl Desk<'_> {
             rest = &[];
         }
         keep(&mut connection.input, rest);
-        let sent = send(&mut connection.stream, self.output)?;
+        let counters = &mut context.service.counters;
+        let sent = send(&mut connection.stream, self.output, counters)?;
         keep(&mut connection.output, &self.output[sent..]);
         match connection.phase {
             _ if connection.streaming.is_some() => Ok(Turn::More),

@@ -94,10 +94,10 @@ pub fn write_typed(
 }
 
 /// Appends the head of a reply whose body is made later, in chunks or up to the end of the connection.
-pub fn write_streaming(out: &mut Vec<u8>, framing: Framing, is_gzip: bool) {
-    // As opentracker calls all of them.
-    out.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n");
-    out.extend_from_slice(b"Vary: Accept-Encoding\r\n");
+pub fn write_streaming(out: &mut Vec<u8>, content_type: &str, framing: Framing, is_gzip: bool) {
+    out.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Type: ");
+    out.extend_from_slice(content_type.as_bytes());
+    out.extend_from_slice(b"\r\nVary: Accept-Encoding\r\n");
     if is_gzip {
         out.extend_from_slice(b"Content-Encoding: gzip\r\n");
     }

@@ -3,7 +3,7 @@
 use super::gate::{Closed, FullScrapes, Gate, Seat};
 use super::request::{Method, Request};
 use super::response::{self, Framing, Status};
-use super::streaming::Streaming;
+use super::streaming::{Source, Streaming};
 use crate::completed::Completing;
 use crate::fullscrape::{Format, FullScrape};
 use crate::nets::{self, Net};
@@ -11,8 +11,9 @@ use crate::options::Protocol;
 use crate::proto::bencode;
 use crate::proto::query::{self, Encoded, Refusal};
 use crate::service::Service;
-use crate::stats;
 use crate::stats::modes::{self, Report};
+use crate::stats::walks::Walk;
+use crate::stats::{self, page};
 use crate::tracker::{Announce, Hint, InfoHash, MOST_PEERS, Peer, Role, Sink, Sinks};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -85,6 +86,8 @@ enum Content {
     Body(&'static str),
     /// Every torrent.
     Torrents(Format, Option<Seat>),
+    /// What a walk over the table finds.
+    Walk(Walk),
 }
 
 const TEXT: Content = Content::Body("text/plain");
@@ -129,6 +132,11 @@ impl Site {
             Ok(Content::Body(of_type)) => {
                 response::write_typed(out, Status::Ok, of_type, &[], &self.body, framing);
                 return None;
+            }
+            Ok(Content::Walk(walk)) => {
+                response::write_streaming(out, "text/plain", framing, false);
+                let streaming = Streaming::new(Source::Walk(walk), framing, None);
+                return (!framing.head_only).then(|| Box::new(streaming));
             }
             Ok(Content::Torrents(format, seat)) => {
                 return stream(format, seat, request, framing, service, out);
@@ -225,8 +233,20 @@ impl Site {
         if !self.may_see(client, mode.is_private) {
             return Err(Status::Forbidden);
         }
-        match mode.report {
-            Report::Text(write) => write(&service.view(), &mut self.body),
+        if let Report::Walk(begin) = mode.report {
+            service.counters.http_others += 1;
+            return Ok(Content::Walk(begin(&mut service.random)));
+        }
+        let view = service.view();
+        let of_type = match mode.report {
+            Report::Text(write) => {
+                write(&view, &mut self.body);
+                "text/plain"
+            }
+            Report::Html => {
+                page::write(&view, &mut self.body);
+                "text/html; charset=utf-8"
+            }
             Report::Torrents => {
                 let format = match query::value(query, b"format") {
                     Some(name) => Format::named(&name).ok_or(Status::BadRequest)?,
@@ -238,10 +258,10 @@ impl Site {
                 let now = service.monitor.seconds_since_1970() / 60;
                 return Ok(Content::Torrents(Format::State { now }, None));
             }
-            Report::Gone => return Err(Status::NotFound),
-        }
+            Report::Walk(_) | Report::Gone => return Err(Status::NotFound),
+        };
         service.counters.http_others += 1;
-        Ok(TEXT)
+        Ok(Content::Body(of_type))
     }
 
     /// Says what this is, and how to announce to it.
@@ -351,12 +371,13 @@ fn stream(
     out: &mut Vec<u8>,
 ) -> Option<Box<Streaming>> {
     let is_gzip = request.accepts_gzip();
-    response::write_streaming(out, framing, is_gzip);
+    // As opentracker calls all of them.
+    response::write_streaming(out, "application/octet-stream", framing, is_gzip);
     if framing.head_only {
         return None;
     }
     service.counters.full_scrapes += 1;
-    let source = FullScrape::new(format, is_gzip);
+    let source = Source::Torrents(FullScrape::new(format, is_gzip));
     Some(Box::new(Streaming::new(source, framing, seat)))
 }
 

@@ -3,10 +3,34 @@
 use super::gate::Seat;
 use super::response::Framing;
 use crate::fullscrape::FullScrape;
+use crate::stats::walks::Walk;
 use crate::tracker::Tracker;
 
+/// What makes a body.
+pub enum Source {
+    Torrents(FullScrape),
+    Walk(Walk),
+}
+
+impl Source {
+    /// Appends the next slice; whether there is more.
+    fn step(&mut self, tracker: &Tracker, out: &mut Vec<u8>) -> bool {
+        match self {
+            Source::Torrents(torrents) => torrents.step(tracker, out),
+            Source::Walk(walk) => walk.step(tracker, out),
+        }
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Source::Torrents(torrents) => torrents.size(),
+            Source::Walk(walk) => walk.size(),
+        }
+    }
+}
+
 pub struct Streaming {
-    source: FullScrape,
+    source: Source,
     /// In chunks (RFC 9112, 7.1); else the end of the connection is the end of the body.
     is_chunked: bool,
     _seat: Option<Seat>,
@@ -18,12 +42,16 @@ const CHUNK_END: &[u8] = b"\r\n";
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 impl Streaming {
-    pub fn new(source: FullScrape, framing: Framing, seat: Option<Seat>) -> Streaming {
+    pub fn new(source: Source, framing: Framing, seat: Option<Seat>) -> Streaming {
         Streaming {
             source,
             is_chunked: framing.is_1_1,
             _seat: seat,
         }
+    }
+
+    pub fn is_full_scrape(&self) -> bool {
+        matches!(self.source, Source::Torrents(_))
     }
 
     /// Bytes that it takes beside its output.
@@ -81,7 +109,11 @@ mod tests {
             keep_alive: true,
             head_only: false,
         };
-        let mut streaming = Streaming::new(FullScrape::new(format, false), framing, None);
+        let mut streaming = Streaming::new(
+            Source::Torrents(FullScrape::new(format, false)),
+            framing,
+            None,
+        );
         let mut out = Vec::new();
         while streaming.step(&tracker, &mut out) {}
         out

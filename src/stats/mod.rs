@@ -4,14 +4,18 @@
 //! Counting is an addition where something happens; everything else is done when somebody asks. A
 //! report is bytes pushed behind each other, as the formatting machinery of `std` is large.
 
+pub mod history;
 mod metrics;
 pub mod modes;
+pub mod page;
+pub mod walks;
 
 pub use metrics::{log_line, write as write_metrics};
 
 use crate::proto::bencode::decimal;
 use crate::sys::memory::Resident;
 use crate::tracker::{MOST_PEERS, Tally, Totals};
+use history::{History, Sample};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Counts since the start.
@@ -96,6 +100,15 @@ impl Counters {
         }
     }
 
+    fn http_requests(&self) -> u64 {
+        self.http_announces + self.http_scrapes + self.full_scrapes + self.http_others
+    }
+
+    /// Replies that did not leave.
+    fn dropped(&self) -> u64 {
+        self.udp_dropped + self.udp_refused
+    }
+
     /// Replies of an error's status.
     fn http_failures(&self) -> u64 {
         self.http_errors.iter().sum::<u64>() - self.http_error(302)
@@ -129,6 +142,7 @@ pub struct Monitor {
     pub now: u64,
     pub connections: usize,
     pub resident: Resident,
+    pub history: History,
 }
 
 impl Monitor {
@@ -161,6 +175,17 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
+    /// What the history keeps.
+    pub fn sample(&self) -> Sample {
+        Sample {
+            udp: self.counters.udp_requests(),
+            http: self.counters.http_requests(),
+            dropped: self.counters.dropped(),
+            peers: self.peers.iter().sum::<usize>() as u64,
+            torrents: self.totals.torrents as u64,
+        }
+    }
+
     /// Seconds since the start.
     fn uptime(&self) -> u64 {
         self.monitor.now / 1000

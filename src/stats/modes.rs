@@ -3,9 +3,12 @@
 //!
 //! Formats are those of Debian's opentracker of 2021, which the tests hold them to.
 
+use super::walks::Walk;
 use super::{View, fill};
 use crate::proto::bencode::decimal;
+use crate::random::Random;
 use crate::tracker::Tally;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A report by its name.
 pub struct Mode {
@@ -18,6 +21,10 @@ pub struct Mode {
 #[derive(Clone, Copy)]
 pub enum Report {
     Text(fn(&View, &mut Vec<u8>)),
+    /// The page for people.
+    Html,
+    /// What a walk over the table finds.
+    Walk(fn(&mut Random) -> Walk),
     /// Every torrent, in the format that is named besides.
     Torrents,
     /// Every torrent, as opentracker saves and loads them.
@@ -47,9 +54,18 @@ pub const MODES: &[Mode] = &[
     open("completed", completed),
     open("renew", renewals),
     open("syncs", syncs),
+    private("s24s", Report::Walk(Walk::networks)),
+    private("top10", Report::Walk(|_| Walk::top(10))),
+    private("top100", Report::Walk(|_| Walk::top(100))),
+    private("woodpeckers", Report::Text(woodpeckers)),
     open("version", version),
     open("everything", everything),
     open("numwants", wanted),
+    Mode {
+        name: "html",
+        is_private: false,
+        report: Report::Html,
+    },
     private("tpbs", Report::Torrents),
     private("statedump", Report::State),
     gone("busy"),
@@ -212,6 +228,42 @@ fn wanted(view: &View, out: &mut Vec<u8>) {
         padded(out, number, 3);
         fill(out, " => $\n", &[count]);
     }
+}
+
+/// Networks in the reports of the busiest.
+pub(super) const BUSIEST: usize = 128;
+
+fn woodpeckers(view: &View, out: &mut Vec<u8>) {
+    let top = |is_meant: fn(u64) -> bool| match &view.tally.woodpeckers {
+        Some(woodpeckers) => woodpeckers.top(BUSIEST, is_meant),
+        None => Vec::new(),
+    };
+    networks(out, 32, &top(|key| key <= MOST_V4), v4_address);
+    networks(out, 64, &top(|key| key > MOST_V4), |key| {
+        Ipv6Addr::from_bits(u128::from(key) << 64).into()
+    });
+}
+
+/// What is not above this is an IPv4 address: no IPv6 network has as many zeros in front.
+const MOST_V4: u64 = u32::MAX as u64;
+
+pub(super) fn v4_address(key: u64) -> IpAddr {
+    Ipv4Addr::from_bits(u32::try_from(key).unwrap_or(0)).into()
+}
+
+/// A table of networks with a prefix of so many bits, and how much was counted for each.
+pub(super) fn networks(
+    out: &mut Vec<u8>,
+    prefix: u64,
+    counts: &[(u64, u32)],
+    address: fn(u64) -> IpAddr,
+) {
+    fill(out, "Networks, limit /$:\n", &[prefix]);
+    for &(key, count) in counts {
+        padded(out, count.into(), 8);
+        out.extend_from_slice(format!(": {}\n", address(key)).as_bytes());
+    }
+    out.push(b'\n');
 }
 
 /// A number with zeros in front, as `printf` has it.

@@ -21,9 +21,11 @@ pub use sample::{MOST as MOST_PEERS, Sink};
 pub use torrents::{Ahead, InfoHash};
 pub use walk::{Cursor, Found, RECORD_SIZES};
 
+use crate::busiest::Busiest;
 use crate::random::Random;
 use decoys::Pools;
 use peers::{Record, V4, V6};
+use std::ops::RangeInclusive;
 use swarms::{Peers, Seen, Swarms, Update, Within};
 use torrents::{Position, Torrent, Torrents};
 
@@ -101,16 +103,53 @@ pub struct Tally {
     pub renewals: [u64; 128],
     /// Milliseconds in a unit.
     pub unit_ms: u64,
+    /// Who announces again too early, by [`Tally::source`]; none until somebody does.
+    pub woodpeckers: Option<Box<Busiest>>,
 }
 
 impl Tally {
     /// Units in the peer timeout.
     pub const LIFE: u64 = clock::LIFE;
 
-    fn count(&mut self, seen: Seen) {
+    /// Units after which it is too early to announce again: up to two thirds of the interval, if the
+    /// timeout is the usual 1.5 intervals. What comes at once tells of an event.
+    const EARLY: RangeInclusive<u8> = 1..=42;
+
+    /// Units after which counts of woodpeckers are halved: an interval.
+    const FORGETS: u64 = 64;
+
+    pub fn new(unit_ms: u64) -> Tally {
+        Tally {
+            completed: 0,
+            renewals: [0; 128],
+            unit_ms,
+            woodpeckers: None,
+        }
+    }
+
+    /// An IPv4 address, or the upper half of an IPv6 one, which is what one host has for itself.
+    fn source(peer: Peer) -> u64 {
+        match peer {
+            Peer::V4([a, b, c, d, ..]) => u32::from_be_bytes([a, b, c, d]).into(),
+            Peer::V6([a, b, c, d, e, f, g, h, ..]) => u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+        }
+    }
+
+    fn count(&mut self, seen: Seen, peer: Peer, random: &mut Random) {
         self.completed += u64::from(seen.newly_completed);
         if let Some(count) = self.renewals.get_mut(usize::from(seen.age)) {
             *count += 1;
+        }
+        if Tally::EARLY.contains(&seen.age) {
+            let woodpeckers = &mut self.woodpeckers;
+            let woodpeckers = woodpeckers.get_or_insert_with(|| Busiest::new(random).into());
+            woodpeckers.count(Tally::source(peer));
+        }
+    }
+
+    fn forget(&mut self) {
+        if let Some(woodpeckers) = &mut self.woodpeckers {
+            woodpeckers.halve();
         }
     }
 }
@@ -175,11 +214,7 @@ impl Tracker {
             now_ms: 0,
             now: KEEP_EMPTY,
             sweep: Sweep::default(),
-            tally: Tally {
-                completed: 0,
-                renewals: [0; 128],
-                unit_ms,
-            },
+            tally: Tally::new(unit_ms),
         }
     }
 
@@ -223,6 +258,9 @@ impl Tracker {
         self.now = KEEP_EMPTY.saturating_add(seconds);
         if unit == self.clock.unit() {
             return;
+        }
+        if unit / Tally::FORGETS != self.clock.unit() / Tally::FORGETS {
+            self.tally.forget();
         }
         if unit.saturating_sub(self.sweep.vouched) > Clock::SWEEP_VALID {
             self.catch_up(unit);
@@ -275,8 +313,8 @@ impl Tracker {
             };
         }
         let stored = match at {
-            Ok(at) => self.renew(at, announce),
-            Err(at) => self.add_torrent(at, announce),
+            Ok(at) => self.renew(at, announce, random),
+            Err(at) => self.add_torrent(at, announce, random),
         };
         let Some((at, seen)) = stored else {
             return Counts::default();
@@ -326,13 +364,18 @@ impl Tracker {
     }
 
     /// Adds or renews the peer of a torrent that is known; tells the peer's rank if it is stored.
-    fn renew(&mut self, at: Position, announce: &Announce) -> Option<(Position, Option<Seen>)> {
+    fn renew(
+        &mut self,
+        at: Position,
+        announce: &Announce,
+        random: &mut Random,
+    ) -> Option<(Position, Option<Seen>)> {
         let update = self.update(announce);
         let torrent = self.torrents.get_mut(at)?;
         let peers = &mut torrent.peers;
         let seen = self.swarms.update(peers, announce.peer, update, self.clock);
         if let Some(seen) = seen {
-            self.tally.count(seen);
+            self.tally.count(seen, announce.peer, random);
             let completed = u32::from(seen.newly_completed);
             torrent.downloaded = torrent.downloaded.saturating_add(completed);
         }
@@ -344,6 +387,7 @@ impl Tracker {
         &mut self,
         at: Position,
         announce: &Announce,
+        random: &mut Random,
     ) -> Option<(Position, Option<Seen>)> {
         if self.torrents.len() >= self.limits.max_torrents || !self.has_room() {
             return None;
@@ -354,7 +398,7 @@ impl Tracker {
             peers: Peers::Empty(self.now),
         };
         let at = self.torrents.insert(at, torrent);
-        self.renew(at, announce)
+        self.renew(at, announce, random)
     }
 
     fn update(&self, announce: &Announce) -> Update {

@@ -467,3 +467,46 @@ fn torrents_that_are_not_tracked_go_with_the_next_sweep_in_slices() {
     assert_eq!(subject.tracker.totals(), expected);
     assert!((0..300).all(|n| subject.tracker.scrape(&hash(n)).is_some() == (n % 3 == 0)));
 }
+
+#[test]
+fn renewals_are_counted_by_age_and_early_ones_by_address() {
+    let mut tracker = Tracker::new(LIMITS);
+    let mut random = Random::seeded(3);
+    let mut announce_at = |unit: u64, peer: Peer, event| {
+        tracker.advance(unit * tracker.tally().unit_ms);
+        let announce = Announce {
+            info_hash: &[7; 20],
+            peer,
+            role: Role::Seeder,
+            event,
+            want: 0,
+            hint: Hint::default(),
+        };
+        let mut sinks = Sinks {
+            v4: Sink::new(&mut []),
+            v6: Sink::new(&mut []),
+        };
+        tracker.announce(&announce, &mut random, &mut sinks);
+    };
+    let v4 = |n: u8| Peer::new([192, 0, 2, n].into(), 1);
+    let v6 = Peer::new("2001:db8:1:2:3::4".parse().expect("an address"), 1);
+    for (unit, peer) in [(0, v4(1)), (0, v4(2)), (0, v6), (0, v4(1)), (5, v4(1))] {
+        announce_at(unit, peer, Event::None);
+    }
+    announce_at(10, v4(1), Event::Completed);
+    announce_at(10, v4(1), Event::Completed);
+    announce_at(42, v6, Event::None);
+    announce_at(43, v4(2), Event::None);
+    let tally = tracker.tally();
+    let ages = (0..).zip(tally.renewals).filter(|(_, count)| *count > 0);
+    assert_eq!(ages.collect::<Vec<_>>(), [(0, 2), (5, 2), (42, 1), (43, 1)]);
+    assert_eq!(tally.completed, 1);
+    let busiest = |tracker: &Tracker| {
+        let woodpeckers = tracker.tally().woodpeckers.as_ref();
+        woodpeckers.expect("there are some").top(9, |_| true)
+    };
+    let expected = [(0xc000_0201, 2), (0x2001_0db8_0001_0002, 1)];
+    assert_eq!(busiest(&tracker), expected);
+    tracker.advance(64 * tracker.tally().unit_ms);
+    assert_eq!(busiest(&tracker), [(0xc000_0201, 1)]);
+}

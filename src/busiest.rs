@@ -1,0 +1,169 @@
+//! Which keys come most often, in bounded memory: Misra and Gries's summary (1982).
+//!
+//! Counts are exact until there are more keys than fit. Then the same number is taken from all, and what
+//! is left with none makes room: a count is too low from then on, by less than four parts in
+//! [`Busiest::ROOM`] of all that was counted, and whoever comes more often than that is in.
+
+use crate::random::Random;
+
+#[derive(Clone, Debug)]
+pub struct Busiest {
+    /// Counts of zero are free places. Keys are chosen by strangers, so where they go is not known to
+    /// them: the multiplier is random.
+    slots: Box<[(u64, u32)]>,
+    used: usize,
+    multiplier: u64,
+}
+
+impl Busiest {
+    const BITS: u32 = 11;
+    const SLOTS: usize = 1 << Self::BITS;
+    /// Keys that are held at most.
+    pub const ROOM: usize = Self::SLOTS / 4 * 3;
+
+    /// Bytes that it takes.
+    pub const SIZE: usize = Self::SLOTS * size_of::<(u64, u32)>();
+
+    pub fn new(random: &mut Random) -> Busiest {
+        Busiest {
+            slots: vec![(0, 0); Self::SLOTS].into_boxed_slice(),
+            used: 0,
+            multiplier: random.draw() | 1,
+        }
+    }
+
+    pub fn count(&mut self, key: u64) {
+        self.add(key, 1);
+        while self.used > Self::ROOM {
+            let least = self.least_half();
+            self.lower(|count| count.saturating_sub(least));
+        }
+    }
+
+    /// Forgets half of everything, so that the present counts for more than the past.
+    pub fn halve(&mut self) {
+        self.lower(|count| count / 2);
+    }
+
+    fn add(&mut self, key: u64, count: u32) {
+        let mut place = (key.wrapping_mul(self.multiplier) >> (64 - Self::BITS)) as usize;
+        // There is always a free place, as no more than three quarters are used.
+        while let Some(slot) = self.slots.get_mut(place) {
+            if slot.1 == 0 {
+                *slot = (key, count);
+                self.used += 1;
+                return;
+            }
+            if slot.0 == key {
+                slot.1 = slot.1.saturating_add(count);
+                return;
+            }
+            place = (place + 1) % Self::SLOTS;
+        }
+    }
+
+    /// A power of two that half of the counts do not exceed.
+    fn least_half(&self) -> u32 {
+        let mut least = 1;
+        while self.slots.iter().filter(|slot| slot.1 > least).count() > self.used / 2 {
+            least = least.saturating_mul(2);
+        }
+        least
+    }
+
+    fn lower(&mut self, lower: impl Fn(u32) -> u32) {
+        let before = std::mem::replace(
+            &mut self.slots,
+            vec![(0, 0); Self::SLOTS].into_boxed_slice(),
+        );
+        self.used = 0;
+        for (key, count) in before {
+            match lower(count) {
+                0 => {}
+                count => self.add(key, count),
+            }
+        }
+    }
+
+    /// Those of these keys that came most often, up to so many, with their counts, the busiest first.
+    pub fn top(&self, most: usize, is_meant: impl Fn(u64) -> bool) -> Vec<(u64, u32)> {
+        let mut top: Vec<(u64, u32)> = Vec::new();
+        for &(key, count) in &self.slots {
+            let place = top
+                .iter()
+                .rposition(|&(other, n)| n > count || n == count && other < key);
+            let place = place.map_or(0, |place| place + 1);
+            if count > 0 && place < most && is_meant(key) {
+                top.truncate(most - 1);
+                top.insert(place, (key, count));
+            }
+        }
+        top
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(busiest: &Busiest, most: usize) -> Vec<(u64, u32)> {
+        busiest.top(most, |_| true)
+    }
+
+    #[test]
+    fn few_keys_are_counted_exactly() {
+        let mut busiest = Busiest::new(&mut Random::seeded(5));
+        for n in 0..1000_u64 {
+            for _ in 0..=n % 10 {
+                busiest.count(n << 8);
+            }
+        }
+        let top = all(&busiest, 128);
+        assert_eq!(top.len(), 100 + 28);
+        assert!(
+            top[..100]
+                .iter()
+                .all(|&(key, count)| count == 10 && (key >> 8) % 10 == 9)
+        );
+        assert!(top[..100].is_sorted());
+        assert_eq!(top[100], (8 << 8, 9));
+        let even = busiest.top(3, |key| (key >> 8) % 2 == 0);
+        assert_eq!(even, [(8 << 8, 9), (18 << 8, 9), (28 << 8, 9)]);
+        assert_eq!(all(&busiest, 0), []);
+        busiest.halve();
+        assert_eq!(all(&busiest, 1), [(9 << 8, 5)]);
+        assert_eq!(
+            all(&busiest, 5000).len(),
+            900,
+            "what was counted once is gone"
+        );
+    }
+
+    #[test]
+    fn of_many_keys_the_busiest_stay() {
+        let mut random = Random::seeded(17);
+        let mut busiest = Busiest::new(&mut random);
+        let mut counts = [0_u32; 100];
+        const ALL: u32 = 2_000_000;
+        for _ in 0..ALL {
+            let heavy = random.below(200);
+            match counts.get_mut(heavy) {
+                Some(count) => {
+                    *count += 1;
+                    busiest.count(heavy as u64);
+                }
+                None => busiest.count(random.draw() | 1 << 63),
+            }
+        }
+        assert!(busiest.used <= Busiest::ROOM);
+        let error = 4 * ALL / Busiest::ROOM as u32;
+        let top = all(&busiest, 100);
+        for (key, count) in top {
+            let exact = counts[usize::try_from(key).expect("is one of the heavy ones")];
+            assert!(
+                count <= exact && count + error >= exact,
+                "{count} of {exact}"
+            );
+        }
+    }
+}
