@@ -1,13 +1,14 @@
 //! The table as bytes: for the disk, and for whoever else is to know what this tracker knows.
 //!
-//! All numbers are big-endian. A header of 28 bytes:
+//! All numbers are big-endian. A header of 32 bytes:
 //!
 //! ```text
 //!  0   8  magic: a7 "swarms" 0a
 //!  8   4  format version: 1
 //! 12   4  flags: 0; others are refused
 //! 16   4  unit of ages in milliseconds: a 96th of the peer timeout, rounded down
-//! 20   8  time of the save: when the clock's unit began in which the save did, in milliseconds since 1970
+//! 20   8  time of the save, in milliseconds since 1970
+//! 28   4  milliseconds since the clock's unit began
 //! ```
 //!
 //! Then items, each with its kind in the first byte:
@@ -17,7 +18,7 @@
 //!       count 2, then so many of: address 4 or 16, port 2, top bit: completed, others: age in units (0..96) 1
 //! 4     a torrent with peers: info-hash 20, downloaded 4
 //! 5     a torrent without: info-hash 20, downloaded 4, seconds since it has been without 4
-//! 6     from here on ages count from so many units after the time of the save: 8
+//! 6     from here on ages count from so many units after that in which the save began: 8
 //! 7     the end: torrents 8, peers 8, and SipHash-2-4 under a key of zeros of all before this number 8
 //! ```
 //!
@@ -52,7 +53,7 @@ pub fn wall_ms() -> u64 {
 
 const MAGIC: [u8; 8] = *b"\xa7swarms\n";
 const VERSION: u32 = 1;
-const HEADER: usize = 28;
+const HEADER: usize = 32;
 const KEY: [u64; 2] = [0, 0];
 
 /// Kinds of items; 0 to 3 are peers.

@@ -8,9 +8,14 @@ use std::fmt;
 /// What a state is made of, in the order of the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item<'a> {
-    /// Always first. Both in milliseconds, the second since 1970.
-    Header { unit_ms: u32, saved_at: u64 },
-    /// Ages from here on count from so many units after that time.
+    /// Always first. All in milliseconds: a unit of ages, the time since 1970, and that since the unit
+    /// began.
+    Header {
+        unit_ms: u32,
+        saved_at: u64,
+        into_unit: u32,
+    },
+    /// Ages from here on count from so many units after that one.
     Time { units: u64 },
     Torrent {
         info_hash: InfoHash,
@@ -179,8 +184,8 @@ impl Reader {
         if version != VERSION {
             return Err(Damage::Version(version));
         }
-        let (Some(flags), Some(unit_ms), Some(saved_at)) =
-            (fields.u32(), fields.u32(), fields.u64())
+        let (Some(flags), Some(unit_ms), Some(saved_at), Some(into_unit)) =
+            (fields.u32(), fields.u32(), fields.u64(), fields.u32())
         else {
             return Ok(0);
         };
@@ -188,7 +193,11 @@ impl Reader {
             return Err(self.malformed());
         }
         self.expect = Expect::Item;
-        take(Item::Header { unit_ms, saved_at });
+        take(Item::Header {
+            unit_ms,
+            saved_at,
+            into_unit,
+        });
         Ok(self.consume(bytes, HEADER))
     }
 

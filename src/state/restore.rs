@@ -57,7 +57,8 @@ pub struct Restorer<'a> {
     tracker: &'a mut Tracker,
     wall_ms: u64,
     unit_ms: u64,
-    /// Milliseconds since the time that ages count from.
+    /// Milliseconds since the unit began in which the save did, and since the one that ages count from.
+    since_unit_ms: u64,
     elapsed_ms: u64,
     torrent: Option<Torrent>,
     summary: Summary,
@@ -86,6 +87,7 @@ impl<'a> Restorer<'a> {
             tracker,
             wall_ms,
             unit_ms: 1,
+            since_unit_ms: 0,
             elapsed_ms: 0,
             torrent: None,
             summary: Summary::default(),
@@ -94,11 +96,14 @@ impl<'a> Restorer<'a> {
 
     pub fn take(&mut self, item: Item) {
         match item {
-            Item::Header { unit_ms, saved_at } => self.begin(unit_ms.into(), saved_at),
+            Item::Header {
+                unit_ms,
+                saved_at,
+                into_unit,
+            } => self.begin(unit_ms.into(), saved_at, into_unit.into()),
             Item::Time { units } => {
-                let since = units.saturating_mul(self.unit_ms);
-                let age_ms = self.summary.age_ms.unwrap_or(0);
-                self.elapsed_ms = age_ms.saturating_sub(since);
+                let later = units.saturating_mul(self.unit_ms);
+                self.elapsed_ms = self.since_unit_ms.saturating_sub(later);
             }
             Item::Torrent {
                 info_hash,
@@ -128,10 +133,12 @@ impl<'a> Restorer<'a> {
         self.summary
     }
 
-    fn begin(&mut self, unit_ms: u64, saved_at: u64) {
+    fn begin(&mut self, unit_ms: u64, saved_at: u64, into_unit: u64) {
         self.unit_ms = unit_ms;
         self.summary.age_ms = self.wall_ms.checked_sub(saved_at);
-        self.elapsed_ms = self.summary.age_ms.unwrap_or(0);
+        let age_ms = self.summary.age_ms.unwrap_or(0);
+        self.since_unit_ms = age_ms.saturating_add(into_unit);
+        self.elapsed_ms = self.since_unit_ms;
         // With units that go on where they were, ages are exact, however often the tracker restarts.
         if unit_ms == self.tracker.unit_ms() {
             self.tracker.set_back(self.elapsed_ms % unit_ms);

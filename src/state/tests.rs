@@ -174,7 +174,9 @@ fn model_of(bytes: &[u8], piece: usize) -> Model {
     let mut model = Model::default();
     let (mut began, mut now, mut torrent) = (0, 0, [0; 20]);
     read(bytes, piece, &mut |item| match item {
-        Item::Header { unit_ms, saved_at } => {
+        Item::Header {
+            unit_ms, saved_at, ..
+        } => {
             assert_eq!(unit_ms, 1000);
             began = (saved_at - BEGAN) / 1000;
             now = began;

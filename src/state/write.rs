@@ -28,13 +28,14 @@ impl Writer {
     pub fn new(tracker: &Tracker, wall_ms: u64, out: &mut Vec<u8>) -> Writer {
         let units = tracker.units();
         let unit_ms = u32::try_from(tracker.unit_ms()).unwrap_or(u32::MAX);
-        let saved_at = wall_ms.saturating_sub(tracker.into_unit_ms());
+        let into_unit = u32::try_from(tracker.into_unit_ms()).unwrap_or(0);
         let start = out.len();
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&VERSION.to_be_bytes());
         out.extend_from_slice(&0_u32.to_be_bytes());
         out.extend_from_slice(&unit_ms.to_be_bytes());
-        out.extend_from_slice(&saved_at.to_be_bytes());
+        out.extend_from_slice(&wall_ms.to_be_bytes());
+        out.extend_from_slice(&into_unit.to_be_bytes());
         debug_assert_eq!(out.len() - start, HEADER);
         let mut writer = Writer {
             cursor: Some(Cursor::default()),
