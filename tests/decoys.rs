@@ -89,8 +89,8 @@ fn counts_include_the_decoys_that_are_named() {
             assert_eq!(decoys(&client.announce(&peer(torrent, 2, 1)).peers), named);
             total += named.len();
         }
-        // 5 for each of 40 on average.
-        assert!((140..=260).contains(&total), "{total}");
+        // 5 for each of 40 on average, less up to a quarter, by which they lag behind a swarm that grows.
+        assert!((100..=260).contains(&total), "{total}");
     }
 }
 

@@ -350,7 +350,11 @@ impl Tracker {
                 v6.pick_mixed(decoys, role, v6_want, clock, random, &mut sinks.v6);
             }
         }
-        self.counts_with(torrent, decoys.as_ref())
+        let counts = self.counts_with(torrent, decoys.as_ref());
+        if let (Some(memory), Some(decoys)) = (&mut self.decoys, &decoys) {
+            memory.remember(decoys);
+        }
+        counts
     }
 
     fn decoys_of(&self, torrent: &Torrent) -> Option<Pools> {
@@ -617,5 +621,7 @@ fn share(want: usize, v4: usize, v6: usize) -> (usize, usize) {
     (v4_share, (want - v4_share).min(v6))
 }
 
+#[cfg(test)]
+mod observer;
 #[cfg(test)]
 mod tests;

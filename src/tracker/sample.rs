@@ -156,9 +156,12 @@ impl<'a, R: Record> Pool<'a, R> {
         let peers = self.len();
         let [leechers, seeders] = decoys.slots_for::<R>(asker);
         let total = peers.saturating_add(leechers).saturating_add(seeders);
+        let mut left = want.min(MOST);
+        if left == 0 {
+            return;
+        }
         let mut draws = Draws::new(u32::try_from(total).unwrap_or(u32::MAX));
         let mut drawn = [0; 64];
-        let mut left = want.min(MOST);
         while left > 0 {
             // Somewhat more than are wanted: not every slot has a decoy.
             let most = drawn.len().min(left + left / 8 + 1);
