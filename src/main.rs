@@ -116,7 +116,9 @@ fn serve(options: &Options) -> Result<(), Problem> {
     // With the rights that the keeper saves with, and where its paths are.
     load(options, limits, &mut service.tracker)?;
     drop_privileges(options, identity)?;
-    sandbox::enter().map_err(problem("cannot enter the sandbox"))?;
+    let is_unix = |listen: &Listen| matches!(listen.address, Address::Unix(_));
+    sandbox::enter(options.listen.iter().any(is_unix))
+        .map_err(problem("cannot enter the sandbox"))?;
     if options.decoys > 0 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let start = now.map_or(0, |now| now.as_secs());

@@ -1,7 +1,7 @@
 //! What the process gives up for good once it serves.
 //!
-//! On OpenBSD it promises to use nothing but its sockets. FreeBSD's capsicum and Linux's seccomp
-//! belong here too: both would have to allow what `accept` and `mio` do.
+//! On OpenBSD it promises to use nothing but its sockets, and to remove their files. FreeBSD's capsicum
+//! and Linux's seccomp belong here too: both would have to allow what `accept` and `mio` do.
 
 use std::io;
 
@@ -20,14 +20,19 @@ pub fn enter_with_files() -> io::Result<()> {
     Ok(())
 }
 
+/// For the process that serves; `has_files` says whether files of sockets are to be removed in the end.
 #[cfg(target_os = "openbsd")]
-pub fn enter() -> io::Result<()> {
+pub fn enter(has_files: bool) -> io::Result<()> {
+    let promises = match has_files {
+        true => c"stdio inet unix rpath cpath",
+        false => c"stdio inet",
+    };
     // SAFETY: a static C string, and null for "no promises for a new program".
-    super::check(unsafe { libc::pledge(c"stdio inet".as_ptr(), std::ptr::null()) })?;
+    super::check(unsafe { libc::pledge(promises.as_ptr(), std::ptr::null()) })?;
     Ok(())
 }
 
 #[cfg(not(target_os = "openbsd"))]
-pub fn enter() -> io::Result<()> {
+pub fn enter(_: bool) -> io::Result<()> {
     Ok(())
 }
