@@ -24,6 +24,8 @@ const LONGEST: usize = 4096;
 pub enum Meaning {
     /// The flag of this long name.
     Flag(&'static str),
+    /// The same, with a path that may lack its first slash.
+    Path(&'static str),
     /// `--address` and these, with the port from behind the address.
     Listen(&'static [&'static str]),
     /// Nothing, for this reason.
@@ -46,7 +48,7 @@ pub const KEYWORDS: &[(&str, Meaning)] = &[
     ("access.fifo_add", Meaning::Flag("list-add")),
     ("access.fifo_delete", Meaning::Flag("list-remove")),
     ("access.stats", Meaning::Flag("admin")),
-    ("access.stats_path", Meaning::Flag("stats-path")),
+    ("access.stats_path", Meaning::Path("stats-path")),
     ("access.proxy", Meaning::Flag("proxy")),
     ("tracker.rootdir", Meaning::Flag("root")),
     ("tracker.user", Meaning::Flag("user")),
@@ -124,6 +126,7 @@ fn apply(
             flag,
             value,
         })?,
+        Some(Meaning::Path(flag)) => pass(flag, &format!("/{}", shown.trim_start_matches('/')))?,
         Some(Meaning::Listen(flags)) => {
             let (address, port) = value.to_str().and_then(listen).ok_or_else(|| {
                 format!("{keyword} '{shown}': wanted is an IP, IP:PORT, [IPv6]:PORT or PORT")
@@ -252,6 +255,10 @@ mod tests {
         assert_eq!(pairs("tracker.user\tnobody"), ["user nobody"]);
         assert_eq!(pairs("access.fifo_delete /x"), ["list-remove /x"]);
         assert_eq!(pairs("listen.udp.workers 4"), [""; 0]);
+        for path in ["stats", "/stats"] {
+            let line = format!("access.stats_path {path}");
+            assert_eq!(pairs(&line), ["stats-path /stats"]);
+        }
         for refused in [
             "livesync.cluster.listen 192.168.0.1:9696",
             "livesync.cluster.node_ip 192.168.0.4",

@@ -6,10 +6,10 @@
 use super::check;
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File, TryLockError};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ fn lock(path: &Path) -> io::Result<File> {
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let mut holder = ErrorKind::AlreadyExists.into();
     for _ in 0..TRIES {
-        let mut file = options.open(path)?;
+        let file = options.open(path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(io::Error::new(ErrorKind::InvalidInput, "not a file"));
@@ -67,7 +67,7 @@ fn lock(path: &Path) -> io::Result<File> {
             Ok(()) if is_at(path, &metadata) => return Ok(file),
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                holder = held(&mut file);
+                holder = held(&file);
                 std::thread::sleep(PAUSE);
             }
             Err(TryLockError::Error(error)) => return Err(error),
@@ -80,7 +80,7 @@ fn is_at(path: &Path, file: &fs::Metadata) -> bool {
     fs::symlink_metadata(path).is_ok_and(|at| (at.dev(), at.ino()) == (file.dev(), file.ino()))
 }
 
-fn held(file: &mut File) -> io::Error {
+fn held(file: &File) -> io::Error {
     let text = match read_id(file) {
         Some(id) => format!("process {id} holds it"),
         None => String::from("another process holds it"),
@@ -88,9 +88,10 @@ fn held(file: &mut File) -> io::Error {
     io::Error::new(ErrorKind::AlreadyExists, text)
 }
 
-fn read_id(file: &mut File) -> Option<u32> {
-    let mut text = String::new();
-    file.take(16).read_to_string(&mut text).ok()?;
+fn read_id(file: &File) -> Option<u32> {
+    let mut text = [0; 16];
+    let length = file.read_at(&mut text, 0).ok()?;
+    let text = str::from_utf8(text.get(..length)?).ok()?;
     text.trim_end().parse().ok()
 }
 
@@ -102,10 +103,19 @@ impl Place {
         // SAFETY: a C string that outlives the call; no mode is needed, as no file is made.
         let fd = check(unsafe { libc::openat(directory, self.name.as_ptr(), flags) })?;
         // SAFETY: it is new and nobody else's.
-        let mut file = unsafe { File::from_raw_fd(fd) };
-        if file.try_lock().is_ok() && read_id(&mut file) == Some(self.id) {
-            // SAFETY: a C string that outlives the call.
-            check(unsafe { libc::unlinkat(directory, self.name.as_ptr(), 0) })?;
+        let file = unsafe { File::from_raw_fd(fd) };
+        for _ in 0..TRIES {
+            let is_free = file.try_lock().is_ok();
+            if read_id(&file) != Some(self.id) {
+                break;
+            }
+            if is_free {
+                // SAFETY: a C string that outlives the call.
+                check(unsafe { libc::unlinkat(directory, self.name.as_ptr(), 0) })?;
+                break;
+            }
+            // The system is still closing what the process had open.
+            std::thread::sleep(PAUSE);
         }
         Ok(())
     }
