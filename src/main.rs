@@ -318,7 +318,11 @@ fn load_list(options: &Options) -> Result<Option<Access>, Problem> {
         return Ok(None);
     };
     let mut access = Access::new(list.kind, list.file.clone());
-    access.load()?;
+    // The path alone would mislead: Debian's opentracker.conf has one that is right without a chroot only.
+    access.load().map_err(|why| match &options.root {
+        Some(root) => format!("{why}, looked for inside {}", root_flag(root)),
+        None => why,
+    })?;
     Ok(Some(access))
 }
 
