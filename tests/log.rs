@@ -6,7 +6,7 @@ mod common;
 
 use common::{DEADLINE, Daemon, http, program, run, skip, udp, wait_for};
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -268,11 +268,21 @@ impl Syslog {
         self.command(&program(), &flags)
     }
 
+    fn receive(&self) -> String {
+        let mut datagram = [0; 2000];
+        loop {
+            match self.socket.recv(&mut datagram) {
+                Ok(length) => return String::from_utf8_lossy(&datagram[..length]).into_owned(),
+                // With a timeout, being stopped and continued ends the call.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("waited in vain for a line: {error}"),
+            }
+        }
+    }
+
     /// The next line: priority and text, the daemon's id taken away.
     fn line(&self, id: u32) -> (String, String) {
-        let mut datagram = [0; 2000];
-        let length = self.socket.recv(&mut datagram).expect("a line");
-        let text = String::from_utf8_lossy(&datagram[..length]).into_owned();
+        let text = self.receive();
         let text = text.trim_end_matches(['\0', '\n']);
         let (priority, rest) = text
             .strip_prefix('<')
@@ -339,11 +349,8 @@ fn priorities_tell_errors_from_what_only_debugging_needs() {
         .output()
         .expect("runs");
     assert_eq!(output.status.code(), Some(1));
-    let mut datagram = [0; 2000];
     let line = wait_for("an error", || {
-        let length = syslog.socket.recv(&mut datagram).ok()?;
-        let line = String::from_utf8_lossy(&datagram[..length]).into_owned();
-        line.contains("cannot listen on").then_some(line)
+        Some(syslog.receive()).filter(|line| line.contains("cannot listen on"))
     });
     assert!(line.starts_with(&format!("<{ERROR}>")), "{line}");
     let daemon = Daemon::spawn(syslog.daemon(&["--syslog", "-vv", "--interval", "1"]));
