@@ -25,6 +25,7 @@ mod http_load;
 mod inserts;
 #[cfg(target_os = "linux")]
 mod latency;
+mod lists;
 #[cfg(target_os = "linux")]
 mod memory;
 #[cfg(target_os = "linux")]
@@ -106,5 +107,6 @@ fn run(
         Case::Wire => wire::bytes(options, report),
         Case::Latency => latency::idle_and_loaded(options, report),
         Case::Sweep => latency::sweep(options, report),
+        Case::Lists => lists::lists(options, report),
     }
 }

@@ -232,7 +232,7 @@ fn sweep_one(
     Ok(())
 }
 
-fn tell(
+pub fn tell(
     what: &str,
     who: &str,
     latencies: &Latencies,

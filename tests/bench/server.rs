@@ -57,6 +57,9 @@ pub struct Server {
     directory: Directory,
 }
 
+/// The name of a list in a server's directory.
+const WHITE_LIST: &str = "whitelist";
+
 impl Server {
     /// A build of this tracker, with arguments beside those that say where it listens.
     pub fn announced(build: &Build, family: Family, arguments: &[&str]) -> io::Result<Server> {
@@ -71,10 +74,23 @@ impl Server {
         Server::start(&build.name, command, address, directory, udp_answers)
     }
 
+    /// A build of this tracker with a whitelist of the population's torrents.
+    pub fn announced_with_list(build: &Build, population: &Population) -> io::Result<Server> {
+        let directory = Directory::new()?;
+        let list = directory.path.join(WHITE_LIST);
+        write_white_list(&list, &[population])?;
+        let address = free_address(population.family)?;
+        let mut command = Command::new(&build.path);
+        command.args(listen(address)).arg("-w").arg(list);
+        if sys::is_root() {
+            command.args(["-u", "nobody"]);
+        }
+        Server::start(&build.name, command, address, directory, udp_answers)
+    }
+
     /// The reference tracker. Debian builds it for IPv4 only, and to serve none but the torrents
     /// on its white list: it is given those of the populations.
     pub fn opentracker(family: Family, populations: &[&Population]) -> io::Result<Server> {
-        const WHITE_LIST: &str = "whitelist";
         if !Path::new(OPENTRACKER).exists() {
             return Err(io::Error::other(format!("{OPENTRACKER} is not installed")));
         }
@@ -172,6 +188,22 @@ impl Server {
         Err(io::Error::other(format!(
             "{name} did not answer within {READY_WITHIN:?}: {log}"
         )))
+    }
+
+    /// Sends a signal by name, as in `kill -s HUP`.
+    pub fn signal(&self, name: &str) -> io::Result<()> {
+        let id = self.child.id().to_string();
+        let status = Command::new("kill").args(["-s", name, &id]).status()?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(io::Error::other(format!("cannot signal {}", self.name))),
+        }
+    }
+
+    /// How often its log says this.
+    pub fn logged(&self, part: &str) -> usize {
+        let log = fs::read(self.directory.path.join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).matches(part).count()
     }
 
     fn log(&self) -> String {

@@ -12,9 +12,9 @@ use crate::report::{Goal, Report, grouped};
 use crate::server::{self, Server};
 use crate::udp_load::{self, Event, UdpLoad};
 
-struct UdpTurns<'a> {
-    load: UdpLoad<'a>,
-    requests: Reannounce<'a>,
+pub struct UdpTurns<'a> {
+    pub load: UdpLoad<'a>,
+    pub requests: Reannounce<'a>,
 }
 
 impl Load for UdpTurns<'_> {
