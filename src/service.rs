@@ -4,7 +4,7 @@
 use crate::access::{Access, Kind};
 use crate::random::Random;
 use crate::stats::{Counters, Monitor, View};
-use crate::tracker::{Ahead, Counts, InfoHash, Limits, Progress, Tracker};
+use crate::tracker::{Ahead, Counts, Hint, InfoHash, Limits, Progress, Tracker};
 
 /// Peers in a reply where the client does not say how many it wants.
 const DEFAULT_WANT: usize = 50;
@@ -13,6 +13,10 @@ pub struct Service {
     pub tracker: Tracker,
     /// Which torrents are tracked, if not all are.
     pub access: Option<Access>,
+    /// The version of the list of which a whole sweep has left nothing that it refuses, and the one with
+    /// which the sweep that is underway began. What is in the table then need not be looked up.
+    vouched: Option<u64>,
+    sweeping: Option<u64>,
     pub random: Random,
     pub counters: Counters,
     pub monitor: Monitor,
@@ -28,6 +32,8 @@ impl Service {
         Service {
             tracker: Tracker::new(limits),
             access: None,
+            vouched: None,
+            sweeping: None,
             random,
             counters: Counters::default(),
             monitor: Monitor::default(),
@@ -42,9 +48,26 @@ impl Service {
         self.access.as_ref()?.refuses(info_hash)
     }
 
+    /// The same for an announce, for which it was looked ahead.
+    pub fn refuses_announce(&self, info_hash: &InfoHash, hint: Hint) -> Option<Kind> {
+        let access = self.access.as_ref()?;
+        match hint.is_known() && self.vouches(access) {
+            true => None,
+            false => access.refuses(info_hash),
+        }
+    }
+
+    /// Whether the table holds nothing that is refused: nothing comes into it that is, and what was there
+    /// when a list changed goes with the next sweep.
+    fn vouches(&self, access: &Access) -> bool {
+        self.vouched == Some(access.version())
+    }
+
     /// Brings what an announce will read first into the cache: see [`Tracker::look_ahead`].
     pub fn look_ahead(&self, info_hash: &InfoHash) -> Ahead {
-        if let Some(access) = &self.access {
+        if let Some(access) = &self.access
+            && !self.vouches(access)
+        {
             access.look_ahead(info_hash);
         }
         self.tracker.look_ahead(info_hash)
@@ -60,13 +83,21 @@ impl Service {
 
     /// Sweeps the table, in which torrents may be that are no longer tracked.
     pub fn sweep(&mut self, budget: usize) -> Progress {
-        match &self.access {
-            Some(access) => {
-                let is_tracked = |hash: &InfoHash| access.refuses(hash).is_none();
-                self.tracker.sweep(budget, Some(&is_tracked))
+        let Some(access) = &self.access else {
+            return self.tracker.sweep(budget, None);
+        };
+        let is_tracked = |hash: &InfoHash| access.refuses(hash).is_none();
+        let progress = self.tracker.sweep(budget, Some(&is_tracked));
+        let version = access.version();
+        match progress {
+            Progress::Underway => {
+                self.sweeping.get_or_insert(version);
             }
-            None => self.tracker.sweep(budget, None),
+            Progress::Finished => self.vouched = self.sweeping.take().or(Some(version)),
+            Progress::NotDue if self.tracker.totals().torrents == 0 => self.vouched = Some(version),
+            Progress::NotDue => {}
         }
+        progress
     }
 
     /// Seconds until the next announce: the configured interval give or take a thirtieth, so that
@@ -111,6 +142,7 @@ impl Service {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tracker::{Announce, Event, Peer, Role, Sink, Sinks};
 
     #[test]
     fn intervals_are_spread_and_numwant_is_bounded() {
@@ -129,5 +161,64 @@ mod tests {
         let mut service = Service::new(limits, 1, 10, Random::seeded(1));
         assert_eq!(service.interval(), 1);
         assert_eq!(service.want(None), 10);
+    }
+
+    /// What is in the table is looked up after a change until a whole sweep has passed, and then no more.
+    #[test]
+    fn the_table_is_vouched_for_between_a_sweep_and_a_change() {
+        let limits = Limits {
+            peer_timeout: 96,
+            max_peers: 1000,
+            max_torrents: 1000,
+        };
+        let hash = [7; 20];
+        let mut service = Service::new(limits, 60, 200, Random::seeded(1));
+        service.access = Some(Access::new(Kind::White, "list".into()));
+        let change = |service: &mut Service, listed| {
+            if let Some(access) = &mut service.access {
+                access.change("flag", &[hash], listed, 0);
+            }
+        };
+        let vouches = |service: &Service| service.access.as_ref().map(|a| service.vouches(a));
+        let hint = |service: &Service| {
+            let ahead = service.look_ahead(&hash);
+            service.tracker.look_further(&hash, &ahead)
+        };
+        change(&mut service, true);
+        assert_eq!(vouches(&service), Some(false));
+        service.sweep(1);
+        assert_eq!(vouches(&service), Some(true), "it is empty");
+        assert!(!hint(&service).is_known());
+        let mut sinks = Sinks {
+            v4: Sink::new(&mut []),
+            v6: Sink::new(&mut []),
+        };
+        let announce = Announce {
+            info_hash: &hash,
+            peer: Peer::new([192, 0, 2, 1].into(), 1),
+            role: Role::Seeder,
+            event: Event::None,
+            want: 0,
+            hint: Hint::default(),
+        };
+        service
+            .tracker
+            .announce(&announce, &mut service.random, &mut sinks);
+        assert!(hint(&service).is_known());
+        let refused = |service: &Service| service.refuses_announce(&hash, hint(service));
+        assert_eq!(refused(&service), None);
+        change(&mut service, false);
+        assert_eq!(
+            (refused(&service), vouches(&service)),
+            (Some(Kind::White), Some(false))
+        );
+        service.tracker.advance(10_000);
+        while service.sweep(1) == Progress::Underway {}
+        assert_eq!(vouches(&service), Some(true));
+        assert_eq!(service.tracker.totals().torrents, 0);
+        assert_eq!(refused(&service), Some(Kind::White));
+        change(&mut service, true);
+        assert_eq!(vouches(&service), Some(true), "nothing more is refused");
+        assert_eq!(refused(&service), None);
     }
 }

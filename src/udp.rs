@@ -111,7 +111,7 @@ fn answer(
         }
         Action::Announce(announce) => {
             service.counters.udp_announces += 1;
-            if let Some(kind) = service.refuses(announce.info_hash) {
+            if let Some(kind) = service.refuses_announce(announce.info_hash, hint) {
                 service.counters.udp_unauthorized += 1;
                 return bep15::write_error(reply, transaction, kind.message());
             }

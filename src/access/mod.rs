@@ -71,6 +71,8 @@ pub struct Access {
     path: PathBuf,
     list: List,
     changes: Changes,
+    /// How often torrents that were tracked may have ceased to be.
+    version: u64,
     reload: Reload,
     /// Another reload was asked for while one was underway.
     again: bool,
@@ -94,6 +96,7 @@ impl Access {
             path,
             list: List::default(),
             changes: Changes::default(),
+            version: 0,
             reload: Reload::Idle,
             again: false,
             old: List::default(),
@@ -120,6 +123,11 @@ impl Access {
         (!is_tracked).then_some(self.kind)
     }
 
+    /// As long as this is the same, no torrent is refused that was not refused before.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
     /// Brings what [`Access::refuses`] will read into the cache.
     pub fn look_ahead(&self, hash: &InfoHash) {
         self.list.prefetch(hash);
@@ -129,6 +137,9 @@ impl Access {
     /// reload.
     #[must_use]
     fn set(&mut self, hash: InfoHash, listed: bool) -> bool {
+        if listed != (self.kind == Kind::White) {
+            self.version += 1;
+        }
         let is_kept = match &mut self.reload {
             Reload::Idle => true,
             Reload::Reading(_, later) | Reload::Merging(_, _, later) => later.set(hash, listed),
@@ -225,6 +236,7 @@ impl Access {
                 false => {
                     self.old = std::mem::replace(&mut self.list, merge.finish());
                     self.changes = later;
+                    self.version += 1;
                     self.report(&skipped);
                 }
             },

@@ -58,7 +58,21 @@ pub struct Announce<'a> {
 
 /// Where a torrent was a moment ago. Wrong ones do no harm.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Hint(Position);
+pub struct Hint {
+    at: Position,
+    is_known: bool,
+}
+
+impl Hint {
+    fn found(at: Position) -> Hint {
+        Hint { at, is_known: true }
+    }
+
+    /// Whether the torrent was in the table.
+    pub fn is_known(self) -> bool {
+        self.is_known
+    }
+}
 
 /// What is known of a swarm. The asker counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -292,7 +306,7 @@ impl Tracker {
         match self.torrents.look_further(info_hash, ahead) {
             Some((at, torrent)) => {
                 self.swarms.prefetch(&torrent.peers);
-                Hint(at)
+                Hint::found(at)
             }
             None => Hint::default(),
         }
@@ -305,7 +319,9 @@ impl Tracker {
         random: &mut Random,
         sinks: &mut Sinks,
     ) -> Counts {
-        let at = self.torrents.find_near(announce.info_hash, announce.hint.0);
+        let at = self
+            .torrents
+            .find_near(announce.info_hash, announce.hint.at);
         if announce.event == Event::Stopped {
             return match at {
                 Ok(at) => self.stop(at, announce.peer),

@@ -148,7 +148,7 @@ impl Tracker {
         empty_for: u32,
     ) -> Option<Hint> {
         let at = match self.torrents.find(info_hash) {
-            Ok(at) => return Some(Hint(at)),
+            Ok(at) => return Some(Hint::found(at)),
             Err(at) => at,
         };
         if self.torrents.len() >= self.limits.max_torrents {
@@ -159,7 +159,7 @@ impl Tracker {
             downloaded,
             peers: Peers::Empty(self.now.saturating_sub(empty_for)),
         };
-        Some(Hint(self.torrents.insert(at, torrent)))
+        Some(Hint::found(self.torrents.insert(at, torrent)))
     }
 
     /// The same for a torrent of which only the count is left. There is no room for it once memories
@@ -192,7 +192,7 @@ impl Tracker {
             room: self.has_room(),
         };
         let then = self.clock.ago(age);
-        let Some(torrent) = self.torrents.get_mut(torrent.0) else {
+        let Some(torrent) = self.torrents.get_mut(torrent.at) else {
             return false;
         };
         let seen = self.swarms.update(&mut torrent.peers, peer, update, then);
