@@ -3,6 +3,7 @@
 use super::common::Daemon;
 use super::common::http::Client;
 use super::{HASH, announced_as, external_ip, request, some, with_headers};
+use std::io::ErrorKind;
 use std::net::Shutdown;
 
 const X_SPOOFED: &str = "X-Forwarded-For: 6.6.6.6";
@@ -161,7 +162,8 @@ fn read_to_close(client: &Client) -> usize {
         match std::io::Read::read(&mut client.stream(), &mut room) {
             Ok(0) => return count,
             Ok(more) => count += more,
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return count,
             Err(error) => panic!("not closed: {error}"),
         }
     }
