@@ -51,9 +51,7 @@ const REMEMBERED: usize = 1 << 17;
 /// What a hash is for.
 #[derive(Clone, Copy)]
 enum Use {
-    Slot = 1,
-    Life,
-    Port,
+    Port = 1,
     Network,
     Host,
     Order,
@@ -136,6 +134,7 @@ impl Decoys {
         let first = siphash24(self.key, &message);
         message[20] = 1;
         let second = siphash24(self.key, &message);
+        message[20] = 2;
         let owner = (first >> 48) as u16;
         let place = first as usize % REMEMBERED;
         let sizes = match self.memory.get(place) {
@@ -144,6 +143,7 @@ impl Decoys {
         };
         let mut pools = Pools {
             key: [first, second],
+            times: siphash24(self.key, &message),
             memory: (place, Memory::of(owner, sizes)),
             now: self.start + u64::from(now),
             due: sizes.map(|size| (self.percent * size as u64).saturating_mul(1 << POINT) / 100),
@@ -168,6 +168,8 @@ impl Decoys {
 #[derive(Clone, Debug)]
 pub struct Pools {
     key: [u64; 2],
+    /// What all times follow from.
+    times: u64,
     /// Where it is remembered, and what.
     memory: (usize, Memory),
     /// Seconds since 1970.
@@ -215,7 +217,7 @@ impl Pools {
 
     /// The cell of a slot in which somebody is there now.
     fn life(&self, list: usize, slot: usize) -> Option<u64> {
-        let nature = self.hash(Use::Slot, list, slot, 0);
+        let nature = self.chance(list, slot, 0);
         // The greater of two: long cells are more, so that of the lives, of which short cells have more,
         // enough are long. Half of all leechers stay for under two hours, and of seeders for under
         // three; a tenth stay for half a day, and for more than a day.
@@ -227,7 +229,7 @@ impl Pools {
         let in_cells = u128::from(u64::MAX / u64::from(length)) * u128::from(self.now);
         let time = in_cells + u128::from(nature);
         let cell = (time >> 64) as u64;
-        let seed = self.hash(Use::Life, list, slot, cell);
+        let seed = self.chance(list, slot, cell);
         // As shares of the cell in 32 bits: how much has passed, and where the summit is.
         let age = (time >> 32) as u64 & u64::from(u32::MAX);
         let summit = seed & u64::from(u32::MAX);
@@ -248,6 +250,14 @@ impl Pools {
         let hash = |purpose| self.hash(purpose, list, slot, cell);
         let port = port(hash(Use::Port));
         Some(R::new(hash(Use::Network), hash(Use::Host), port))
+    }
+
+    /// What decides when somebody is there. It is looked at for every slot, is worth a tenth of a hash, and
+    /// nothing of it shows but roughly in times.
+    fn chance(&self, list: usize, slot: usize, cell: u64) -> u64 {
+        let slot = ((list as u64) << 48 | slot as u64).wrapping_add(self.times);
+        let of_slot = Random::seeded(slot).draw();
+        Random::seeded(of_slot.wrapping_add(cell)).draw()
     }
 
     /// A generator for one reply, from a number that need not be secret. Whoever could foretell the

@@ -284,6 +284,10 @@ impl Draws {
 
     /// The entry of a place, or the empty one where it belongs.
     fn find(&self, place: u32) -> usize {
+        // Few enough have each their own entry.
+        if (self.total as usize) < Draws::ENTRIES {
+            return place as usize % Draws::ENTRIES;
+        }
         let key = place.saturating_add(1);
         // Times 2^32 over the golden ratio, neighbours are spread well (Knuth, volume 3, 6.4).
         let mut at = (key.wrapping_mul(0x9e37_79b1) >> 23) as usize;
