@@ -114,6 +114,10 @@ fn mrtg_reads_two_counts_and_a_title() {
         title,
         "opentracker full scrape stats, 0 conns/s :: 0 bytes/s."
     );
+    let whole = get(daemon.tcp4(), "/scrape");
+    let (count, bytes, _, _) = mrtg(&daemon, "fscr");
+    assert_eq!((count, whole.status), (1000, 200));
+    assert!(bytes > 100 && bytes < 400, "{bytes}");
     let (completed, zero, _, title) = mrtg(&daemon, "completed");
     assert_eq!((completed, zero), (1, 0));
     assert_eq!(title, "opentracker, 1 completed/h.");
@@ -744,6 +748,7 @@ fn the_page_is_well_formed_and_whole() {
     let (empty, full) = (reply.text(), full_page());
     assert!(empty.contains("<dt>Torrents</dt><dd>2</dd>"));
     assert!(empty.contains("The first samples are being taken."));
+    assert!(empty.contains("<figcaption>Peers <span class=\"a\"> <b>3</b></span>"));
     assert!(full.contains("<dt>Peers over IPv4</dt><dd>2,100,000</dd>"));
     assert!(full.contains("up 2 d 7 h"));
     assert_eq!(full.matches("<figure>").count(), 4);

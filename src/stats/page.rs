@@ -22,6 +22,8 @@ struct Plot {
     series: &'static [Series],
     /// The top of the scale is not below this.
     least: u64,
+    /// A rate is that of the last sample; what is not can be told as it is now.
+    is_rate: bool,
 }
 
 const fn series(
@@ -40,16 +42,19 @@ static PLOTS: [Plot; 4] = [
             series("HTTP", "b", |before, now| rate(now.http, before.http)),
         ],
         least: 100,
+        is_rate: true,
     },
     Plot {
         title: "Peers",
         series: &[series("", "a", |_, now| now.peers * 100)],
         least: 1000,
+        is_rate: false,
     },
     Plot {
         title: "Torrents",
         series: &[series("", "a", |_, now| now.torrents * 100)],
         least: 1000,
+        is_rate: false,
     },
     Plot {
         title: "Dropped replies a second",
@@ -57,6 +62,7 @@ static PLOTS: [Plot; 4] = [
             rate(now.dropped, before.dropped)
         })],
         least: 100,
+        is_rate: true,
     },
 ];
 
@@ -148,7 +154,11 @@ fn write_plot(plot: &Plot, view: &View, out: &mut Vec<u8>) {
         for part in [" <span class=\"", series.class, "\">", series.name, " <b>"] {
             text(out, part);
         }
-        number(out, values.last().copied().unwrap_or(0));
+        let latest = match plot.is_rate {
+            true => values.last().copied().unwrap_or(0),
+            false => (series.value)(&Sample::default(), &view.sample()),
+        };
+        number(out, latest);
         text(out, "</b></span>");
     }
     text(
