@@ -155,6 +155,64 @@ fn rank(ranking: &mut Vec<(u32, InfoHash)>, amount: usize, count: u32, hash: &In
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tracker::{Announce, Event, Hint, Limits, Peer, Role, Sink, Sinks};
+    use std::net::Ipv4Addr;
+
+    fn table() -> Tracker {
+        let mut tracker = Tracker::new(Limits {
+            peer_timeout: 2700,
+            max_peers: 1 << 20,
+            max_torrents: 1 << 20,
+        });
+        let mut random = Random::seeded(11);
+        let mut add = |torrent: u16, peer: u32, role| {
+            let mut info_hash = [7; 20];
+            info_hash[..2].copy_from_slice(&torrent.to_be_bytes());
+            let announce = Announce {
+                info_hash: &info_hash,
+                peer: Peer::new(Ipv4Addr::from_bits(0x0a00_0000 + peer * 16).into(), 1),
+                role,
+                event: Event::None,
+                want: 0,
+                hint: Hint::default(),
+            };
+            let mut sinks = Sinks {
+                v4: Sink::new(&mut []),
+                v6: Sink::new(&mut []),
+            };
+            tracker.announce(&announce, &mut random, &mut sinks);
+        };
+        for torrent in 0..5000 {
+            add(torrent, 1, Role::Seeder);
+        }
+        for peer in 0..8000 {
+            add(4321, peer, Role::Leecher);
+        }
+        tracker
+    }
+
+    #[test]
+    fn a_walk_takes_many_short_steps_and_finds_the_same() {
+        let tracker = table();
+        for (mut walk, start) in [
+            (Walk::top(2), "Top 2 torrents by peers:\n\t8000\t10E10707"),
+            (
+                Walk::networks(&mut Random::seeded(1)),
+                "Networks, limit /28:\n000049",
+            ),
+        ] {
+            let mut out = Vec::new();
+            let mut steps = 1;
+            while walk.step(&tracker, &mut out) {
+                assert!(out.is_empty(), "nothing is told before the end");
+                steps += 1;
+            }
+            assert!(steps >= 5, "{steps}");
+            let text = String::from_utf8(out).expect("is text");
+            assert!(text.starts_with(start), "{text}");
+            assert!(!walk.step(&tracker, &mut Vec::new()), "it stays over");
+        }
+    }
 
     #[test]
     fn rankings_are_in_order_and_no_longer_than_asked() {
