@@ -108,5 +108,6 @@ fn run(
         Case::Latency => latency::idle_and_loaded(options, report),
         Case::Sweep => latency::sweep(options, report),
         Case::Lists => lists::lists(options, report),
+        Case::State => latency::state(options, report),
     }
 }

@@ -232,6 +232,70 @@ fn sweep_one(
     Ok(())
 }
 
+/// Saves that are made one after the other, for more than a handful of probes.
+const SAVES: usize = 10;
+
+/// A save that takes longer has failed.
+const SAVED_WITHIN: Duration = Duration::from_secs(60);
+
+/// The daemon while it saves the state of a million torrents. The process that writes it shares the
+/// daemon's core.
+pub fn state(options: &Options, report: &mut Report) -> io::Result<()> {
+    let torrents = options.torrents.unwrap_or(1_000_000);
+    let population = Population::power_law(torrents, torrents.saturating_mul(2), options.family);
+    let grouped = grouped(u64::from(torrents));
+    let what = format!("longest wait of a UDP connect while {grouped} torrents are saved");
+    report.begin(&what);
+    for build in &options.builds {
+        match save_one(build, &population, report) {
+            Ok((saved, idle)) => {
+                let goal = Goal::AtMost(5.0);
+                tell(&what, &build.name, &saved, &idle, goal, "", report);
+            }
+            Err(error) => report.skip(&what, &build.name, error),
+        }
+    }
+    Ok(())
+}
+
+fn save_one(
+    build: &Build,
+    population: &Population,
+    report: &mut Report,
+) -> io::Result<(Latencies, Latencies)> {
+    let name = format!("announced-bench-{}.state", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let file = path.to_string_lossy();
+    let arguments = ["--state", &file, "--state-interval", "0"];
+    let server = Server::announced(build, population.family, &arguments)?;
+    let filled = udp_load::fill(&server, population, &mut Fill::all(population))?;
+    report.say(&build.name, format_args!("filled: {filled}"));
+    let idle = probe_for(server.address, Duration::from_secs(3))?;
+    let saved = probe_during(server.address, || {
+        (1..=SAVES).try_for_each(|count| {
+            server.signal("USR1")?;
+            wait_for_saves(&server, count)
+        })
+    });
+    let size = std::fs::metadata(&path).map_or(0, |file| file.len());
+    report.say(&build.name, format_args!("{} bytes", grouped(size)));
+    drop(server);
+    let _ = std::fs::remove_file(&path);
+    Ok((saved?, idle))
+}
+
+/// Until its log tells of so many.
+fn wait_for_saves(server: &Server, count: usize) -> io::Result<()> {
+    let deadline = Instant::now() + SAVED_WITHIN;
+    while server.logged("announced: saved ") < count {
+        if Instant::now() > deadline {
+            return Err(io::Error::other("the state is not saved in time"));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
 pub fn tell(
     what: &str,
     who: &str,

@@ -17,14 +17,14 @@ Measures the tracker against bare loops and, where it is installed, opentracker.
 The tracker is the one that cargo built, or ANNOUNCED_BIN.
 
   --only CASE[,CASE...]  of: udp udp-large http http-new memory idle size
-                         insert-hash insert-peer wire latency sweep lists
+                         insert-hash insert-peer wire latency sweep lists state
   --full                 every case, and opentracker in all of them; without it and
                          --only: udp http http-new memory idle size wire latency
   --protocol P           udp, http (connections kept) or http-new (one a request):
                          the same as --only with that name
   --family 4|6           addresses to announce from (4)
   --torrents N           torrents of udp, http and sweep (100,000; 10,000,000 if large),
-                         and of lists (1,000,000)
+                         and of lists and state (1,000,000)
   --peers N              peers in them, in total (1,000,000; 20,000,000)
   --numwant N            peers asked for (30)
   --seconds S            length of one turn of one server (1)
@@ -48,10 +48,11 @@ pub enum Case {
     Latency,
     Sweep,
     Lists,
+    State,
 }
 
 /// All cases in the order of the table, by name, and whether each runs when none is chosen.
-const CASES: [(&str, Case, bool); 13] = [
+const CASES: [(&str, Case, bool); 14] = [
     ("udp", Case::Udp, true),
     ("udp-large", Case::UdpLarge, false),
     ("http", Case::Http, true),
@@ -65,6 +66,7 @@ const CASES: [(&str, Case, bool); 13] = [
     ("latency", Case::Latency, true),
     ("sweep", Case::Sweep, false),
     ("lists", Case::Lists, false),
+    ("state", Case::State, false),
 ];
 
 impl Case {
