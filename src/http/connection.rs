@@ -51,7 +51,7 @@ const TURNS_A_ROUND: usize = 256;
 const ANSWERS_A_ROUND: usize = 256;
 
 /// A slice of a streamed reply takes as long as so many answers.
-const SLICE: usize = 64;
+const SLICE: usize = 128;
 
 /// Whether there is more to do without waiting for an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 //! printed, and goals are told beside them.
 //!
 //! - [`options`]: the command line
-//! - [`throughput`], [`memory`], [`inserts`], [`latency`], [`wire`]: the cases
+//! - [`throughput`], [`memory`], [`inserts`], [`latency`], [`wire`], [`fullscrape`]: the cases
 //! - [`population`]: which torrents and peers there are, and who announces next
 //! - [`udp_load`], [`http_load`]: the load generators
 //! - [`server`]: starting, measuring and ending a server process
@@ -19,6 +19,8 @@
 mod bare;
 #[cfg(target_os = "linux")]
 mod contest;
+#[cfg(target_os = "linux")]
+mod fullscrape;
 #[cfg(target_os = "linux")]
 mod http_load;
 #[cfg(target_os = "linux")]
@@ -109,5 +111,8 @@ fn run(
         Case::Sweep => latency::sweep(options, report),
         Case::Lists => lists::lists(options, report),
         Case::State => latency::state(options, report),
+        Case::FullScrape => fullscrape::compare(options, report),
+        Case::FullScrapeLarge => fullscrape::large(options, report),
+        Case::FullScrapeLatency => fullscrape::latency(options, report),
     }
 }

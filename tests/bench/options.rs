@@ -18,8 +18,10 @@ The tracker is the one that cargo built, or ANNOUNCED_BIN.
 
   --only CASE[,CASE...]  of: udp udp-large http http-new memory idle size
                          insert-hash insert-peer wire latency sweep lists state
+                         fullscrape fullscrape-large fullscrape-latency
   --full                 every case, and opentracker in all of them; without it and
                          --only: udp http http-new memory idle size wire latency
+                         fullscrape fullscrape-latency
   --protocol P           udp, http (connections kept) or http-new (one a request):
                          the same as --only with that name
   --family 4|6           addresses to announce from (4)
@@ -49,10 +51,13 @@ pub enum Case {
     Sweep,
     Lists,
     State,
+    FullScrape,
+    FullScrapeLarge,
+    FullScrapeLatency,
 }
 
 /// All cases in the order of the table, by name, and whether each runs when none is chosen.
-const CASES: [(&str, Case, bool); 14] = [
+const CASES: [(&str, Case, bool); 17] = [
     ("udp", Case::Udp, true),
     ("udp-large", Case::UdpLarge, false),
     ("http", Case::Http, true),
@@ -67,6 +72,9 @@ const CASES: [(&str, Case, bool); 14] = [
     ("sweep", Case::Sweep, false),
     ("lists", Case::Lists, false),
     ("state", Case::State, false),
+    ("fullscrape", Case::FullScrape, true),
+    ("fullscrape-large", Case::FullScrapeLarge, false),
+    ("fullscrape-latency", Case::FullScrapeLatency, true),
 ];
 
 impl Case {
