@@ -383,6 +383,7 @@ fn a_save_that_fails_is_told_and_the_next_may_succeed() {
     assert_eq!(last, Some("announced: ended without its state saved"));
 }
 
+#[cfg(target_os = "linux")]
 fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output();
     let root = id.is_ok_and(|output| output.stdout == b"0\n");
