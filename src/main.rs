@@ -1,4 +1,4 @@
-//! Start-up, in order: options, sockets, privileges, loop.
+//! Start-up, in order: options, sockets, files, privileges, loop.
 
 #![forbid(unsafe_code)]
 
@@ -76,6 +76,7 @@ fn check(options: &Options) -> Result<(), Problem> {
     enter_root(options)?;
     load_list(options)?;
     check_fifos(options)?;
+    check_state(options)?;
     print(&options.to_string())
 }
 
@@ -106,47 +107,13 @@ fn serve(options: &Options) -> Result<(), Problem> {
     enter_root(options)?;
     let access = load_list(options)?;
     let fifos = open_fifos(options, identity)?;
-    let limits = Limits {
-        peer_timeout: options.peer_timeout,
-        max_peers: options.max_peers,
-        max_torrents: options.max_torrents,
-    };
-    let random = Random::seeded(secret()?);
-    let mut service = Service::new(limits, options.interval, options.numwant_max, random);
     // With the rights that the keeper saves with, and where its paths are.
-    load(options, limits, &mut service.tracker)?;
+    let service = new_service(options, access, resident)?;
     drop_privileges(options, identity)?;
     let is_unix = |listen: &Listen| matches!(listen.address, Address::Unix(_));
     sandbox::enter(options.listen.iter().any(is_unix))
         .map_err(problem("cannot enter the sandbox"))?;
-    if options.decoys > 0 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let start = now.map_or(0, |now| now.as_secs());
-        let key = [secret()?, secret()?];
-        service
-            .tracker
-            .use_decoys(Decoys::new(options.decoys, key, start));
-    }
-    service.access = access;
-    service.log_completed = options.log_completed;
-    service.monitor = Monitor::new(getrandom::u32().unwrap_or_default(), resident);
-    let site = Site::new(Policy {
-        redirect: options.redirect.clone(),
-        full_scrapes: options.full_scrapes,
-        admins: options.admins.clone(),
-        public_stats: options.public_stats,
-        stats_path: options.stats_path.clone(),
-        sockets: sockets.iter().filter_map(announce_address).collect(),
-    });
     let ids = ConnectionIds::new([secret()?, secret()?]);
-    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-    let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS + sockets.len());
-    let most = most.clamp(1, options.max_connections);
-    if most < options.max_connections {
-        log::line(format_args!(
-            "at most {most} connections, as {descriptors} descriptors may be open"
-        ));
-    }
     let server = Server::new(Parts {
         signals,
         keeper,
@@ -155,14 +122,14 @@ fn serve(options: &Options) -> Result<(), Problem> {
             .state
             .as_deref()
             .map(|path| Saves::new(path, options.state_interval)),
+        site: new_site(options, &sockets),
+        most_connections: most_connections(options, descriptors, sockets.len()),
         sockets,
-        most_connections: most,
         proxies: Proxies {
             nets: options.proxies.clone(),
             protocol: options.proxy_protocol,
         },
         service,
-        site,
         ids,
     })
     .map_err(problem("cannot poll"))?;
@@ -178,6 +145,57 @@ fn serve(options: &Options) -> Result<(), Problem> {
         true => Ok(()),
         false => Err(String::from("ended without its state saved")),
     }
+}
+
+/// The tracker with all that it knows from before.
+fn new_service(
+    options: &Options,
+    access: Option<Access>,
+    resident: memory::Resident,
+) -> Result<Service, Problem> {
+    let limits = Limits {
+        peer_timeout: options.peer_timeout,
+        max_peers: options.max_peers,
+        max_torrents: options.max_torrents,
+    };
+    let random = Random::seeded(secret()?);
+    let mut service = Service::new(limits, options.interval, options.numwant_max, random);
+    load(options, limits, &mut service.tracker)?;
+    if options.decoys > 0 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let start = now.map_or(0, |now| now.as_secs());
+        let key = [secret()?, secret()?];
+        let decoys = Decoys::new(options.decoys, key, start);
+        service.tracker.use_decoys(decoys);
+    }
+    service.access = access;
+    service.log_completed = options.log_completed;
+    service.monitor = Monitor::new(getrandom::u32().unwrap_or_default(), resident);
+    Ok(service)
+}
+
+fn new_site(options: &Options, sockets: &[Socket]) -> Site {
+    Site::new(Policy {
+        redirect: options.redirect.clone(),
+        full_scrapes: options.full_scrapes,
+        admins: options.admins.clone(),
+        public_stats: options.public_stats,
+        stats_path: options.stats_path.clone(),
+        sockets: sockets.iter().filter_map(announce_address).collect(),
+    })
+}
+
+/// What is asked for, as far as the system's limit of descriptors allows it.
+fn most_connections(options: &Options, descriptors: u64, sockets: usize) -> usize {
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS + sockets);
+    let most = most.clamp(1, options.max_connections);
+    if most < options.max_connections {
+        log::line(format_args!(
+            "at most {most} connections, as {descriptors} descriptors may be open"
+        ));
+    }
+    most
 }
 
 /// Fills the table with what is known from before.
@@ -202,6 +220,18 @@ fn load(options: &Options, limits: Limits, tracker: &mut Tracker) -> Result<(), 
         let loaded = state::load_dump(path, tracker);
         let summary = loaded.map_err(problem(format_args!("-l/--load-dump '{shown}'")))?;
         log::line(format_args!("from {shown}: {summary}"));
+    }
+    Ok(())
+}
+
+fn check_state(options: &Options) -> Result<(), Problem> {
+    if let Some(path) = &options.state {
+        let shown = path.as_os_str().to_string_lossy();
+        state::check(path).map_err(problem(format_args!("--state '{shown}'")))?;
+    }
+    if let Some(path) = &options.load_dump {
+        let shown = path.as_os_str().to_string_lossy();
+        files::open_regular(path).map_err(problem(format_args!("-l/--load-dump '{shown}'")))?;
     }
     Ok(())
 }

@@ -295,13 +295,6 @@ impl Flag {
         format!("{} '{given}': wanted is {wanted}", self.names())
     }
 
-    fn path(&self, value: &OsStr) -> Result<PathBuf, Wrong> {
-        match value.is_empty() {
-            true => Err(self.wrong(value, "the path of a file")),
-            false => Ok(value.into()),
-        }
-    }
-
     fn text<'a>(&self, value: &'a OsStr) -> Result<&'a str, Wrong> {
         value
             .to_str()
@@ -451,10 +444,10 @@ impl Draft {
             Id::Admin => self.admins.push(parse_net(flag, value)?),
             Id::PublicStats => self.public_stats = true,
             Id::StatsPath => self.stats_path = Some(parse_stats_path(flag, value)?),
-            Id::Whitelist => self.whitelist = Some(flag.path(value)?),
-            Id::Blacklist => self.blacklist = Some(flag.path(value)?),
-            Id::ListAdd => self.list_add = Some(flag.path(value)?),
-            Id::ListRemove => self.list_remove = Some(flag.path(value)?),
+            Id::Whitelist => self.whitelist = Some(parse_file(flag, value)?),
+            Id::Blacklist => self.blacklist = Some(parse_file(flag, value)?),
+            Id::ListAdd => self.list_add = Some(parse_file(flag, value)?),
+            Id::ListRemove => self.list_remove = Some(parse_file(flag, value)?),
             Id::FullScrape => self.full_scrapes = parse_full_scrapes(flag, value)?,
             Id::Interval => self.interval = Some(flag.number_u32(value, 1, LONGEST_INTERVAL)?),
             Id::PeerTimeout => {
@@ -469,20 +462,12 @@ impl Draft {
             Id::MaxConnections => {
                 self.max_connections = Some(flag.number_usize(value, 1, 1_000_000)?);
             }
-            Id::Proxy => {
-                let net = value.to_str().and_then(Net::parse);
-                let wanted = "a network or an address, such as 192.0.2.0/24 or ::1";
-                self.proxies
-                    .push(net.ok_or_else(|| flag.wrong(value, wanted))?);
-            }
+            Id::Proxy => self.proxies.push(parse_net(flag, value)?),
             Id::ProxyProtocol => self.proxy_protocol = true,
             Id::Verbose => self.verbosity = self.verbosity.saturating_add(1),
             Id::Syslog => self.syslog = true,
             Id::Daemon => self.daemon = true,
-            Id::Pidfile => match value.is_empty() {
-                true => return Err(flag.wrong(value, "a file")),
-                false => self.pidfile = Some(value.into()),
-            },
+            Id::Pidfile => self.pidfile = Some(parse_file(flag, value)?),
             Id::LogCompleted => self.log_completed = true,
             Id::State => self.state = Some(parse_file(flag, value)?),
             Id::StateInterval => {
@@ -990,7 +975,7 @@ mod tests {
         assert!(told.contains("\nexpect a PROXY header on connections from proxies\n"));
         for bad in ["x", "10.0.0.0/33", "10.0.0.1:80", "[::1]"] {
             let message = format!(
-                "--proxy '{bad}': wanted is a network or an address, such as 192.0.2.0/24 or ::1"
+                "--proxy '{bad}': wanted is an address or a network, such as 192.0.2.1 or 2001:db8::/32"
             );
             assert_eq!(parsed(&format!("--proxy {bad}")), Err(message));
         }

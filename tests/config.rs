@@ -216,8 +216,8 @@ fn what_is_wrong_is_told_with_file_and_line() {
         ),
         (
             "access.proxy 10.0.0.0/33",
-            "FILE:1: access.proxy '10.0.0.0/33': wanted is a network or an address, such as \
-             192.0.2.0/24 or ::1",
+            "FILE:1: access.proxy '10.0.0.0/33': wanted is an address or a network, such as \
+             192.0.2.1 or 2001:db8::/32",
         ),
         (
             "tracker.redirect_url ftp://x",

@@ -331,10 +331,7 @@ fn flags_that_do_not_go_together_are_refused() {
             &["-w", "x", "--list-add", "y", "--list-remove", "y"],
             "--list-remove 'y': wanted is another FIFO than --list-add's",
         ),
-        (
-            &["-w", ""],
-            "-w/--whitelist '': wanted is the path of a file",
-        ),
+        (&["-w", ""], "-w/--whitelist '': wanted is a file"),
     ] {
         let (code, out, err) = run(flags);
         assert_eq!((code, out.as_str()), (Some(2), ""));

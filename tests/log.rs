@@ -4,35 +4,12 @@
 
 mod common;
 
-use common::{DEADLINE, Daemon, http, program, run, skip, udp, wait_for};
+use common::{DEADLINE, Daemon, Directory, http, program, run, skip, udp, wait_for};
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-
-/// A directory that goes with its handle.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new(name: &str) -> Directory {
-        let name = format!("announced-log-{}-{name}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).expect("can be made");
-        Directory(path)
-    }
-
-    fn join(&self, name: &str) -> String {
-        let path = self.0.join(name);
-        path.to_str().expect("is UTF-8").into()
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output();
@@ -99,7 +76,7 @@ fn read_id(pidfile: &str) -> u32 {
 #[test]
 fn the_command_ends_once_the_daemon_is_ready() {
     let directory = Directory::new("daemon");
-    let pidfile = directory.join("pid");
+    let pidfile = directory.file("pid");
     // `run` returns when standard output and error are closed, by the keeper as well.
     let (code, err) = start(&["--daemon", "--pidfile", &pidfile]);
     assert_eq!(code, Some(0), "{err}");
@@ -129,7 +106,7 @@ fn the_command_ends_once_the_daemon_is_ready() {
 #[test]
 fn what_keeps_it_from_starting_is_told_before_the_command_ends() {
     let directory = Directory::new("failing");
-    let pidfile = directory.join("pid");
+    let pidfile = directory.file("pid");
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("is bound").port().to_string();
     let (code, err) = start(&["--daemon", "--pidfile", &pidfile, "-P", &port]);
@@ -149,7 +126,7 @@ fn what_keeps_it_from_starting_is_told_before_the_command_ends() {
 #[test]
 fn one_process_has_a_pidfile() {
     let directory = Directory::new("pidfile");
-    let pidfile = directory.join("pid");
+    let pidfile = directory.file("pid");
     // Left behind; the number belongs to somebody else by now, who is alive.
     fs::write(&pidfile, format!("{}\n", std::process::id())).expect("can be written");
     let mut first = Daemon::start(&["--pidfile", &pidfile]);
@@ -177,20 +154,21 @@ fn one_process_has_a_pidfile() {
 fn a_pidfile_is_a_file() {
     let directory = Directory::new("no-pidfile");
     let (target, link, fifo) = (
-        directory.join("target"),
-        directory.join("link"),
-        directory.join("fifo"),
+        directory.file("target"),
+        directory.file("link"),
+        directory.file("fifo"),
     );
-    fs::write(&target, "precious").expect("can be written");
+    fs::write(&target, "precious: all the settings\n").expect("can be written");
     std::os::unix::fs::symlink(&target, &link).expect("can be made");
     let made = Command::new("mkfifo").arg(&fifo).status();
     assert!(made.is_ok_and(|status| status.success()));
-    let missing = directory.join("missing/pid");
+    let missing = directory.file("missing/pid");
     for path in [
-        link.as_str(),
+        target.as_str(),
+        &link,
         &fifo,
         &missing,
-        &directory.join(""),
+        &directory.file("."),
         "/dev/null",
     ] {
         let (code, err) = start(&["--pidfile", path]);
@@ -203,7 +181,7 @@ fn a_pidfile_is_a_file() {
     }
     assert_eq!(
         fs::read_to_string(&target).ok().as_deref(),
-        Some("precious")
+        Some("precious: all the settings\n")
     );
     let (code, err) = start(&["--pidfile", ""]);
     assert_eq!(
@@ -219,8 +197,8 @@ fn root_s_pidfile_goes_although_the_daemon_is_nobody_in_a_chroot() {
     }
     let directory = Directory::new("chroot");
     let root = Directory::new("chroot-root");
-    let pidfile = directory.join("pid");
-    let mut daemon = Daemon::start(&["--pidfile", &pidfile, "-d", &root.join("")]);
+    let pidfile = directory.file("pid");
+    let mut daemon = Daemon::start(&["--pidfile", &pidfile, "-d", root.path()]);
     assert_eq!(read_id(&pidfile), daemon.id());
     daemon.signal("TERM");
     assert_eq!(daemon.wait().0.code(), Some(0));
@@ -239,11 +217,11 @@ impl Syslog {
     /// None where there are no mount namespaces to be had.
     fn new(name: &str) -> Option<Syslog> {
         let directory = Directory::new(name);
-        fs::write(directory.join("null"), "").expect("can be written");
-        let socket = UnixDatagram::bind(directory.join("log")).expect("can be bound");
+        fs::write(directory.file("null"), "").expect("can be written");
+        let socket = UnixDatagram::bind(directory.file("log")).expect("can be bound");
         socket.set_read_timeout(Some(DEADLINE)).expect("an option");
         let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-        fs::set_permissions(directory.join("log"), everybody).expect("is ours");
+        fs::set_permissions(directory.file("log"), everybody).expect("is ours");
         let syslog = Syslog { directory, socket };
         let works = syslog.command("true", &[]).status();
         if !works.is_ok_and(|status| status.success()) {
@@ -258,7 +236,7 @@ impl Syslog {
         let script =
             "mount --bind /dev/null \"$0/null\" && mount --rbind \"$0\" /dev && exec \"$@\"";
         let mut command = Command::new("unshare");
-        command.args(["-m", "sh", "-c", script, &self.directory.join("")]);
+        command.args(["-m", "sh", "-c", script, &self.directory.file("")]);
         command.arg(program).args(flags);
         command
     }
@@ -311,7 +289,7 @@ fn syslog_has_all_lines_and_standard_error_those_of_the_start() {
     };
     // Nobody, in a chroot: it is not the daemon itself that reaches /dev/log.
     let root = Directory::new("syslog-root");
-    let flags = ["--syslog", "-d", &root.join(""), "--log-completed"];
+    let flags = ["--syslog", "-d", root.path(), "--log-completed"];
     let mut daemon = Daemon::spawn(syslog.daemon(&flags));
     let id = daemon.id();
     let (priority, line) = syslog.line(id);

@@ -9,46 +9,24 @@ use announced::random::Random;
 use announced::state::{Writer, wall_ms};
 use announced::tracker::{self, Event, Hint, Limits, Peer, Role, Sink, Sinks, Tracker};
 use common::udp::{Announce, Client};
-use common::{Daemon, http, run, skip, wait_for};
+use common::{Daemon, Directory, http, run, skip, wait_for};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 const A: [u8; 20] = [0xaa; 20];
 const B: [u8; 20] = [0xbb; 20];
 
-/// A directory of a test's own, gone with it.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new(name: &str) -> Directory {
-        let name = format!("announced-state-{name}-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir(&path).expect("can be made");
-        Directory(path)
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.0.join(name).to_str().expect("is UTF-8").into()
-    }
-
-    fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.0).expect("can be read");
-        let mut names: Vec<String> = entries
-            .map(|entry| entry.expect("is there").file_name())
-            .map(|name| name.into_string().expect("is UTF-8"))
-            .collect();
-        names.sort();
-        names
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// Of the files in it, sorted.
+fn names(directory: &Directory) -> Vec<String> {
+    let entries = fs::read_dir(directory.path()).expect("can be read");
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.expect("is there").file_name())
+        .map(|name| name.into_string().expect("is UTF-8"))
+        .collect();
+    names.sort();
+    names
 }
 
 fn announce(info_hash: [u8; 20], port: u16, left: u64, event: u32) -> Announce {
@@ -142,7 +120,7 @@ fn a_restart_keeps_swarms_and_counts_of_both_families() {
     let line = log.iter().find(|line| is_saved(line)).expect("a line");
     assert!(line.contains("saved 2 torrents, 703 peers in "), "{line}");
     assert!(line.contains(&format!(" bytes to {path}, within ")));
-    assert_eq!(directory.names(), ["state"]);
+    assert_eq!(names(&directory), ["state"]);
     let permissions = fs::metadata(&path).expect("is there").permissions();
     assert_eq!(permissions.mode() & 0o777, 0o600);
 
@@ -217,7 +195,7 @@ fn kill_9_leaves_the_last_whole_save() {
     fs::write(directory.file("state.new"), "half of it").expect("is written");
     let daemon = with_state(&path);
     daemon.wait_for_line("loaded 1 torrents, 1 peers");
-    assert_eq!(directory.names(), ["state"]);
+    assert_eq!(names(&directory), ["state"]);
 }
 
 #[test]
@@ -257,7 +235,7 @@ fn damaged_and_foreign_files_are_moved_aside() {
         );
         expected.push(aside);
         expected.sort();
-        assert_eq!(directory.names(), expected);
+        assert_eq!(names(&directory), expected);
     }
     let daemon = with_state(&path);
     assert!(save(&daemon).contains("saved 0 torrents"));
@@ -413,11 +391,11 @@ fn a_full_disk_leaves_the_file_as_it_was() {
     let directory = Directory::new("full");
     let mut mount = Command::new("mount");
     mount.args(["-t", "tmpfs", "-o", "size=64k", "none"]);
-    let mounted = mount.arg(&directory.0).status();
+    let mounted = mount.arg(directory.path()).status();
     if !mounted.is_ok_and(|status| status.success()) {
         return skip("a tmpfs can be mounted");
     }
-    let mount = Mount(&directory.0);
+    let mount = Mount(Path::new(directory.path()));
     let path = directory.file("state");
     let daemon = with_state(&path);
     let client = Client::new(daemon.udp4());
@@ -433,7 +411,7 @@ fn a_full_disk_leaves_the_file_as_it_was() {
     let line = daemon.wait_for_line("state is not saved to ");
     assert!(line.contains("No space left on device"), "{line}");
     assert!(fs::read(&path).expect("is there") == before);
-    assert_eq!(directory.names(), ["state"]);
+    assert_eq!(names(&directory), ["state"]);
     assert_eq!(client.scrape(&[A]), [[0, 0, 1]]);
     drop((daemon, mount));
 }
@@ -446,14 +424,14 @@ fn inside_a_chroot_paths_begin_there() {
     }
     // Not writable for nobody, whom the daemon becomes.
     let directory = Directory::new("chroot");
-    let root = directory.0.to_str().expect("is UTF-8");
+    let root = directory.path();
     let start = || Daemon::start(&["-d", root, "--state", "/state", "-l", "/dump"]);
     fs::write(directory.file("dump"), format!("{}:1:9\n", "bb".repeat(20))).expect("is written");
     let daemon = start();
     daemon.wait_for_line("there is no /state yet: starting empty");
     Client::new(daemon.udp4()).announce(&announce(A, 1, 1, 2));
     stop(daemon);
-    assert_eq!(directory.names(), ["dump", "state"]);
+    assert_eq!(names(&directory), ["dump", "state"]);
     let daemon = start();
     daemon.wait_for_line("from /state: loaded 2 torrents, 1 peers");
     daemon.wait_for_line("from /dump: loaded 0 downloaded counts; 1 of torrents known already");
@@ -509,11 +487,52 @@ fn limits_hold_while_loading() {
 }
 
 #[test]
-fn check_tells_what_would_be_kept() {
-    let (code, out, _) = run(&["-n", "--state", "/x/s", "--state-interval", "0", "-l", "/d"]);
+fn check_tells_what_would_be_kept_and_what_would_end_the_start() {
+    let directory = Directory::new("check");
+    let (state, dump) = (directory.file("s"), directory.write("d", ""));
+    let (code, out, _) = run(&[
+        "-n",
+        "--state",
+        &state,
+        "--state-interval",
+        "0",
+        "-l",
+        &dump,
+    ]);
     assert_eq!(code, Some(0));
-    assert!(out.contains("keep all that is known in /x/s, saved at the end\n"));
-    assert!(out.contains("load downloaded counts from opentracker's /d\n"));
+    let kept = format!("keep all that is known in {state}, saved at the end\n");
+    assert!(out.contains(&kept), "{out}");
+    let loaded = format!("load downloaded counts from opentracker's {dump}\n");
+    assert!(out.contains(&loaded), "{out}");
     let (_, out, _) = run(&["-n", "--state", "s"]);
     assert!(out.contains("keep all that is known in s, saved every 600 seconds and at the end\n"));
+
+    let (inside_nothing, below_a_file) = (directory.file("x/s"), directory.file("d/s"));
+    for (flag, path) in [
+        ("--state", directory.path()),
+        ("--state", &inside_nothing),
+        ("--state", &below_a_file),
+        ("--state", "/dev/null"),
+        ("-l", directory.path()),
+        ("-l", &state),
+    ] {
+        for flags in [&["-n", flag, path][..], &["-p", "0", "-P", "0", flag, path]] {
+            let (code, out, err) = run(flags);
+            assert_eq!((code, out.as_str()), (Some(1), ""), "{flags:?}: {err}");
+            assert!(err.contains(&format!(" '{path}': ")), "{flags:?}: {err}");
+        }
+    }
+}
+
+#[test]
+fn check_touches_no_save_that_is_being_written() {
+    let directory = Directory::new("check-touches");
+    let (state, new) = (
+        directory.write("s", "damaged"),
+        directory.write("s.new", "half"),
+    );
+    assert_eq!(run(&["-n", "--state", &state]).0, Some(0));
+    for (path, content) in [(state, "damaged"), (new, "half")] {
+        assert_eq!(std::fs::read_to_string(path).ok().as_deref(), Some(content));
+    }
 }

@@ -65,6 +65,18 @@ fn read(file: &mut File, restorer: &mut Restorer) -> io::Result<Result<(), Damag
     }
 }
 
+/// What `load` would end with, as far as that can be told without touching anything: a daemon may be saving
+/// there.
+pub fn check(path: &Path) -> io::Result<()> {
+    match open_regular(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let directory = path.parent().unwrap_or(path).join(".");
+            fs::metadata(directory).map(drop)
+        }
+        other => other.map(drop),
+    }
+}
+
 /// Makes and removes the file that a save would write first, so that a directory in which none can be
 /// made is found now and not in ten minutes.
 fn make_sure_of_saving(path: &Path) -> io::Result<()> {

@@ -39,7 +39,7 @@ mod saves;
 mod write;
 
 pub use dump::{DumpSummary, load_dump};
-pub use files::{Loaded, load};
+pub use files::{Loaded, check, load};
 pub use read::{Damage, Item, Reader};
 pub use restore::{Restorer, Summary};
 pub use saves::Saves;

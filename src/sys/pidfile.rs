@@ -13,6 +13,9 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
+/// Bytes of the longest file that is taken over: a process id, whoever wrote it.
+const LONGEST: u64 = 16;
+
 /// How often a lock that is held is tried again: whoever removes a file that is left over has it for a
 /// moment.
 const TRIES: u32 = 20;
@@ -61,6 +64,10 @@ fn lock(path: &Path) -> io::Result<File> {
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(io::Error::new(ErrorKind::InvalidInput, "not a file"));
+        }
+        // Somebody's configuration, say, that was named by mistake.
+        if metadata.len() > LONGEST {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "not a pidfile"));
         }
         match file.try_lock() {
             // Unless it has been removed meanwhile, and the lock is on a file without a name.
@@ -134,7 +141,7 @@ mod tests {
     #[test]
     fn one_holds_it_and_what_is_left_over_is_taken_or_removed() {
         let path = std::env::temp_dir().join(format!("announced-pid-{}", std::process::id()));
-        fs::write(&path, "4711 and much more than a process id").expect("can be written");
+        fs::write(&path, "12345678901\n").expect("can be written");
         let (locked, place) = take(&path).expect("nobody holds it");
         let id = std::process::id();
         assert_eq!(fs::read_to_string(&path).ok(), Some(format!("{id}\n")));
@@ -147,5 +154,9 @@ mod tests {
         assert!(place.tidy().is_ok());
         assert!(!path.exists());
         assert!(take(&std::env::temp_dir()).is_err());
+        fs::write(&path, "what is this doing here?").expect("can be written");
+        assert!(take(&path).is_err());
+        assert_eq!(fs::read(&path).map_or(0, |text| text.len()), 24);
+        assert!(fs::remove_file(&path).is_ok());
     }
 }
