@@ -47,6 +47,8 @@ const LONGEST: usize = 128;
 const PLAIN: usize = 1000;
 /// The same compressed. A few slices in a row make nothing, then one makes a block, in three tenths.
 const GZIP: usize = 125;
+/// Blocks of so few slices make the output 0.4 % larger.
+const SLICES_A_BLOCK: u32 = 4;
 
 /// A full scrape underway.
 pub struct FullScrape {
@@ -66,6 +68,7 @@ enum Place {
 struct Press {
     gzip: Option<Box<Gzip>>,
     slice: Vec<u8>,
+    slices: u32,
 }
 
 impl FullScrape {
@@ -76,6 +79,7 @@ impl FullScrape {
             gzip: gzip.then(|| Press {
                 gzip: None,
                 slice: Vec::new(),
+                slices: 0,
             }),
         }
     }
@@ -109,6 +113,10 @@ impl FullScrape {
                 let next = write_some(format, place, most, tracker, &mut press.slice);
                 let gzip = press.gzip.get_or_insert_with(|| Gzip::begin(out));
                 gzip.compress(&press.slice, out);
+                press.slices += 1;
+                if press.slices.is_multiple_of(SLICES_A_BLOCK) {
+                    gzip.end_block(out);
+                }
                 if let Place::End = next {
                     gzip.finish(out);
                 }

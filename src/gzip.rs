@@ -43,6 +43,12 @@ impl Gzip {
         self.deflate(bytes, TDEFLFlush::None, out);
     }
 
+    /// Ends the block, which otherwise grows to some 1,800 torrents: encoding all of them at once made
+    /// clients wait for longer than a millisecond.
+    pub fn end_block(&mut self, out: &mut Vec<u8>) {
+        self.deflate(&[], TDEFLFlush::Sync, out);
+    }
+
     /// Appends what is left, and the trailer.
     pub fn finish(&mut self, out: &mut Vec<u8>) {
         self.deflate(&[], TDEFLFlush::Finish, out);

@@ -50,8 +50,9 @@ const ACCEPTS_A_TURN: usize = 64;
 const TURNS_A_ROUND: usize = 256;
 const ANSWERS_A_ROUND: usize = 256;
 
-/// A slice of a streamed reply takes as long as so many answers.
-const SLICE: usize = 128;
+/// A slice of a streamed reply takes as long as so many answers: one that completes a block of deflate
+/// has a thousand torrents to encode.
+const SLICE: usize = ANSWERS_A_ROUND;
 
 /// Whether there is more to do without waiting for an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
