@@ -75,8 +75,8 @@ fn at_the_descriptor_limit_it_goes_on_and_does_not_spin() {
 #[cfg(target_os = "linux")]
 #[test]
 fn with_one_descriptor_left_every_newcomer_is_served() {
-    // Standard streams, signals, poll and listeners take 8.
-    let daemon = start_with_descriptors(9);
+    // Standard streams, signals, poll, listeners and the file that tells of memory take 9.
+    let daemon = start_with_descriptors(10);
     let _held: Vec<TcpStream> = (0..20)
         .map(|_| TcpStream::connect(daemon.tcp4()).expect("connects"))
         .collect();
@@ -89,7 +89,7 @@ fn with_one_descriptor_left_every_newcomer_is_served() {
 #[test]
 fn without_a_single_descriptor_left_it_waits_and_recovers() {
     let daemon = start_with_descriptors(64);
-    if !limit_descriptors(&daemon, "8:64") {
+    if !limit_descriptors(&daemon, "9:64") {
         return common::skip("limits are changed with util-linux's prlimit and setpriv");
     }
     let mut client = Client::new(daemon.tcp4());
