@@ -400,7 +400,15 @@ fn a_partial_line_waits_for_its_end() {
     assert!(!is_tracked(&daemon, &B));
     write_to(&add, "\n");
     wait_for("the rest", || is_tracked(&daemon, &B).then_some(()));
-    // An endless line is forgotten but for its front, and the next one is read.
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn of_an_endless_line_only_the_front_is_kept() {
+    let directory = Directory::new("endless");
+    let file = directory.write("list", "");
+    let add = directory.file("add");
+    let daemon = Daemon::start(&["-w", &file, "--list-add", &add]);
     let daemon_rss = || daemon.proc_status("VmRSS");
     let before = daemon_rss();
     for _ in 0..200 {
@@ -413,6 +421,7 @@ fn a_partial_line_waits_for_its_end() {
         number.expect("a number")
     };
     assert!(kilobytes(daemon_rss()) < kilobytes(before) + 2048);
+    wait_for("the next line", || is_tracked(&daemon, &A).then_some(()));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! printed, and goals are told beside them.
 //!
 //! - [`options`]: the command line
-//! - [`throughput`], [`memory`], [`inserts`], [`latency`], [`wire`], [`fullscrape`]: the cases
+//! - [`throughput`], [`memory`], [`inserts`], [`latency`], [`wire`], [`fullscrape`], [`lists`]: the cases
 //! - [`population`]: which torrents and peers there are, and who announces next
 //! - [`udp_load`], [`http_load`]: the load generators
 //! - [`server`]: starting, measuring and ending a server process
@@ -27,6 +27,7 @@ mod http_load;
 mod inserts;
 #[cfg(target_os = "linux")]
 mod latency;
+#[cfg(target_os = "linux")]
 mod lists;
 #[cfg(target_os = "linux")]
 mod memory;
