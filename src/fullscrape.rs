@@ -6,7 +6,7 @@
 
 use crate::gzip::Gzip;
 use crate::proto::bencode::decimal;
-use crate::tracker::{Counts, InfoHash, Tracker};
+use crate::tracker::{Counts, InfoHash, Tracked, Tracker};
 
 /// What a stream tells of each torrent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,24 +93,31 @@ impl FullScrape {
     }
 
     /// Appends the next slice, which may be empty if it is compressed; whether there is more.
-    pub fn step(&mut self, tracker: &Tracker, out: &mut Vec<u8>) -> bool {
+    /// Torrents that are no longer tracked are left out.
+    pub fn step(&mut self, tracker: &Tracker, tracked: Tracked, out: &mut Vec<u8>) -> bool {
         let most = match self.gzip {
             Some(_) => GZIP,
             None => PLAIN,
         };
-        self.step_by(most, tracker, out)
+        self.step_by(most, tracker, tracked, out)
     }
 
-    fn step_by(&mut self, most: usize, tracker: &Tracker, out: &mut Vec<u8>) -> bool {
+    fn step_by(
+        &mut self,
+        most: usize,
+        tracker: &Tracker,
+        tracked: Tracked,
+        out: &mut Vec<u8>,
+    ) -> bool {
         let (format, place) = (self.format, self.place);
         if let Place::End = place {
             return false;
         }
         self.place = match &mut self.gzip {
-            None => write_some(format, place, most, tracker, out),
+            None => write_some(format, place, most, (tracker, tracked), out),
             Some(press) => {
                 press.slice.clear();
-                let next = write_some(format, place, most, tracker, &mut press.slice);
+                let next = write_some(format, place, most, (tracker, tracked), &mut press.slice);
                 let gzip = press.gzip.get_or_insert_with(|| Gzip::begin(out));
                 gzip.compress(&press.slice, out);
                 press.slices += 1;
@@ -132,7 +139,7 @@ fn write_some(
     format: Format,
     place: Place,
     most: usize,
-    tracker: &Tracker,
+    (tracker, tracked): (&Tracker, Tracked),
     out: &mut Vec<u8>,
 ) -> Place {
     let from = match place {
@@ -145,7 +152,9 @@ fn write_some(
         out.extend_from_slice(b"d5:filesd");
     }
     let next = tracker.scrape_from(&from, most, |hash, counts, idle| {
-        write_one(format, hash, counts, idle, out);
+        if tracked.is_none_or(|tracked| tracked(hash)) {
+            write_one(format, hash, counts, idle, out);
+        }
     });
     if let Some(hash) = next {
         return Place::At(hash);
@@ -263,8 +272,11 @@ mod tests {
     fn whole(format: Format, most: usize, tracker: &Tracker) -> Vec<u8> {
         let mut scrape = FullScrape::new(format, false);
         let mut out = Vec::new();
-        while scrape.step_by(most, tracker, &mut out) {}
-        assert!(!scrape.step_by(most, tracker, &mut out), "it stays over");
+        while scrape.step_by(most, tracker, None, &mut out) {}
+        assert!(
+            !scrape.step_by(most, tracker, None, &mut out),
+            "it stays over"
+        );
         out
     }
 
@@ -360,7 +372,7 @@ mod tests {
             let mut scrape = FullScrape::new(Format::Bin, false);
             let mut passing: Vec<InfoHash> = Vec::new();
             let mut out = Vec::new();
-            while scrape.step_by(most, &tracker, &mut out) {
+            while scrape.step_by(most, &tracker, None, &mut out) {
                 for _ in 0..random.below(2 * most) {
                     let hash = random_hash(&mut random);
                     announce(&mut tracker, &hash, 1, Role::Seeder, Event::None);
@@ -390,11 +402,11 @@ mod tests {
         }
         let mut scrape = FullScrape::new(Format::Bin, false);
         let mut out = Vec::new();
-        assert!(scrape.step_by(50, &tracker, &mut out));
+        assert!(scrape.step_by(50, &tracker, None, &mut out));
         for hash in &all[40..120] {
             announce(&mut tracker, hash, 1, Role::Leecher, Event::Stopped);
         }
-        while scrape.step_by(50, &tracker, &mut out) {}
+        while scrape.step_by(50, &tracker, None, &mut out) {}
         assert_eq!(hashes(&out), [&all[..50], &all[120..]].concat());
     }
 
@@ -408,7 +420,7 @@ mod tests {
         }
         let mut scrape = FullScrape::new(Format::Ben, true);
         let mut out = Vec::new();
-        while scrape.step(&tracker, &mut out) {}
+        while scrape.step(&tracker, None, &mut out) {}
         let inflated = decompress_to_vec(&out[10..out.len() - 8]).expect("is deflated");
         assert!(inflated == whole(Format::Ben, usize::MAX, &tracker));
         assert!(out.len() < inflated.len() / 2);

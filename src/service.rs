@@ -63,6 +63,13 @@ impl Service {
         self.vouched == Some(access.version())
     }
 
+    /// Whether torrents may be in the table that are no longer tracked: [`Service::refuses`] tells.
+    pub fn is_doubtful(&self) -> bool {
+        self.access
+            .as_ref()
+            .is_some_and(|access| !self.vouches(access))
+    }
+
     /// Brings what an announce will read first into the cache: see [`Tracker::look_ahead`].
     pub fn look_ahead(&self, info_hash: &InfoHash) -> Ahead {
         if let Some(access) = &self.access

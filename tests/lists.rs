@@ -483,6 +483,42 @@ fn what_is_no_fifo_ends_the_start() {
     }
 }
 
+/// They are in the table until the next sweep, which here is two minutes away.
+#[test]
+fn torrents_no_longer_allowed_are_in_no_full_scrape() {
+    let directory = Directory::new("scraped");
+    let file = directory.write("list", "");
+    let add = directory.file("add");
+    let flags = ["-b", &file, "--list-add", &add, "--full-scrape", "open"];
+    let daemon = Daemon::start(&flags);
+    for hash in [A, B, C] {
+        assert!(is_tracked(&daemon, &hash));
+    }
+    let seen = |path: &str, of: fn(&Hash) -> String| {
+        let mut client = http::Client::new(daemon.tcp4());
+        let body = client
+            .request(format!("GET {path} HTTP/1.1\r\n\r\n"))
+            .text();
+        let is_in = |hash: &&Hash| body.contains(&of(hash));
+        [A, B, C].iter().filter(is_in).count()
+    };
+    let raw = |hash: &Hash| String::from_utf8_lossy(hash).into_owned();
+    let digits = |hash: &Hash| hex(hash).to_uppercase();
+    let all = || {
+        [
+            seen("/scrape", raw),
+            seen("/stats?mode=tpbs&format=txt", digits),
+            seen("/stats?mode=statedump", digits),
+            seen("/stats?mode=top10", digits),
+        ]
+    };
+    assert_eq!(all(), [3; 4]);
+    write_to(&add, &list(&[B]));
+    wait_for("the change", || (!is_tracked(&daemon, &B)).then_some(()));
+    assert_eq!(metric(&daemon, "announced_torrents"), 3, "not yet swept");
+    assert_eq!(all(), [2; 4]);
+}
+
 /// A sweep begins every 24th of the peer timeout, here every two seconds.
 #[test]
 fn torrents_no_longer_allowed_are_dropped() {

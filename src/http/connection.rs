@@ -15,7 +15,7 @@ use crate::proto::query;
 use crate::service::Service;
 use crate::stats::Counters;
 use crate::sys::sockets;
-use crate::tracker::Hint;
+use crate::tracker::{Hint, InfoHash};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use std::collections::VecDeque;
@@ -49,6 +49,10 @@ const ACCEPTS_A_TURN: usize = 64;
 /// about a millisecond's worth of either.
 const TURNS_A_ROUND: usize = 256;
 const ANSWERS_A_ROUND: usize = 256;
+
+/// A request and the reply to it that are together so long, a scrape of some dozen torrents or a page of
+/// statistics, take as long as another answer.
+const WEIGHT: usize = 1024;
 
 /// A slice of a streamed reply takes as long as so many answers: one that completes a block of deflate
 /// has a thousand torrents to encode.
@@ -115,7 +119,7 @@ pub struct Connections {
     proxies: Proxies,
     /// Bytes in the connections' own buffers.
     held: usize,
-    /// Requests answered in this round.
+    /// Requests answered in this round, long ones and those with long replies counted as several.
     answered: usize,
     /// Tokens from here on are connections.
     first_token: usize,
@@ -199,11 +203,17 @@ impl Connections {
     /// did not help.
     pub fn accept(&mut self, listener: &Listener, context: &mut Context) -> io::Result<Turn> {
         let mut has_evicted = false;
+        let mut answered = 0;
         for _ in 0..ACCEPTS_A_TURN {
+            // Making room is as much as a round each time.
+            if answered >= ANSWERS_A_ROUND {
+                break;
+            }
             match listener.accept() {
                 Ok((stream, address)) => {
                     if self.open >= self.most {
                         self.make_room(context);
+                        answered += self.answered;
                     }
                     context.service.counters.tcp_accepted += 1;
                     let origin = self.proxies.accepted(address);
@@ -577,8 +587,7 @@ impl Connection {
     /// behind it.
     fn pour(&mut self, service: &mut Service, slice: &mut Vec<u8>) -> Result<Poured, Gone> {
         let before = self.output.len();
-        let counters = &mut service.counters;
-        let is_out = self.flush(counters)?;
+        let is_out = self.flush(&mut service.counters)?;
         let mut moved = self.output.len() < before;
         if !is_out {
             let turn = Turn::Done;
@@ -586,15 +595,17 @@ impl Connection {
         }
         slice.clear();
         if let Some(streaming) = &mut self.streaming {
-            let is_more = streaming.step(&service.tracker, slice);
+            let is_tracked = |hash: &InfoHash| service.refuses(hash).is_none();
+            let tracked = service.is_doubtful().then_some(&is_tracked as _);
+            let is_more = streaming.step(&service.tracker, tracked, slice);
             if streaming.is_full_scrape() {
-                counters.full_scrape_bytes += slice.len() as u64;
+                service.counters.full_scrape_bytes += slice.len() as u64;
             }
             if !is_more {
                 self.streaming = None;
             }
         }
-        let sent = send(&mut self.stream, slice, counters)?;
+        let sent = send(&mut self.stream, slice, &mut service.counters)?;
         moved |= sent > 0;
         keep(&mut self.output, &slice[sent..]);
         let turn = match self.output.is_empty() {
@@ -691,25 +702,27 @@ impl Desk<'_> {
         self.output.clear();
         connection.phase = Phase::Open;
         while connection.phase == Phase::Open && !rest.is_empty() {
-            if connection.streaming.is_some() || self.output.len() > OUTPUT {
-                connection.phase = Phase::Behind;
-                break;
-            }
             match next {
                 Ok(request) => {
                     let (head, behind) = rest.split_at(request.length);
                     rest = behind;
-                    *self.answered += 1;
                     let client = self.proxies.client(connection.origin, head);
                     let (phase, streaming) = answer(&request, client, hint, context, self.output);
                     (connection.phase, connection.streaming) = (phase, streaming);
                     connection.deadline = context.now + PATIENCE;
+                    *self.answered += 1 + (request.length + context.site.made()) / WEIGHT;
                 }
                 Err(Invalid::Incomplete) => break,
                 Err(error) => {
                     connection.phase = Phase::Drain;
                     refuse(error, context, self.output);
                 }
+            }
+            let has_had_its_turn = connection.streaming.is_some()
+                || self.output.len() > OUTPUT
+                || *self.answered >= ANSWERS_A_ROUND;
+            if has_had_its_turn && connection.phase == Phase::Open && !rest.is_empty() {
+                connection.phase = Phase::Behind;
             }
             next = request::parse(rest);
             hint = Hint::default();

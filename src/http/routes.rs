@@ -104,6 +104,11 @@ impl Site {
         }
     }
 
+    /// Bytes of the body that was made last, whether it was sent or not.
+    pub fn made(&self) -> usize {
+        self.body.len()
+    }
+
     /// Whether this client may see everything. One that its proxy does not name may not.
     pub fn is_admin(&self, client: Option<IpAddr>) -> bool {
         client.is_some_and(|client| {

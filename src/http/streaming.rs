@@ -4,7 +4,7 @@ use super::gate::Seat;
 use super::response::Framing;
 use crate::fullscrape::FullScrape;
 use crate::stats::walks::Walk;
-use crate::tracker::Tracker;
+use crate::tracker::{Tracked, Tracker};
 
 /// What makes a body.
 pub enum Source {
@@ -14,10 +14,10 @@ pub enum Source {
 
 impl Source {
     /// Appends the next slice; whether there is more.
-    fn step(&mut self, tracker: &Tracker, out: &mut Vec<u8>) -> bool {
+    fn step(&mut self, tracker: &Tracker, tracked: Tracked, out: &mut Vec<u8>) -> bool {
         match self {
-            Source::Torrents(torrents) => torrents.step(tracker, out),
-            Source::Walk(walk) => walk.step(tracker, out),
+            Source::Torrents(torrents) => torrents.step(tracker, tracked, out),
+            Source::Walk(walk) => walk.step(tracker, tracked, out),
         }
     }
 
@@ -61,14 +61,14 @@ impl Streaming {
 
     /// Appends the next slice; whether there is more. Without more and without a slice the last chunk,
     /// where there are chunks, is appended all the same.
-    pub fn step(&mut self, tracker: &Tracker, out: &mut Vec<u8>) -> bool {
+    pub fn step(&mut self, tracker: &Tracker, tracked: Tracked, out: &mut Vec<u8>) -> bool {
         if !self.is_chunked {
-            return self.source.step(tracker, out);
+            return self.source.step(tracker, tracked, out);
         }
         let start = out.len();
         out.extend_from_slice(CHUNK_HEAD);
         let body = out.len();
-        let is_more = self.source.step(tracker, out);
+        let is_more = self.source.step(tracker, tracked, out);
         let length = out.len() - body;
         if length > 0 {
             write_hex(&mut out[start..body - CHUNK_END.len()], length);
@@ -115,7 +115,7 @@ mod tests {
             None,
         );
         let mut out = Vec::new();
-        while streaming.step(&tracker, &mut out) {}
+        while streaming.step(&tracker, None, &mut out) {}
         out
     }
 

@@ -6,7 +6,7 @@ use super::modes::{BUSIEST, networks, v4_address};
 use crate::busiest::Busiest;
 use crate::proto::bencode::decimal;
 use crate::random::Random;
-use crate::tracker::{Cursor, Found, InfoHash, Tracker};
+use crate::tracker::{Cursor, Found, InfoHash, Tracked, Tracker};
 
 /// Torrents or peers in a slice: about a tenth of a millisecond.
 const SLICE: usize = 1000;
@@ -36,9 +36,9 @@ impl Walk {
     }
 
     /// Walks on, and at the end appends opentracker's text of it; whether there is more to do.
-    pub fn step(&mut self, tracker: &Tracker, out: &mut Vec<u8>) -> bool {
+    pub fn step(&mut self, tracker: &Tracker, tracked: Tracked, out: &mut Vec<u8>) -> bool {
         match self {
-            Walk::Top(top) => top.step(tracker, out),
+            Walk::Top(top) => top.step(tracker, tracked, out),
             Walk::Networks(networks) => networks.step(tracker, out),
         }
     }
@@ -106,12 +106,15 @@ pub struct Top {
 }
 
 impl Top {
-    fn step(&mut self, tracker: &Tracker, out: &mut Vec<u8>) -> bool {
+    fn step(&mut self, tracker: &Tracker, tracked: Tracked, out: &mut Vec<u8>) -> bool {
         let Some(from) = self.next else {
             return false;
         };
         let (amount, [peers, seeds, leechers]) = (self.amount, &mut self.rankings);
         self.next = tracker.scrape_from(&from, SLICE, |hash, counts, _| {
+            if tracked.is_some_and(|tracked| !tracked(hash)) {
+                return;
+            }
             let both = counts.seeders.saturating_add(counts.leechers);
             rank(&mut peers.1, amount, both, hash);
             rank(&mut seeds.1, amount, counts.seeders, hash);
@@ -203,14 +206,14 @@ mod tests {
         ] {
             let mut out = Vec::new();
             let mut steps = 1;
-            while walk.step(&tracker, &mut out) {
+            while walk.step(&tracker, None, &mut out) {
                 assert!(out.is_empty(), "nothing is told before the end");
                 steps += 1;
             }
             assert!(steps >= 5, "{steps}");
             let text = String::from_utf8(out).expect("is text");
             assert!(text.starts_with(start), "{text}");
-            assert!(!walk.step(&tracker, &mut Vec::new()), "it stays over");
+            assert!(!walk.step(&tracker, None, &mut Vec::new()), "it stays over");
         }
     }
 
