@@ -314,7 +314,8 @@ impl Connections {
         let mut turns = 0;
         let mut group = [const { None }; GROUP];
         let mut free = input;
-        while turns < GROUP && free.len() >= INPUT {
+        // A slice of a stream is made as it is read, and ends the round.
+        while turns < GROUP && free.len() >= INPUT && self.answered < ANSWERS_A_ROUND {
             let Some(index) = self.queue.pop_front() else {
                 break;
             };
