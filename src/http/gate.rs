@@ -1,13 +1,13 @@
 //! Who may have a full scrape, and when.
 //!
 //! It is by far the largest reply there is, so by default an address has one every five minutes, and four
-//! are underway at once. Addresses are remembered only while that matters, and only those let in; if
-//! there should be more than a thousand of them, the oldest is forgotten.
+//! are underway at once, each for another address. Addresses are remembered only while that matters, and
+//! only those let in; if there should be more than a thousand of them, the oldest is forgotten.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 /// What `--full-scrape` says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +56,7 @@ const MOST_REMEMBERED: usize = 1024;
 /// Held while a full scrape is underway.
 #[derive(Debug)]
 pub struct Seat {
-    _shared: Rc<()>,
+    _site: Rc<u128>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +71,8 @@ pub enum Closed {
 
 pub struct Gate {
     policy: FullScrapes,
-    /// Those underway hold clones of it.
-    seats: Rc<()>,
+    /// Where the modest are that are underway. Whoever reads slowly holds a seat for long, but only one.
+    seats: Vec<Weak<u128>>,
     /// Who was let in at which second, the oldest first.
     recent: VecDeque<(u128, u64)>,
 }
@@ -81,7 +81,7 @@ impl Gate {
     pub fn new(policy: FullScrapes) -> Gate {
         Gate {
             policy,
-            seats: Rc::new(()),
+            seats: Vec::new(),
             recent: VecDeque::new(),
         }
     }
@@ -94,15 +94,17 @@ impl Gate {
         only_ask: bool,
         second: u64,
     ) -> Result<Seat, Closed> {
+        let site = Rc::new(site_of(client));
         match self.policy {
             FullScrapes::Off => return Err(Closed::Forbidden),
             FullScrapes::Admin if !is_admin => return Err(Closed::Forbidden),
-            FullScrapes::Modest => self.check(site_of(client), only_ask, second)?,
+            FullScrapes::Modest => {
+                self.check(*site, only_ask, second)?;
+                self.seats.push(Rc::downgrade(&site));
+            }
             FullScrapes::Admin | FullScrapes::Open => {}
         }
-        Ok(Seat {
-            _shared: Rc::clone(&self.seats),
-        })
+        Ok(Seat { _site: site })
     }
 
     fn check(&mut self, site: u128, only_ask: bool, second: u64) -> Result<(), Closed> {
@@ -115,7 +117,12 @@ impl Gate {
                 u32::try_from(EVERY - age(then)).unwrap_or(0),
             ));
         }
-        if Rc::strong_count(&self.seats) > SEATS {
+        self.seats.retain(|seat| seat.strong_count() > 0);
+        let is_underway = |seat: &Weak<u128>| seat.upgrade().is_some_and(|other| *other == site);
+        if self.seats.iter().any(is_underway) {
+            return Err(Closed::TooSoon(TRY_AGAIN));
+        }
+        if self.seats.len() >= SEATS {
             return Err(Closed::Full(TRY_AGAIN));
         }
         if !only_ask {
@@ -197,6 +204,19 @@ mod tests {
         seated.pop();
         // Whom there was no seat for is not counted as having had one.
         assert!(sit(9).is_ok());
+    }
+
+    #[test]
+    fn a_site_has_one_seat_however_slowly_it_reads() {
+        let mut gate = Gate::new(FullScrapes::Modest);
+        let seat = gate.enter(ip("192.0.2.1"), false, false, 0);
+        assert_eq!(
+            enter(&mut gate, "192.0.2.1", 1000),
+            Some(Closed::TooSoon(TRY_AGAIN))
+        );
+        assert_eq!(enter(&mut gate, "192.0.2.2", 1000), None);
+        drop(seat);
+        assert_eq!(enter(&mut gate, "192.0.2.1", 1000), None);
     }
 
     #[test]
