@@ -17,7 +17,8 @@ use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 /// Records that the sweep looks at between two rounds of requests: well below a millisecond, even
-/// where none of them is in the cache.
+/// where none of them is in the cache. While ten million torrents expire, a UDP connect waits for no longer
+/// with a quarter of it: p99 1.5 ms against 1.4, on a machine where it is 1.1 to 1.6 when idle.
 const SWEEP_BUDGET: usize = 4096;
 
 /// Milliseconds after which the end no longer waits for replies to be taken.
