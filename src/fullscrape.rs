@@ -5,7 +5,7 @@
 //! are there throughout appear exactly once, and all are in order. The counts are those of the moment.
 
 use crate::gzip::Gzip;
-use crate::proto::bencode::decimal;
+use crate::proto::bencode::{self, decimal};
 use crate::tracker::{Counts, InfoHash, Tracked, Tracker};
 
 /// What a stream tells of each torrent.
@@ -173,17 +173,7 @@ fn write_one(format: Format, hash: &InfoHash, counts: Counts, idle: u32, out: &m
         downloaded,
     } = counts;
     match format {
-        Format::Ben => {
-            out.extend_from_slice(b"20:");
-            out.extend_from_slice(hash);
-            out.extend_from_slice(b"d8:completei");
-            decimal(out, seeders.into());
-            out.extend_from_slice(b"e10:downloadedi");
-            decimal(out, downloaded.into());
-            out.extend_from_slice(b"e10:incompletei");
-            decimal(out, leechers.into());
-            out.extend_from_slice(b"ee");
-        }
+        Format::Ben => bencode::scraped(out, hash, counts),
         Format::Bin => {
             out.extend_from_slice(hash);
             out.extend_from_slice(&seeders.to_be_bytes());
@@ -242,7 +232,7 @@ fn hex(byte: u8, digits: &[u8; 16]) -> [u8; 2] {
 mod tests {
     use super::*;
     use crate::random::Random;
-    use crate::tracker::{Announce, Event, Hint, Limits, Peer, Role, Sink, Sinks};
+    use crate::tracker::{Event, Limits, Peer, Role};
     use miniz_oxide::inflate::decompress_to_vec;
     use std::collections::BTreeMap;
 
@@ -255,19 +245,12 @@ mod tests {
     }
 
     fn announce(tracker: &mut Tracker, info_hash: &InfoHash, port: u16, role: Role, event: Event) {
-        let request = Announce {
+        tracker.tell(
             info_hash,
-            peer: Peer::new([192, 0, 2, 1].into(), port),
+            Peer::new([192, 0, 2, 1].into(), port),
             role,
             event,
-            want: 0,
-            hint: Hint::default(),
-        };
-        let mut sinks = Sinks {
-            v4: Sink::new(&mut []),
-            v6: Sink::new(&mut []),
-        };
-        tracker.announce(&request, &mut Random::seeded(1), &mut sinks);
+        );
     }
 
     fn whole(format: Format, most: usize, tracker: &Tracker) -> Vec<u8> {

@@ -149,7 +149,7 @@ impl Service {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tracker::{Announce, Event, Peer, Role, Sink, Sinks};
+    use crate::tracker::{Event, Peer, Role};
 
     #[test]
     fn intervals_are_spread_and_numwant_is_bounded() {
@@ -196,21 +196,8 @@ mod tests {
         service.sweep(1);
         assert_eq!(vouches(&service), Some(true), "it is empty");
         assert!(!hint(&service).is_known());
-        let mut sinks = Sinks {
-            v4: Sink::new(&mut []),
-            v6: Sink::new(&mut []),
-        };
-        let announce = Announce {
-            info_hash: &hash,
-            peer: Peer::new([192, 0, 2, 1].into(), 1),
-            role: Role::Seeder,
-            event: Event::None,
-            want: 0,
-            hint: Hint::default(),
-        };
-        service
-            .tracker
-            .announce(&announce, &mut service.random, &mut sinks);
+        let peer = Peer::new([192, 0, 2, 1].into(), 1);
+        service.tracker.tell(&hash, peer, Role::Seeder, Event::None);
         assert!(hint(&service).is_known());
         let refused = |service: &Service| service.refuses_announce(&hash, hint(service));
         assert_eq!(refused(&service), None);

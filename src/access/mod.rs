@@ -74,6 +74,8 @@ pub struct Access {
     /// How often torrents that were tracked may have ceased to be.
     version: u64,
     reload: Reload,
+    /// The last hashes that a FIFO gave were too many changes, which is told once.
+    full: bool,
     /// Another reload was asked for while one was underway.
     again: bool,
     /// A list that was replaced, as far as its memory is not yet given back.
@@ -98,6 +100,7 @@ impl Access {
             changes: Changes::default(),
             version: 0,
             reload: Reload::Idle,
+            full: false,
             again: false,
             old: List::default(),
         }
@@ -154,7 +157,8 @@ impl Access {
             .iter()
             .filter(|hash| self.set(**hash, listed))
             .count();
-        if set < hashes.len() {
+        let was_full = std::mem::replace(&mut self.full, set < hashes.len());
+        if self.full && !was_full {
             let most = changes::MOST;
             log::line(format_args!(
                 "{flag}: more than {most} changes; put them into the list and reload it"

@@ -323,17 +323,9 @@ impl Site {
         let body = &mut self.body;
         body.extend_from_slice(b"d5:filesd");
         for hash in &self.hashes {
-            let Some(counts) = service.scrape(hash) else {
-                continue;
-            };
-            bencode::string(body, hash);
-            body.extend_from_slice(b"d8:complete");
-            bencode::integer(body, counts.seeders.into());
-            body.extend_from_slice(b"10:downloaded");
-            bencode::integer(body, counts.downloaded.into());
-            body.extend_from_slice(b"10:incomplete");
-            bencode::integer(body, counts.leechers.into());
-            body.push(b'e');
+            if let Some(counts) = service.scrape(hash) {
+                bencode::scraped(body, hash, counts);
+            }
         }
         body.extend_from_slice(b"ee");
     }

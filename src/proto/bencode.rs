@@ -1,6 +1,8 @@
 //! Writing bencoded values (BEP 3). Keys of a dictionary must be written in sorted order; that is
 //! left to the caller, who knows them.
 
+use crate::tracker::{Counts, InfoHash};
+
 /// `i<number>e`
 pub fn integer(out: &mut Vec<u8>, number: u64) {
     out.push(b'i');
@@ -13,6 +15,18 @@ pub fn string(out: &mut Vec<u8>, bytes: &[u8]) {
     decimal(out, bytes.len() as u64);
     out.push(b':');
     out.extend_from_slice(bytes);
+}
+
+/// A torrent's entry in the `files` of a scrape (BEP 48): its info-hash and its counts.
+pub fn scraped(out: &mut Vec<u8>, info_hash: &InfoHash, counts: Counts) {
+    string(out, info_hash);
+    out.extend_from_slice(b"d8:complete");
+    integer(out, counts.seeders.into());
+    out.extend_from_slice(b"10:downloaded");
+    integer(out, counts.downloaded.into());
+    out.extend_from_slice(b"10:incomplete");
+    integer(out, counts.leechers.into());
+    out.push(b'e');
 }
 
 /// A number as people write it. The formatting machinery of `std` would do the same several times

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::random::Random;
-use crate::tracker::{Announce, Event, Hint, InfoHash, Limits, Peer, Role, Sink, Sinks, Tracker};
+use crate::tracker::{Event, InfoHash, Limits, Peer, Role, Tracker};
 use std::collections::BTreeMap;
 
 /// A unit of the clock is one second.
@@ -79,20 +79,8 @@ impl Subject {
     fn announce(&mut self, torrent: usize, peer: usize, role: Role, event: Event) {
         let endpoint = endpoint(peer);
         let key = (hash(torrent), endpoint.clone());
-        let announce = Announce {
-            info_hash: &hash(torrent),
-            peer: Peer::from_endpoint(&endpoint).expect("an endpoint"),
-            role,
-            event,
-            want: 0,
-            hint: Hint::default(),
-        };
-        let mut sinks = Sinks {
-            v4: Sink::new(&mut []),
-            v6: Sink::new(&mut []),
-        };
-        self.tracker
-            .announce(&announce, &mut self.random, &mut sinks);
+        let asker = Peer::from_endpoint(&endpoint).expect("an endpoint");
+        self.tracker.tell(&hash(torrent), asker, role, event);
         let downloaded = self.model.torrents.entry(key.0).or_default();
         let before = self.model.peers.get(&key).is_some_and(|k| k.completed);
         let completed = before || event == Event::Completed;

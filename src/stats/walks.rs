@@ -158,7 +158,7 @@ fn rank(ranking: &mut Vec<(u32, InfoHash)>, amount: usize, count: u32, hash: &In
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tracker::{Announce, Event, Hint, Limits, Peer, Role, Sink, Sinks};
+    use crate::tracker::{Event, Limits, Peer, Role};
     use std::net::Ipv4Addr;
 
     fn table() -> Tracker {
@@ -167,23 +167,11 @@ mod tests {
             max_peers: 1 << 20,
             max_torrents: 1 << 20,
         });
-        let mut random = Random::seeded(11);
         let mut add = |torrent: u16, peer: u32, role| {
             let mut info_hash = [7; 20];
             info_hash[..2].copy_from_slice(&torrent.to_be_bytes());
-            let announce = Announce {
-                info_hash: &info_hash,
-                peer: Peer::new(Ipv4Addr::from_bits(0x0a00_0000 + peer * 16).into(), 1),
-                role,
-                event: Event::None,
-                want: 0,
-                hint: Hint::default(),
-            };
-            let mut sinks = Sinks {
-                v4: Sink::new(&mut []),
-                v6: Sink::new(&mut []),
-            };
-            tracker.announce(&announce, &mut random, &mut sinks);
+            let peer = Ipv4Addr::from_bits(0x0a00_0000 + peer * 16);
+            tracker.tell(&info_hash, Peer::new(peer.into(), 1), role, Event::None);
         };
         for torrent in 0..5000 {
             add(torrent, 1, Role::Seeder);

@@ -11,6 +11,25 @@ const LIMITS: Limits = Limits {
     max_torrents: usize::MAX,
 };
 
+impl Tracker {
+    /// An announce that wants no peers, for the tests of all that is made of a table.
+    pub fn tell(&mut self, info_hash: &InfoHash, peer: Peer, role: Role, event: Event) {
+        let announce = Announce {
+            info_hash,
+            peer,
+            role,
+            event,
+            want: 0,
+            hint: Hint::default(),
+        };
+        let mut sinks = Sinks {
+            v4: Sink::new(&mut []),
+            v6: Sink::new(&mut []),
+        };
+        self.announce(&announce, &mut Random::seeded(1), &mut sinks);
+    }
+}
+
 fn hash(n: usize) -> InfoHash {
     let mut hash = [0x5a; 20];
     hash[..4].copy_from_slice(&(n as u32).wrapping_mul(0x9e37_79b9).to_be_bytes());
@@ -471,22 +490,9 @@ fn torrents_that_are_not_tracked_go_with_the_next_sweep_in_slices() {
 #[test]
 fn renewals_are_counted_by_age_and_early_ones_by_address() {
     let mut tracker = Tracker::new(LIMITS);
-    let mut random = Random::seeded(3);
     let mut announce_at = |unit: u64, peer: Peer, event| {
         tracker.advance(unit * tracker.tally().unit_ms);
-        let announce = Announce {
-            info_hash: &[7; 20],
-            peer,
-            role: Role::Seeder,
-            event,
-            want: 0,
-            hint: Hint::default(),
-        };
-        let mut sinks = Sinks {
-            v4: Sink::new(&mut []),
-            v6: Sink::new(&mut []),
-        };
-        tracker.announce(&announce, &mut random, &mut sinks);
+        tracker.tell(&[7; 20], peer, Role::Seeder, event);
     };
     let v4 = |n: u8| Peer::new([192, 0, 2, n].into(), 1);
     let v6 = Peer::new("2001:db8:1:2:3::4".parse().expect("an address"), 1);
