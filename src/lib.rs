@@ -44,6 +44,9 @@ pub mod keeper;
 /// Codecs: BEP 15, query strings, bencoding.
 pub mod proto;
 
+/// The cluster: several trackers that know the same peers.
+pub mod sync;
+
 /// The state: torrents, peers, sampling, expiry.
 pub mod tracker;
 

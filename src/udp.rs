@@ -169,9 +169,14 @@ fn write_announce(
 /// Connection ids that need no memory: a hash of the source address and a slot of time under a secret
 /// key, with the slot's low two bits left in it. An id holds in the slot in which it was made and in
 /// the next: for two to four minutes, as BEP 15 wants.
+///
+/// Nodes of a cluster share the key and the slots and take each other's ids, whichever of them a client's
+/// datagrams come to. One whose slot has just begun may have given an id that another is to take before its
+/// own begins: they take those of the next slot too.
 pub struct ConnectionIds {
     key: [u64; 2],
     slot: u64,
+    is_shared: bool,
 }
 
 /// Milliseconds.
@@ -180,10 +185,22 @@ const SLOT_BITS: u64 = 3;
 
 impl ConnectionIds {
     pub fn new(key: [u64; 2]) -> ConnectionIds {
-        ConnectionIds { key, slot: 0 }
+        ConnectionIds {
+            key,
+            slot: 0,
+            is_shared: false,
+        }
     }
 
-    /// Moves the clock to this many milliseconds since the start.
+    /// Ids of a cluster: the key is its own, and [`ConnectionIds::advance`] is given its time.
+    pub fn shared(key: [u64; 2]) -> ConnectionIds {
+        ConnectionIds {
+            is_shared: true,
+            ..ConnectionIds::new(key)
+        }
+    }
+
+    /// Moves the clock to this many milliseconds since the start, or of cluster time.
     pub fn advance(&mut self, now: u64) {
         self.slot = now / SLOT;
     }
@@ -192,10 +209,16 @@ impl ConnectionIds {
         self.of_slot(source, self.slot)
     }
 
-    /// Whether the id was given to this source in this slot or in the one before.
+    /// Whether the id was given to this source in this slot or in the one before, or by another node in the
+    /// next one.
     fn verify(&self, source: IpAddr, id: u64) -> bool {
-        let age = self.slot.wrapping_sub(id) & SLOT_BITS;
-        age <= 1 && age <= self.slot && self.of_slot(source, self.slot - age) == id
+        let slot = match id.wrapping_sub(self.slot) & SLOT_BITS {
+            0 => Some(self.slot),
+            1 if self.is_shared => self.slot.checked_add(1),
+            SLOT_BITS => self.slot.checked_sub(1),
+            _ => None,
+        };
+        slot.is_some_and(|slot| self.of_slot(source, slot) == id)
     }
 
     fn of_slot(&self, source: IpAddr, slot: u64) -> u64 {
@@ -246,6 +269,21 @@ mod tests {
         let other = ConnectionIds::new([1, 3]);
         assert_ne!(other.make(here), ConnectionIds::new([1, 2]).make(here));
         assert_eq!(other.make(here), other.make(ip("::ffff:192.0.2.1")));
+    }
+
+    #[test]
+    fn ids_of_a_cluster_hold_at_nodes_that_are_a_slot_behind_or_ahead() {
+        let here = ip("192.0.2.1");
+        let [mut one, mut other] = [[1, 2]; 2].map(ConnectionIds::shared);
+        for slot in 14_000_000..14_000_008 {
+            one.advance(slot * SLOT);
+            let id = one.make(here);
+            for ahead in 0..8 {
+                other.advance((slot + ahead - 4) * SLOT);
+                assert_eq!(other.verify(here, id), (3..=5).contains(&ahead), "{ahead}");
+                assert!(!other.verify(ip("192.0.2.2"), id));
+            }
+        }
     }
 
     /// Whatever arrives, a source that has not shown itself gets no more than it sent.

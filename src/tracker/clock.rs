@@ -4,6 +4,9 @@
 //! 128 and costs no byte of its own. That is sound as long as no stored peer is ever 128 units old:
 //! the sweep passes everything at least every [`Clock::SWEEP_WITHIN`] units, and after a longer
 //! pause it sweeps before the clock moves (see `Tracker::advance`).
+//!
+//! Nodes of a cluster share stamps, and one whose clock is a little ahead may have stamped a peer with a
+//! unit that is still to come: a stamp up to [`Clock::AHEAD`] units ahead counts as one of now.
 
 /// Units in a peer's life: a peer is expired when it is older than this.
 pub const LIFE: u64 = 96;
@@ -24,8 +27,14 @@ impl Clock {
     pub const SWEEP_WITHIN: u64 = 8;
 
     /// A sweep that began longer ago than this no longer vouches for the stamps: a peer that it
-    /// passed at age 96 would come too near to 128.
-    pub const SWEEP_VALID: u64 = 28;
+    /// passed at age 96 would come too near to 124, where stamps are of units to come.
+    pub const SWEEP_VALID: u64 = 24;
+
+    /// The unit of the start: a peer that others have seen before has a unit too.
+    pub const FIRST: u64 = 128;
+
+    /// Units by which a stamp may be ahead of the clock.
+    pub const AHEAD: u8 = 4;
 
     pub fn at(unit: u64) -> Clock {
         Clock { unit, ahead: 0 }
@@ -63,7 +72,14 @@ impl Clock {
 
     /// Units since the announce that left this tag (its top bit does not matter).
     pub fn age(self, tag: u8) -> u8 {
-        self.stamp().wrapping_sub(tag) & STAMP
+        let age = self.stamp().wrapping_add(Self::AHEAD).wrapping_sub(tag) & STAMP;
+        age.saturating_sub(Self::AHEAD)
+    }
+
+    /// The unit of the announce that left this tag.
+    pub fn unit_of(self, tag: u8) -> u64 {
+        let last = self.unit.wrapping_add(Self::AHEAD.into());
+        last.wrapping_sub(last.wrapping_sub(tag.into()) & u64::from(STAMP))
     }
 
     pub fn expired(self, tag: u8) -> bool {
@@ -84,10 +100,23 @@ mod tests {
     fn a_peer_lives_for_96_units_and_no_longer_than_98() {
         for start in [0, 1, 31, 32, 127, 128, 1 << 40] {
             let tag = Clock::at(start).stamp();
-            for age in 0..128 {
+            for age in 0..124 {
                 let now = Clock::at(start + age);
                 assert_eq!(now.expired(tag), age > 96, "start {start}, age {age}");
                 assert_eq!(now.expired(tag | 0x80), age > 96);
+            }
+        }
+    }
+
+    #[test]
+    fn a_stamp_names_its_unit_from_123_units_ago_to_4_ahead() {
+        for now in [200, 255, 256, 1 << 40] {
+            for unit in now - 123..=now + 4 {
+                let tag = Clock::at(unit).stamp();
+                let clock = Clock::at(now);
+                assert_eq!(clock.unit_of(tag), unit);
+                assert_eq!(clock.unit_of(tag | 0x80), unit);
+                assert_eq!(u64::from(clock.age(tag)), now.saturating_sub(unit));
             }
         }
     }

@@ -6,7 +6,9 @@
 
 mod blocks;
 pub mod clock;
+mod cluster;
 mod decoys;
+pub mod ledger;
 mod peers;
 mod sample;
 mod small;
@@ -15,6 +17,7 @@ mod torrents;
 mod walk;
 
 pub use clock::{Clock, LIFE};
+pub use cluster::{Applied, Item};
 pub use decoys::Decoys;
 pub use peers::{COMPLETED, Peer, Role};
 pub use sample::{MOST as MOST_PEERS, Sink};
@@ -24,6 +27,7 @@ pub use walk::{Cursor, Found, RECORD_SIZES};
 use crate::busiest::Busiest;
 use crate::random::Random;
 use decoys::Pools;
+use ledger::Ledger;
 use peers::{Record, V4, V6};
 use std::ops::RangeInclusive;
 use swarms::{Peers, Seen, Swarms, Update, Within};
@@ -188,18 +192,20 @@ pub struct Tracker {
     clock: Clock,
     /// Milliseconds that the clock is ahead of the time since the start, so that a restored one's units
     /// begin when they did before.
-    ahead_ms: u64,
+    ahead_ms: i64,
     now_ms: u64,
     /// Seconds since [`KEEP_EMPTY`] before the start: a torrent whose memory is restored may have been
     /// empty for so long.
     now: u32,
     sweep: Sweep,
     tally: Tally,
+    /// For the cluster, if there is one.
+    ledger: Option<Box<Ledger>>,
 }
 
 /// The walk that drops what has expired. It stops and goes on by key, so the table may change under
 /// it: what is there throughout is passed exactly once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Sweep {
     /// The unit in which the last whole sweep began: no stamp is older than its life and what has
     /// passed since.
@@ -217,18 +223,23 @@ struct Running {
 impl Tracker {
     pub fn new(limits: Limits) -> Tracker {
         let unit_ms = Clock::unit_ms(limits.peer_timeout);
+        let start_ms = Clock::FIRST * unit_ms;
         Tracker {
             torrents: Torrents::default(),
             swarms: Swarms::default(),
             limits,
             decoys: None,
             unit_ms,
-            clock: Clock::at(0),
-            ahead_ms: 0,
-            now_ms: 0,
+            clock: Clock::at(Clock::FIRST),
+            ahead_ms: start_ms as i64, // A 96th of 2^32 seconds is the longest unit.
+            now_ms: start_ms,
             now: KEEP_EMPTY,
-            sweep: Sweep::default(),
+            sweep: Sweep {
+                vouched: Clock::FIRST,
+                running: None,
+            },
             tally: Tally::new(unit_ms),
+            ledger: None,
         }
     }
 
@@ -266,10 +277,15 @@ impl Tracker {
 
     /// Moves the clock to this many milliseconds since the start.
     pub fn advance(&mut self, now_ms: u64) {
-        self.now_ms = now_ms.saturating_add(self.ahead_ms);
-        let unit = self.now_ms / self.unit_ms;
         let seconds = u32::try_from(now_ms / 1000).unwrap_or(u32::MAX);
         self.now = KEEP_EMPTY.saturating_add(seconds);
+        self.move_to(now_ms.saturating_add_signed(self.ahead_ms));
+    }
+
+    /// Moves the table's own clock, which never goes back.
+    fn move_to(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+        let unit = self.now_ms / self.unit_ms;
         if unit == self.clock.unit() {
             return;
         }
@@ -280,6 +296,9 @@ impl Tracker {
             self.catch_up(unit);
         }
         self.clock = Clock::at(unit);
+        if let Some(ledger) = &mut self.ledger {
+            ledger.advance(unit);
+        }
     }
 
     /// After a pause in which no sweep ran (the machine was stopped) stamps would wrap around: drop
@@ -323,8 +342,9 @@ impl Tracker {
             .torrents
             .find_near(announce.info_hash, announce.hint.at);
         if announce.event == Event::Stopped {
+            self.note_stop(at.ok(), announce);
             return match at {
-                Ok(at) => self.stop(at, announce.peer),
+                Ok(at) => self.remove(at, announce.peer),
                 Err(_) => Counts::default(),
             };
         }
@@ -392,8 +412,11 @@ impl Tracker {
     ) -> Option<(Position, Option<Seen>)> {
         let update = self.update(announce);
         let torrent = self.torrents.get_mut(at)?;
-        let peers = &mut torrent.peers;
-        let seen = self.swarms.update(peers, announce.peer, update, self.clock);
+        let (swarms, peer) = (&mut self.swarms, announce.peer);
+        let seen = match &mut self.ledger {
+            None => swarms.update(&mut torrent.peers, peer, update, self.clock),
+            Some(ledger) => ledger.update(swarms, torrent, peer, update, self.clock),
+        };
         if let Some(seen) = seen {
             self.tally.count(seen, announce.peer, random);
             let completed = u32::from(seen.newly_completed);
@@ -438,7 +461,16 @@ impl Tracker {
         self.torrents.len() >= self.limits.max_torrents - self.limits.max_torrents / 4
     }
 
-    fn stop(&mut self, at: Position, peer: Peer) -> Counts {
+    fn note_stop(&mut self, at: Option<Position>, announce: &Announce) {
+        if let Some(ledger) = &mut self.ledger {
+            let torrent = at.and_then(|at| self.torrents.get(at));
+            let known = torrent.and_then(|t| self.swarms.get(&t.peers, announce.peer));
+            ledger.stop(announce.info_hash, announce.peer, known, self.clock);
+        }
+    }
+
+    /// Takes a peer out, and the torrent too if nobody is left and nothing is to be remembered.
+    fn remove(&mut self, at: Position, peer: Peer) -> Counts {
         let Some(torrent) = self.torrents.get_mut(at) else {
             return Counts::default();
         };
@@ -533,7 +565,8 @@ impl Tracker {
     /// When the next sweep begins, in milliseconds since the start; none while nothing is stored.
     pub fn next_sweep(&self) -> Option<u64> {
         let unit = self.sweep.vouched + Clock::SWEEP_WITHIN / 2;
-        (!self.torrents.is_empty()).then_some((unit * self.unit_ms).saturating_sub(self.ahead_ms))
+        (!self.torrents.is_empty())
+            .then_some((unit * self.unit_ms).saturating_add_signed(self.ahead_ms.saturating_neg()))
     }
 
     fn begin_sweep(&mut self) {
@@ -585,6 +618,7 @@ impl Tracker {
         let (swarms, clock, now) = (&mut self.swarms, self.clock, self.now);
         let mut spent = 0;
         let mut stopped = None;
+        let mut is_dropping = false;
         self.torrents.visit_chunk(at, |torrent| {
             if spent >= budget {
                 stopped = Some((torrent.info_hash, None));
@@ -596,6 +630,7 @@ impl Tracker {
             if tracked.is_some_and(|tracked| !tracked(&torrent.info_hash)) {
                 clock = clock.judging_all_expired();
                 torrent.downloaded = 0;
+                is_dropping |= !matches!(torrent.peers, Peers::Empty(_));
             }
             loop {
                 let (looked_at, next) = swarms.expire(&mut torrent.peers, within, clock, now);
@@ -610,6 +645,9 @@ impl Tracker {
                 }
             }
         });
+        if is_dropping && let Some(ledger) = &mut self.ledger {
+            ledger.count_again();
+        }
         // Forwards in any case, so that no mistake in the table could make a sweep endless.
         let fence = self.torrents.next_fence(at).filter(|fence| *fence > from);
         let next = stopped.or_else(|| fence.map(|fence| (fence, None)));

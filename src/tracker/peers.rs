@@ -147,6 +147,14 @@ impl Peer {
         }
     }
 
+    /// Address and port as on the wire: 6 or 18 bytes.
+    pub fn endpoint(&self) -> &[u8] {
+        match self {
+            Peer::V4(record) => record.endpoint(),
+            Peer::V6(record) => record.endpoint(),
+        }
+    }
+
     /// From address and port as on the wire: 6 or 18 bytes.
     pub fn from_endpoint(endpoint: &[u8]) -> Option<Peer> {
         let (address, &[high, low]) = endpoint.split_last_chunk()?;
@@ -297,6 +305,10 @@ impl<R: Record> PeerList<R> {
 
     pub fn get_mut<'a>(&self, (chunk, index): Place, blocks: &'a mut Blocks) -> Option<&'a mut R> {
         self.chunks.get(chunk)?.records_mut(blocks).get_mut(index)
+    }
+
+    pub fn get<'a>(&self, (chunk, index): Place, blocks: &'a Blocks) -> Option<&'a R> {
+        self.chunks.get(chunk)?.records(blocks).get(index)
     }
 
     /// How many records come before this place.

@@ -151,11 +151,25 @@ impl<'a, R: Stored> List<'a, R> {
         let Some(from) = R::from_bytes(&within.from).first().map(R::key) else {
             return (&[], None);
         };
-        let (records, next) = match self {
+        let (records, next) = self.run_from(from);
+        (R::to_bytes(records), next.map(|fence| within.at(&fence)))
+    }
+
+    fn run_from(self, from: R::Key) -> (&'a [R], Option<R>) {
+        match self {
             List::Slice(all) => (&all[all.partition_point(|r| r.key() < from)..], None),
             List::Chunked(list, blocks) => list.run(from, blocks),
-        };
-        (R::to_bytes(records), next.map(|fence| within.at(&fence)))
+        }
+    }
+
+    fn find(self, key: R::Key) -> Option<&'a R> {
+        match self {
+            List::Slice(all) => {
+                let index = all.binary_search_by_key(&key, R::key).ok()?;
+                all.get(index)
+            }
+            List::Chunked(list, blocks) => list.get(list.find(key, blocks).ok()?, blocks),
+        }
     }
 }
 
@@ -186,6 +200,56 @@ impl Swarms {
         match peer {
             Peer::V4(record) => self.update_as(peers, record, update, clock),
             Peer::V6(record) => self.update_as(peers, record, update, clock),
+        }
+    }
+
+    /// What is stored of a peer: its role and its tag.
+    pub fn get(&self, peers: &Peers, peer: Peer) -> Option<(Role, u8)> {
+        match peer {
+            Peer::V4(record) => self.get_as::<V4>(peers, record.key()),
+            Peer::V6(record) => self.get_as::<V6>(peers, record.key()),
+        }
+    }
+
+    fn get_as<R: Stored>(&self, peers: &Peers, key: R::Key) -> Option<(Role, u8)> {
+        [Role::Leecher, Role::Seeder].into_iter().find_map(|role| {
+            let found = self.list::<R>(peers, role).find(key);
+            found.map(|record| (role, record.tag()))
+        })
+    }
+
+    /// Visits a family's peers in order of address and port, leechers and seeders together, from this key
+    /// on and until `visit` says false; whether it never did.
+    pub fn in_order<R: Stored>(
+        &self,
+        peers: &Peers,
+        from: R::Key,
+        visit: &mut dyn FnMut(Role, &R) -> bool,
+    ) -> bool {
+        let mut runs = [Role::Leecher, Role::Seeder].map(|role| {
+            let list = self.list::<R>(peers, role);
+            let (records, next) = list.run_from(from);
+            (role, list, records, next)
+        });
+        loop {
+            for (_, list, records, next) in &mut runs {
+                while let ([], Some(fence)) = (*records, *next) {
+                    (*records, *next) = list.run_from(fence.key());
+                }
+            }
+            let [(_, _, leechers, _), (_, _, seeders, _)] = &runs;
+            let nearest = match (leechers.first(), seeders.first()) {
+                (None, None) => return true,
+                (Some(leecher), Some(seeder)) => usize::from(seeder.key() < leecher.key()),
+                (leecher, _) => usize::from(leecher.is_none()),
+            };
+            let (role, _, records, _) = &mut runs[nearest];
+            if let Some((first, rest)) = records.split_first() {
+                *records = rest;
+                if !visit(*role, first) {
+                    return false;
+                }
+            }
         }
     }
 

@@ -136,7 +136,7 @@ impl Tracker {
 
     /// Takes the start to have been so many milliseconds earlier.
     pub fn set_back(&mut self, ms: u64) {
-        self.ahead_ms = self.ahead_ms.saturating_add(ms);
+        self.ahead_ms = self.ahead_ms.saturating_add_unsigned(ms);
     }
 
     /// Puts back a torrent without its peers, unless it is known already; none if there is no room.

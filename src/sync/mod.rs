@@ -1,0 +1,43 @@
+//! The cluster: several trackers that know the same peers.
+//!
+//! # What is told, to whom, and when
+//!
+//! Every node tells every other one what announces have changed at its own, in batches of a packet or a
+//! second, and tells nothing on that it has from others. A peer is told when it is new, when its role
+//! changes or it completes, when it stops, and when its stamp reaches another sixth of the peer timeout.
+//! So who keeps announcing is forgotten nowhere, who announces often costs no more than others, and nothing
+//! need be remembered of what was told. The tracker's [`ledger`](crate::tracker::ledger) notes all that
+//! as announces come; without a cluster there is no ledger, and that costs a branch.
+//!
+//! # Why nodes agree
+//!
+//! What is known of a peer has a version: the unit of its last announce in cluster time, then what was said.
+//! The greater version wins wherever it arrives and however late, so that packets may be lost, doubled
+//! and reordered, and it does not matter from whom a version came. A stop is a version too, remembered for
+//! five minutes.
+//!
+//! Loss is seen by the numbers of batches, heartbeats telling the last, and what is missing is asked for
+//! again. What that does not mend (a partition, a restart, a node that could not keep up) is found by
+//! comparing digests of the tables, and mended by ranges: see [`repair`].
+//!
+//! # Whom a node believes
+//!
+//! Who has the key. A handshake gives each session keys of its own, one a direction; a packet is
+//! authenticated before it is read, and its number may come once: see [`wire`]. Cluster time is
+//! everybody's and nobody's: see [`clock`].
+//!
+//! # The modules
+//!
+//! - [`node`]: a node as a value: packets and time in, packets out
+//! - [`link`]: what a node knows of another
+//! - [`repair`]: how differences are found and mended
+//! - [`clock`]: cluster time
+//! - [`wire`]: packets
+//! - [`multicast`]: opentracker's packets, for clusters of both kinds
+
+pub mod clock;
+pub mod link;
+pub mod multicast;
+pub mod node;
+pub mod repair;
+pub mod wire;

@@ -1,0 +1,657 @@
+//! A node of the cluster as a plain value: packets and time go in, packets come out. It has no socket, no
+//! clock and no randomness of its own; a daemon drives it with sockets, a simulator with a scheduler.
+
+use super::clock::{Time, Vote};
+use super::link::{Counters, Link, SILENCE};
+use super::repair::Repair;
+use super::wire::{self, Heartbeat, Hello, Keys, Kind, Nonce, Reader, Rejection};
+use crate::siphash::siphash24_128;
+use crate::tracker::ledger::Change;
+use crate::tracker::{Applied, Hint, InfoHash, Tracker};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+/// Milliseconds that a change waits for others to share its packet.
+const BATCH_WAIT: u64 = 1000;
+const HEARTBEAT: u64 = 1000;
+
+/// Batches kept to be sent again: at most 1.4 MB.
+const RING: usize = 1024;
+/// Before a batch's changes: its number, and the cluster time of the first.
+const BATCH_HEAD: usize = 16;
+
+/// Nodes that may come without being configured.
+const MOST_LINKS: usize = 1024;
+/// Milliseconds of silence after which those are forgotten.
+const FORGET: u64 = 60_000;
+
+/// Events that wait to be taken.
+const MOST_EVENTS: usize = 256;
+
+/// What a node is told at its start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Random, not 0, another one at each start.
+    pub id: u64,
+    /// The bytes of the key file.
+    pub secret: Vec<u8>,
+    /// Random bits that nobody else knows, from which nonces are made.
+    pub entropy: [u64; 2],
+    /// In seconds; the same on all nodes.
+    pub peer_timeout: u32,
+    /// Records that are applied a second. What comes beyond is shed and left to repair.
+    pub most_records: u32,
+    /// Stops that are remembered.
+    pub most_stops: usize,
+}
+
+/// What an operator is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    Up(SocketAddr),
+    Down(SocketAddr),
+    /// It has a peer timeout of so many seconds, and is refused.
+    OtherTimeout(SocketAddr, u32),
+    /// Cluster time was set by so many milliseconds.
+    TimeSet(i64),
+}
+
+/// Packets on their way out.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    bytes: Vec<u8>,
+    ends: Vec<(SocketAddr, usize)>,
+}
+
+impl Outbox {
+    pub fn packets(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
+        let mut start = 0;
+        self.ends.iter().map(move |(to, end)| {
+            let packet = &self.bytes[start..*end];
+            start = *end;
+            (*to, packet)
+        })
+    }
+
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    fn push(&mut self, to: SocketAddr, write: impl FnOnce(&mut Vec<u8>)) -> usize {
+        let start = self.bytes.len();
+        write(&mut self.bytes);
+        self.ends.push((to, self.bytes.len()));
+        self.bytes.len() - start
+    }
+}
+
+pub struct Node {
+    pub(super) id: u64,
+    keys: Keys,
+    entropy: [u64; 2],
+    drawn: u64,
+    peer_timeout: u32,
+    pub(super) time: Time,
+    /// Milliseconds since the start.
+    pub(super) now: u64,
+    pub(super) links: Vec<Link>,
+    next_link: u32,
+    /// Changes that wait to be told, and since when; with the bytes that they take at most.
+    pending: Vec<Change>,
+    pending_since: Option<u64>,
+    next_batch: u64,
+    ring: VecDeque<Vec<u8>>,
+    heartbeat_at: u64,
+    most_records: u64,
+    /// Thousandths of records that may be applied now.
+    credit: u64,
+    refilled_at: u64,
+    pub(super) repair: Repair,
+    /// Of packets that no node can be named for.
+    rejections: Counters,
+    events: Vec<Event>,
+    /// Reused.
+    changes: Vec<Change>,
+    counts: Vec<(InfoHash, u32)>,
+    body: Vec<u8>,
+}
+
+/// What is known of another node.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    pub address: SocketAddr,
+    pub id: u64,
+    pub is_up: bool,
+    pub counters: Counters,
+    /// Milliseconds from the first announce of the last batch to its arrival.
+    pub lag: u64,
+    /// Milliseconds by which its time is ahead.
+    pub clock_offset: Option<i64>,
+    /// Whether the tables agreed when they were last compared.
+    pub agrees: Option<bool>,
+}
+
+impl Node {
+    /// `own` is the own clock and `cluster` the best guess at cluster time: the wall clock. Both in
+    /// milliseconds. The tracker must have been advanced.
+    pub fn new(settings: Settings, own: u64, cluster: u64, tracker: &mut Tracker) -> Node {
+        let keys = Keys::new(&settings.secret);
+        tracker.join_cluster(keys.digests(), settings.most_stops);
+        let time = Time::new(own, cluster);
+        tracker.set_cluster_time(time.cluster(), false);
+        Node {
+            id: settings.id,
+            keys,
+            entropy: settings.entropy,
+            drawn: 0,
+            peer_timeout: settings.peer_timeout,
+            time,
+            now: 0,
+            links: Vec::new(),
+            next_link: 0,
+            pending: Vec::new(),
+            pending_since: None,
+            next_batch: 1,
+            ring: VecDeque::new(),
+            heartbeat_at: 0,
+            most_records: settings.most_records.into(),
+            credit: u64::from(settings.most_records) * 1000,
+            refilled_at: 0,
+            repair: Repair::default(),
+            rejections: Counters::default(),
+            events: Vec::new(),
+            changes: Vec::new(),
+            counts: Vec::new(),
+            body: Vec::new(),
+        }
+    }
+
+    /// The nodes at these addresses and no others are to be reached; others may still come by themselves.
+    pub fn set_peers(&mut self, addresses: &[SocketAddr]) {
+        for link in &mut self.links {
+            link.is_configured = addresses.contains(&link.address);
+        }
+        for address in addresses {
+            if !self.links.iter().any(|link| link.address == *address) {
+                self.add_link(*address, true);
+            }
+        }
+    }
+
+    fn add_link(&mut self, address: SocketAddr, is_configured: bool) {
+        let link = Link::new(self.next_link, address, is_configured, self.now);
+        self.next_link += 1;
+        self.links.push(link);
+    }
+
+    pub fn reports(&self) -> impl Iterator<Item = Report> {
+        self.links.iter().map(|link| Report {
+            address: link.address,
+            id: link.id,
+            is_up: link.is_up,
+            counters: link.counters,
+            lag: link.lag,
+            clock_offset: link.samples.best(),
+            agrees: link.digests.agrees,
+        })
+    }
+
+    /// Of packets that no node can be named for, by the number of the [`Rejection`].
+    pub fn rejections(&self) -> [u64; Rejection::COUNT] {
+        self.rejections.rejections
+    }
+
+    /// What has happened since it was last asked.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    fn event(&mut self, event: Event) {
+        if self.events.len() < MOST_EVENTS {
+            self.events.push(event);
+        }
+    }
+
+    /// Cluster time in milliseconds.
+    pub fn cluster_time(&self) -> u64 {
+        self.time.cluster()
+    }
+
+    /// The key for UDP connection ids that all nodes accept.
+    pub fn connection_key(&self) -> [u64; 2] {
+        self.keys.connections()
+    }
+
+    /// Reads the own clock, in milliseconds, and returns what [`Tracker::advance`] is to be given: the
+    /// same without steps.
+    pub fn advance(&mut self, own: u64) -> u64 {
+        self.now = self.time.advance(own);
+        self.now
+    }
+
+    /// When [`Node::tick`] has something to do, in the time that [`Node::advance`] returns.
+    pub fn next_tick(&self, tracker: &Tracker) -> u64 {
+        let is_counting = tracker.ledger().is_some_and(|l| l.counted_to.is_some());
+        if is_counting {
+            return self.now;
+        }
+        let links = self.links.iter();
+        let wanted = links.clone().filter_map(Link::next_wanted).min();
+        let pending = self.pending_since.map(|since| since + BATCH_WAIT);
+        let hello = links
+            .filter(|link| link.is_configured && link.session.is_none())
+            .map(Link::next_hello)
+            .min();
+        let repair = self.repair.next_step(self.now);
+        let others = [wanted, pending, hello, repair].into_iter().flatten();
+        others.min().unwrap_or(u64::MAX).min(self.heartbeat_at)
+    }
+
+    /// Does what is due: tells changes, asks for what is missing, repairs. `budget` is how many peers may
+    /// be looked at in walks.
+    pub fn tick(&mut self, budget: usize, tracker: &mut Tracker, out: &mut Outbox) {
+        self.refill();
+        tracker.count_on(budget);
+        self.tell(tracker, out);
+        self.keep_links(out);
+        self.ask(out);
+        if self.now >= self.heartbeat_at {
+            self.heartbeat_at = self.now + HEARTBEAT;
+            self.set_time(tracker);
+            for index in 0..self.links.len() {
+                self.send_heartbeat(index, tracker, out);
+            }
+        }
+        self.repair_on(budget, tracker, out);
+    }
+
+    fn refill(&mut self) {
+        let passed = self.now - self.refilled_at;
+        self.refilled_at = self.now;
+        let most = self.most_records * 1000;
+        self.credit = (self.credit + self.most_records * passed).min(most);
+        for link in &mut self.links {
+            link.refill(self.now);
+        }
+    }
+
+    /// Takes the tracker's changes, and sends a batch once it fills a packet or has waited long enough.
+    fn tell(&mut self, tracker: &mut Tracker, out: &mut Outbox) {
+        tracker.take_changes(&mut self.pending);
+        if self.pending.is_empty() {
+            return;
+        }
+        let since = *self.pending_since.get_or_insert(self.now);
+        let is_due = self.now >= since + BATCH_WAIT;
+        let room = wire::ROOM - BATCH_HEAD;
+        let most = |pending: &[Change]| pending.iter().map(wire::most_bytes).sum::<usize>();
+        if !is_due && most(&self.pending) < room {
+            return;
+        }
+        let mut pending = std::mem::take(&mut self.pending);
+        wire::sort(&mut pending);
+        let first = self.time.cluster().saturating_sub(self.now - since);
+        let mut done = 0;
+        while done < pending.len() && (is_due || most(&pending[done..]) >= room) {
+            let mut body = Vec::with_capacity(wire::ROOM);
+            body.extend_from_slice(&self.next_batch.to_be_bytes());
+            body.extend_from_slice(&first.to_be_bytes());
+            let put = wire::put_changes(&pending[done..], room, &|_| None, &mut body);
+            if put == 0 {
+                break;
+            }
+            done += put;
+            self.send_batch(body, put, out);
+        }
+        pending.drain(..done);
+        self.pending_since = (!pending.is_empty()).then_some(self.now);
+        self.pending = pending;
+    }
+
+    fn send_batch(&mut self, body: Vec<u8>, records: usize, out: &mut Outbox) {
+        for link in self.links.iter_mut().filter(|link| link.is_up) {
+            send(link, Kind::Records, &body, out);
+            link.counters.records_out += records as u64;
+        }
+        self.next_batch += 1;
+        if self.ring.len() == RING {
+            self.ring.pop_front();
+        }
+        self.ring.push_back(body);
+    }
+
+    /// Says hello where there is no session, and forgets who has been silent for long.
+    fn keep_links(&mut self, out: &mut Outbox) {
+        let now = self.now;
+        let mut index = 0;
+        while let Some(link) = self.links.get_mut(index) {
+            let silent_for = now - link.heard_at;
+            if silent_for > FORGET && !link.is_configured {
+                self.links.swap_remove(index);
+                continue;
+            }
+            if link.is_up && silent_for > SILENCE {
+                link.is_up = false;
+                link.digests.agrees = None;
+                let address = link.address;
+                self.event(Event::Down(address));
+            }
+            let wants = self
+                .links
+                .get_mut(index)
+                .is_some_and(|l| l.wants_hello(now));
+            if wants {
+                self.say_hello(index, None, out);
+            }
+            index += 1;
+        }
+    }
+
+    /// `parties` is who is in the session that this is for; none is the next one.
+    fn say_hello(&mut self, index: usize, parties: Option<(wire::Party, Nonce)>, out: &mut Outbox) {
+        let (entropy, drawn) = (self.entropy, &mut self.drawn);
+        let Some(link) = self.links.get_mut(index) else {
+            return;
+        };
+        let (from, echo) =
+            parties.unwrap_or_else(|| link.parties(self.id, &mut || fresh(entropy, drawn)));
+        let hello = Hello {
+            from,
+            echo,
+            peer_timeout: self.peer_timeout,
+            next_batch: self.next_batch,
+            pulse: link.pulse(self.now, &self.time),
+        };
+        let keys = &self.keys;
+        let size = out.push(link.address, |packet| hello.seal(keys, packet));
+        link.counters.packets_out += 1;
+        link.counters.bytes_out += size as u64;
+    }
+
+    /// Asks for batches that are missing.
+    fn ask(&mut self, out: &mut Outbox) {
+        let mut wanted = Vec::new();
+        for link in self.links.iter_mut().filter(|link| link.is_up) {
+            wanted.clear();
+            link.wanted(self.now, &mut wanted);
+            for part in wanted.chunks(wire::ROOM / 8) {
+                self.body.clear();
+                for batch in part {
+                    self.body.extend_from_slice(&batch.to_be_bytes());
+                }
+                send(link, Kind::Missing, &self.body, out);
+            }
+        }
+    }
+
+    fn send_heartbeat(&mut self, index: usize, tracker: &Tracker, out: &mut Outbox) {
+        let Some(link) = self.links.get_mut(index) else {
+            return;
+        };
+        let ledger = tracker.ledger();
+        let heartbeat = Heartbeat {
+            pulse: link.pulse(self.now, &self.time),
+            next_batch: self.next_batch,
+            digest: ledger.and_then(|l| Some((l.sixth(), l.whole_digest()?))),
+        };
+        self.body.clear();
+        heartbeat.put(&mut self.body);
+        send(link, Kind::Heartbeat, &self.body, out);
+    }
+
+    /// Sets the time by what the others say.
+    fn set_time(&mut self, tracker: &mut Tracker) {
+        let up = self.links.iter().filter(|link| link.is_up);
+        let mut votes: Vec<Vote> = up
+            .filter_map(|link| {
+                Some(Vote {
+                    ahead: link.samples.best()?,
+                    sure_for: link.sure_for,
+                    id: link.id,
+                })
+            })
+            .collect();
+        if let Some((by, was_sure)) = self.time.vote(self.id, &mut votes) {
+            for link in &mut self.links {
+                link.samples.shift(by);
+            }
+            tracker.set_cluster_time(self.time.cluster(), was_sure);
+            self.event(Event::TimeSet(by));
+        }
+    }
+
+    /// Takes a packet.
+    pub fn hear(
+        &mut self,
+        from: SocketAddr,
+        packet: &[u8],
+        tracker: &mut Tracker,
+        out: &mut Outbox,
+    ) {
+        let (tag, id) = match wire::peek(packet) {
+            Ok(peeked) => peeked,
+            Err(why) => return self.reject(from, why),
+        };
+        if tag == 0 {
+            return self.hear_hello(from, packet, tracker, out);
+        }
+        let Some(index) = self.links.iter().position(|link| link.has_session(tag)) else {
+            let now = self.now;
+            if let Some(link) = self.links.iter_mut().find(|link| link.id == id) {
+                link.hurry(now);
+            }
+            return self.reject(from, Rejection::Stale);
+        };
+        let Some(link) = self.links.get_mut(index) else {
+            return;
+        };
+        let opened = link.open(packet, tag, self.now);
+        let (kind, body, has_begun) = match opened {
+            Ok(opened) => opened,
+            Err(why) => return link.counters.reject(why),
+        };
+        link.counters.packets_in += 1;
+        link.counters.bytes_in += packet.len() as u64;
+        link.address = from;
+        self.greet(index, has_begun, tracker, out);
+        let is_whole = match kind {
+            Kind::Heartbeat => self.hear_heartbeat(index, body, tracker, out),
+            Kind::Records => self.hear_records(index, body, tracker),
+            Kind::Missing => self.hear_missing(index, body, out),
+            Kind::Hello => None,
+            _ => self.hear_repair(index, kind, body, tracker, out),
+        };
+        if let (None, Some(link)) = (is_whole, self.links.get_mut(index)) {
+            link.counters.reject(Rejection::Malformed);
+        }
+    }
+
+    fn reject(&mut self, from: SocketAddr, why: Rejection) {
+        let link = self.links.iter_mut().find(|link| link.address == from);
+        let counters = link.map_or(&mut self.rejections, |link| &mut link.counters);
+        counters.reject(why);
+    }
+
+    fn hear_hello(
+        &mut self,
+        from: SocketAddr,
+        packet: &[u8],
+        tracker: &mut Tracker,
+        out: &mut Outbox,
+    ) {
+        let hello = match Hello::open(packet, &self.keys) {
+            Ok(hello) => hello,
+            Err(why) => return self.reject(from, why),
+        };
+        if hello.from.id == self.id {
+            return;
+        }
+        let is_same = |link: &Link| link.id == hello.from.id;
+        let known = self.links.iter().position(is_same);
+        let known = known.or_else(|| self.links.iter().position(|link| link.address == from));
+        let index = match known {
+            Some(index) => index,
+            None if self.links.len() >= MOST_LINKS => return,
+            None => {
+                self.add_link(from, false);
+                self.links.len() - 1
+            }
+        };
+        let (entropy, drawn) = (self.entropy, &mut self.drawn);
+        let Some(link) = self.links.get_mut(index) else {
+            return;
+        };
+        if hello.peer_timeout != self.peer_timeout {
+            link.counters.reject(Rejection::Timeout);
+            if link.counters.rejections[Rejection::Timeout as usize] == 1 {
+                self.event(Event::OtherTimeout(from, hello.peer_timeout));
+                // So that the other end can name us too.
+                self.say_hello(index, None, out);
+            }
+            return;
+        }
+        let (now, keys) = (self.now, &self.keys);
+        let (answer, has_begun) =
+            link.hear_hello(&hello, self.id, keys, now, &mut || fresh(entropy, drawn));
+        if has_begun {
+            link.address = from;
+            link.counters.packets_in += 1;
+            link.counters.bytes_in += packet.len() as u64;
+            link.hear_pulse(&hello.pulse, now, self.time.cluster());
+        }
+        let back = std::mem::replace(&mut link.address, from);
+        if answer.is_some() {
+            self.say_hello(index, answer, out);
+        }
+        if let (false, Some(link)) = (has_begun, self.links.get_mut(index)) {
+            link.address = back;
+        }
+        self.greet(index, has_begun, tracker, out);
+    }
+
+    /// A node has been heard: it is up, and if it has just come, it is told how things are.
+    fn greet(&mut self, index: usize, has_begun: bool, tracker: &Tracker, out: &mut Outbox) {
+        let now = self.now;
+        let Some(link) = self.links.get_mut(index) else {
+            return;
+        };
+        let is_here = link.session.is_some() && now - link.heard_at <= SILENCE;
+        if is_here && !link.is_up {
+            link.is_up = true;
+            let address = link.address;
+            self.event(Event::Up(address));
+        }
+        if has_begun {
+            self.send_heartbeat(index, tracker, out);
+        }
+    }
+
+    fn hear_heartbeat(
+        &mut self,
+        index: usize,
+        body: &[u8],
+        tracker: &Tracker,
+        out: &mut Outbox,
+    ) -> Option<()> {
+        let heartbeat = Heartbeat::read(body)?;
+        let link = self.links.get_mut(index)?;
+        link.hear_pulse(&heartbeat.pulse, self.now, self.time.cluster());
+        link.expect(heartbeat.next_batch, self.now);
+        self.compare(index, heartbeat.digest, tracker, out);
+        Some(())
+    }
+
+    fn hear_records(&mut self, index: usize, body: &[u8], tracker: &mut Tracker) -> Option<()> {
+        let mut reader = Reader(body);
+        let number = reader.u64()?;
+        let first = reader.u64()?;
+        let mut changes = std::mem::take(&mut self.changes);
+        changes.clear();
+        self.counts.clear();
+        let is_whole = wire::read_changes(reader.0, &mut changes, &mut self.counts);
+        let link = self.links.get_mut(index)?;
+        if is_whole.is_some() {
+            link.note_batch(number, self.now);
+            link.lag = self.time.cluster().saturating_sub(first);
+            let cost = changes.len() as u64 * 1000;
+            if cost > self.credit {
+                link.counters.reject(Rejection::Shed);
+            } else {
+                self.credit -= cost;
+                link.counters.records_in += changes.len() as u64;
+                apply_all(&changes, tracker, &mut |_, _| {});
+            }
+        }
+        self.changes = changes;
+        is_whole
+    }
+
+    fn hear_missing(&mut self, index: usize, body: &[u8], out: &mut Outbox) -> Option<()> {
+        let link = self.links.get_mut(index)?;
+        let mut reader = Reader(body);
+        let oldest = self.next_batch - self.ring.len() as u64;
+        while !reader.0.is_empty() {
+            let batch = reader.u64()?;
+            let place = batch.checked_sub(oldest);
+            let place = place.and_then(|place| usize::try_from(place).ok());
+            let Some(body) = place.and_then(|place| self.ring.get(place)) else {
+                continue;
+            };
+            if link.allowance < wire::MOST as u64 {
+                break;
+            }
+            link.allowance -= wire::MOST as u64;
+            link.counters.resends += 1;
+            send(link, Kind::Records, body, out);
+        }
+        Some(())
+    }
+}
+
+/// Applies changes, torrents fetched into the cache ahead; `then` is told what became of each.
+pub(super) fn apply_all(
+    changes: &[Change],
+    tracker: &mut Tracker,
+    then: &mut dyn FnMut(&Change, Applied),
+) {
+    for part in changes.chunks(32) {
+        let mut ahead = [None; 32];
+        for (ahead, change) in ahead.iter_mut().zip(part) {
+            *ahead = Some(tracker.look_ahead(&change.info_hash));
+        }
+        let mut hints = [Hint::default(); 32];
+        for ((hint, ahead), change) in hints.iter_mut().zip(&ahead).zip(part) {
+            if let Some(ahead) = ahead {
+                *hint = tracker.look_further(&change.info_hash, ahead);
+            }
+        }
+        for (change, hint) in part.iter().zip(hints) {
+            let applied = tracker.apply(change, hint);
+            then(change, applied);
+        }
+    }
+}
+
+pub(super) fn send(link: &mut Link, kind: Kind, body: &[u8], out: &mut Outbox) {
+    if let Some(session) = &mut link.session {
+        let size = out.push(link.address, |packet| session.seal(kind, body, packet));
+        link.counters.packets_out += 1;
+        link.counters.bytes_out += size as u64;
+    }
+}
+
+fn fresh(entropy: [u64; 2], drawn: &mut u64) -> Nonce {
+    *drawn += 1;
+    let words = siphash24_128(entropy, &drawn.to_be_bytes());
+    let mut nonce = Nonce::default();
+    nonce.copy_from_slice(words.map(u64::to_be_bytes).as_flattened());
+    nonce
+}
+
+#[cfg(test)]
+mod tests;

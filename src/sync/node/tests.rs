@@ -1,0 +1,360 @@
+use super::*;
+use crate::random::Random;
+use crate::tracker::{Announce, Limits, Peer, Role, Sink, Sinks};
+
+const TIMEOUT: u32 = 2700;
+
+/// A few nodes on a network that loses nothing unless it is told to; what passes is recorded.
+struct Net {
+    members: Vec<(Node, Tracker)>,
+    now: u64,
+    /// Each packet that was sent: from, to.
+    passed: Vec<(usize, usize, Vec<u8>)>,
+    is_cut: bool,
+}
+
+fn address(n: usize) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, n as u8], 7000))
+}
+
+fn member(n: usize, count: usize, secret: u8, peer_timeout: u32, draw: u64) -> (Node, Tracker) {
+    let mut tracker = Tracker::new(Limits {
+        peer_timeout,
+        max_peers: usize::MAX,
+        max_torrents: usize::MAX,
+    });
+    let settings = Settings {
+        id: n as u64 + 1 + 100 * draw,
+        secret: vec![secret; 32],
+        entropy: [n as u64, draw],
+        peer_timeout,
+        most_records: 100_000,
+        most_stops: 4096,
+    };
+    let mut node = Node::new(settings, 0, 1_700_000_000_000, &mut tracker);
+    let others = (0..count).filter(|other| *other != n).map(address);
+    node.set_peers(&others.collect::<Vec<_>>());
+    (node, tracker)
+}
+
+impl Net {
+    fn new(count: usize) -> Net {
+        let members = (0..count).map(|n| member(n, count, 7, TIMEOUT, 0));
+        Net {
+            members: members.collect(),
+            now: 0,
+            passed: Vec::new(),
+            is_cut: false,
+        }
+    }
+
+    fn run(&mut self, ms: u64) {
+        let end = self.now + ms;
+        while self.now < end {
+            self.now += 50;
+            for n in 0..self.members.len() {
+                let mut out = Outbox::default();
+                let (node, tracker) = &mut self.members[n];
+                let time = node.advance(self.now);
+                tracker.advance(time);
+                node.tick(2000, tracker, &mut out);
+                self.carry(n, &out);
+            }
+        }
+    }
+
+    fn carry(&mut self, from: usize, out: &Outbox) {
+        for (to, packet) in out.packets() {
+            assert!(packet.len() <= wire::MOST);
+            let Some(to) = (0..self.members.len()).find(|n| address(*n) == to) else {
+                continue;
+            };
+            self.passed.push((from, to, packet.to_vec()));
+            if !self.is_cut {
+                self.deliver(from, to, packet);
+            }
+        }
+    }
+
+    fn deliver(&mut self, from: usize, to: usize, packet: &[u8]) {
+        let mut out = Outbox::default();
+        let (node, tracker) = &mut self.members[to];
+        let time = node.advance(self.now);
+        tracker.advance(time);
+        node.hear(address(from), packet, tracker, &mut out);
+        self.carry(to, &out);
+    }
+
+    fn announce(&mut self, n: usize, torrent: u32, peer: u32, role: Role) {
+        let mut info_hash = [0; 20];
+        let spread = torrent.wrapping_mul(0x9e37_79b9);
+        info_hash[..4].copy_from_slice(&spread.to_be_bytes());
+        let ip: [u8; 4] = (0x0a00_0000 + peer).to_be_bytes();
+        let announce = Announce {
+            info_hash: &info_hash,
+            peer: Peer::new(ip.into(), 6881),
+            role,
+            event: crate::tracker::Event::None,
+            want: 0,
+            hint: Hint::default(),
+        };
+        let mut sinks = Sinks {
+            v4: Sink::new(&mut []),
+            v6: Sink::new(&mut []),
+        };
+        let tracker = &mut self.members[n].1;
+        tracker.announce(&announce, &mut Random::seeded(1), &mut sinks);
+    }
+
+    fn peers(&self) -> Vec<usize> {
+        let totals = self.members.iter().map(|(_, tracker)| tracker.totals());
+        totals.map(|t| t.leechers + t.seeders).collect()
+    }
+
+    fn report(&self, n: usize, of: usize) -> Report {
+        let mut reports = self.members[n].0.reports();
+        reports
+            .find(|r| r.address == address(of))
+            .expect("is known")
+    }
+
+    fn rejected(&self, n: usize, of: usize, why: Rejection) -> u64 {
+        self.report(n, of).counters.rejections[why as usize]
+            + self.members[n].0.rejections()[why as usize]
+    }
+}
+
+#[test]
+fn nodes_find_each_other_and_tell_within_two_seconds() {
+    let mut net = Net::new(3);
+    net.run(500);
+    assert!((0..3).all(|n| net.members[n].0.reports().all(|r| r.is_up)));
+    let events = net.members[0].0.take_events();
+    assert_eq!(events, [Event::Up(address(1)), Event::Up(address(2))]);
+    net.announce(0, 1, 1, Role::Leecher);
+    net.announce(1, 2, 2, Role::Seeder);
+    net.run(1500);
+    assert_eq!(net.peers(), [2, 2, 2]);
+    net.run(2000);
+    assert_eq!(net.report(0, 1).agrees, Some(true));
+    assert_eq!(net.report(2, 1).counters.records_in, 1);
+    assert!(net.report(2, 1).lag >= 1000, "{}", net.report(2, 1).lag);
+    assert_eq!(net.report(2, 0).clock_offset, Some(0));
+}
+
+#[test]
+fn a_node_that_is_not_configured_is_let_in_if_it_has_the_key() {
+    let mut net = Net::new(2);
+    net.members[0].0.set_peers(&[]);
+    net.members[0].0.links.clear();
+    net.run(2000);
+    net.announce(0, 1, 1, Role::Leecher);
+    net.run(2000);
+    assert_eq!(net.peers(), [1, 1]);
+    // It goes, and is forgotten.
+    net.members[1].0.set_peers(&[]);
+    net.is_cut = true;
+    net.run(70_000);
+    assert_eq!(net.members[0].0.reports().count(), 0);
+}
+
+#[test]
+fn another_key_is_forgery_and_another_timeout_is_refused_by_name() {
+    let mut net = Net::new(3);
+    net.members[1] = member(1, 3, 8, TIMEOUT, 0);
+    net.members[2] = member(2, 3, 7, 1800, 0);
+    net.run(5000);
+    net.announce(1, 1, 1, Role::Leecher);
+    net.announce(2, 1, 1, Role::Leecher);
+    net.run(5000);
+    assert_eq!(net.peers(), [0, 1, 1]);
+    assert!(net.rejected(0, 1, Rejection::Forged) > 1);
+    assert!(net.rejected(0, 2, Rejection::Timeout) > 1);
+    let events = net.members[0].0.take_events();
+    assert_eq!(events, [Event::OtherTimeout(address(2), 1800)]);
+    let events = net.members[2].0.take_events();
+    assert!(events.contains(&Event::OtherTimeout(address(0), TIMEOUT)));
+}
+
+/// All that ever passed is played back, to the same nodes and to one that has restarted.
+#[test]
+fn captures_that_are_played_back_do_nothing() {
+    let mut net = Net::new(2);
+    net.run(1000);
+    net.announce(0, 1, 1, Role::Leecher);
+    net.announce(1, 1, 2, Role::Seeder);
+    net.run(3000);
+    let captured = std::mem::take(&mut net.passed);
+    let before = net.report(0, 1).counters;
+    for (from, to, packet) in &captured {
+        net.deliver(*from, *to, packet);
+    }
+    assert_eq!(net.peers(), [2, 2]);
+    let after = net.report(0, 1).counters;
+    assert_eq!(after.records_in, before.records_in);
+    let to_first = captured
+        .iter()
+        .filter(|(_, to, packet)| *to == 0 && packet[1] != 1);
+    assert_eq!(
+        net.rejected(0, 1, Rejection::Replayed),
+        to_first.count() as u64
+    );
+    // The session goes on.
+    net.announce(0, 3, 3, Role::Leecher);
+    net.run(2000);
+    assert_eq!(net.peers(), [3, 3]);
+
+    net.members[1] = member(1, 2, 7, TIMEOUT, 5);
+    for (from, to, packet) in captured.iter().filter(|(_, to, _)| *to == 1) {
+        net.deliver(*from, *to, packet);
+    }
+    assert_eq!(
+        net.peers(),
+        [3, 0],
+        "what the old one heard is not for the new one"
+    );
+    assert!(net.rejected(1, 0, Rejection::Stale) > 0);
+    // Hellos of the old one do not bring the old session back, nor do they keep the new one away.
+    net.run(2000);
+    let session = |net: &Net| net.members[0].0.links[0].session.as_ref().map(|s| s.tag);
+    let current = session(&net);
+    for (from, to, packet) in captured.iter().filter(|(_, to, _)| *to == 0) {
+        net.deliver(*from, *to, packet);
+    }
+    assert_eq!(session(&net), current);
+    net.run(20_000);
+    assert_eq!(net.peers(), [3, 3]);
+    assert_eq!(session(&net), current);
+}
+
+#[test]
+fn packets_of_other_versions_and_noise_are_counted_and_dropped() {
+    let mut net = Net::new(2);
+    net.run(1000);
+    let mut random = Random::seeded(91);
+    let sample = net.passed.last().expect("something passed").2.clone();
+    for round in 0..20_000 {
+        let mut packet = sample.clone();
+        match round % 3 {
+            0 => packet[0] = 2 + random.below(200) as u8,
+            1 => packet.truncate(random.below(40)),
+            _ => packet
+                .iter_mut()
+                .skip(1)
+                .for_each(|b| *b ^= random.draw() as u8),
+        }
+        net.deliver(1, 0, &packet);
+    }
+    assert!(net.rejected(0, 1, Rejection::Version) >= 6667);
+    assert!(net.rejected(0, 1, Rejection::Malformed) > 6000);
+    assert!(net.rejected(0, 1, Rejection::Stale) > 6000);
+    net.announce(1, 1, 1, Role::Leecher);
+    net.run(2000);
+    assert_eq!(net.peers(), [1, 1]);
+}
+
+#[test]
+fn lost_batches_are_seen_and_sent_again() {
+    let mut net = Net::new(2);
+    net.run(1000);
+    net.is_cut = true;
+    net.announce(0, 1, 1, Role::Leecher);
+    net.run(1500);
+    net.is_cut = false;
+    net.run(2500);
+    assert_eq!(net.peers(), [1, 1]);
+    assert_eq!(net.report(1, 0).counters.gaps, 1);
+    assert_eq!(net.report(0, 1).counters.resends, 1);
+    assert_eq!(net.report(1, 0).counters.repairs_in, 0);
+}
+
+#[test]
+fn what_is_more_than_can_be_applied_is_shed_and_mended_later() {
+    let mut net = Net::new(2);
+    net.run(1000);
+    net.members[1].0.most_records = 100;
+    net.members[1].0.credit = 100_000;
+    for peer in 0..2000 {
+        net.announce(0, peer % 700, peer, Role::Leecher);
+    }
+    net.run(1500);
+    assert!(net.rejected(1, 0, Rejection::Shed) > 5);
+    assert!(net.peers()[1] < 500);
+    net.run(40_000);
+    assert_eq!(net.peers(), [2000, 2000]);
+}
+
+/// Fills both nodes alike, behind the protocol's back.
+fn fill(net: &mut Net, torrents: u32, peers: u32) {
+    for peer in 0..peers {
+        for n in 0..2 {
+            net.announce(n, peer % torrents, peer, Role::Leecher);
+        }
+    }
+    for (_, tracker) in &mut net.members {
+        tracker.take_changes(&mut Vec::new());
+    }
+}
+
+/// One percent differs, in many small swarms and in a huge one: that is mended within two minutes, and what
+/// is sent for it is at most twenty times what differed, and digests.
+#[test]
+fn differences_are_mended_for_few_bytes() {
+    for torrents in [20_000, 1] {
+        let mut net = Net::new(2);
+        net.run(1000);
+        fill(&mut net, torrents, 40_000);
+        for peer in 40_000..40_400 {
+            let n = (peer % 2) as usize;
+            net.announce(n, peer % torrents, peer, Role::Seeder);
+        }
+        for (_, tracker) in &mut net.members {
+            tracker.take_changes(&mut Vec::new());
+        }
+        net.passed.clear();
+        net.run(60_000);
+        assert_eq!(net.peers(), [40_400, 40_400], "{torrents} torrents");
+        assert_eq!(net.report(0, 1).agrees, Some(true));
+        assert_eq!(net.report(1, 0).agrees, Some(true));
+        let of_kind = |kinds: &[Kind]| {
+            let is_of = |packet: &[u8]| kinds.iter().any(|kind| packet[1] == *kind as u8);
+            let sizes = net.passed.iter().map(|(_, _, packet)| packet);
+            sizes.filter(|p| is_of(p)).map(Vec::len).sum::<usize>()
+        };
+        let moved = of_kind(&[Kind::Items, Kind::Repair]);
+        let digests = of_kind(&[Kind::Groups, Kind::Buckets, Kind::Ranges]);
+        println!("{torrents} torrents: {moved} bytes of records, {digests} of digests");
+        let record = if torrents == 1 { 8 } else { 30 };
+        assert!(moved <= 20 * 400 * record + 40 * 400, "{moved}");
+        // Some 100 bytes a level for each peer that differs.
+        assert!(digests < 400 * 2500, "{digests}");
+    }
+}
+
+#[test]
+fn the_last_word_wins_wherever_it_is_said() {
+    let mut net = Net::new(2);
+    net.run(1000);
+    for round in 0..20 {
+        let role = [Role::Leecher, Role::Seeder][round % 2];
+        net.announce(round / 2 % 2, 1, 1, role);
+        net.run(31_000);
+        let totals = net.members.iter().map(|(_, t)| t.totals().seeders);
+        assert!(totals.eq([round % 2, round % 2]), "round {round}");
+    }
+}
+
+#[test]
+fn a_restarted_node_is_whole_again() {
+    let mut net = Net::new(3);
+    net.run(1000);
+    for peer in 0..5000 {
+        net.announce((peer % 3) as usize, peer % 900, peer, Role::Leecher);
+    }
+    net.run(5000);
+    assert_eq!(net.peers(), [5000; 3]);
+    net.members[1] = member(1, 3, 7, TIMEOUT, 5);
+    net.run(40_000);
+    assert_eq!(net.peers(), [5000; 3]);
+    assert_eq!(net.report(0, 1).agrees, Some(true));
+}

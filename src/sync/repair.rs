@@ -1,0 +1,648 @@
+//! Finds and mends what two tables differ in after loss that nothing was resent for.
+//!
+//! Heartbeats carry a digest of the whole table. Where two differ, the node with the lower id sends digests
+//! of 64 rows of info-hashes. It is answered with those of the 64 buckets of each row that differs, if that
+//! row did in the round before, five seconds ago, and was not just late. A bucket that differs in two rounds
+//! likewise is mended. From there on ranges are cut by what a table holds and not by the bits of keys, so that one
+//! huge swarm splits as well as many small ones: [`Kind::Ranges`] carries digests of some dozens of
+//! ranges, whoever finds one of them different answers with digests of parts of it, or, if it holds
+//! few peers there, with all of those ([`Kind::Items`]); and the other sends what was missing or newer
+//! ([`Kind::Repair`]).
+//!
+//! A node mends with one other at a time: one that has been away is not sent the same by everybody.
+
+use super::link::Link;
+use super::node::{Node, Outbox, apply_all, send};
+use super::wire::{self, Kind, Reader};
+use crate::tracker::ledger::{BUCKETS, Change, Key, Ledger, ROW, ROWS, State};
+use crate::tracker::{Applied, InfoHash, Item, Tracker};
+use std::collections::VecDeque;
+
+/// Milliseconds from one comparison to the next; a difference counts when seen in two.
+const ROUND: u64 = 5000;
+/// Milliseconds after which an earlier comparison says nothing any more.
+const STALE_ROUND: u64 = 20_000;
+
+/// Milliseconds without progress after which another node may have its turn.
+const PATIENCE: u64 = 2500;
+
+/// Peers of a range that are sent rather than cut once more.
+const FEW: u32 = 8;
+/// Parts that a range is cut into.
+const PARTS: u32 = 40;
+
+/// Ranges that wait to be looked at. What finds no room is found again in the next round.
+const MOST_WORKS: usize = 4096;
+
+/// Milliseconds until a link is tried again that has had its share of traffic.
+const HELD_BACK: u64 = 10;
+
+/// Works taken up in one step: each may look at a chunk of the table.
+const WORKS_A_STEP: usize = 256;
+
+#[derive(Debug, Default)]
+pub struct Repair {
+    /// The link that is mended with, and when there was progress.
+    focus: Option<(u32, u64)>,
+    works: VecDeque<Work>,
+    /// The link has had its share of traffic for now.
+    is_held_back: bool,
+}
+
+#[derive(Debug)]
+struct Work {
+    link: u32,
+    from: Key,
+    end: Key,
+    task: Task,
+}
+
+#[derive(Debug)]
+enum Task {
+    /// Find out whether the range differs from one with so many peers and this digest; none surely does.
+    Compare {
+        theirs: Option<(u32, u64)>,
+        cursor: Key,
+        sum: Sum,
+    },
+    /// Send digests of parts of it, each of so many peers.
+    Cut { size: u32, cursor: Key, cuts: Cuts },
+    /// Send all of it.
+    Items,
+    /// Send what is not among these; `cursor` is how far that is.
+    Push {
+        cursor: Key,
+        theirs: Vec<(u64, u64)>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Sum {
+    count: u32,
+    digest: u64,
+}
+
+impl Sum {
+    fn add(&mut self, share: u64) {
+        self.count = self.count.saturating_add(1);
+        self.digest = self.digest.wrapping_add(share);
+    }
+}
+
+/// The parts of a range so far: where each ends and what it holds.
+#[derive(Debug, Default)]
+struct Cuts {
+    done: Vec<(Key, Sum)>,
+    last: Sum,
+    /// The last peer met.
+    met: Option<Key>,
+}
+
+impl Repair {
+    /// When there is something to do.
+    pub fn next_step(&self, now: u64) -> Option<u64> {
+        let wait = if self.is_held_back { HELD_BACK } else { 0 };
+        (!self.works.is_empty()).then_some(now + wait)
+    }
+
+    /// Whether this link is the one, or becomes it as no other is.
+    fn takes(&mut self, link: u32, now: u64) -> bool {
+        let is_free = match self.focus {
+            Some((focus, at)) => focus == link || now > at + PATIENCE,
+            None => true,
+        };
+        if is_free {
+            if self.focus.is_some_and(|(focus, _)| focus != link) {
+                self.works.clear();
+            }
+            self.focus = Some((link, now));
+        }
+        is_free
+    }
+
+    fn add(&mut self, link: u32, from: Key, end: Key, task: Task) {
+        if self.works.len() < MOST_WORKS && from < end {
+            self.works.push_back(Work {
+                link,
+                from,
+                end,
+                task,
+            });
+        }
+    }
+
+    fn compare(&mut self, link: u32, from: Key, end: Key, theirs: Option<(u32, u64)>) {
+        let task = Task::Compare {
+            theirs,
+            cursor: from,
+            sum: Sum::default(),
+        };
+        self.add(link, from, end, task);
+    }
+
+    fn push(&mut self, link: u32, from: Key, end: Key, theirs: Vec<(u64, u64)>) {
+        let cursor = from;
+        self.add(link, from, end, Task::Push { cursor, theirs });
+    }
+}
+
+/// An item's share of a digest, if it counts.
+fn share(ledger: &Ledger, item: &Item) -> Option<(u64, u64)> {
+    let fingerprint = ledger.fingerprint(&item.info_hash, &item.peer);
+    let share = ledger.counted_share(fingerprint, &item.presence)?;
+    Some((fingerprint, share))
+}
+
+impl Node {
+    /// A heartbeat told the digest of the other's table.
+    pub(super) fn compare(
+        &mut self,
+        index: usize,
+        theirs: Option<(u64, u64)>,
+        tracker: &Tracker,
+        out: &mut Outbox,
+    ) {
+        let (Some(link), Some((sixth, digest))) = (self.links.get_mut(index), theirs) else {
+            return;
+        };
+        let Some(ledger) = tracker.ledger().filter(|ledger| ledger.sixth() == sixth) else {
+            return;
+        };
+        let Some(ours) = ledger.whole_digest() else {
+            return;
+        };
+        let round = &mut link.digests;
+        if ours == digest {
+            round.agrees = Some(true);
+            round.differ = [0; ROWS];
+            return;
+        }
+        let is_due = round.compared_at.is_none_or(|at| self.now >= at + ROUND);
+        if self.id > link.id || !is_due {
+            return;
+        }
+        let is_fresh = round
+            .compared_at
+            .is_some_and(|at| self.now < at + STALE_ROUND);
+        round.differed = if is_fresh { round.differ } else { [0; ROWS] };
+        round.differ = [0; ROWS];
+        round.compared_at = Some(self.now);
+        let mut body = sixth.to_be_bytes().to_vec();
+        for row in 0..ROWS {
+            body.extend_from_slice(&ledger.row_digest(row).to_be_bytes());
+        }
+        send_repair(link, Kind::Groups, &body, out);
+    }
+
+    pub(super) fn hear_repair(
+        &mut self,
+        index: usize,
+        kind: Kind,
+        body: &[u8],
+        tracker: &mut Tracker,
+        out: &mut Outbox,
+    ) -> Option<()> {
+        let mut reader = Reader(body);
+        match kind {
+            Kind::Items => return self.hear_items(index, &mut reader, tracker, out),
+            Kind::Repair => return self.hear_changes(index, reader.0, tracker, out),
+            _ => {}
+        }
+        let sixth = reader.u64()?;
+        let ledger = tracker.ledger()?;
+        if ledger.sixth() != sixth || ledger.counted_to.is_some() {
+            return Some(());
+        }
+        match kind {
+            Kind::Groups => self.hear_groups(index, &mut reader, ledger, out),
+            Kind::Buckets => self.hear_buckets(index, &mut reader, ledger),
+            _ => self.hear_ranges(index, &mut reader),
+        }
+    }
+
+    /// Answers with the buckets of the rows that differ again, two rows to a packet.
+    fn hear_groups(
+        &mut self,
+        index: usize,
+        reader: &mut Reader,
+        ledger: &Ledger,
+        out: &mut Outbox,
+    ) -> Option<()> {
+        let link = self.links.get_mut(index)?;
+        let head = ledger.sixth().to_be_bytes();
+        let mut body = head.to_vec();
+        let mut differ = 0;
+        for row in 0..ROWS {
+            differ |= u64::from(reader.u64()? != ledger.row_digest(row)) << row;
+        }
+        let (before, at) = std::mem::replace(&mut link.digests.rows, (differ, self.now));
+        let before = if self.now < at + STALE_ROUND {
+            before
+        } else {
+            0
+        };
+        for row in (0..ROWS).filter(|row| differ & before & 1 << row != 0) {
+            body.push(u8::try_from(row).ok()?);
+            for bucket in row * ROW..(row + 1) * ROW {
+                body.extend_from_slice(&ledger.digest(bucket).to_be_bytes());
+            }
+            if body.len() + 1 + ROW * 8 > wire::ROOM {
+                send_repair(link, Kind::Buckets, &body, out);
+                body.truncate(head.len());
+            }
+        }
+        if body.len() > head.len() {
+            send_repair(link, Kind::Buckets, &body, out);
+        }
+        Some(())
+    }
+
+    /// Notes the buckets that differ, and mends those that did the last time.
+    fn hear_buckets(&mut self, index: usize, reader: &mut Reader, ledger: &Ledger) -> Option<()> {
+        let link = self.links.get_mut(index)?;
+        let mut confirmed = Vec::new();
+        while !reader.0.is_empty() {
+            let row = usize::from(reader.u8()?);
+            let mut differ = 0;
+            for bucket in 0..ROW {
+                if reader.u64()? != ledger.digest(row * ROW + bucket) {
+                    differ |= 1 << bucket;
+                }
+            }
+            *link.digests.differ.get_mut(row)? = differ;
+            let both = differ & link.digests.differed.get(row)?;
+            let buckets = (0..ROW).filter(|bucket| both >> bucket & 1 != 0);
+            confirmed.extend(buckets.map(|bucket| row * ROW + bucket));
+        }
+        if confirmed.is_empty() {
+            return Some(());
+        }
+        link.digests.agrees = Some(false);
+        let number = link.number;
+        if self.repair.takes(number, self.now) {
+            // They are in hand now: a later difference is a new one.
+            for bucket in &confirmed {
+                *link.digests.differ.get_mut(bucket / ROW)? &= !(1 << (bucket % ROW));
+            }
+            for run in confirmed.chunk_by(|a, b| a + 1 == *b) {
+                let (first, last) = (run.first()?, run.last()?);
+                let from = Key::start_of_bucket(*first);
+                let end = match last + 1 {
+                    BUCKETS => Key::END,
+                    next => Key::start_of_bucket(next),
+                };
+                self.repair.compare(number, from, end, None);
+            }
+        }
+        Some(())
+    }
+
+    fn hear_ranges(&mut self, index: usize, reader: &mut Reader) -> Option<()> {
+        let link = self.links.get_mut(index)?;
+        link.digests.agrees = Some(false);
+        let number = link.number;
+        if !self.repair.takes(number, self.now) {
+            return Some(());
+        }
+        let mut from = reader.key()?;
+        while !reader.0.is_empty() {
+            let end = reader.key()?;
+            let theirs = (reader.u32()?, reader.u64()?);
+            self.repair.compare(number, from, end, Some(theirs));
+            from = end;
+        }
+        Some(())
+    }
+
+    /// All that the other has in a range: takes what is newer, and sends what it lacks.
+    fn hear_items(
+        &mut self,
+        index: usize,
+        reader: &mut Reader,
+        tracker: &mut Tracker,
+        out: &mut Outbox,
+    ) -> Option<()> {
+        let (from, end) = (reader.key()?, reader.key()?);
+        let mut changes = Vec::new();
+        wire::read_changes(reader.0, &mut changes, &mut Vec::new())?;
+        let theirs = changes.iter().filter_map(|change| {
+            let (fingerprint, share) = tracker.share_of(change)?;
+            Some((fingerprint, share?))
+        });
+        let theirs = theirs.collect();
+        self.take(index, &changes, &[], tracker, out);
+        let number = self.links.get(index)?.number;
+        if self.repair.takes(number, self.now) {
+            self.repair.push(number, from, end, theirs);
+        }
+        Some(())
+    }
+
+    fn hear_changes(
+        &mut self,
+        index: usize,
+        body: &[u8],
+        tracker: &mut Tracker,
+        out: &mut Outbox,
+    ) -> Option<()> {
+        let (mut changes, mut counts) = (Vec::new(), Vec::new());
+        wire::read_changes(body, &mut changes, &mut counts)?;
+        self.take(index, &changes, &counts, tracker, out);
+        let number = self.links.get(index)?.number;
+        if let Some((focus, at)) = &mut self.repair.focus
+            && *focus == number
+        {
+            *at = self.now;
+        }
+        Some(())
+    }
+
+    /// Applies what repair brought. Who is named and has stopped meanwhile is told of in return.
+    fn take(
+        &mut self,
+        index: usize,
+        changes: &[Change],
+        counts: &[(InfoHash, u32)],
+        tracker: &mut Tracker,
+        out: &mut Outbox,
+    ) {
+        let mut stopped = Vec::new();
+        apply_all(changes, tracker, &mut |change, applied| {
+            if let Applied::Stopped(stamp) = applied {
+                stopped.push(Change {
+                    state: State::Stopped,
+                    completed: false,
+                    newly_completed: false,
+                    stamp,
+                    ..*change
+                });
+            }
+        });
+        for (info_hash, downloaded) in counts {
+            tracker.raise_downloaded(info_hash, *downloaded);
+        }
+        if let Some(link) = self.links.get_mut(index) {
+            link.counters.repairs_in += changes.len() as u64;
+            send_changes(link, stopped, &|_| None, true, out);
+        }
+    }
+
+    /// Goes on with what there is to mend.
+    pub(super) fn repair_on(&mut self, budget: usize, tracker: &Tracker, out: &mut Outbox) {
+        let Some(ledger) = tracker.ledger() else {
+            return;
+        };
+        let mut left = budget;
+        self.repair.is_held_back = false;
+        for _ in 0..WORKS_A_STEP {
+            let Some(mut work) = self.repair.works.pop_front() else {
+                return;
+            };
+            let is_link = |link: &&mut Link| link.number == work.link && link.is_up;
+            let Some(link) = self.links.iter_mut().find(is_link) else {
+                continue;
+            };
+            let is_held_back = link.allowance < 2 * wire::MOST as u64;
+            if left == 0 || is_held_back {
+                self.repair.is_held_back = is_held_back;
+                self.repair.works.push_front(work);
+                return;
+            }
+            self.repair.focus = Some((work.link, self.now));
+            let is_done = match &mut work.task {
+                Task::Compare { cursor, sum, .. } => {
+                    add_up(tracker, ledger, cursor, &work.end, &mut left, sum)
+                }
+                Task::Cut { size, cursor, cuts } => {
+                    cut(tracker, ledger, cursor, &work.end, *size, &mut left, cuts)
+                }
+                Task::Items => true,
+                Task::Push { cursor, theirs } => {
+                    let end = &work.end;
+                    push(tracker, ledger, cursor, end, theirs, &mut left, link, out)
+                }
+            };
+            if !is_done {
+                self.repair.works.push_front(work);
+                continue;
+            }
+            self.finish(work, tracker, ledger, out);
+        }
+    }
+
+    /// The table has been looked at: does what that calls for.
+    fn finish(&mut self, work: Work, tracker: &Tracker, ledger: &Ledger, out: &mut Outbox) {
+        let Work {
+            link,
+            from,
+            end,
+            task,
+        } = work;
+        let repair = &mut self.repair;
+        match task {
+            Task::Compare { theirs, sum, .. } => match theirs {
+                Some((count, digest)) if (count, digest) == (sum.count, sum.digest) => {}
+                Some((0, _)) => repair.push(link, from, end, Vec::new()),
+                _ if sum.count <= FEW => repair.add(link, from, end, Task::Items),
+                _ => {
+                    let parts = (sum.count / (FEW - 2)).clamp(2, PARTS);
+                    let task = Task::Cut {
+                        size: sum.count.div_ceil(parts),
+                        cursor: from,
+                        cuts: Cuts::default(),
+                    };
+                    repair.add(link, from, end, task);
+                }
+            },
+            Task::Cut { mut cuts, .. } => {
+                cuts.done.push((end, cuts.last));
+                let link = self.links.iter_mut().find(|l| l.number == link);
+                if let Some(link) = link {
+                    send_cuts(link, ledger.sixth(), from, &cuts.done, out);
+                }
+            }
+            Task::Items => {
+                let link = self.links.iter_mut().find(|l| l.number == link);
+                if let Some(link) = link {
+                    send_items(link, tracker, ledger, &from, &end, out);
+                }
+            }
+            Task::Push { .. } => {}
+        }
+    }
+}
+
+/// Adds up the shares from the cursor on; whether the end was reached.
+fn add_up(
+    tracker: &Tracker,
+    ledger: &Ledger,
+    cursor: &mut Key,
+    end: &Key,
+    left: &mut usize,
+    sum: &mut Sum,
+) -> bool {
+    let mut seen = 1;
+    let next = tracker.range(cursor, end, *left, &mut |item| {
+        seen += 1;
+        if let Some((_, share)) = share(ledger, item) {
+            sum.add(share);
+        }
+    });
+    go_on(cursor, next, left, seen)
+}
+
+fn go_on(cursor: &mut Key, next: Option<Key>, left: &mut usize, seen: usize) -> bool {
+    *left = left.saturating_sub(seen);
+    match next {
+        Some(next) => {
+            *cursor = next;
+            *left = 0;
+            false
+        }
+        None => true,
+    }
+}
+
+/// Cuts a range into parts of so many peers.
+fn cut(
+    tracker: &Tracker,
+    ledger: &Ledger,
+    cursor: &mut Key,
+    end: &Key,
+    size: u32,
+    left: &mut usize,
+    cuts: &mut Cuts,
+) -> bool {
+    let mut seen = 1;
+    let next = tracker.range(cursor, end, *left, &mut |item| {
+        seen += 1;
+        let Some((_, share)) = share(ledger, item) else {
+            return;
+        };
+        let key = Key::of(&item.info_hash, &item.peer);
+        if let (Some(met), true) = (&cuts.met, cuts.last.count >= size) {
+            let last = std::mem::take(&mut cuts.last);
+            cuts.done.push((wire::shorten(&key, met), last));
+        }
+        cuts.met = Some(key);
+        cuts.last.add(share);
+    });
+    go_on(cursor, next, left, seen)
+}
+
+/// Sends what the other lacks, a packet's worth at most; whether that was all.
+#[expect(clippy::too_many_arguments)]
+fn push(
+    tracker: &Tracker,
+    ledger: &Ledger,
+    cursor: &mut Key,
+    end: &Key,
+    theirs: &[(u64, u64)],
+    left: &mut usize,
+    link: &mut Link,
+    out: &mut Outbox,
+) -> bool {
+    /// Peers that fit into a packet at the most.
+    const SLICE: usize = 160;
+    let mut changes = Vec::new();
+    let mut seen = 1;
+    let budget = (*left).min(SLICE);
+    let next = tracker.range(cursor, end, budget, &mut |item| {
+        seen += 1;
+        if let Some(share) = share(ledger, item)
+            && !theirs.contains(&share)
+        {
+            changes.extend(tracker.change_of(item));
+        }
+    });
+    let downloaded = |hash: &InfoHash| {
+        let counts = tracker.scrape(hash);
+        counts.map(|counts| counts.downloaded).filter(|n| *n > 0)
+    };
+    send_changes(link, changes, &downloaded, true, out);
+    *left = left.saturating_sub(seen);
+    match next {
+        Some(next) => {
+            *cursor = next;
+            false
+        }
+        None => true,
+    }
+}
+
+fn send_changes(
+    link: &mut Link,
+    mut changes: Vec<Change>,
+    downloaded: &dyn Fn(&InfoHash) -> Option<u32>,
+    counts: bool,
+    out: &mut Outbox,
+) {
+    wire::sort(&mut changes);
+    let mut done = 0;
+    while done < changes.len() {
+        let mut body = Vec::with_capacity(wire::ROOM);
+        let put = wire::put_changes(&changes[done..], wire::ROOM, downloaded, &mut body);
+        if put == 0 {
+            return;
+        }
+        done += put;
+        if counts {
+            link.counters.repairs_out += put as u64;
+        }
+        send_repair(link, Kind::Repair, &body, out);
+    }
+}
+
+fn send_cuts(link: &mut Link, sixth: u64, mut from: Key, cuts: &[(Key, Sum)], out: &mut Outbox) {
+    let mut body = Vec::with_capacity(wire::ROOM);
+    for (end, sum) in cuts {
+        if body.len() + 1 + Key::SIZE + 12 > wire::ROOM {
+            send_repair(link, Kind::Ranges, &body, out);
+            body.clear();
+        }
+        if body.is_empty() {
+            body.extend_from_slice(&sixth.to_be_bytes());
+            wire::put_key(&from, &mut body);
+        }
+        wire::put_key(end, &mut body);
+        body.extend_from_slice(&sum.count.to_be_bytes());
+        body.extend_from_slice(&sum.digest.to_be_bytes());
+        from = *end;
+    }
+    send_repair(link, Kind::Ranges, &body, out);
+}
+
+fn send_items(
+    link: &mut Link,
+    tracker: &Tracker,
+    ledger: &Ledger,
+    from: &Key,
+    end: &Key,
+    out: &mut Outbox,
+) {
+    let mut changes = Vec::new();
+    // It was few peers a moment ago, among torrents of which all may have expired.
+    let next = tracker.range(from, end, 4096, &mut |item| {
+        if share(ledger, item).is_some() {
+            changes.extend(tracker.change_of(item));
+        }
+    });
+    wire::sort(&mut changes);
+    let mut body = Vec::with_capacity(wire::ROOM);
+    wire::put_key(from, &mut body);
+    // What is beyond is for another round.
+    wire::put_key(&next.unwrap_or(*end), &mut body);
+    let room = wire::ROOM - body.len();
+    let put = wire::put_changes(&changes, room, &|_| None, &mut body);
+    if put == changes.len() {
+        send_repair(link, Kind::Items, &body, out);
+    }
+}
+
+fn send_repair(link: &mut Link, kind: Kind, body: &[u8], out: &mut Outbox) {
+    let before = link.counters.bytes_out;
+    send(link, kind, body, out);
+    let size = link.counters.bytes_out - before;
+    link.counters.repair_bytes_out += size;
+    link.allowance = link.allowance.saturating_sub(size);
+}

@@ -1,0 +1,345 @@
+//! The table as a cluster sees it: what other nodes tell is applied here, ranges of it are walked in the
+//! order of keys, and its clock is set to cluster time.
+
+use super::clock::{Clock, LIFE};
+use super::ledger::{Change, Key, Ledger, Presence, State};
+use super::peers::{Peer, Record, V4, V6};
+use super::swarms::{Peers, Update};
+use super::torrents::{InfoHash, Position, Torrent};
+use super::{Hint, Tracker};
+
+/// What became of a change that another node told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It was news.
+    Changed,
+    /// As new a version, or a newer one, was known.
+    Known,
+    /// The peer has stopped later, with this stamp.
+    Stopped(u8),
+    /// Its stamp has expired, or is too far ahead.
+    Stale,
+    /// There is no room for the peer.
+    NoRoom,
+}
+
+/// A peer that a walk meets.
+#[derive(Clone, Copy, Debug)]
+pub struct Item {
+    pub info_hash: InfoHash,
+    pub peer: Peer,
+    pub presence: Presence,
+}
+
+impl Tracker {
+    /// From now on notes what announces change. The key is shared by the cluster; stops are remembered
+    /// for five minutes, `most_stops` of them at most, at 16 bytes each.
+    pub fn join_cluster(&mut self, key: [u64; 2], most_stops: usize) {
+        let ledger = Ledger::new(key, most_stops, self.clock, self.unit_ms);
+        self.ledger = Some(Box::new(ledger));
+    }
+
+    /// None outside of a cluster.
+    pub fn ledger(&self) -> Option<&Ledger> {
+        self.ledger.as_deref()
+    }
+
+    /// What has changed and is to be told to others.
+    pub fn take_changes(&mut self, to: &mut Vec<Change>) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.take_changes(to);
+        }
+    }
+
+    /// Relates the table's clock to cluster time, in milliseconds, as of the last [`Tracker::advance`].
+    ///
+    /// A small correction moves the clock, or lets it stand for a moment. After a large one ages stay as
+    /// they are and stamps mean something else than before, unless time has passed for the table too.
+    pub fn set_cluster_time(&mut self, cluster_ms: u64, has_passed: bool) {
+        let Some(ledger) = &mut self.ledger else {
+            return;
+        };
+        let shifted = u128::from(self.clock.unit().wrapping_add(ledger.shift));
+        let into = u128::from(self.now_ms % self.unit_ms);
+        let reading = shifted * u128::from(self.unit_ms) + into;
+        let unit = i128::from(self.unit_ms);
+        // Both are below 2^127 by far.
+        let off = i128::from(cluster_ms) - i128::try_from(reading).unwrap_or(i128::MAX);
+        let (moved, shift) = match off {
+            _ if off.abs() < 2 * unit || has_passed && off > 0 => (off, 0),
+            _ => (off.rem_euclid(unit), off.div_euclid(unit)),
+        };
+        if let (Ok(shift), true) = (i64::try_from(shift), shift != 0) {
+            let shift = ledger.shift.wrapping_add_signed(shift);
+            ledger.set_shift(shift, self.clock.unit());
+        }
+        let moved = i64::try_from(moved).unwrap_or(0);
+        self.ahead_ms = self.ahead_ms.saturating_add(moved);
+        self.move_to(self.now_ms.saturating_add_signed(moved));
+    }
+
+    /// Makes the digests anew, about so many peers of it; whether they are whole.
+    pub fn count_on(&mut self, budget: usize) -> bool {
+        let Some(mut ledger) = self.ledger.take() else {
+            return true;
+        };
+        if let Some(from) = ledger.counted_to.take() {
+            let next = self.range(&from, &Key::END, budget, &mut |item| {
+                let fingerprint = ledger.fingerprint(&item.info_hash, &item.peer);
+                let presence = Some(item.presence);
+                ledger.count(&item.info_hash, &item.peer, fingerprint, None, presence);
+            });
+            ledger.counted_to = next;
+        }
+        let is_whole = ledger.counted_to.is_none();
+        self.ledger = Some(ledger);
+        is_whole
+    }
+
+    /// The peer that a change is about: its fingerprint, and its share of digests if it counts.
+    pub fn share_of(&self, change: &Change) -> Option<(u64, Option<u64>)> {
+        let ledger = self.ledger.as_deref()?;
+        let fingerprint = ledger.fingerprint(&change.info_hash, &change.peer);
+        let State::Present(role) = change.state else {
+            return Some((fingerprint, None));
+        };
+        let presence = Presence {
+            unit: self.unit_of(ledger, change.stamp),
+            role,
+            completed: change.completed,
+        };
+        let share = ledger.counted_share(fingerprint, &presence);
+        Some((fingerprint, share))
+    }
+
+    /// What others are told of a peer that a walk met.
+    pub fn change_of(&self, item: &Item) -> Option<Change> {
+        let ledger = self.ledger.as_deref()?;
+        Some(Change {
+            info_hash: item.info_hash,
+            peer: item.peer,
+            state: State::Present(item.presence.role),
+            completed: item.presence.completed,
+            newly_completed: false,
+            stamp: ledger.stamp(item.presence.unit),
+        })
+    }
+
+    fn unit_of(&self, ledger: &Ledger, stamp: u8) -> u64 {
+        let tag = u64::from(stamp).wrapping_sub(ledger.shift) & 0x7f;
+        self.clock.unit_of(tag as u8)
+    }
+
+    /// Applies what another node told, if it is newer than what is known.
+    pub fn apply(&mut self, change: &Change, hint: Hint) -> Applied {
+        let Some(ledger) = self.ledger.as_deref() else {
+            return Applied::Stale;
+        };
+        let clock = self.clock;
+        let unit = self.unit_of(ledger, change.stamp);
+        if clock.unit().saturating_sub(unit) > LIFE {
+            return Applied::Stale;
+        }
+        let fingerprint = ledger.fingerprint(&change.info_hash, &change.peer);
+        let at = self.torrents.find_near(&change.info_hash, hint.at);
+        let torrent = at.ok().and_then(|at| self.torrents.get(at));
+        let stored = torrent.and_then(|torrent| self.swarms.get(&torrent.peers, change.peer));
+        let known = stored.filter(|(_, tag)| !clock.expired(*tag));
+        let before = known.map(|(role, tag)| Presence::new(role, tag, clock));
+        // Of a peer that is here, all stops are older than its stamp.
+        let stop = match before {
+            None => ledger.stopped(fingerprint).filter(|stop| *stop >= unit),
+            Some(_) => None,
+        };
+        let role = match (change.state, stop) {
+            (State::Present(role), None) => role,
+            (State::Present(_), Some(stop)) => return Applied::Stopped(ledger.stamp(stop)),
+            (State::Stopped, Some(_)) => return Applied::Known,
+            (State::Stopped, None) => {
+                return self.apply_stop(at.ok(), change, fingerprint, unit, before);
+            }
+        };
+        // An expired peer keeps its mark until it is swept away.
+        let was_completed = stored.is_some_and(|(_, tag)| tag & super::COMPLETED != 0);
+        let completed = change.completed || was_completed;
+        let told = Presence {
+            unit,
+            role,
+            completed,
+        };
+        let after = match before {
+            Some(before) if (before.unit, before.role) >= (unit, role) => Presence {
+                completed,
+                ..before
+            },
+            _ => told,
+        };
+        if before == Some(after) {
+            return Applied::Known;
+        }
+        self.apply_presence(at, change, fingerprint, before, after)
+    }
+
+    fn apply_stop(
+        &mut self,
+        at: Option<Position>,
+        change: &Change,
+        fingerprint: u64,
+        unit: u64,
+        before: Option<Presence>,
+    ) -> Applied {
+        let Some(ledger) = &mut self.ledger else {
+            return Applied::Stale;
+        };
+        if before.is_some_and(|before| before.unit > unit) {
+            return Applied::Known;
+        }
+        ledger.remember_stop(fingerprint, unit);
+        let (Some(at), Some(_)) = (at, before) else {
+            return Applied::Changed;
+        };
+        ledger.count(&change.info_hash, &change.peer, fingerprint, before, None);
+        self.remove(at, change.peer);
+        Applied::Changed
+    }
+
+    fn apply_presence(
+        &mut self,
+        at: Result<Position, Position>,
+        change: &Change,
+        fingerprint: u64,
+        before: Option<Presence>,
+        after: Presence,
+    ) -> Applied {
+        let room = self.has_room();
+        let at = match at {
+            Ok(at) => at,
+            Err(_) if !room || self.torrents.len() >= self.limits.max_torrents => {
+                return Applied::NoRoom;
+            }
+            Err(at) => self.torrents.insert(
+                at,
+                Torrent {
+                    info_hash: change.info_hash,
+                    downloaded: 0,
+                    peers: Peers::Empty(self.now),
+                },
+            ),
+        };
+        let Some(torrent) = self.torrents.get_mut(at) else {
+            return Applied::NoRoom;
+        };
+        let update = Update {
+            role: after.role,
+            completed: after.completed,
+            room,
+        };
+        let then = Clock::at(after.unit);
+        let peers = &mut torrent.peers;
+        let Some(seen) = self.swarms.update(peers, change.peer, update, then) else {
+            return Applied::NoRoom;
+        };
+        if seen.newly_completed && change.newly_completed {
+            torrent.downloaded = torrent.downloaded.saturating_add(1);
+        }
+        if let Some(ledger) = &mut self.ledger {
+            let (hash, peer) = (&change.info_hash, &change.peer);
+            ledger.count(hash, peer, fingerprint, before, Some(after));
+        }
+        Applied::Changed
+    }
+
+    /// Downloaded counts merge by maximum.
+    pub fn raise_downloaded(&mut self, info_hash: &InfoHash, downloaded: u32) {
+        if let Ok(at) = self.torrents.find(info_hash)
+            && let Some(torrent) = self.torrents.get_mut(at)
+        {
+            torrent.downloaded = torrent.downloaded.max(downloaded);
+        }
+    }
+
+    /// Visits the peers from this key on and below that one, in order, without those that have expired.
+    /// After about `budget` peers and torrents tells where to go on; none if that was all.
+    pub fn range(
+        &self,
+        from: &Key,
+        end: &Key,
+        budget: usize,
+        visit: &mut dyn FnMut(&Item),
+    ) -> Option<Key> {
+        let mut spent = 0;
+        let mut from = *from;
+        loop {
+            let hash = from.info_hash();
+            let at = self.torrents.find(&hash).unwrap_or_else(|at| at);
+            for torrent in self.torrents.rest_of_chunk(at) {
+                from = from.max(Key::start_of(&torrent.info_hash));
+                if from >= *end {
+                    return None;
+                }
+                if spent > budget {
+                    return Some(from);
+                }
+                spent += 1;
+                let stopped = self.range_of(torrent, &from, end, &mut spent, budget, visit);
+                if stopped.is_some() {
+                    return stopped.filter(|key| key < end);
+                }
+            }
+            // Forwards in any case, so that no mistake in the table could make a walk endless.
+            let fence = self.torrents.next_fence(at).filter(|fence| *fence > hash)?;
+            from = Key::start_of(&fence);
+        }
+    }
+
+    /// The same for one torrent; tells where it stopped.
+    fn range_of(
+        &self,
+        torrent: &Torrent,
+        from: &Key,
+        end: &Key,
+        spent: &mut usize,
+        budget: usize,
+        visit: &mut dyn FnMut(&Item),
+    ) -> Option<Key> {
+        let hash = &torrent.info_hash;
+        let mut stopped = None;
+        let mut meet = |key: Key, peer: Peer, role, tag| {
+            if key >= *end || *spent > budget {
+                stopped = Some(key);
+                return false;
+            }
+            *spent += 1;
+            if !self.clock.expired(tag) {
+                let presence = Presence::new(role, tag, self.clock);
+                visit(&Item {
+                    info_hash: *hash,
+                    peer,
+                    presence,
+                });
+            }
+            true
+        };
+        let (swarms, peers) = (&self.swarms, &torrent.peers);
+        let goes_on = from.record::<V4>().is_none_or(|first| {
+            swarms.in_order::<V4>(peers, first.key(), &mut |role, record| {
+                let mut peer = *record;
+                peer.set_tag(0);
+                let key = Key::of_record(hash, record);
+                meet(key, Peer::V4(peer), role, record.tag())
+            })
+        });
+        if goes_on && let Some(first) = from.record::<V6>() {
+            swarms.in_order::<V6>(peers, first.key(), &mut |role, record| {
+                let mut peer = *record;
+                peer.set_tag(0);
+                let key = Key::of_record(hash, record);
+                meet(key, Peer::V6(peer), role, record.tag())
+            });
+        }
+        stopped
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,344 @@
+use super::super::ledger::{BUCKETS, ROW, ROWS};
+use super::super::{Announce, Event, Limits, Role, Sink, Sinks};
+use super::*;
+use crate::random::Random;
+use std::collections::BTreeMap;
+
+const KEY: [u64; 2] = [1, 2];
+
+/// A unit of the clock is one second.
+fn tracker() -> Tracker {
+    let mut tracker = Tracker::new(Limits {
+        peer_timeout: 96,
+        max_peers: usize::MAX,
+        max_torrents: usize::MAX,
+    });
+    tracker.join_cluster(KEY, 4096);
+    while !tracker.count_on(100) {}
+    tracker
+}
+
+fn hash(n: usize) -> InfoHash {
+    let mut hash = [0; 20];
+    hash[..8].copy_from_slice(&(n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+    hash
+}
+
+fn peer(n: usize) -> Peer {
+    let address = match n % 3 {
+        0 => std::net::IpAddr::from([n as u16, 1, 2, 3, 4, 5, 6, 7]),
+        _ => std::net::IpAddr::from((0x0a00_0000 + n as u32).to_be_bytes()),
+    };
+    Peer::new(address, 7000 + n as u16)
+}
+
+fn announce(tracker: &mut Tracker, torrent: usize, number: usize, role: Role, event: Event) {
+    let mut sinks = Sinks {
+        v4: Sink::new(&mut []),
+        v6: Sink::new(&mut []),
+    };
+    let announce = Announce {
+        info_hash: &hash(torrent),
+        peer: peer(number),
+        role,
+        event,
+        want: 0,
+        hint: Hint::default(),
+    };
+    tracker.announce(&announce, &mut Random::seeded(1), &mut sinks);
+}
+
+fn changes(tracker: &mut Tracker) -> Vec<Change> {
+    let mut changes = Vec::new();
+    tracker.take_changes(&mut changes);
+    changes
+}
+
+fn items(tracker: &Tracker, from: &Key, end: &Key, budget: usize) -> Vec<(Key, Presence)> {
+    let mut items = Vec::new();
+    let mut next = Some(*from);
+    while let Some(key) = next {
+        next = tracker.range(&key, end, budget, &mut |item| {
+            items.push((Key::of(&item.info_hash, &item.peer), item.presence));
+        });
+        assert!(next.is_none_or(|next| next > key), "a walk goes forwards");
+    }
+    items
+}
+
+fn digests(tracker: &Tracker) -> Vec<u64> {
+    let ledger = tracker.ledger().expect("in a cluster");
+    assert!(ledger.counted_to.is_none());
+    let mut all: Vec<u64> = (0..BUCKETS).map(|bucket| ledger.digest(bucket)).collect();
+    let sum = |digests: &[u64]| digests.iter().fold(0_u64, |a, b| a.wrapping_add(*b));
+    for row in 0..ROWS {
+        assert_eq!(
+            ledger.row_digest(row),
+            sum(&all[row * ROW..(row + 1) * ROW])
+        );
+    }
+    assert_eq!(ledger.whole_digest(), Some(sum(&all)));
+    all.push(ledger.sixth());
+    all
+}
+
+/// A life of announces, stops and expiry: what is kept as peers change is what counting anew gives.
+#[test]
+fn digests_are_those_of_the_table_at_any_time() {
+    let mut tracker = tracker();
+    let mut random = Random::seeded(81);
+    let mut now = 0;
+    for round in 0..400 {
+        now += random.below(5000) as u64;
+        if round % 97 == 96 {
+            now += 400_000; // Nobody was there for a while.
+        }
+        tracker.advance(now);
+        tracker.sweep(random.below(300), None);
+        for _ in 0..random.below(200) {
+            let role = [Role::Leecher, Role::Seeder][random.below(2)];
+            let event = match random.below(8) {
+                0 => Event::Stopped,
+                1 => Event::Completed,
+                _ => Event::None,
+            };
+            let scale = 1 << random.below(8);
+            let torrent = random.below(scale);
+            announce(&mut tracker, torrent, random.below(600), role, event);
+        }
+        if round % 20 == 19 {
+            let kept = digests(&tracker);
+            let ledger = tracker.ledger.as_mut().expect("in a cluster");
+            ledger.set_shift(ledger.shift, tracker.clock.unit());
+            while !tracker.count_on(1 + random.below(50)) {
+                // Meanwhile the table changes.
+                announce(&mut tracker, 1, 5, Role::Leecher, Event::None);
+                announce(&mut tracker, 200, 6, Role::Leecher, Event::None);
+            }
+            announce(&mut tracker, 1, 5, Role::Leecher, Event::Stopped);
+            let counted = digests(&tracker);
+            let ledger = tracker.ledger.as_mut().expect("in a cluster");
+            ledger.set_shift(ledger.shift, tracker.clock.unit());
+            while !tracker.count_on(1000) {}
+            assert_eq!(counted, digests(&tracker));
+            // Only what was announced meanwhile is another.
+            let differ = kept.iter().zip(&counted).filter(|(a, b)| a != b).count();
+            assert!(differ <= 2, "{differ}");
+        }
+    }
+}
+
+#[test]
+fn ranges_are_walked_in_order_with_any_budget_and_between_any_keys() {
+    let mut tracker = tracker();
+    let mut random = Random::seeded(82);
+    for number in 0..9000 {
+        let role = [Role::Leecher, Role::Seeder][random.below(2)];
+        // One swarm is large; some torrents have nobody.
+        let torrent = if number % 2 == 0 {
+            3
+        } else {
+            random.below(500)
+        };
+        announce(&mut tracker, torrent, number, role, Event::None);
+    }
+    let all = items(&tracker, &Key::FIRST, &Key::END, usize::MAX);
+    assert_eq!(all.len(), 9000);
+    assert!(all.is_sorted());
+    for budget in [1, 2, 7, 100, 5000] {
+        assert_eq!(items(&tracker, &Key::FIRST, &Key::END, budget), all);
+    }
+    for _ in 0..300 {
+        let mut ends = [random.below(all.len()), random.below(all.len())];
+        ends.sort_unstable();
+        let [from, end] = ends;
+        let found = items(&tracker, &all[from].0, &all[end].0, 1 + random.below(300));
+        assert_eq!(found, all[from..end]);
+    }
+}
+
+/// Three trackers hear all that was told, each in another order and twice: they agree in who is there, in
+/// which role, and in which sixth of the timeout it was seen. (Whether a peer that stopped and returned
+/// had completed is for repair.)
+#[test]
+fn the_order_in_which_changes_arrive_does_not_matter() {
+    let mut random = Random::seeded(83);
+    for _ in 0..200 {
+        let mut trackers = [tracker(), tracker(), tracker()];
+        let mut told = Vec::new();
+        for step in 0..40 {
+            for tracker in &mut trackers {
+                tracker.advance(step * 2000);
+            }
+            let number = random.below(trackers.len());
+            let role = [Role::Leecher, Role::Seeder][random.below(2)];
+            let event = [Event::None, Event::Stopped, Event::Completed][random.below(3)];
+            let origin = &mut trackers[number];
+            announce(origin, 1, random.below(3), role, event);
+            told.extend(changes(origin));
+        }
+        // A renewal that was not told outdoes what others said before it: that is for repair to tell.
+        for tracker in &trackers {
+            tracker.range(&Key::FIRST, &Key::END, 1000, &mut |item| {
+                told.extend(tracker.change_of(item));
+            });
+        }
+        for tracker in &mut trackers {
+            let mut mine = [told.clone(), told.clone()].concat();
+            while !mine.is_empty() {
+                let change = mine.swap_remove(random.below(mine.len()));
+                tracker.apply(&change, Hint::default());
+            }
+            assert_eq!(changes(tracker), [], "what others told is not told on");
+        }
+        let [a, b, c] = trackers.map(|t| {
+            let items = items(&t, &Key::FIRST, &Key::END, 100);
+            let seen = |(key, p): (Key, Presence)| (key, p.role, p.unit / 16);
+            items.into_iter().map(seen).collect::<Vec<_>>()
+        });
+        assert_eq!(a, b);
+        assert_eq!(a, c);
+    }
+}
+
+#[test]
+fn a_peer_is_told_when_it_is_new_changes_stops_or_reaches_another_sixth() {
+    let mut tracker = tracker();
+    let mut tell = |now: u64, role, event| {
+        tracker.advance(now * 1000);
+        announce(&mut tracker, 1, 1, role, event);
+        let told = changes(&mut tracker);
+        told.first().map(|c| (c.state, c.newly_completed))
+    };
+    let leecher = Some((State::Present(Role::Leecher), false));
+    let seeder = |newly| Some((State::Present(Role::Seeder), newly));
+    assert_eq!(tell(0, Role::Leecher, Event::Started), leecher);
+    assert_eq!(tell(1, Role::Leecher, Event::None), None);
+    assert_eq!(tell(15, Role::Leecher, Event::None), None);
+    assert_eq!(tell(16, Role::Leecher, Event::None), leecher);
+    assert_eq!(tell(17, Role::Seeder, Event::Completed), seeder(true));
+    assert_eq!(tell(17, Role::Seeder, Event::Completed), None);
+    assert_eq!(tell(18, Role::Leecher, Event::None), leecher);
+    assert_eq!(tell(19, Role::Seeder, Event::Completed), seeder(false));
+    let stopped = Some((State::Stopped, false));
+    assert_eq!(tell(20, Role::Seeder, Event::Stopped), stopped);
+    // Others may know a peer that is unknown here.
+    assert_eq!(tell(20, Role::Seeder, Event::Stopped), stopped);
+    assert_eq!(tell(20, Role::Seeder, Event::None), seeder(false));
+}
+
+#[test]
+fn the_dead_stay_dead_and_who_returns_is_let_in() {
+    let (mut here, mut there) = (tracker(), tracker());
+    announce(&mut here, 1, 1, Role::Leecher, Event::Started);
+    let born = changes(&mut here);
+    announce(&mut here, 1, 1, Role::Leecher, Event::Stopped);
+    let died = changes(&mut here);
+    assert_eq!(there.apply(&died[0], Hint::default()), Applied::Changed);
+    let late = there.apply(&born[0], Hint::default());
+    assert!(matches!(late, Applied::Stopped(_)), "{late:?}");
+    assert_eq!(there.totals().leechers, 0);
+    // In the same unit of time: it comes after the stop all the same.
+    announce(&mut here, 1, 1, Role::Seeder, Event::Started);
+    let back = changes(&mut here);
+    assert_eq!(there.apply(&back[0], Hint::default()), Applied::Changed);
+    assert_eq!(there.apply(&died[0], Hint::default()), Applied::Known);
+    assert_eq!(there.totals().seeders, 1);
+}
+
+#[test]
+fn downloads_are_counted_once_and_merge_by_maximum() {
+    let (mut here, mut there) = (tracker(), tracker());
+    for number in 0..5 {
+        announce(&mut here, 1, number, Role::Seeder, Event::Completed);
+    }
+    announce(&mut there, 1, 9, Role::Seeder, Event::Completed);
+    let (ours, theirs) = (changes(&mut here), changes(&mut there));
+    for _ in 0..2 {
+        for change in &ours {
+            there.apply(change, Hint::default());
+        }
+        for change in &theirs {
+            here.apply(change, Hint::default());
+        }
+    }
+    let count = |tracker: &Tracker| tracker.scrape(&hash(1)).map(|c| c.downloaded);
+    assert_eq!(count(&here), Some(6));
+    assert_eq!(count(&there), Some(6));
+    there.raise_downloaded(&hash(1), 8);
+    there.raise_downloaded(&hash(1), 7);
+    there.raise_downloaded(&hash(2), 7);
+    assert_eq!(count(&there), Some(8));
+    assert_eq!(count(&tracker()), None);
+}
+
+#[test]
+fn what_is_too_old_or_too_far_ahead_is_not_taken() {
+    let mut tracker = tracker();
+    tracker.advance(500_000);
+    let mut taken = BTreeMap::new();
+    for stamp in 0..128 {
+        let change = Change {
+            info_hash: hash(1),
+            peer: peer(usize::from(stamp)),
+            state: State::Present(Role::Leecher),
+            completed: false,
+            newly_completed: false,
+            stamp,
+        };
+        let applied = tracker.apply(&change, Hint::default());
+        *taken.entry(applied == Applied::Changed).or_insert(0) += 1;
+    }
+    // Ages 0 to 96, and 4 units to come.
+    assert_eq!(taken, BTreeMap::from([(true, 101), (false, 27)]));
+    assert_eq!(tracker.totals().leechers, 101);
+}
+
+#[test]
+fn torrents_that_a_sweep_drops_leave_the_digests() {
+    let mut tracker = tracker();
+    for number in 0..300 {
+        announce(
+            &mut tracker,
+            number % 20,
+            number,
+            Role::Leecher,
+            Event::None,
+        );
+    }
+    tracker.advance(20_000);
+    let kept = |hash: &InfoHash| hash[0] < 0x80;
+    while tracker.sweep(10, Some(&kept)) != super::super::Progress::Finished {}
+    while !tracker.count_on(7) {}
+    let left = items(&tracker, &Key::FIRST, &Key::END, 9);
+    assert!(left.len() > 50 && left.len() < 250, "{}", left.len());
+    let swept = digests(&tracker);
+    for (bucket, digest) in swept.iter().take(BUCKETS).enumerate() {
+        assert!(*digest == 0 || bucket < BUCKETS / 2);
+    }
+}
+
+#[test]
+fn cluster_time_moves_stamps_and_not_ages_unless_time_has_passed() {
+    let mut tracker = tracker();
+    tracker.advance(10_000);
+    tracker.set_cluster_time(1_700_000_000_300, false);
+    announce(&mut tracker, 1, 1, Role::Leecher, Event::Started);
+    assert_eq!(changes(&mut tracker)[0].stamp, (1_700_000_000 % 128) as u8);
+    tracker.advance(20_000);
+    // An hour back, then a little forth, then back: ages stay.
+    for time in [1_699_996_410_300_u64, 1_699_996_411_000, 1_699_996_410_500] {
+        tracker.set_cluster_time(time, false);
+        let [(_, presence)] = items(&tracker, &Key::FIRST, &Key::END, 9)[..] else {
+            panic!("one peer");
+        };
+        let age = tracker.clock.unit() - presence.unit;
+        assert!((10..=11).contains(&age), "{age}");
+    }
+    announce(&mut tracker, 1, 2, Role::Leecher, Event::Started);
+    let stamp = changes(&mut tracker)[0].stamp;
+    assert_eq!(stamp, (1_699_996_411 % 128) as u8);
+    // The machine slept for an hour.
+    tracker.set_cluster_time(1_700_000_010_500, true);
+    assert!(items(&tracker, &Key::FIRST, &Key::END, 9).is_empty());
+}
