@@ -19,6 +19,7 @@
 
 mod client;
 mod lan;
+#[path = "../common/sandbox.rs"]
 mod sandbox;
 mod torrent;
 mod tracker;

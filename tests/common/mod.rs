@@ -7,6 +7,12 @@
 
 pub mod bencode;
 pub mod http;
+#[cfg(target_os = "linux")]
+pub mod net;
+#[cfg(target_os = "linux")]
+mod sandbox;
+#[cfg(target_os = "linux")]
+mod sys;
 pub mod udp;
 
 use std::io::{BufRead, BufReader, Write};

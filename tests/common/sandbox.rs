@@ -1,9 +1,9 @@
 //! A part of the system that a test may fill with networks and processes without leaving anything behind.
 //!
-//! The test runs its own binary again in new namespaces for the network, mounts and processes. The tracker and the
-//! probe then live in that network directly, no name made there can collide with another, and when the first process
-//! in it ends, however it ends, the kernel ends all others and takes the networks away: there is nothing to clean up
-//! but a directory, which the test outside removes.
+//! The test runs its own binary again in new namespaces for the network, mounts and processes. What the test does it
+//! does in that network, no name made there can collide with another, and when the first process in it ends, however
+//! it ends, the kernel ends all others and takes the networks away: there is nothing to clean up but a directory,
+//! which the test outside removes.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,0 +1,326 @@
+//! Networks of a test's own: hosts on one bridge, each with a network namespace, all in a sandbox.
+//!
+//! [`in_sandbox`] runs the test again where there is no network but the one it makes, with the bridge in the sandbox's
+//! own namespace. No name can collide with another test's, no packet gets out, and however the test ends, the kernel
+//! removes all of it.
+//!
+//! A host's cable can be pulled, and can be a bad one: netem loses and delays, or, where the kernel has none, a [`Relay`]
+//! does, which is also what records frames and sends them again.
+
+use super::sandbox::{self, run};
+use super::{Daemon, skip, sys};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Runs the test of that name again in a sandbox, and there this with a network. Where that cannot be, the test skips.
+pub fn in_sandbox(test: &str, body: impl FnOnce(&Lan)) {
+    if let Some(dir) = sandbox::inside() {
+        return body(&Lan::new(&dir));
+    }
+    match sandbox::missing().or_else(missing) {
+        Some(what) => skip(&format!("{test}: {what}")),
+        None => sandbox::run_inside(test),
+    }
+}
+
+fn missing() -> Option<String> {
+    let output = Command::new("ip").arg("-Version").output();
+    output
+        .err()
+        .map(|e| format!("ip, of Debian's iproute2: {e}"))
+}
+
+/// What a cable does to the frames that a host sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Per cent that are lost.
+    pub loss: u32,
+    /// Milliseconds that the others take ...
+    pub delay: u64,
+    /// ... but for so many per cent, which overtake them.
+    pub overtaking: u32,
+}
+
+/// The bridge. Hosts are 1, 2, ...: 10.77.0.1 and fd77::1, `node1` by name, and so on.
+pub struct Lan {
+    hosts: AtomicU16,
+    dir: String,
+}
+
+impl Lan {
+    /// `dir` is for files.
+    fn new(dir: &Path) -> Lan {
+        let names: String = (1..10)
+            .map(|n| format!("{} node{n}\n{} node{n}\n", v4(n), v6(n)))
+            .collect();
+        let hosts = dir.join("hosts");
+        std::fs::write(&hosts, format!("127.0.0.1 localhost\n{names}")).expect("hosts");
+        let hosts = hosts.display();
+        command(&format!("mount --bind {hosts} /etc/hosts"));
+        // `ip netns` keeps its namespaces here; with a file system of its own they stay in the sandbox.
+        command("mkdir -p /run/netns");
+        command("mount -t tmpfs netns /run/netns");
+        // Without an address of its own a bridge takes the lowest of its ports'. Snooping would keep multicast from hosts
+        // until they have been asked, which no router does here.
+        command("ip link add lan address 02:00:00:00:00:ff type bridge mcast_snooping 0");
+        command("ip link set lan up");
+        Lan {
+            hosts: AtomicU16::new(0),
+            dir: dir.display().to_string(),
+        }
+    }
+
+    /// A file's path, in a directory that goes with the test.
+    pub fn file(&self, name: &str) -> String {
+        format!("{}/{name}", self.dir)
+    }
+
+    /// A new host, with its cable plugged in.
+    pub fn host(&self) -> Host {
+        let number = self.hosts.fetch_add(1, Ordering::Relaxed) + 1;
+        let name = format!("node{number}");
+        command(&format!("ip netns add {name}"));
+        command(&format!(
+            "ip link add {name} type veth peer name eth0 address 02:00:00:00:00:{number:02x} netns {name}"
+        ));
+        let (v4, v6) = (v4(number), v6(number));
+        command(&format!("ip -n {name} link set lo up"));
+        command(&format!("ip -n {name} address add {v4}/16 dev eth0"));
+        // Duplicate address detection keeps an address from use for a second.
+        command(&format!("ip -n {name} address add {v6}/64 dev eth0 nodad"));
+        command(&format!("ip -n {name} link set eth0 up"));
+        let namespace = File::open(format!("/run/netns/{name}")).expect("was made");
+        let host = Host {
+            number,
+            name,
+            namespace,
+            relay: OnceLock::new(),
+        };
+        host.plug();
+        host
+    }
+}
+
+fn v4(number: u16) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 0, 0).to_bits() | u32::from(number))
+}
+
+fn v6(number: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number)
+}
+
+fn command(line: &str) {
+    let mut words = line.split(' ');
+    let program = words.next().expect("a word");
+    run(program, &words.collect::<Vec<_>>(), Path::new("/"));
+}
+
+/// A host, up to the end of the sandbox.
+pub struct Host {
+    number: u16,
+    pub name: String,
+    namespace: File,
+    relay: OnceLock<Arc<Relay>>,
+}
+
+impl Host {
+    pub fn v4(&self) -> IpAddr {
+        v4(self.number).into()
+    }
+
+    pub fn v6(&self) -> IpAddr {
+        v6(self.number).into()
+    }
+
+    /// A command that runs there.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]);
+        command
+    }
+
+    /// A daemon that runs there, with these flags alone.
+    pub fn start(&self, flags: &[&str]) -> Daemon {
+        let mut command = self.command(&super::program());
+        command.args(flags);
+        Daemon::spawn(command)
+    }
+
+    /// Does this there. Sockets that it makes stay there, whoever uses them.
+    pub fn within<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        let act = || {
+            sys::enter_network(&self.namespace).expect("may enter");
+            act()
+        };
+        let done = thread::scope(|scope| scope.spawn(act).join());
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Pulls the cable. The host does not see that: what it sends is lost.
+    pub fn unplug(&self) {
+        command(&format!("ip link set {} nomaster", self.name));
+    }
+
+    pub fn plug(&self) {
+        let bridge = match self.relay.get() {
+            Some(_) => format!("cable{}", self.number),
+            None => "lan".into(),
+        };
+        command(&format!("ip link set {} master {bridge} up", self.name));
+    }
+
+    /// What the host sends is treated like this from now on.
+    pub fn set_faults(&self, faults: Faults) {
+        if !netem(&self.name, faults) {
+            *self.relay().faults.lock().expect("no panic") = faults;
+        }
+    }
+
+    /// From now on frames that the host sends are kept.
+    pub fn record(&self) {
+        *self.relay().record.lock().expect("no panic") = Some(Vec::new());
+    }
+
+    /// The frames kept so far.
+    pub fn recorded(&self) -> Vec<Vec<u8>> {
+        let record = self.relay().record.lock().expect("no panic").clone();
+        record.unwrap_or_default()
+    }
+
+    /// Sends frames as if the host did.
+    pub fn replay(&self, frames: &[Vec<u8>]) {
+        for frame in frames {
+            self.relay().write(frame);
+        }
+    }
+
+    fn relay(&self) -> &Relay {
+        self.relay.get_or_init(|| Relay::start(self))
+    }
+}
+
+/// Whether this kernel can do that.
+fn netem(host: &str, faults: Faults) -> bool {
+    let Faults {
+        loss,
+        delay,
+        overtaking,
+    } = faults;
+    let mut line = format!("-n {host} qdisc replace dev eth0 root netem loss {loss}%");
+    if delay > 0 {
+        line += &format!(" delay {delay}ms reorder {overtaking}%");
+    }
+    let done = Command::new("tc").args(line.split(' ')).output();
+    done.is_ok_and(|output| output.status.success())
+}
+
+/// A piece of cable between a host and the bridge, which every frame passes through.
+///
+/// ```text
+/// host eth0 - veth - bridge cable1 - tap in1 - (this) - tap out1 - bridge lan
+/// ```
+struct Relay {
+    faults: Mutex<Faults>,
+    record: Mutex<Option<Vec<Vec<u8>>>>,
+    out: File,
+}
+
+impl Relay {
+    fn start(host: &Host) -> Arc<Relay> {
+        let number = host.number;
+        let inner = sys::tap(&format!("in{number}")).expect("a tap");
+        let out = sys::tap(&format!("out{number}")).expect("a tap");
+        command(&format!(
+            "ip link add cable{number} type bridge mcast_snooping 0"
+        ));
+        command(&format!("ip link set cable{number} up"));
+        command(&format!("ip link set in{number} master cable{number} up"));
+        command(&format!("ip link set out{number} master lan up"));
+        command(&format!("ip link set {} master cable{number}", host.name));
+
+        let relay = Arc::new(Relay {
+            faults: Mutex::default(),
+            record: Mutex::default(),
+            out: out.try_clone().expect("a descriptor"),
+        });
+        let (sender, receiver) = channel();
+        let (reading, writing) = (Arc::clone(&relay), Arc::clone(&relay));
+        let sent = inner.try_clone().expect("a descriptor");
+        thread::spawn(move || reading.take(sent, u64::from(number), &sender));
+        thread::spawn(move || writing.give(&receiver));
+        thread::spawn(move || {
+            pass(out, |frame| {
+                let _ = (&inner).write(&frame);
+            });
+        });
+        relay
+    }
+
+    /// What the host sends: lost, or given a time at which it arrives.
+    fn take(&self, sent: File, seed: u64, arrivals: &Sender<(Instant, Vec<u8>)>) {
+        let mut random = seed;
+        pass(sent, |frame| {
+            if let Some(record) = &mut *self.record.lock().expect("no panic") {
+                record.push(frame.clone());
+            }
+            let faults = *self.faults.lock().expect("no panic");
+            let is_lost = percent(&mut random) < faults.loss;
+            let overtakes = percent(&mut random) < faults.overtaking;
+            let delay = if overtakes { 0 } else { faults.delay };
+            if !is_lost {
+                let _ = arrivals.send((Instant::now() + Duration::from_millis(delay), frame));
+            }
+        });
+    }
+
+    /// Lets frames arrive when it is time.
+    fn give(&self, arrivals: &Receiver<(Instant, Vec<u8>)>) {
+        let mut waiting = BTreeMap::new();
+        for number in 0_u64.. {
+            let first = waiting.first_key_value().map(|((at, _), _)| *at);
+            let wait = first.map_or(Duration::MAX, |at: Instant| {
+                at.saturating_duration_since(Instant::now())
+            });
+            match arrivals.recv_timeout(wait) {
+                Ok((at, frame)) => {
+                    waiting.insert((at, number), frame);
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let frame = waiting.pop_first();
+                    self.write(&frame.expect("one was waited for").1);
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn write(&self, frame: &[u8]) {
+        // Fails while the device is down.
+        let _ = (&self.out).write(frame);
+    }
+}
+
+/// Every frame that comes through this device, until it goes.
+fn pass(mut from: File, mut frame: impl FnMut(Vec<u8>)) {
+    let mut buffer = [0; 65536];
+    while let Ok(length) = from.read(&mut buffer) {
+        frame(buffer[..length].to_vec());
+    }
+}
+
+/// 0 to 99, by a linear congruential generator with Knuth's constants.
+fn percent(state: &mut u64) -> u32 {
+    *state = state
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
+    ((*state >> 33) % 100) as u32
+}
