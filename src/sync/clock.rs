@@ -60,6 +60,20 @@ impl Time {
         })
     }
 
+    /// Takes the time of the gateway, for a worker of its group; returns the same as [`Time::vote`].
+    pub fn follow(&mut self, gateway: Option<&Vote>) -> Option<(i64, bool)> {
+        let was_sure = self.sure_since.is_some();
+        let Some(gateway) = gateway else {
+            return self.vote(0, &mut Vec::new());
+        };
+        // One that has just been started again may have to learn the time itself.
+        if was_sure && gateway.sure_for == 0 {
+            return None;
+        }
+        self.sure_since.get_or_insert(self.steady);
+        self.set_by(gateway.ahead, was_sure)
+    }
+
     /// Takes the others' votes: by how much each is ahead, for how long it has been sure, and its id.
     /// Returns by how much the time is set, and whether the node was sure of it before.
     pub fn vote(&mut self, id: u64, others: &mut Vec<Vote>) -> Option<(i64, bool)> {
@@ -80,6 +94,10 @@ impl Time {
         }
         let ahead = middle(others)?;
         self.sure_since.get_or_insert(self.steady);
+        self.set_by(ahead, was_sure)
+    }
+
+    fn set_by(&mut self, ahead: i64, was_sure: bool) -> Option<(i64, bool)> {
         if ahead.unsigned_abs() <= TOLERANCE {
             return None;
         }

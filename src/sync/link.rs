@@ -23,6 +23,43 @@ const TRIES: u8 = 5;
 /// Batches that may be missing; beyond that repair is cheaper.
 const MOST_MISSING: usize = 256;
 
+/// Where another node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Realm {
+    /// At another site, or at least another process that is reached by the network.
+    Site,
+    /// Another worker of the same group.
+    Group,
+}
+
+impl Realm {
+    pub const ALL: [Realm; 2] = [Realm::Site, Realm::Group];
+
+    pub fn other(self) -> Realm {
+        match self {
+            Realm::Site => Realm::Group,
+            Realm::Group => Realm::Site,
+        }
+    }
+
+    /// Bytes that repair may take a second where a tenth of the traffic is less. Workers share a
+    /// machine and no line.
+    fn repair_rate(self) -> u64 {
+        match self {
+            Realm::Site => 1 << 20,
+            Realm::Group => 64 << 20,
+        }
+    }
+
+    /// Bytes that repair may send at once. What a worker sends must find room in a socket's queue.
+    fn repair_burst(self) -> u64 {
+        match self {
+            Realm::Site => 256 << 10,
+            Realm::Group => 128 << 10,
+        }
+    }
+}
+
 /// What is counted of a node. Bytes are those of UDP payloads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -56,6 +93,7 @@ impl Counters {
 pub struct Link {
     /// Tells it from all other links that there ever were.
     pub number: u32,
+    pub realm: Realm,
     pub address: SocketAddr,
     /// The address is one of the operator's; other links go when they fall silent.
     pub is_configured: bool,
@@ -112,13 +150,17 @@ pub struct Comparison {
 
 const _: () = assert!(ROWS == 64 && BUCKETS / ROWS == 64);
 
-/// Bytes that repair may take a second where a tenth of the traffic is less.
-const REPAIR_RATE: u64 = 1 << 20;
-
 impl Link {
-    pub fn new(number: u32, address: SocketAddr, is_configured: bool, now: u64) -> Link {
+    pub fn new(
+        number: u32,
+        realm: Realm,
+        address: SocketAddr,
+        is_configured: bool,
+        now: u64,
+    ) -> Link {
         Link {
             number,
+            realm,
             address,
             is_configured,
             id: 0,
@@ -144,7 +186,7 @@ impl Link {
                 differ: [0; ROWS],
                 differed: [0; ROWS],
             },
-            allowance: REPAIR_RATE / 4,
+            allowance: realm.repair_burst(),
             refilled_at: now,
             refilled_bytes: 0,
             counters: Counters::default(),
@@ -371,13 +413,13 @@ impl Link {
         self.missing.iter().map(|missing| missing.at).min()
     }
 
-    /// Grants repair a tenth of the traffic since the last time, or [`REPAIR_RATE`].
+    /// Grants repair a tenth of the traffic since the last time, or what it may have anyway.
     pub fn refill(&mut self, now: u64) {
         let passed = now - self.refilled_at;
         let sent = self.counters.bytes_out - self.refilled_bytes;
         self.refilled_at = now;
         self.refilled_bytes = self.counters.bytes_out;
-        let granted = (REPAIR_RATE * passed / 1000).max(sent / 10);
-        self.allowance = (self.allowance + granted).min(REPAIR_RATE / 4);
+        let granted = (self.realm.repair_rate() * passed / 1000).max(sent / 10);
+        self.allowance = (self.allowance + granted).min(self.realm.repair_burst());
     }
 }

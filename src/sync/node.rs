@@ -1,8 +1,12 @@
 //! A node of the cluster as a plain value: packets and time go in, packets come out. It has no socket, no
 //! clock and no randomness of its own; a daemon drives it with sockets, a simulator with a scheduler.
+//!
+//! Several workers of one machine are a *group*. Each is a node and linked to all of its siblings, but
+//! only one of them, the *gateway*, to nodes at other sites. What it hears on one side it tells on the
+//! other; nobody else ever tells on. The two sides are told by batches that are counted apart.
 
 use super::clock::{Time, Vote};
-use super::link::{Counters, Link, SILENCE};
+use super::link::{Counters, Link, Realm, SILENCE};
 use super::repair::Repair;
 use super::wire::{self, Heartbeat, Hello, Keys, Kind, Nonce, Reader, Rejection};
 use crate::siphash::siphash24_128;
@@ -11,12 +15,12 @@ use crate::tracker::{Applied, Hint, InfoHash, Tracker};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-/// Milliseconds that a change waits for others to share its packet.
-const BATCH_WAIT: u64 = 1000;
 const HEARTBEAT: u64 = 1000;
 
 /// Batches kept to be sent again: at most 1.4 MB.
 const RING: usize = 1024;
+/// Changes that wait to be told on one side. More are left to repair.
+const MOST_PENDING: usize = 1 << 17;
 /// Before a batch's changes: its number, and the cluster time of the first.
 const BATCH_HEAD: usize = 16;
 
@@ -90,6 +94,71 @@ impl Outbox {
     }
 }
 
+/// What is told to all nodes of one realm.
+#[derive(Debug)]
+struct Stream {
+    realm: Realm,
+    /// Changes that wait to be told, and since when.
+    pending: Vec<Change>,
+    since: Option<u64>,
+    next_batch: u64,
+    ring: VecDeque<Vec<u8>>,
+}
+
+impl Stream {
+    fn new(realm: Realm) -> Stream {
+        Stream {
+            realm,
+            pending: Vec::new(),
+            since: None,
+            next_batch: 1,
+            ring: VecDeque::new(),
+        }
+    }
+
+    /// Milliseconds that a change waits for others to share its packet. Among workers a packet costs
+    /// little, and what comes from one site to a worker of another is batched three times.
+    fn wait(&self) -> u64 {
+        match self.realm {
+            Realm::Site => 1000,
+            Realm::Group => 100,
+        }
+    }
+
+    fn next_tick(&self) -> Option<u64> {
+        self.since.map(|since| since + self.wait())
+    }
+
+    fn push(&mut self, changes: &[Change]) {
+        let room = MOST_PENDING.saturating_sub(self.pending.len());
+        self.pending.extend(changes.iter().take(room));
+    }
+
+    /// The batch of this number, if it is still kept.
+    fn kept(&self, batch: u64) -> Option<&Vec<u8>> {
+        let oldest = self.next_batch - self.ring.len() as u64;
+        let place = usize::try_from(batch.checked_sub(oldest)?).ok()?;
+        self.ring.get(place)
+    }
+
+    fn keep(&mut self, body: Vec<u8>) {
+        self.next_batch += 1;
+        if self.ring.len() == RING {
+            self.ring.pop_front();
+        }
+        self.ring.push_back(body);
+    }
+}
+
+/// A node's place among the workers of its machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Tells each side what it hears on the other. Who is alone is this too.
+    Gateway,
+    /// The gateway is at this address.
+    Sibling(SocketAddr),
+}
+
 pub struct Node {
     pub(super) id: u64,
     keys: Keys,
@@ -101,11 +170,9 @@ pub struct Node {
     pub(super) now: u64,
     pub(super) links: Vec<Link>,
     next_link: u32,
-    /// Changes that wait to be told, and since when; with the bytes that they take at most.
-    pending: Vec<Change>,
-    pending_since: Option<u64>,
-    next_batch: u64,
-    ring: VecDeque<Vec<u8>>,
+    siblings: Vec<SocketAddr>,
+    standing: Standing,
+    streams: [Stream; 2],
     heartbeat_at: u64,
     most_records: u64,
     /// Thousandths of records that may be applied now.
@@ -124,6 +191,7 @@ pub struct Node {
 /// What is known of another node.
 #[derive(Clone, Copy, Debug)]
 pub struct Report {
+    pub realm: Realm,
     pub address: SocketAddr,
     pub id: u64,
     pub is_up: bool,
@@ -154,10 +222,9 @@ impl Node {
             now: 0,
             links: Vec::new(),
             next_link: 0,
-            pending: Vec::new(),
-            pending_since: None,
-            next_batch: 1,
-            ring: VecDeque::new(),
+            siblings: Vec::new(),
+            standing: Standing::Gateway,
+            streams: Realm::ALL.map(Stream::new),
             heartbeat_at: 0,
             most_records: settings.most_records.into(),
             credit: u64::from(settings.most_records) * 1000,
@@ -173,24 +240,61 @@ impl Node {
 
     /// The nodes at these addresses and no others are to be reached; others may still come by themselves.
     pub fn set_peers(&mut self, addresses: &[SocketAddr]) {
-        for link in &mut self.links {
+        self.set_links(Realm::Site, addresses);
+    }
+
+    /// The other workers of the group, at addresses that no packet of a network comes from, and which
+    /// of them is the gateway; none if this one is.
+    pub fn set_siblings(&mut self, addresses: &[SocketAddr], gateway: Option<SocketAddr>) {
+        self.siblings = addresses.to_vec();
+        self.standing = gateway.map_or(Standing::Gateway, Standing::Sibling);
+        self.set_links(Realm::Group, addresses);
+    }
+
+    fn set_links(&mut self, realm: Realm, addresses: &[SocketAddr]) {
+        for link in self.links.iter_mut().filter(|link| link.realm == realm) {
             link.is_configured = addresses.contains(&link.address);
         }
         for address in addresses {
             if !self.links.iter().any(|link| link.address == *address) {
-                self.add_link(*address, true);
+                self.add_link(realm, *address, true);
             }
         }
     }
 
-    fn add_link(&mut self, address: SocketAddr, is_configured: bool) {
-        let link = Link::new(self.next_link, address, is_configured, self.now);
+    fn add_link(&mut self, realm: Realm, address: SocketAddr, is_configured: bool) {
+        let link = Link::new(self.next_link, realm, address, is_configured, self.now);
         self.next_link += 1;
         self.links.push(link);
     }
 
+    fn realm_of(&self, address: SocketAddr) -> Realm {
+        match self.siblings.contains(&address) {
+            true => Realm::Group,
+            false => Realm::Site,
+        }
+    }
+
+    /// Applies what was heard by other means than this protocol; how much of it was news. The group is
+    /// told of that. Other sites are not: they hear by the same means, or find it when tables are compared.
+    pub fn relay(&mut self, changes: &[Change], tracker: &mut Tracker) -> usize {
+        let mut news = 0;
+        self.apply_from(Realm::Site, changes, tracker, &mut |_, applied| {
+            news += usize::from(applied == Applied::Changed);
+        });
+        news
+    }
+
+    /// Changes wait to be told, if there is anybody in that realm.
+    fn push(&mut self, realm: Realm, changes: &[Change]) {
+        if self.links.iter().any(|link| link.realm == realm) {
+            self.streams[realm as usize].push(changes);
+        }
+    }
+
     pub fn reports(&self) -> impl Iterator<Item = Report> {
         self.links.iter().map(|link| Report {
+            realm: link.realm,
             address: link.address,
             id: link.id,
             is_up: link.is_up,
@@ -242,7 +346,7 @@ impl Node {
         }
         let links = self.links.iter();
         let wanted = links.clone().filter_map(Link::next_wanted).min();
-        let pending = self.pending_since.map(|since| since + BATCH_WAIT);
+        let pending = self.streams.iter().filter_map(Stream::next_tick).min();
         let hello = links
             .filter(|link| link.is_configured && link.session.is_none())
             .map(Link::next_hello)
@@ -282,47 +386,57 @@ impl Node {
 
     /// Takes the tracker's changes, and sends a batch once it fills a packet or has waited long enough.
     fn tell(&mut self, tracker: &mut Tracker, out: &mut Outbox) {
-        tracker.take_changes(&mut self.pending);
-        if self.pending.is_empty() {
+        let mut changes = std::mem::take(&mut self.changes);
+        changes.clear();
+        tracker.take_changes(&mut changes);
+        for realm in Realm::ALL {
+            self.push(realm, &changes);
+            self.send_batches(realm, out);
+        }
+        self.changes = changes;
+    }
+
+    fn send_batches(&mut self, realm: Realm, out: &mut Outbox) {
+        let stream = &mut self.streams[realm as usize];
+        if stream.pending.is_empty() {
             return;
         }
-        let since = *self.pending_since.get_or_insert(self.now);
-        let is_due = self.now >= since + BATCH_WAIT;
+        let since = *stream.since.get_or_insert(self.now);
+        let is_due = self.now >= since + stream.wait();
         let room = wire::ROOM - BATCH_HEAD;
-        let most = |pending: &[Change]| pending.iter().map(wire::most_bytes).sum::<usize>();
-        if !is_due && most(&self.pending) < room {
+        let fills = |pending: &[Change]| {
+            let mut left = room;
+            pending.iter().any(|change| {
+                left = left.saturating_sub(wire::most_bytes(change));
+                left == 0
+            })
+        };
+        if !is_due && !fills(&stream.pending) {
             return;
         }
-        let mut pending = std::mem::take(&mut self.pending);
+        let mut pending = std::mem::take(&mut stream.pending);
         wire::sort(&mut pending);
         let first = self.time.cluster().saturating_sub(self.now - since);
         let mut done = 0;
-        while done < pending.len() && (is_due || most(&pending[done..]) >= room) {
+        while done < pending.len() && (is_due || fills(&pending[done..])) {
             let mut body = Vec::with_capacity(wire::ROOM);
-            body.extend_from_slice(&self.next_batch.to_be_bytes());
+            body.extend_from_slice(&stream.next_batch.to_be_bytes());
             body.extend_from_slice(&first.to_be_bytes());
             let put = wire::put_changes(&pending[done..], room, &|_| None, &mut body);
             if put == 0 {
                 break;
             }
             done += put;
-            self.send_batch(body, put, out);
+            let links = self.links.iter_mut();
+            for link in links.filter(|link| link.realm == realm && link.is_up) {
+                send(link, Kind::Records, &body, out);
+                link.counters.records_out += put as u64;
+            }
+            stream.keep(body);
         }
         pending.drain(..done);
-        self.pending_since = (!pending.is_empty()).then_some(self.now);
-        self.pending = pending;
-    }
-
-    fn send_batch(&mut self, body: Vec<u8>, records: usize, out: &mut Outbox) {
-        for link in self.links.iter_mut().filter(|link| link.is_up) {
-            send(link, Kind::Records, &body, out);
-            link.counters.records_out += records as u64;
-        }
-        self.next_batch += 1;
-        if self.ring.len() == RING {
-            self.ring.pop_front();
-        }
-        self.ring.push_back(body);
+        stream.since = (!pending.is_empty()).then_some(self.now);
+        stream.pending = pending;
     }
 
     /// Says hello where there is no session, and forgets who has been silent for long.
@@ -364,7 +478,7 @@ impl Node {
             from,
             echo,
             peer_timeout: self.peer_timeout,
-            next_batch: self.next_batch,
+            next_batch: self.streams[link.realm as usize].next_batch,
             pulse: link.pulse(self.now, &self.time),
         };
         let keys = &self.keys;
@@ -396,7 +510,7 @@ impl Node {
         let ledger = tracker.ledger();
         let heartbeat = Heartbeat {
             pulse: link.pulse(self.now, &self.time),
-            next_batch: self.next_batch,
+            next_batch: self.streams[link.realm as usize].next_batch,
             digest: ledger.and_then(|l| Some((l.sixth(), l.whole_digest()?))),
         };
         self.body.clear();
@@ -404,10 +518,15 @@ impl Node {
         send(link, Kind::Heartbeat, &self.body, out);
     }
 
-    /// Sets the time by what the others say.
+    /// Sets the time by what the others say: a worker by its gateway alone, that by other sites alone.
     fn set_time(&mut self, tracker: &mut Tracker) {
+        let counts = |link: &&Link| match self.standing {
+            Standing::Gateway => link.realm == Realm::Site,
+            Standing::Sibling(gateway) => link.address == gateway,
+        };
         let up = self.links.iter().filter(|link| link.is_up);
         let mut votes: Vec<Vote> = up
+            .filter(counts)
             .filter_map(|link| {
                 Some(Vote {
                     ahead: link.samples.best()?,
@@ -416,7 +535,11 @@ impl Node {
                 })
             })
             .collect();
-        if let Some((by, was_sure)) = self.time.vote(self.id, &mut votes) {
+        let set = match self.standing {
+            Standing::Gateway => self.time.vote(self.id, &mut votes),
+            Standing::Sibling(_) => self.time.follow(votes.first()),
+        };
+        if let Some((by, was_sure)) = set {
             for link in &mut self.links {
                 link.samples.shift(by);
             }
@@ -440,7 +563,9 @@ impl Node {
         if tag == 0 {
             return self.hear_hello(from, packet, tracker, out);
         }
-        let Some(index) = self.links.iter().position(|link| link.has_session(tag)) else {
+        let realm = self.realm_of(from);
+        let is_it = |link: &Link| link.realm == realm && link.has_session(tag);
+        let Some(index) = self.links.iter().position(is_it) else {
             let now = self.now;
             if let Some(link) = self.links.iter_mut().find(|link| link.id == id) {
                 link.hurry(now);
@@ -491,14 +616,15 @@ impl Node {
         if hello.from.id == self.id {
             return;
         }
-        let is_same = |link: &Link| link.id == hello.from.id;
+        let realm = self.realm_of(from);
+        let is_same = |link: &Link| link.realm == realm && link.id == hello.from.id;
         let known = self.links.iter().position(is_same);
         let known = known.or_else(|| self.links.iter().position(|link| link.address == from));
         let index = match known {
             Some(index) => index,
             None if self.links.len() >= MOST_LINKS => return,
             None => {
-                self.add_link(from, false);
+                self.add_link(realm, from, false);
                 self.links.len() - 1
             }
         };
@@ -584,22 +710,42 @@ impl Node {
             } else {
                 self.credit -= cost;
                 link.counters.records_in += changes.len() as u64;
-                apply_all(&changes, tracker, &mut |_, _| {});
+                let realm = link.realm;
+                self.apply_from(realm, &changes, tracker, &mut |_, _| {});
             }
         }
         self.changes = changes;
         is_whole
     }
 
+    /// Applies what a node of this realm told, and tells on what is news if that is to be.
+    pub(super) fn apply_from(
+        &mut self,
+        realm: Realm,
+        changes: &[Change],
+        tracker: &mut Tracker,
+        then: &mut dyn FnMut(&Change, Applied),
+    ) {
+        let is_told_on = self.standing == Standing::Gateway
+            && self.links.iter().any(|link| link.realm == realm.other());
+        if !is_told_on {
+            return apply_all(changes, tracker, then);
+        }
+        let stream = &mut self.streams[realm.other() as usize];
+        apply_all(changes, tracker, &mut |change, applied| {
+            if applied == Applied::Changed {
+                stream.push(std::slice::from_ref(change));
+            }
+            then(change, applied);
+        });
+    }
+
     fn hear_missing(&mut self, index: usize, body: &[u8], out: &mut Outbox) -> Option<()> {
         let link = self.links.get_mut(index)?;
+        let stream = &self.streams[link.realm as usize];
         let mut reader = Reader(body);
-        let oldest = self.next_batch - self.ring.len() as u64;
         while !reader.0.is_empty() {
-            let batch = reader.u64()?;
-            let place = batch.checked_sub(oldest);
-            let place = place.and_then(|place| usize::try_from(place).ok());
-            let Some(body) = place.and_then(|place| self.ring.get(place)) else {
+            let Some(body) = stream.kept(reader.u64()?) else {
                 continue;
             };
             if link.allowance < wire::MOST as u64 {

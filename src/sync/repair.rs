@@ -12,7 +12,7 @@
 //! A node mends with one other at a time: one that has been away is not sent the same by everybody.
 
 use super::link::Link;
-use super::node::{Node, Outbox, apply_all, send};
+use super::node::{Node, Outbox, send};
 use super::wire::{self, Kind, Reader};
 use crate::tracker::ledger::{BUCKETS, Change, Key, Ledger, ROW, ROWS, State};
 use crate::tracker::{Applied, InfoHash, Item, Tracker};
@@ -366,8 +366,11 @@ impl Node {
         tracker: &mut Tracker,
         out: &mut Outbox,
     ) {
+        let Some(realm) = self.links.get(index).map(|link| link.realm) else {
+            return;
+        };
         let mut stopped = Vec::new();
-        apply_all(changes, tracker, &mut |change, applied| {
+        self.apply_from(realm, changes, tracker, &mut |change, applied| {
             if let Applied::Stopped(stamp) = applied {
                 stopped.push(Change {
                     state: State::Stopped,

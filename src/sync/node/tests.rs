@@ -17,6 +17,11 @@ fn address(n: usize) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, n as u8], 7000))
 }
 
+/// Where a member is to the others of its group.
+fn worker(n: usize) -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], 1 + n as u16))
+}
+
 fn member(n: usize, count: usize, secret: u8, peer_timeout: u32, draw: u64) -> (Node, Tracker) {
     let mut tracker = Tracker::new(Limits {
         peer_timeout,
@@ -66,26 +71,41 @@ impl Net {
     fn carry(&mut self, from: usize, out: &Outbox) {
         for (to, packet) in out.packets() {
             assert!(packet.len() <= wire::MOST);
-            let Some(to) = (0..self.members.len()).find(|n| address(*n) == to) else {
-                continue;
-            };
-            self.passed.push((from, to, packet.to_vec()));
-            if !self.is_cut {
-                self.deliver(from, to, packet);
+            let members = 0..self.members.len();
+            if let Some(to) = members.clone().find(|n| address(*n) == to) {
+                self.passed.push((from, to, packet.to_vec()));
+                if !self.is_cut {
+                    self.deliver(from, to, packet);
+                }
+            } else if let Some(to) = members.clone().find(|n| worker(*n) == to) {
+                self.deliver_from(worker(from), to, packet);
             }
         }
     }
 
     fn deliver(&mut self, from: usize, to: usize, packet: &[u8]) {
+        self.deliver_from(address(from), to, packet);
+    }
+
+    fn deliver_from(&mut self, from: SocketAddr, to: usize, packet: &[u8]) {
         let mut out = Outbox::default();
         let (node, tracker) = &mut self.members[to];
         let time = node.advance(self.now);
         tracker.advance(time);
-        node.hear(address(from), packet, tracker, &mut out);
+        node.hear(from, packet, tracker, &mut out);
         self.carry(to, &out);
     }
 
     fn announce(&mut self, n: usize, torrent: u32, peer: u32, role: Role) {
+        self.say(n, torrent, peer, role, crate::tracker::Event::None);
+    }
+
+    fn stop(&mut self, n: usize, torrent: u32, peer: u32) {
+        let event = crate::tracker::Event::Stopped;
+        self.say(n, torrent, peer, Role::Leecher, event);
+    }
+
+    fn say(&mut self, n: usize, torrent: u32, peer: u32, role: Role, event: crate::tracker::Event) {
         let mut info_hash = [0; 20];
         let spread = torrent.wrapping_mul(0x9e37_79b9);
         info_hash[..4].copy_from_slice(&spread.to_be_bytes());
@@ -94,7 +114,7 @@ impl Net {
             info_hash: &info_hash,
             peer: Peer::new(ip.into(), 6881),
             role,
-            event: crate::tracker::Event::None,
+            event,
             want: 0,
             hint: Hint::default(),
         };
@@ -122,6 +142,111 @@ impl Net {
         self.report(n, of).counters.rejections[why as usize]
             + self.members[n].0.rejections()[why as usize]
     }
+}
+
+/// Two sites: a group of three whose gateway is 0, and one of two whose gateway is 3.
+fn two_groups() -> Net {
+    let mut net = Net::new(5);
+    for group in [[0, 1, 2].as_slice(), &[3, 4]] {
+        for n in group {
+            let others: Vec<_> = group
+                .iter()
+                .filter(|o| *o != n)
+                .map(|n| worker(*n))
+                .collect();
+            let gateway = (*n != group[0]).then(|| worker(group[0]));
+            let node = &mut net.members[*n].0;
+            node.links.clear();
+            node.set_siblings(&others, gateway);
+        }
+    }
+    net.members[0].0.set_peers(&[address(3)]);
+    net.members[3].0.set_peers(&[address(0)]);
+    net.run(3000);
+    net
+}
+
+fn heard(net: &Net, n: usize, from: SocketAddr) -> u64 {
+    let mut reports = net.members[n].0.reports();
+    let report = reports.find(|r| r.address == from).expect("is known");
+    report.counters.records_in
+}
+
+#[test]
+fn a_gateway_speaks_for_its_group_and_to_it() {
+    let mut net = two_groups();
+    let links: Vec<_> = net
+        .members
+        .iter()
+        .map(|(n, _)| n.reports().count())
+        .collect();
+    assert_eq!(links, [3, 2, 2, 2, 1]);
+    net.announce(1, 1, 1, Role::Leecher);
+    net.announce(4, 2, 2, Role::Seeder);
+    net.announce(0, 3, 3, Role::Seeder);
+    net.run(1600);
+    assert_eq!(net.peers(), [3; 5]);
+    // Each was told once of each, by whoever is to tell it.
+    assert_eq!(heard(&net, 3, address(0)), 2);
+    assert_eq!(heard(&net, 4, worker(3)), 2);
+    assert_eq!(heard(&net, 2, worker(0)), 2);
+    assert_eq!(heard(&net, 2, worker(1)), 1);
+    assert_eq!(heard(&net, 0, worker(1)), 1);
+    assert_eq!(heard(&net, 1, worker(2)), 0);
+    net.stop(2, 2, 2);
+    net.run(1600);
+    assert_eq!(net.peers(), [2; 5]);
+    net.run(5000);
+    let agree = |(node, _): &(Node, Tracker)| node.reports().all(|r| r.agrees == Some(true));
+    assert!(net.members.iter().all(agree));
+}
+
+#[test]
+fn what_comes_by_other_means_is_told_to_the_group_and_to_no_site() {
+    let mut net = two_groups();
+    net.announce(4, 1, 1, Role::Leecher);
+    let mut changes = Vec::new();
+    net.members[4].1.take_changes(&mut changes);
+    let (node, tracker) = &mut net.members[0];
+    assert_eq!(node.relay(&changes, tracker), 1);
+    assert_eq!(node.relay(&changes, tracker), 0);
+    net.run(300);
+    assert_eq!(net.peers(), [1, 1, 1, 0, 1]);
+    net.run(2000);
+    assert_eq!(net.report(0, 3).counters.records_out, 0);
+}
+
+#[test]
+fn what_repair_brought_is_told_on_too() {
+    let mut net = two_groups();
+    for peer in 0..300 {
+        net.announce(3, peer, peer, Role::Leecher);
+        net.announce(4, peer, peer, Role::Leecher);
+    }
+    net.members[3].1.take_changes(&mut Vec::new());
+    net.members[4].1.take_changes(&mut Vec::new());
+    net.run(30_000);
+    assert_eq!(net.peers(), [300; 5]);
+    assert_eq!(heard(&net, 1, worker(0)), 300);
+}
+
+/// A worker's clock and those of its siblings count for nothing.
+#[test]
+fn workers_take_the_time_of_their_gateway() {
+    let mut net = two_groups();
+    net.run(15_000);
+    net.members[2] = member(2, 0, 7, TIMEOUT, 5);
+    net.members[2].0.time = Time::new(net.now, 5_000_000_000_000);
+    net.members[2].0.advance(net.now);
+    net.members[2]
+        .0
+        .set_siblings(&[worker(1), worker(0)], Some(worker(0)));
+    net.run(5000);
+    let times = net.members.iter().map(|(node, _)| node.cluster_time());
+    let times: Vec<_> = times
+        .map(|time| time.abs_diff(1_700_000_000_000 + net.now))
+        .collect();
+    assert!(times.iter().all(|off| *off < 200), "{times:?}");
 }
 
 #[test]
