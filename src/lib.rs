@@ -41,6 +41,9 @@ pub mod access;
 /// The helper process: files and syslog.
 pub mod keeper;
 
+/// The helper process that asks for names.
+pub mod resolver;
+
 /// Codecs: BEP 15, query strings, bencoding.
 pub mod proto;
 

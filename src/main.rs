@@ -8,10 +8,13 @@ use announced::keeper::{self, Keeper, Plan};
 use announced::log;
 use announced::options::{self, Address, Command, Listen, Options, Protocol, User};
 use announced::random::Random;
+use announced::resolver::{self, Resolver};
 use announced::server::{Fifos, Parts, Server, Socket};
 use announced::service::Service;
 use announced::state::{self, Loaded, Saves};
 use announced::stats::Monitor;
+use announced::sync::cluster::{self, Cluster};
+use announced::sync::key;
 use announced::sys::pidfile::{self, Place};
 use announced::sys::privileges::{self, Identity};
 use announced::sys::{daemon, files, limits, memory, sandbox, signals, sockets};
@@ -41,6 +44,10 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Help => print(&options::help()),
         Command::Version => print(concat!("announced ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::MakeKey(path) => {
+            let shown = path.as_os_str().to_string_lossy();
+            key::make(&path).map_err(problem(format_args!("--make-key '{shown}'")))
+        }
         Command::Check(options) => check(&options),
         Command::Serve(options) => serve(&options),
     };
@@ -73,6 +80,7 @@ fn print(text: &str) -> Result<(), Problem> {
 /// Does all that can be done without opening a socket or giving anything up.
 fn check(options: &Options) -> Result<(), Problem> {
     identity(options)?;
+    read_key(options)?;
     enter_root(options)?;
     load_list(options)?;
     check_fifos(options)?;
@@ -102,26 +110,34 @@ fn serve(options: &Options) -> Result<(), Problem> {
     let descriptors =
         limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))?;
     let sockets = open_all(options)?;
+    let cluster_sockets = open_cluster(options)?;
     let identity = identity(options)?;
+    let resolver = start_resolver(options, identity)?;
+    let key = read_key(options)?;
     let resident = memory::Resident::open();
     enter_root(options)?;
     let access = load_list(options)?;
     let fifos = open_fifos(options, identity)?;
     // With the rights that the keeper saves with, and where its paths are.
-    let service = new_service(options, access, resident)?;
+    let mut service = new_service(options, access, resident)?;
+    let ids = match key {
+        Some(key) => ConnectionIds::shared(join_cluster(options, key, &mut service)?),
+        None => ConnectionIds::new([secret()?, secret()?]),
+    };
     drop_privileges(options, identity)?;
     let is_unix = |listen: &Listen| matches!(listen.address, Address::Unix(_));
     sandbox::enter(options.listen.iter().any(is_unix))
         .map_err(problem("cannot enter the sandbox"))?;
-    let ids = ConnectionIds::new([secret()?, secret()?]);
     let server = Server::new(Parts {
         signals,
         keeper,
+        resolver,
         fifos,
         saves: options
             .state
             .as_deref()
             .map(|path| Saves::new(path, options.state_interval)),
+        cluster: cluster_sockets,
         site: new_site(options, &sockets),
         most_connections: most_connections(options, descriptors, sockets.len()),
         sockets,
@@ -172,6 +188,28 @@ fn new_service(
     service.log_completed = options.log_completed;
     service.monitor = Monitor::new(getrandom::u32().unwrap_or_default(), resident);
     Ok(service)
+}
+
+/// Becomes a node of the cluster; the key for connection ids.
+fn join_cluster(
+    options: &Options,
+    key: Vec<u8>,
+    service: &mut Service,
+) -> Result<[u64; 2], Problem> {
+    let listen = &options.cluster.listen;
+    let plan = cluster::Plan {
+        secret: key,
+        random: [secret()?, secret()?, secret()?],
+        peers: options.cluster.peers.clone(),
+        families: [false, true].map(|is_v6| listen.iter().any(|a| a.is_ipv6() == is_v6)),
+        peer_timeout: options.peer_timeout,
+        max_peers: options.max_peers,
+    };
+    service.tracker.advance(0);
+    let cluster = Cluster::new(plan, state::wall_ms(), &mut service.tracker);
+    let key = cluster.node().connection_key();
+    service.cluster = Some(Box::new(cluster));
+    Ok(key)
 }
 
 fn new_site(options: &Options, sockets: &[Socket]) -> Site {
@@ -293,6 +331,48 @@ fn open(listen: &Listen, options: &Options) -> io::Result<Socket> {
             Ok(Socket::Http(Listener::Unix(socket, file)))
         }
     }
+}
+
+fn open_cluster(options: &Options) -> Result<cluster::Sockets, Problem> {
+    let mut opened = cluster::Sockets::default();
+    for &address in &options.cluster.listen {
+        let socket = sockets::cluster(address)
+            .and_then(|socket| Ok((socket.local_addr()?, socket)))
+            .map_err(problem(format_args!("cannot listen on cluster {address}")));
+        let (address, socket) = socket?;
+        log::line(format_args!("listening on cluster {address}"));
+        match address {
+            SocketAddr::V4(_) => opened.v4 = Some(socket),
+            SocketAddr::V6(_) => opened.v6 = Some(socket),
+        }
+    }
+    Ok(opened)
+}
+
+/// The key of the cluster, if this is to be a node of one.
+fn read_key(options: &Options) -> Result<Option<Vec<u8>>, Problem> {
+    let Some(path) = &options.cluster.key else {
+        return Ok(None);
+    };
+    let shown = path.as_os_str().to_string_lossy();
+    let key = key::read(path).map_err(problem(format_args!("--cluster-key '{shown}'")))?;
+    Ok(Some(key))
+}
+
+/// While the files that tell how names are resolved can be read.
+fn start_resolver(
+    options: &Options,
+    identity: Option<Identity>,
+) -> Result<Option<Resolver>, Problem> {
+    let peers = &options.cluster.peers;
+    if peers.iter().all(|peer| peer.address().is_some()) {
+        return Ok(None);
+    }
+    let names = peers.iter().map(|peer| peer.host.clone()).collect();
+    let started = resolver::start(names, identity);
+    Ok(Some(started.map_err(problem(
+        "cannot start the process that resolves names",
+    ))?))
 }
 
 /// Who to become; none if not root.

@@ -4,6 +4,10 @@
 //! held to it by a test, the man page and the README all come from there. Letters that opentracker has
 //! mean what they mean there, but for `-v`.
 
+mod cluster;
+
+pub use cluster::{ClusterOptions, PeerName};
+
 use crate::access;
 use crate::config::{self, Setting};
 use crate::http::FullScrapes;
@@ -51,6 +55,10 @@ enum Id {
     State,
     StateInterval,
     LoadDump,
+    ClusterListen,
+    ClusterPeer,
+    ClusterKey,
+    MakeKey,
     Proxy,
     ProxyProtocol,
     Verbose,
@@ -106,6 +114,10 @@ pub const FLAGS: &[Flag] = &[
     flag(Id::State, '-', "state", "FILE", "keep all that is known in this file across restarts"),
     flag(Id::StateInterval, '-', "state-interval", "SECONDS", "save the state this often; 0: at the end only (600)"),
     flag(Id::LoadDump, 'l', "load-dump", "FILE", "load the downloaded counts of opentracker's statedump"),
+    flag(Id::ClusterListen, '-', "cluster-listen", "ADDR:PORT", "share peers with other nodes through this address"),
+    flag(Id::ClusterPeer, '-', "cluster-peer", "HOST:PORT", "another node of the cluster"),
+    flag(Id::ClusterKey, '-', "cluster-key", "FILE", "believe nodes that have the key in this file"),
+    flag(Id::MakeKey, '-', "make-key", "FILE", "write a new key for a cluster to this file, exit"),
     flag(Id::Proxy, '-', "proxy", "NET", "believe what proxies from this network say of their clients"),
     flag(Id::ProxyProtocol, '-', "proxy-protocol", "", "expect proxies to begin connections with a PROXY header"),
     flag(Id::Verbose, 'v', "verbose", "", "log a line of counts a minute; twice: every sweep too"),
@@ -193,6 +205,7 @@ pub struct Options {
     /// Seconds; 0 for never by time.
     pub state_interval: u32,
     pub load_dump: Option<PathBuf>,
+    pub cluster: ClusterOptions,
     /// Whose word is taken for who their clients are.
     pub proxies: Vec<Net>,
     pub proxy_protocol: bool,
@@ -218,6 +231,8 @@ pub struct List {
 pub enum Command {
     Serve(Options),
     Check(Options),
+    /// Writes a key to this file.
+    MakeKey(PathBuf),
     Version,
     Help,
 }
@@ -259,6 +274,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, W
         match flag.id {
             Id::Help => return Ok(Command::Help),
             Id::Version => return Ok(Command::Version),
+            Id::MakeKey => return Ok(Command::MakeKey(parse_file(flag, &value)?)),
             Id::Config => draft.include(flag, &value)?,
             _ => given.push((flag, value)),
         }
@@ -354,6 +370,7 @@ struct Draft {
     state: Option<PathBuf>,
     state_interval: Option<u32>,
     load_dump: Option<PathBuf>,
+    cluster: ClusterOptions,
     proxies: Vec<Net>,
     proxy_protocol: bool,
     verbosity: u32,
@@ -393,7 +410,7 @@ impl Draft {
             ));
         };
         let set = match (flag.id, flag.value) {
-            (Id::Config | Id::Help | Id::Version, _) => {
+            (Id::Config | Id::Help | Id::Version | Id::MakeKey, _) => {
                 return Err(format!("{keyword} is for the command line alone"));
             }
             (_, "") if !value.is_empty() => Err(flag.wrong(value, "no value")),
@@ -474,8 +491,11 @@ impl Draft {
                 self.state_interval = Some(flag.number_u32(value, 0, LONGEST_TIMEOUT)?);
             }
             Id::LoadDump => self.load_dump = Some(parse_file(flag, value)?),
+            Id::ClusterListen => self.cluster.add_listen(flag, value)?,
+            Id::ClusterPeer => self.cluster.add_peer(flag, value)?,
+            Id::ClusterKey => self.cluster.set_key(flag, value)?,
             Id::Check => self.check = true,
-            Id::Config | Id::Version | Id::Help => {} // Dealt with where they are read.
+            Id::Config | Id::MakeKey | Id::Version | Id::Help => {} // Dealt with where they are read.
         }
         Ok(())
     }
@@ -594,6 +614,7 @@ impl Draft {
                 "--state-interval '{seconds}': wanted is a --state with it"
             ));
         }
+        self.cluster.check()?;
         let options = Options {
             config: self.config,
             notes: self.notes,
@@ -617,6 +638,7 @@ impl Draft {
             state_interval: self.state_interval.unwrap_or(600),
             state: self.state,
             load_dump: self.load_dump,
+            cluster: self.cluster,
             proxies: self.proxies,
             proxy_protocol: self.proxy_protocol,
             verbosity: self.verbosity,
@@ -728,7 +750,7 @@ pub fn help() -> String {
         };
         let long = format!("--{} {}", flag.long, flag.value);
         // Writing to a string does not fail.
-        let _ = writeln!(text, "  {short}{long:<25} {}", flag.help);
+        let _ = writeln!(text, "  {short}{long:<26} {}", flag.help);
     }
     text.push_str("\nSee announced(8).\n");
     text
@@ -815,6 +837,7 @@ impl fmt::Display for Options {
             writeln!(f, "expect a PROXY header on connections from proxies")?;
         }
         self.fmt_state(f)?;
+        write!(f, "{}", self.cluster)?;
         self.fmt_log(f)
     }
 }
@@ -1133,6 +1156,37 @@ mod tests {
                 "-A/--admin '10.0.0.0/33': wanted is an address or a network, such as 192.0.2.1 or \
                  2001:db8::/32",
             ),
+            (
+                "--cluster-listen 6970",
+                "--cluster-listen '6970': wanted is an address and a port, such as 192.0.2.1:6970 or \
+                 [2001:db8::1]:6970",
+            ),
+            (
+                "--cluster-listen 192.0.2.1:1 --cluster-listen 192.0.2.2:1",
+                "--cluster-listen '192.0.2.2:1': wanted is one address of IPv4 and one of IPv6 at most",
+            ),
+            (
+                "--cluster-listen 192.0.2.1:1",
+                "--cluster-listen '192.0.2.1:1': wanted is a --cluster-key too",
+            ),
+            (
+                "--cluster-key k --cluster-peer b.example:1",
+                "--cluster-peer 'b.example:1': wanted is a --cluster-listen too",
+            ),
+            (
+                "--cluster-key k",
+                "--cluster-key 'k': wanted is a --cluster-listen too",
+            ),
+            (
+                "--cluster-peer b.example",
+                "--cluster-peer 'b.example': wanted is a name or an address and a port, such as \
+                 b.example:6970 or [2001:db8::1]:6970",
+            ),
+            (
+                "--cluster-key k --cluster-listen 192.0.2.1:1 --cluster-peer [::1]:1",
+                "--cluster-peer '[::1]:1': wanted is a --cluster-listen of its family too",
+            ),
+            ("--make-key /tmp/", "--make-key '/tmp/': wanted is a file"),
             ("--check=yes -n", "--check 'yes': wanted is no value"),
             ("--bad", "there is no flag --bad; -h lists them all"),
             ("-x", "there is no flag -x; -h lists them all"),

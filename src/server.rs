@@ -4,9 +4,11 @@ use crate::access::{Access, Fifo};
 use crate::http::{Connections, Context, Listener, Proxies, Site, Turn};
 use crate::keeper::{Event, Keeper};
 use crate::log::{self, Level};
+use crate::resolver::Resolver;
 use crate::service::Service;
 use crate::state::{Saves, wall_ms};
 use crate::stats;
+use crate::sync::cluster;
 use crate::sys::mmsg::Batch;
 use crate::sys::signals::{self, Signal};
 use crate::tracker::Progress;
@@ -34,7 +36,10 @@ const SIGNALS: Token = Token(0);
 const KEEPER: Token = Token(1);
 const LIST_ADD: Token = Token(2);
 const LIST_REMOVE: Token = Token(3);
-const FIRST_SOCKET: usize = 4;
+const CLUSTER_V4: Token = Token(4);
+const CLUSTER_V6: Token = Token(5);
+const RESOLVER: Token = Token(6);
+const FIRST_SOCKET: usize = 7;
 
 /// A socket that does not belong to one client.
 pub enum Socket {
@@ -46,8 +51,10 @@ pub struct Server {
     poll: Poll,
     signals: UnixStream,
     keeper: Option<Keeper>,
+    resolver: Option<Resolver>,
     fifos: Fifos,
     saves: Option<Saves>,
+    cluster: cluster::Sockets,
     sockets: Vec<Socket>,
     connections: Connections,
     service: Service,
@@ -76,9 +83,12 @@ pub struct Parts {
     pub signals: UnixStream,
     /// If an option needs it.
     pub keeper: Option<Keeper>,
+    /// If other nodes have names.
+    pub resolver: Option<Resolver>,
     pub fifos: Fifos,
     /// If the state is to be saved, which the keeper does.
     pub saves: Option<Saves>,
+    pub cluster: cluster::Sockets,
     pub sockets: Vec<Socket>,
     pub most_connections: usize,
     pub proxies: Proxies,
@@ -92,8 +102,10 @@ impl Server {
         let Parts {
             signals,
             keeper,
+            resolver,
             fifos,
             saves,
+            cluster,
             sockets,
             most_connections,
             proxies,
@@ -106,8 +118,10 @@ impl Server {
             poll: Poll::new()?,
             signals,
             keeper,
+            resolver,
             fifos,
             saves,
+            cluster,
             sockets,
             connections,
             service,
@@ -126,6 +140,10 @@ impl Server {
         if let Some(keeper) = &mut server.keeper {
             keeper.register(registry, KEEPER)?;
         }
+        if let Some(resolver) = &mut server.resolver {
+            resolver.register(registry, RESOLVER)?;
+        }
+        server.cluster.register(registry, CLUSTER_V4, CLUSTER_V6)?;
         let fifos = [
             (&server.fifos.add, LIST_ADD),
             (&server.fifos.remove, LIST_REMOVE),
@@ -157,9 +175,10 @@ impl Server {
                 other => other?,
             }
             let now = self.now();
-            self.service.tracker.advance(now);
-            self.service.advance_statistics(now);
-            self.ids.advance(now);
+            self.service.advance(now);
+            let cluster = self.service.cluster.as_ref();
+            self.ids
+                .advance(cluster.map_or(now, |cluster| cluster.node().cluster_time()));
             for token in std::mem::take(&mut self.busy) {
                 self.turn(token, false, now);
             }
@@ -167,6 +186,7 @@ impl Server {
                 self.turn(event.token(), event.is_read_closed(), now);
             }
             self.serve_connections(now);
+            self.serve_cluster();
             self.keep_house(now);
             if self.has_stopped(now) {
                 log::line(format_args!("stopped"));
@@ -193,7 +213,8 @@ impl Server {
         }
         let deadlines = [
             self.connections.next_deadline(),
-            self.service.tracker.next_sweep(),
+            self.service.next_sweep(),
+            self.service.next_tick(),
             self.starved_at,
             self.report_at,
             // A save that is waited for tells when it ends.
@@ -214,6 +235,12 @@ impl Server {
         }
         if token == LIST_ADD || token == LIST_REMOVE {
             return self.change_list(token);
+        }
+        if token == CLUSTER_V4 || token == CLUSTER_V6 {
+            return self.hear_cluster(token);
+        }
+        if token == RESOLVER {
+            return self.hear_resolver();
         }
         let mut context = Context {
             registry: self.poll.registry(),
@@ -255,6 +282,44 @@ impl Server {
         self.connections.serve_some(&mut context);
     }
 
+    /// Takes a bounded piece of what other nodes have sent.
+    fn hear_cluster(&mut self, token: Token) {
+        let socket = match token {
+            CLUSTER_V4 => &self.cluster.v4,
+            _ => &self.cluster.v6,
+        };
+        if let Some(socket) = socket
+            && self.service.hear_cluster(socket, &mut self.batch)
+            && !self.busy.contains(&token)
+        {
+            self.busy.push(token);
+        }
+    }
+
+    /// Tells other nodes what has changed, and does what else is due with them.
+    fn serve_cluster(&mut self) {
+        let Some(cluster) = &mut self.service.cluster else {
+            return;
+        };
+        cluster.tick(&mut self.service.tracker);
+        cluster.send(&self.cluster);
+        if let Some(resolver) = &mut self.resolver {
+            while let Some(number) = cluster.next_question() {
+                resolver.ask(number);
+            }
+        }
+    }
+
+    fn hear_resolver(&mut self) {
+        while let Some(resolver) = &mut self.resolver
+            && let Some(answer) = resolver.turn()
+        {
+            if let Some(cluster) = &mut self.service.cluster {
+                cluster.resolved(answer.number, answer.addresses);
+            }
+        }
+    }
+
     /// What the keeper tells is for whoever asked it.
     fn hear_keeper(&mut self, now: u64) {
         let Some(keeper) = &mut self.keeper else {
@@ -292,8 +357,14 @@ impl Server {
     }
 
     fn reload(&mut self) {
+        let cluster = self.service.cluster.as_mut();
+        let names = cluster.map_or(0, |cluster| cluster.resolve_again());
+        if names > 0 {
+            log::line(format_args!("SIGHUP: resolving {names} names of nodes"));
+        }
         match (&mut self.service.access, &mut self.keeper) {
             (Some(access), Some(keeper)) => access.reload(keeper),
+            _ if names > 0 => {}
             _ => log::line(format_args!("SIGHUP: there is nothing to reload")),
         }
     }

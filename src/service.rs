@@ -4,7 +4,10 @@
 use crate::access::{Access, Kind};
 use crate::random::Random;
 use crate::stats::{Counters, Monitor, View};
+use crate::sync::cluster::Cluster;
+use crate::sys::mmsg::Batch;
 use crate::tracker::{Ahead, Counts, Hint, InfoHash, Limits, Progress, Tracker};
+use mio::net::UdpSocket;
 
 /// Peers in a reply where the client does not say how many it wants.
 const DEFAULT_WANT: usize = 50;
@@ -13,6 +16,8 @@ pub struct Service {
     pub tracker: Tracker,
     /// Which torrents are tracked, if not all are.
     pub access: Option<Access>,
+    /// The other nodes, if this is one of several.
+    pub cluster: Option<Box<Cluster>>,
     /// The version of the list of which a whole sweep has left nothing that it refuses, and the one with
     /// which the sweep that is underway began. What is in the table then need not be looked up.
     vouched: Option<u64>,
@@ -32,6 +37,7 @@ impl Service {
         Service {
             tracker: Tracker::new(limits),
             access: None,
+            cluster: None,
             vouched: None,
             sweeping: None,
             random,
@@ -124,12 +130,36 @@ impl Service {
         want
     }
 
-    /// Moves the clock of the statistics to this many milliseconds since the start.
-    pub fn advance_statistics(&mut self, now: u64) {
+    /// Moves all clocks to this many milliseconds since the start.
+    pub fn advance(&mut self, now: u64) {
+        let cluster = self.cluster.as_mut();
+        let tracker_time = cluster.map_or(now, |cluster| cluster.advance(now));
+        self.tracker.advance(tracker_time);
         self.monitor.now = now;
         if self.monitor.history.is_due(now) {
             let sample = self.view().sample();
             self.monitor.history.record(now, sample);
+        }
+    }
+
+    /// When a sweep is due, in milliseconds since the start.
+    pub fn next_sweep(&self) -> Option<u64> {
+        let at = self.tracker.next_sweep()?;
+        let cluster = self.cluster.as_ref();
+        Some(cluster.map_or(at, |cluster| cluster.loop_time(at)))
+    }
+
+    /// When there is something to do for the cluster, likewise.
+    pub fn next_tick(&self) -> Option<u64> {
+        let cluster = self.cluster.as_ref()?;
+        Some(cluster.next_tick(&self.tracker))
+    }
+
+    /// Takes what other nodes have sent, up to a batch; whether more may be waiting.
+    pub fn hear_cluster(&mut self, socket: &UdpSocket, batch: &mut Batch) -> bool {
+        match &mut self.cluster {
+            Some(cluster) => cluster.receive(socket, batch, &mut self.tracker),
+            None => false,
         }
     }
 

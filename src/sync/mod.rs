@@ -28,6 +28,8 @@
 //!
 //! # The modules
 //!
+//! - [`cluster`]: what the daemon drives: the node, the names of the others, what is logged of them
+//! - [`key`]: the file with the key
 //! - [`node`]: a node as a value: packets and time in, packets out
 //! - [`link`]: what a node knows of another
 //! - [`repair`]: how differences are found and mended
@@ -36,6 +38,8 @@
 //! - [`multicast`]: opentracker's packets, for clusters of both kinds
 
 pub mod clock;
+pub mod cluster;
+pub mod key;
 pub mod link;
 pub mod multicast;
 pub mod node;

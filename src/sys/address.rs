@@ -1,6 +1,6 @@
 //! Socket addresses in the shape that the system takes and gives.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 /// Room for an address of either family; 28 bytes, not the 128 of `sockaddr_storage`, since a batch
 /// holds many.
@@ -45,6 +45,20 @@ impl SockAddr {
         (raw, size as libc::socklen_t)
     }
 
+    /// The address with its port, if it is of either family. A scope is told of link-local addresses
+    /// alone.
+    pub fn get(&self) -> Option<SocketAddr> {
+        // SAFETY: as below.
+        let (v4_port, v6_port, scope) = unsafe {
+            let v6 = &self.v6;
+            (self.v4.sin_port, v6.sin6_port, v6.sin6_scope_id)
+        };
+        Some(match self.ip()? {
+            IpAddr::V4(ip) => SocketAddr::new(ip.into(), u16::from_be(v4_port)),
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, u16::from_be(v6_port), 0, scope).into(),
+        })
+    }
+
     /// The address, if it is of either family.
     pub fn ip(&self) -> Option<IpAddr> {
         // SAFETY: every field of both structs is an integer, valid whatever was written; the family
@@ -67,7 +81,9 @@ mod tests {
         for text in ["192.0.2.1:6969", "[2001:db8::7]:80", "0.0.0.0:0", "[::]:1"] {
             let address: SocketAddr = text.parse().expect("an address");
             assert_eq!(SockAddr::new(address).0.ip(), Some(address.ip()));
+            assert_eq!(SockAddr::new(address).0.get(), Some(address));
         }
         assert_eq!(SockAddr::zeroed().ip(), None);
+        assert_eq!(SockAddr::zeroed().get(), None);
     }
 }

@@ -20,6 +20,19 @@ pub fn enter_with_files() -> io::Result<()> {
     Ok(())
 }
 
+/// For the process that resolves names.
+#[cfg(target_os = "openbsd")]
+pub fn enter_with_names() -> io::Result<()> {
+    // SAFETY: as below.
+    super::check(unsafe { libc::pledge(c"stdio dns".as_ptr(), std::ptr::null()) })?;
+    Ok(())
+}
+
+#[cfg(not(target_os = "openbsd"))]
+pub fn enter_with_names() -> io::Result<()> {
+    Ok(())
+}
+
 /// For the process that serves; `has_files` says whether files of sockets are to be removed in the end.
 #[cfg(target_os = "openbsd")]
 pub fn enter(has_files: bool) -> io::Result<()> {

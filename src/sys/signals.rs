@@ -65,6 +65,14 @@ pub fn ignore() -> io::Result<()> {
         .try_for_each(|signal| set_action(signal, libc::SIG_IGN))
 }
 
+/// In a process that was forked off and holds nothing: it ends when the daemon is told to.
+pub fn end_at_once() -> io::Result<()> {
+    ignore()?;
+    let ends = [libc::SIGTERM, libc::SIGINT];
+    ends.into_iter()
+        .try_for_each(|signal| set_action(signal, libc::SIG_DFL))
+}
+
 /// Lets the system forget processes that were forked off as soon as they have ended.
 pub(super) fn forget_children() -> io::Result<()> {
     set_action(libc::SIGCHLD, libc::SIG_IGN)

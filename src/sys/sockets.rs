@@ -37,6 +37,16 @@ pub fn udp(address: SocketAddr) -> io::Result<mio::net::UdpSocket> {
     Ok(mio::net::UdpSocket::from_std(socket))
 }
 
+/// A bound UDP socket for packets between nodes. They may take a path that carries less than they hold.
+pub fn cluster(address: SocketAddr) -> io::Result<mio::net::UdpSocket> {
+    let socket = new_socket(address, libc::SOCK_DGRAM)?;
+    enlarge_receive_buffer(&socket);
+    bind(&socket, address)?;
+    let socket = std::net::UdpSocket::from(socket);
+    socket.set_nonblocking(true)?;
+    Ok(mio::net::UdpSocket::from_std(socket))
+}
+
 /// A listening TCP socket.
 pub fn tcp(address: SocketAddr) -> io::Result<mio::net::TcpListener> {
     let socket = new_socket(address, libc::SOCK_STREAM)?;

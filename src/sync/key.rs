@@ -1,0 +1,76 @@
+//! The file with the key that the nodes of a cluster have in common.
+
+use crate::sys::files;
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+/// Bytes of a key: fewer could be guessed, and much more is some other file.
+const LEAST: usize = 32;
+const MOST: usize = 4096;
+
+/// Writes a key that nobody can guess to a new file, which only its owner may read.
+pub fn make(path: &Path) -> io::Result<()> {
+    let mut key = [0; LEAST];
+    getrandom::fill(&mut key).map_err(|_| io::Error::other("there are no random bytes"))?;
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(&key).and_then(|()| file.sync_all())
+}
+
+/// The bytes of a key, if others can neither read nor change them.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let wrong = |why| Err(io::Error::new(ErrorKind::InvalidData, why));
+    let file = files::open_regular(path)?;
+    let mode = file.metadata()?.mode();
+    if mode & 0o077 != 0 {
+        let mode = mode & 0o777;
+        return wrong(format!(
+            "mode {mode:o}: others than its owner can get at it; wanted is 600"
+        ));
+    }
+    let mut key = Vec::new();
+    file.take(MOST as u64 + 1).read_to_end(&mut key)?;
+    match key.len() {
+        0..LEAST => wrong(format!("{} bytes: wanted are {LEAST} or more", key.len())),
+        LEAST..=MOST => Ok(key),
+        _ => wrong(format!("wanted are {MOST} bytes at most")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_key_is_made_once_and_read_where_it_is_secret() {
+        let name = format!("announced-key-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir(&directory).expect("can be made");
+        let [one, other] = ["one", "other"].map(|name| directory.join(name));
+        make(&one).and_then(|()| make(&other)).expect("are made");
+        let error = make(&one).expect_err("is there");
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        let key = read(&one).expect("is good");
+        assert_eq!(key.len(), 32);
+        assert_ne!(key, read(&other).expect("is good"));
+
+        for (mode, is_good) in [(0o600, true), (0o400, true), (0o640, false), (0o602, false)] {
+            fs::set_permissions(&one, Permissions::from_mode(mode)).expect("is ours");
+            assert_eq!(read(&one).is_ok(), is_good, "{mode:o}");
+        }
+        for (length, is_good) in [(0, false), (31, false), (32, true), (4096, true), (4097, false)] {
+            fs::write(&other, vec![7; length]).expect("is written");
+            assert_eq!(read(&other).is_ok(), is_good, "{length}");
+        }
+        fs::remove_dir_all(&directory).expect("is ours");
+    }
+}
