@@ -274,7 +274,10 @@ mod tests {
         let addresses = second.addresses.expect("is known everywhere");
         assert!(!addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback));
         let third = next(&mut resolver);
-        assert_eq!(third.addresses, Ok(vec!["192.0.2.1".parse().expect("an address")]));
+        assert_eq!(
+            third.addresses,
+            Ok(vec!["192.0.2.1".parse().expect("an address")])
+        );
         assert_eq!(resolver.turn(), None, "asked twice, answered once");
         resolver.ask(2);
         assert_eq!(next(&mut resolver).number, 2);

@@ -59,7 +59,8 @@ impl ClusterOptions {
 
     pub(super) fn add_peer(&mut self, flag: &Flag, value: &OsStr) -> Result<(), Wrong> {
         let peer = value.to_str().and_then(parse_peer);
-        let wanted = "a name or an address and a port, such as b.example:6970 or [2001:db8::1]:6970";
+        let wanted =
+            "a name or an address and a port, such as b.example:6970 or [2001:db8::1]:6970";
         let peer = peer.ok_or_else(|| flag.wrong(value, wanted))?;
         if self.peers.len() >= MOST_PEERS {
             return Err(flag.wrong(value, "fewer of them, 256 at most"));

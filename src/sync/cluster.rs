@@ -164,7 +164,12 @@ impl Cluster {
     }
 
     /// Takes what waits on a socket, up to a batch; whether more may be waiting.
-    pub fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch, tracker: &mut Tracker) -> bool {
+    pub fn receive(
+        &mut self,
+        socket: &UdpSocket,
+        batch: &mut Batch,
+        tracker: &mut Tracker,
+    ) -> bool {
         // Without a datagram there may be an error of an earlier one: what waits is behind it. The next
         // datagram will tell.
         let Ok(received) = batch.receive(socket) else {
@@ -220,7 +225,10 @@ impl Cluster {
     /// Has all names resolved again; how many there are.
     pub fn resolve_again(&mut self) -> usize {
         let now = self.now;
-        let asked = self.peers.iter_mut().filter_map(|peer| peer.ask_at.as_mut());
+        let asked = self
+            .peers
+            .iter_mut()
+            .filter_map(|peer| peer.ask_at.as_mut());
         asked.map(|at| *at = now).count()
     }
 
@@ -234,7 +242,9 @@ impl Cluster {
         let found = answer.and_then(|mut ips| {
             ips.retain(is_of_use);
             match ips.is_empty() {
-                true => Err(String::from("it has no address of a --cluster-listen's family")),
+                true => Err(String::from(
+                    "it has no address of a --cluster-listen's family",
+                )),
                 false => Ok(ips),
             }
         });

@@ -67,7 +67,13 @@ mod tests {
             fs::set_permissions(&one, Permissions::from_mode(mode)).expect("is ours");
             assert_eq!(read(&one).is_ok(), is_good, "{mode:o}");
         }
-        for (length, is_good) in [(0, false), (31, false), (32, true), (4096, true), (4097, false)] {
+        for (length, is_good) in [
+            (0, false),
+            (31, false),
+            (32, true),
+            (4096, true),
+            (4097, false),
+        ] {
             fs::write(&other, vec![7; length]).expect("is written");
             assert_eq!(read(&other).is_ok(), is_good, "{length}");
         }

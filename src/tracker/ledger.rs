@@ -414,21 +414,19 @@ impl Ledger {
 /// Who has stopped lately: a table of bounded size in which the oldest of four gives way.
 #[derive(Debug)]
 struct Stops {
+    /// Of arrays, for which the system gives pages of zeros that take no memory until one is written to.
     sets: Vec<[Stop; 4]>,
     keep: u64,
     now: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Stop {
-    fingerprint: u64,
-    unit: u64,
-}
+/// A peer's fingerprint, and the unit in which it stopped.
+type Stop = [u64; 2];
 
 impl Stops {
     fn new(most: usize, keep: u64, now: u64) -> Stops {
         Stops {
-            sets: vec![[Stop::default(); 4]; (most / 4).max(1)],
+            sets: vec![[[0; 2]; 4]; (most / 4).max(1)],
             keep,
             now,
         }
@@ -440,8 +438,8 @@ impl Stops {
 
     fn get(&self, fingerprint: u64) -> Option<u64> {
         let set = self.sets.get(self.set(fingerprint))?;
-        let found = set.iter().find(|stop| stop.fingerprint == fingerprint)?;
-        (self.now.saturating_sub(found.unit) <= self.keep).then_some(found.unit)
+        let [_, unit] = *set.iter().find(|[of, _]| *of == fingerprint)?;
+        (self.now.saturating_sub(unit) <= self.keep).then_some(unit)
     }
 
     fn put(&mut self, fingerprint: u64, unit: u64) {
@@ -449,12 +447,12 @@ impl Stops {
         let Some(set) = self.sets.get_mut(set) else {
             return;
         };
-        let known = set.iter_mut().find(|stop| stop.fingerprint == fingerprint);
+        let known = set.iter_mut().find(|[of, _]| *of == fingerprint);
         match known {
-            Some(stop) => stop.unit = stop.unit.max(unit),
+            Some([_, stopped]) => *stopped = unit.max(*stopped),
             None => {
-                if let Some(oldest) = set.iter_mut().min_by_key(|stop| stop.unit) {
-                    *oldest = Stop { fingerprint, unit };
+                if let Some(oldest) = set.iter_mut().min_by_key(|[_, unit]| *unit) {
+                    *oldest = [fingerprint, unit];
                 }
             }
         }
