@@ -11,6 +11,9 @@ pub mod options;
 /// Configuration files, as flags.
 pub mod config;
 
+/// What `--cluster-status` does: asks another process and prints what it tells.
+pub mod inquiry;
+
 /// The poll loop: whose turn it is, what time it is.
 pub mod server;
 

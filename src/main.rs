@@ -4,9 +4,10 @@
 
 use announced::access::{Access, Fifo};
 use announced::http::{Listener, Policy, Proxies, Site};
+use announced::inquiry::{self, Health};
 use announced::keeper::{self, Keeper, Plan};
 use announced::log;
-use announced::options::{self, Address, Command, Listen, Options, Protocol, User};
+use announced::options::{self, Address, Command, Inquiry, Listen, Options, Protocol, User};
 use announced::random::Random;
 use announced::resolver::{self, Resolver};
 use announced::server::{Fifos, Parts, Server, Socket};
@@ -49,6 +50,11 @@ fn main() -> ExitCode {
             key::make(&path).map_err(problem(format_args!("--make-key '{shown}'")))
         }
         Command::Check(options) => check(&options),
+        Command::ClusterStatus(inquiry) => match ask(&inquiry) {
+            Ok(Health::Well) => Ok(()),
+            Ok(Health::Amiss) => return ExitCode::from(3),
+            Err(problem) => Err(problem),
+        },
         Command::Serve(options) => serve(&options),
     };
     match result {
@@ -75,6 +81,14 @@ fn print(text: &str) -> Result<(), Problem> {
     let mut out = io::stdout();
     let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     printed.map_err(problem("cannot write to standard output"))
+}
+
+/// Prints how a cluster is that another process is in.
+fn ask(inquiry: &Inquiry) -> Result<Health, Problem> {
+    let (report, health) = inquiry::ask(inquiry)
+        .map_err(|why| format!("--cluster-status {}: {why}", inquiry.target))?;
+    print(&report)?;
+    Ok(health)
 }
 
 /// Does all that can be done without opening a socket or giving anything up.

@@ -67,6 +67,7 @@ enum Id {
     Pidfile,
     LogCompleted,
     Check,
+    ClusterStatus,
     Version,
     Help,
 }
@@ -126,6 +127,7 @@ pub const FLAGS: &[Flag] = &[
     flag(Id::Pidfile, '-', "pidfile", "FILE", "keep the process id in this file, and one process at most"),
     flag(Id::LogCompleted, '-', "log-completed", "", "log who completed what: time, info-hash, peer id, address"),
     flag(Id::Check, 'n', "check", "", "check the options, say what they mean, exit"),
+    flag(Id::ClusterStatus, '-', "cluster-status", "ADDR", "print how the cluster of the tracker at HOST:PORT is, exit"),
     flag(Id::Version, 'V', "version", "", "print the version, exit"),
     flag(Id::Help, 'h', "help", "", "print this help, exit"),
 ];
@@ -226,6 +228,21 @@ pub struct List {
     pub remove: Option<PathBuf>,
 }
 
+/// Whom to ask about a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inquiry {
+    pub target: Target,
+    /// Where its statistics are, with the slash.
+    pub stats_path: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// `HOST:PORT` or `[IPv6]:PORT`.
+    Tcp(String),
+    Unix(PathBuf),
+}
+
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
@@ -233,6 +250,7 @@ pub enum Command {
     Check(Options),
     /// Writes a key to this file.
     MakeKey(PathBuf),
+    ClusterStatus(Inquiry),
     Version,
     Help,
 }
@@ -379,6 +397,7 @@ struct Draft {
     pidfile: Option<PathBuf>,
     log_completed: bool,
     check: bool,
+    cluster_status: Option<Target>,
 }
 
 impl Draft {
@@ -410,7 +429,7 @@ impl Draft {
             ));
         };
         let set = match (flag.id, flag.value) {
-            (Id::Config | Id::Help | Id::Version | Id::MakeKey, _) => {
+            (Id::Config | Id::ClusterStatus | Id::Help | Id::Version | Id::MakeKey, _) => {
                 return Err(format!("{keyword} is for the command line alone"));
             }
             (_, "") if !value.is_empty() => Err(flag.wrong(value, "no value")),
@@ -495,6 +514,7 @@ impl Draft {
             Id::ClusterPeer => self.cluster.add_peer(flag, value)?,
             Id::ClusterKey => self.cluster.set_key(flag, value)?,
             Id::Check => self.check = true,
+            Id::ClusterStatus => self.cluster_status = Some(parse_target(flag, value)?),
             Id::Config | Id::MakeKey | Id::Version | Id::Help => {} // Dealt with where they are read.
         }
         Ok(())
@@ -615,6 +635,10 @@ impl Draft {
             ));
         }
         self.cluster.check()?;
+        let stats_path = self.stats_path.unwrap_or_else(|| "/stats".into());
+        if let Some(target) = self.cluster_status {
+            return Ok(Command::ClusterStatus(Inquiry { target, stats_path }));
+        }
         let options = Options {
             config: self.config,
             notes: self.notes,
@@ -627,7 +651,7 @@ impl Draft {
             full_scrapes: self.full_scrapes,
             admins: self.admins,
             public_stats: self.public_stats,
-            stats_path: self.stats_path.unwrap_or_else(|| "/stats".into()),
+            stats_path,
             interval,
             peer_timeout,
             numwant_max: self.numwant_max.unwrap_or(200),
@@ -693,6 +717,24 @@ fn parse_socket_path(flag: &Flag, value: &OsStr) -> Result<PathBuf, Wrong> {
     match std::os::unix::net::SocketAddr::from_pathname(&path) {
         Ok(_) => Ok(path),
         Err(_) => Err(flag.wrong(value, "a path of about a hundred bytes at most")),
+    }
+}
+
+fn parse_target(flag: &Flag, value: &OsStr) -> Result<Target, Wrong> {
+    if value.as_bytes().starts_with(UNIX) {
+        return Ok(Target::Unix(parse_socket_path(flag, value)?));
+    }
+    let wanted = "HOST:PORT, [IPv6]:PORT or unix:/PATH";
+    let is_host = |host: &str| match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && b != b':'),
+    };
+    let is_port = |port: &str| digits(port).is_some_and(|n| (1..=65535).contains(&n));
+    match value.to_str().and_then(|text| text.rsplit_once(':')) {
+        Some((host, port)) if is_host(host) && is_port(port) => {
+            Ok(Target::Tcp(format!("{host}:{port}")))
+        }
+        _ => Err(flag.wrong(value, wanted)),
     }
 }
 

@@ -172,6 +172,7 @@ impl Service {
             totals: self.tracker.totals(),
             peers: self.tracker.peers(),
             table: self.tracker.table_bytes(),
+            cluster: None,
         }
     }
 }

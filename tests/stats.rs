@@ -2,8 +2,11 @@
 
 mod common;
 
+use announced::stats::cluster::Overview;
 use announced::stats::history::{EVERY, Sample};
 use announced::stats::{Counters, Monitor, View, page};
+use announced::sync::link::Realm;
+use announced::sync::node::Report;
 use announced::tracker::{Tally, Totals};
 use common::http::{Client, get};
 use common::{Daemon, skip, udp, wait_for};
@@ -489,7 +492,8 @@ const PUBLIC: [&str; 15] = [
     "numwants",
     "html",
 ];
-const PRIVATE: [&str; 6] = [
+const PRIVATE: [&str; 7] = [
+    "cluster",
     "s24s",
     "top10",
     "top100",
@@ -676,6 +680,23 @@ fn with_view<T>(monitor: Monitor, make: impl FnOnce(&View) -> T) -> T {
     };
     let mut tally = Tally::new(28_125);
     tally.completed = 91_234;
+    let up = |address: &str, agrees| Report {
+        realm: Realm::Site,
+        address: address.parse().expect("an address"),
+        id: 7,
+        is_up: true,
+        counters: Default::default(),
+        lag: 900,
+        clock_offset: Some(-2),
+        agrees,
+    };
+    let cluster = Overview {
+        nodes: vec![
+            up("192.0.2.1:6970", Some(true)),
+            up("[2001:db8::1]:6970", None),
+        ],
+        ..Overview::default()
+    };
     make(&View {
         counters: &counters,
         monitor: &monitor,
@@ -687,6 +708,7 @@ fn with_view<T>(monitor: Monitor, make: impl FnOnce(&View) -> T) -> T {
         },
         peers: [600_000, 1_500_000, 100_000, 60_000],
         table: [1, 2],
+        cluster: Some(cluster),
     })
 }
 
@@ -752,7 +774,12 @@ fn the_page_is_well_formed_and_whole() {
     assert!(full.contains("<dt>Peers over IPv4</dt><dd>2,100,000</dd>"));
     assert!(full.contains("up 2 d 7 h"));
     assert_eq!(full.matches("<figure>").count(), 4);
-    assert_eq!(full.matches("<tr><th scope=\"row\">").count(), 12 + 9);
+    assert_eq!(
+        full.matches("<tr><th scope=\"row\">").count(),
+        12 + 9 + 2 + 2
+    );
+    assert!(full.contains("<summary>cluster starting: 1 of 2 nodes not compared yet</summary>"));
+    assert!(full.contains("<td>[2001:db8::1]:6970</td>") && !empty.contains("Cluster"));
     assert!(!full.contains('$'), "every number is filled in");
     if python_has("html.parser", "python3") {
         python(WELL_FORMED, &empty);

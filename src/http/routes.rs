@@ -202,7 +202,11 @@ impl Site {
         if !self.may_see(client, false) {
             return Err(Status::Forbidden);
         }
-        stats::write_metrics(&service.view(), &mut self.body);
+        let mut view = service.view();
+        if let Some(cluster) = view.cluster.as_mut().filter(|_| !self.is_admin(client)) {
+            cluster.hide_nodes();
+        }
+        stats::write_metrics(&view, &mut self.body);
         service.counters.http_others += 1;
         Ok(Content::Body("text/plain; version=0.0.4; charset=utf-8"))
     }
@@ -242,13 +246,14 @@ impl Site {
             service.counters.http_others += 1;
             return Ok(Content::Walk(begin(&mut service.random)));
         }
-        let view = service.view();
+        let mut view = service.view();
         let of_type = match mode.report {
             Report::Text(write) => {
                 write(&view, &mut self.body);
                 "text/plain"
             }
             Report::Html => {
+                view.cluster = view.cluster.filter(|_| self.is_admin(client));
                 page::write(&view, &mut self.body);
                 "text/html; charset=utf-8"
             }

@@ -1,6 +1,9 @@
-//! Every number under a name, in one table: for Prometheus in its text format, and for the log.
+//! Every number under a name, in one table: for Prometheus in its text format, and for the log. Those of
+//! other nodes, of which there are as many as there are nodes, are with the [`cluster`].
 
-use super::{View, fill};
+use super::modes::padded;
+use super::people::text;
+use super::{View, cluster, fill};
 use crate::proto::bencode::decimal;
 
 /// A name and its numbers. Names are of Prometheus's kind: base units, `_total` for what only grows.
@@ -101,10 +104,7 @@ const FAMILIES: &[Family] = &[
         ("", "", |v| v.counters.full_scrape_bytes),
     ]),
     family("synced_peers_total", "Peers that other nodes told of; 0 without a cluster.", &[
-        ("", "", |_| 0),
-    ]),
-    family("sync_lag_seconds", "How far behind the cluster this node is; 0 without one.", &[
-        ("", "", |_| 0),
+        ("", "", |v| v.synced()),
     ]),
 ];
 
@@ -113,39 +113,64 @@ fn is_exported(family: &Family, labels: &str) -> bool {
     !labels.is_empty() || family.samples.len() == 1
 }
 
+/// A number of a sample.
+#[derive(Clone, Copy, Debug)]
+pub enum Number {
+    Count(u64),
+    Thousandths(i64),
+}
+
+/// Appends the lines ahead of a family's samples. What only grows is a counter, by its name.
+pub fn begin_family(name: &str, help: &str, out: &mut Vec<u8>) {
+    let kind = match name.ends_with("_total") {
+        true => " counter\n",
+        false => " gauge\n",
+    };
+    for part in ["# HELP announced_", name, " ", help] {
+        text(out, part);
+    }
+    for part in ["\n# TYPE announced_", name, kind] {
+        text(out, part);
+    }
+}
+
+/// Appends a sample, with labels as they are written between braces.
+pub fn sample(name: &str, labels: &[&str], number: Number, out: &mut Vec<u8>) {
+    text(out, "announced_");
+    text(out, name);
+    let mut labels = labels.iter().filter(|label| !label.is_empty());
+    if let Some(label) = labels.next() {
+        text(out, "{");
+        text(out, label);
+        for label in labels {
+            text(out, ",");
+            text(out, label);
+        }
+        text(out, "}");
+    }
+    match number {
+        Number::Count(count) => fill(out, " $\n", &[count]),
+        Number::Thousandths(number) => {
+            text(out, if number < 0 { " -" } else { " " });
+            let number = number.unsigned_abs();
+            fill(out, "$.", &[number / 1000]);
+            padded(out, number % 1000, 3);
+            text(out, "\n");
+        }
+    }
+}
+
 /// Appends all in Prometheus's text format, version 0.0.4.
 pub fn write(view: &View, out: &mut Vec<u8>) {
     for family in FAMILIES {
-        let kind = match family.name.ends_with("_total") {
-            true => " counter\n",
-            false => " gauge\n",
-        };
-        let (name, help) = (family.name, family.help);
-        for part in [
-            "# HELP announced_",
-            name,
-            " ",
-            help,
-            "\n# TYPE announced_",
-            name,
-            kind,
-        ] {
-            out.extend_from_slice(part.as_bytes());
-        }
+        begin_family(family.name, family.help, out);
         for &(labels, _, number) in family.samples {
-            if !is_exported(family, labels) {
-                continue;
+            if is_exported(family, labels) {
+                sample(family.name, &[labels], Number::Count(number(view)), out);
             }
-            let (open, close) = match labels.is_empty() {
-                true => ("", " $\n"),
-                false => ("{", "} $\n"),
-            };
-            for part in ["announced_", name, open, labels] {
-                out.extend_from_slice(part.as_bytes());
-            }
-            fill(out, close, &[number(view)]);
         }
     }
+    cluster::write_metrics(view.cluster.as_ref(), out);
 }
 
 /// A line of counts for the log.

@@ -4,10 +4,12 @@
 //! Counting is an addition where something happens; everything else is done when somebody asks. A
 //! report is bytes pushed behind each other, as the formatting machinery of `std` is large.
 
+pub mod cluster;
 pub mod history;
 mod metrics;
 pub mod modes;
 pub mod page;
+mod people;
 pub mod walks;
 
 pub use metrics::{log_line, write as write_metrics};
@@ -15,6 +17,7 @@ pub use metrics::{log_line, write as write_metrics};
 use crate::proto::bencode::decimal;
 use crate::sys::memory::Resident;
 use crate::tracker::{MOST_PEERS, Tally, Totals};
+use cluster::Overview;
 use history::{History, Sample};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -172,6 +175,8 @@ pub struct View<'a> {
     pub peers: [usize; 4],
     /// Bytes of the table.
     pub table: [usize; 2],
+    /// If this is a node of one.
+    pub cluster: Option<Overview>,
 }
 
 impl View<'_> {
@@ -189,6 +194,11 @@ impl View<'_> {
     /// Seconds since the start.
     fn uptime(&self) -> u64 {
         self.monitor.now / 1000
+    }
+
+    /// Peers that other nodes told of.
+    fn synced(&self) -> u64 {
+        self.cluster.as_ref().map_or(0, |cluster| cluster.synced)
     }
 
     fn per_second(&self, count: u64) -> u64 {

@@ -4,7 +4,7 @@
 //! Formats are those of Debian's opentracker of 2021, which the tests hold them to.
 
 use super::walks::Walk;
-use super::{View, fill};
+use super::{View, cluster, fill};
 use crate::proto::bencode::decimal;
 use crate::random::Random;
 use crate::tracker::Tally;
@@ -61,6 +61,7 @@ pub const MODES: &[Mode] = &[
     open("version", version),
     open("everything", everything),
     open("numwants", wanted),
+    private("cluster", Report::Text(cluster::report)),
     Mode {
         name: "html",
         is_private: false,
@@ -171,14 +172,14 @@ fn completed(view: &View, out: &mut Vec<u8>) {
     mrtg(view, out, [count, 0], ", $ completed/h.", &[rate]);
 }
 
-/// Nothing is synced without a cluster, so the first count is zero; the rates are of all connections,
-/// as they are in opentracker.
+/// Peers that other nodes told of, which opentracker counts for its live sync; the rates are of all
+/// connections, as they are there.
 fn syncs(view: &View, out: &mut Vec<u8>) {
     let c = view.counters;
     let arrived = view.per_second(c.tcp_accepted + c.udp_packets());
     let successes = view.per_second(c.http_announces + c.udp_announces + c.udp_connects);
     let title = " connections, $ conns/s :: $ success/s.";
-    mrtg(view, out, [0, 0], title, &[arrived, successes]);
+    mrtg(view, out, [view.synced(), 0], title, &[arrived, successes]);
 }
 
 /// Opentracker's seven kinds; a failure reason counts as a wrong parameter, which there is a 400.
@@ -307,13 +308,14 @@ fn everything(view: &View, out: &mut Vec<u8>) {
     );
     let text = "    <udp>\n      <overall>$</overall>\n      <connect>$</connect>\n      \
         <announce>$</announce>\n      <scrape>$</scrape>\n      <missmatch>$</missmatch>\n    </udp>\n    \
-        <livesync>\n      <count>0</count>\n    </livesync>\n  </connections>\n";
+        <livesync>\n      <count>$</count>\n    </livesync>\n  </connections>\n";
     let udp = [
         c.udp_packets(),
         c.udp_connects,
         c.udp_announces,
         c.udp_scrapes,
         c.udp_strangers,
+        view.synced(),
     ];
     fill(out, text, &udp);
     out.extend_from_slice(b"  <debug>\n    <renew>\n");

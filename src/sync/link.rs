@@ -84,6 +84,11 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Peers that the node told of.
+    pub fn told(&self) -> u64 {
+        self.records_in + self.repairs_in
+    }
+
     pub fn reject(&mut self, why: Rejection) {
         self.rejections[why as usize % Rejection::COUNT] += 1;
     }

@@ -181,6 +181,8 @@ pub struct Node {
     pub(super) repair: Repair,
     /// Of packets that no node can be named for.
     rejections: Counters,
+    /// Peers that nodes told of which are forgotten.
+    forgotten: u64,
     events: Vec<Event>,
     /// Reused.
     changes: Vec<Change>,
@@ -231,6 +233,7 @@ impl Node {
             refilled_at: 0,
             repair: Repair::default(),
             rejections: Counters::default(),
+            forgotten: 0,
             events: Vec::new(),
             changes: Vec::new(),
             counts: Vec::new(),
@@ -303,6 +306,22 @@ impl Node {
             clock_offset: link.samples.best(),
             agrees: link.digests.agrees,
         })
+    }
+
+    /// What others know this node by.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Peers that others told of, since the start: nodes that were forgotten too.
+    pub fn synced(&self) -> u64 {
+        let told = self.links.iter().map(|link| link.counters.told());
+        self.forgotten + told.sum::<u64>()
+    }
+
+    /// Changes that wait to be told.
+    pub fn pending(&self) -> usize {
+        self.streams.iter().map(|stream| stream.pending.len()).sum()
     }
 
     /// Of packets that no node can be named for, by the number of the [`Rejection`].
@@ -446,6 +465,7 @@ impl Node {
         while let Some(link) = self.links.get_mut(index) {
             let silent_for = now - link.heard_at;
             if silent_for > FORGET && !link.is_configured {
+                self.forgotten += link.counters.told();
                 self.links.swap_remove(index);
                 continue;
             }

@@ -1,0 +1,735 @@
+//! The cluster as statistics tell of it: a table for people, which `--cluster-status` prints, and metrics.
+//!
+//! All of it is made from an [`Overview`], a plain value: whoever has the sockets fills one in when
+//! somebody asks.
+
+use super::metrics::{Number, begin_family, sample};
+use super::people::{bytes, milliseconds, short_number, text};
+use super::{View, fill};
+use crate::sync::link::Realm;
+use crate::sync::node::{Node, Report};
+use crate::sync::wire::Rejection;
+use crate::tracker::Tracker;
+use std::net::SocketAddr;
+
+/// What is told of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Overview {
+    /// Names this process to other nodes.
+    pub id: u64,
+    /// Milliseconds by which cluster time is ahead of the host's clock.
+    pub ahead: i64,
+    /// Changes that wait to be told.
+    pub pending: u64,
+    /// Changes that were too many to be told, and left to repair.
+    pub untold: u64,
+    /// Whether digests are at hand to compare tables by; they are not while they are made anew.
+    pub is_counted: bool,
+    /// Peers that others told of.
+    pub synced: u64,
+    pub nodes: Vec<Report>,
+    /// Packets that no node can be named for, by the number of the [`Rejection`].
+    pub rejections: [u64; Rejection::COUNT],
+    pub multicast: Option<Multicast>,
+}
+
+/// What came and went by opentracker's live sync.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Multicast {
+    pub packets_in: u64,
+    pub packets_out: u64,
+    pub records_in: u64,
+    pub records_out: u64,
+    /// By the names in [`IGNORED`].
+    pub ignored: [u64; IGNORED.len()],
+}
+
+/// Why a packet was not read.
+pub const IGNORED: [&str; 3] = ["own", "stranger", "malformed"];
+
+impl Overview {
+    /// What a node knows; `wall` is the host's clock, in milliseconds.
+    pub fn of(node: &Node, tracker: &Tracker, wall: u64) -> Overview {
+        let ledger = tracker.ledger();
+        Overview {
+            id: node.id(),
+            ahead: node.cluster_time().wrapping_sub(wall).cast_signed(),
+            pending: node.pending() as u64,
+            untold: ledger.map_or(0, |ledger| ledger.lost),
+            is_counted: ledger.is_some_and(|ledger| ledger.counted_to.is_none()),
+            synced: node.synced(),
+            nodes: node.reports().collect(),
+            rejections: node.rejections(),
+            multicast: None,
+        }
+    }
+
+    /// Leaves out where others are, which is for admins.
+    pub fn hide_nodes(&mut self) {
+        self.nodes.clear();
+    }
+
+    fn count(&self, is: impl Fn(&Report) -> bool) -> u64 {
+        self.nodes.iter().filter(|node| is(node)).count() as u64
+    }
+}
+
+/// The report of the mode of this name.
+pub fn report(view: &View, out: &mut Vec<u8>) {
+    match &view.cluster {
+        Some(overview) => write(overview, out),
+        None => text(out, NONE),
+    }
+}
+
+/// What is reported outside of a cluster.
+pub const NONE: &str = "no cluster: --cluster-listen or --sync-multicast begins one\n";
+
+/// How a report begins of a cluster in which nothing is amiss.
+pub const WELL: &str = "cluster ok";
+
+/// Appends the table for people.
+pub fn write(overview: &Overview, out: &mut Vec<u8>) {
+    write_verdict(overview, out);
+    out.push(b'\n');
+    write_own(overview, out);
+    if !overview.nodes.is_empty() {
+        nodes(overview).write(out);
+        traffic(overview).write(out);
+    }
+    write_rejections(overview, out);
+    if let Some(multicast) = &overview.multicast {
+        write_multicast(multicast, out);
+    }
+}
+
+/// The worst that can be said comes first.
+fn write_verdict(overview: &Overview, out: &mut Vec<u8>) {
+    let all = overview.nodes.len() as u64;
+    let down = overview.count(|node| !node.is_up);
+    let differ = overview.count(|node| node.is_up && node.agrees == Some(false));
+    let unknown = overview.count(|node| node.is_up && node.agrees.is_none());
+    let of = |count| [count, all];
+    match () {
+        () if down > 0 => fill(out, "cluster incomplete: $ of $ nodes down", &of(down)),
+        () if differ > 0 => fill(
+            out,
+            "cluster differs: $ of $ nodes have other peers",
+            &of(differ),
+        ),
+        () if unknown > 0 => fill(
+            out,
+            "cluster starting: $ of $ nodes not compared yet",
+            &of(unknown),
+        ),
+        () => {
+            text(out, WELL);
+            match (all, overview.multicast) {
+                (0, None) => text(out, ": no other node has been heard"),
+                (0, Some(_)) => text(out, ": multicast alone, by which nothing can be compared"),
+                _ => fill(out, ": $ of $ nodes up and agreeing", &of(all)),
+            }
+        }
+    }
+}
+
+fn write_own(overview: &Overview, out: &mut Vec<u8>) {
+    text(out, "this node is ");
+    write_id(overview.id, out);
+    text(out, ", its clock ");
+    write_offset(-overview.ahead, out);
+    text(out, " against the cluster's\nchanges waiting to be told ");
+    short_number(out, hundredths(overview.pending));
+    text(out, ", left to repair ");
+    short_number(out, hundredths(overview.untold));
+    if !overview.is_counted {
+        text(out, "; the table is being summed up");
+    }
+    out.push(b'\n');
+}
+
+fn hundredths(count: u64) -> u64 {
+    count.saturating_mul(100)
+}
+
+fn write_id(id: u64, out: &mut Vec<u8>) {
+    for shift in (0..16).rev() {
+        let digit = (id >> (4 * shift) & 15) as usize;
+        out.push(b"0123456789abcdef"[digit]);
+    }
+}
+
+/// `+3 ms`
+fn write_offset(ms: i64, out: &mut Vec<u8>) {
+    out.push(if ms < 0 { b'-' } else { b'+' });
+    milliseconds(out, ms.unsigned_abs());
+}
+
+/// Rows of as many cells as there are titles.
+struct Table {
+    titles: &'static [&'static str],
+    rows: Vec<Vec<Vec<u8>>>,
+    /// Columns that are not numbers.
+    words: usize,
+}
+
+impl Table {
+    fn new(words: usize, titles: &'static [&'static str]) -> Table {
+        Table {
+            titles,
+            rows: Vec::new(),
+            words,
+        }
+    }
+
+    /// With an empty line ahead. Words begin at the left of their columns, numbers end at the right.
+    fn write(&self, out: &mut Vec<u8>) {
+        let titles = self.titles.iter().map(|title| title.as_bytes());
+        let mut widths: Vec<usize> = titles.clone().map(<[u8]>::len).collect();
+        for row in &self.rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.len().max(*width);
+            }
+        }
+        out.push(b'\n');
+        self.write_row(titles, &widths, out);
+        for row in &self.rows {
+            self.write_row(row.iter().map(Vec::as_slice), &widths, out);
+        }
+    }
+
+    fn write_row<'a>(
+        &self,
+        cells: impl Iterator<Item = &'a [u8]>,
+        widths: &[usize],
+        out: &mut Vec<u8>,
+    ) {
+        let mut owed = 0;
+        for (column, (cell, width)) in cells.zip(widths).enumerate() {
+            let fill = width - cell.len();
+            let (before, after) = match column < self.words {
+                true => (0, fill + 2),
+                false => (fill, 2),
+            };
+            out.resize(out.len() + owed + before, b' ');
+            out.extend_from_slice(cell);
+            owed = after;
+        }
+        out.push(b'\n');
+    }
+
+    fn write_html(&self, out: &mut Vec<u8>) {
+        text(out, "<table><thead><tr>");
+        for title in self.titles {
+            for part in ["<th scope=\"col\">", title, "</th>"] {
+                text(out, part);
+            }
+        }
+        text(out, "</tr></thead>\n<tbody>\n");
+        for row in &self.rows {
+            text(out, "<tr>");
+            for (column, cell) in row.iter().enumerate() {
+                let (open, close) = match column {
+                    0 => ("<th scope=\"row\">", "</th>"),
+                    _ => ("<td>", "</td>"),
+                };
+                text(out, open);
+                out.extend_from_slice(cell);
+                text(out, close);
+            }
+            text(out, "</tr>\n");
+        }
+        text(out, "</tbody></table>\n");
+    }
+}
+
+fn cell(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut cell = Vec::new();
+    write(&mut cell);
+    cell
+}
+
+/// The address of a node; the addresses of workers stand for their numbers, from 0, and one more.
+fn name(node: &Report) -> String {
+    match (node.realm, node.address) {
+        (Realm::Group, SocketAddr::V4(address)) => {
+            format!("worker {}", address.ip().to_bits().saturating_sub(1))
+        }
+        (_, address) => address.to_string(),
+    }
+}
+
+/// How the other nodes are.
+fn nodes(overview: &Overview) -> Table {
+    let titles = &["#", "node", "id", "state", "tables", "lag", "clock"];
+    let mut table = Table::new(5, titles);
+    for (number, node) in (1..).zip(&overview.nodes) {
+        let told = |word: &str| word.as_bytes().to_vec();
+        let tables = match (node.is_up, node.agrees) {
+            (false, _) | (_, None) => "-",
+            (true, Some(true)) => "agree",
+            (true, Some(false)) => "differ",
+        };
+        let lag = |out: &mut Vec<u8>| match node.is_up {
+            true => milliseconds(out, node.lag),
+            false => out.push(b'-'),
+        };
+        let clock = |out: &mut Vec<u8>| match node.clock_offset {
+            Some(offset) if node.is_up => write_offset(offset, out),
+            _ => out.push(b'-'),
+        };
+        table.rows.push(vec![
+            cell(|out| fill(out, "$", &[number])),
+            name(node).into_bytes(),
+            cell(|out| match node.id {
+                0 => out.push(b'-'),
+                id => write_id(id, out),
+            }),
+            told(if node.is_up { "up" } else { "down" }),
+            told(tables),
+            cell(lag),
+            cell(clock),
+        ]);
+    }
+    table
+}
+
+/// What went back and forth.
+fn traffic(overview: &Overview) -> Table {
+    let titles = &[
+        "#",
+        "records in",
+        "out",
+        "bytes in",
+        "out",
+        "repaired in",
+        "out",
+        "gaps",
+        "resent",
+        "lost",
+    ];
+    let mut table = Table::new(1, titles);
+    for (number, node) in (1..).zip(&overview.nodes) {
+        let c = &node.counters;
+        let count = |n: u64| cell(|out| short_number(out, hundredths(n)));
+        table.rows.push(vec![
+            cell(|out| fill(out, "$", &[number])),
+            count(c.records_in),
+            count(c.records_out),
+            cell(|out| bytes(out, c.bytes_in)),
+            cell(|out| bytes(out, c.bytes_out)),
+            count(c.repairs_in),
+            count(c.repairs_out),
+            count(c.gaps),
+            count(c.resends),
+            count(c.lost),
+        ]);
+    }
+    table
+}
+
+/// Appends what the status page has of it: the tables, below what they come to.
+pub fn write_html(overview: &Overview, out: &mut Vec<u8>) {
+    text(out, "<h2>Cluster</h2>\n<details open><summary>");
+    write_verdict(overview, out);
+    text(out, "</summary>\n");
+    for table in [nodes(overview), traffic(overview)] {
+        table.write_html(out);
+    }
+    text(out, "</details>\n");
+}
+
+/// A line for whoever sent something that was dropped.
+fn write_rejections(overview: &Overview, out: &mut Vec<u8>) {
+    let mut is_first = true;
+    let nodes = overview.nodes.iter();
+    let nodes = nodes.map(|node| (name(node), node.counters.rejections));
+    for (name, counts) in nodes.chain([("others".into(), overview.rejections)]) {
+        if counts.iter().all(|&count| count == 0) {
+            continue;
+        }
+        if std::mem::take(&mut is_first) {
+            out.push(b'\n');
+        }
+        text(out, "dropped of ");
+        text(out, &name);
+        write_counts(&Rejection::NAMES, &counts, out);
+    }
+}
+
+fn write_counts(names: &[&str], counts: &[u64], out: &mut Vec<u8>) {
+    let mut before = ": ";
+    for (name, &count) in names.iter().zip(counts) {
+        if count > 0 {
+            text(out, before);
+            text(out, name);
+            fill(out, " $", &[count]);
+            before = ", ";
+        }
+    }
+    out.push(b'\n');
+}
+
+fn write_multicast(multicast: &Multicast, out: &mut Vec<u8>) {
+    let m = multicast;
+    let counts = [m.records_in, m.packets_in, m.records_out, m.packets_out];
+    let line = "\nmulticast: records in $, in packets $; records out $, in packets $\n";
+    fill(out, line, &counts);
+    if m.ignored.iter().any(|&count| count > 0) {
+        text(out, "dropped of multicast");
+        write_counts(&IGNORED, &m.ignored, out);
+    }
+}
+
+/// A name, what it means, further labels, and the number: none if there is none yet.
+type Family<T> = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, fn(&T) -> Option<Number>)],
+);
+
+/// Appends the families, each with a sample for each subject that has its number. `subjects` are with
+/// their labels.
+fn write_families<T>(families: &[Family<T>], subjects: &[(String, &T)], out: &mut Vec<u8>) {
+    for (name, help, samples) in families {
+        let mut has_begun = false;
+        for (labels, subject) in subjects {
+            for (more, number) in *samples {
+                let Some(number) = number(subject) else {
+                    continue;
+                };
+                if !std::mem::replace(&mut has_begun, true) {
+                    begin_family(name, help, out);
+                }
+                sample(name, &[labels, more], number, out);
+            }
+        }
+    }
+}
+
+/// Appends the cluster's metrics; without one that is little.
+pub fn write_metrics(overview: Option<&Overview>, out: &mut Vec<u8>) {
+    let nodes = overview.map_or(&[][..], |overview| &overview.nodes);
+    if !nodes.iter().any(|node| node.is_up) {
+        begin_family(LAG, LAG_HELP, out);
+        sample(LAG, &[], Number::Count(0), out);
+    }
+    let Some(overview) = overview else {
+        return;
+    };
+    write_families(OWN, &[(String::new(), overview)], out);
+    let labelled = nodes.iter().map(|node| (labels(node), node));
+    write_families(NODES, &labelled.collect::<Vec<_>>(), out);
+    write_rejected(overview, out);
+    if let Some(multicast) = &overview.multicast {
+        write_families(MULTICAST, &[(String::new(), multicast)], out);
+        let name = "multicast_ignored_packets_total";
+        begin_family(
+            name,
+            "Packets of the multicast group that were not taken.",
+            out,
+        );
+        write_reasons(name, "", &IGNORED, &multicast.ignored, out);
+    }
+}
+
+/// An address is not enough: a node may come from where another one was.
+fn labels(node: &Report) -> String {
+    let mut id = Vec::new();
+    write_id(node.id, &mut id);
+    let id = String::from_utf8(id).unwrap_or_default();
+    format!("node=\"{}\",id=\"{id}\"", name(node))
+}
+
+fn write_rejected(overview: &Overview, out: &mut Vec<u8>) {
+    let name = "sync_rejected_packets_total";
+    begin_family(
+        name,
+        "Packets that were dropped; others' are of no known node.",
+        out,
+    );
+    for node in &overview.nodes {
+        let counts = &node.counters.rejections;
+        write_reasons(name, &labels(node), &Rejection::NAMES, counts, out);
+    }
+    let counts = &overview.rejections;
+    write_reasons(name, "node=\"others\"", &Rejection::NAMES, counts, out);
+}
+
+fn write_reasons(name: &str, labels: &str, reasons: &[&str], counts: &[u64], out: &mut Vec<u8>) {
+    for (reason, &count) in reasons.iter().zip(counts) {
+        let reason = ["reason=\"", reason, "\""].concat();
+        sample(name, &[labels, &reason], Number::Count(count), out);
+    }
+}
+
+const fn count(n: u64) -> Option<Number> {
+    Some(Number::Count(n))
+}
+
+fn thousandths(n: u64) -> Option<Number> {
+    Some(Number::Thousandths(i64::try_from(n).unwrap_or(i64::MAX)))
+}
+
+#[rustfmt::skip]
+const OWN: &[Family<Overview>] = &[
+    ("cluster_time_offset_seconds", "By how much the cluster's time is ahead of the host's clock.", &[
+        ("", |o| Some(Number::Thousandths(o.ahead))),
+    ]),
+    ("sync_pending_changes", "Changes that wait to be told to other nodes.", &[
+        ("", |o| count(o.pending)),
+    ]),
+    ("sync_untold_changes_total", "Changes that were too many to be told, and left to repair.", &[
+        ("", |o| count(o.untold)),
+    ]),
+    ("sync_digests_ready", "1 if tables can be compared; 0 while digests are made anew.", &[
+        ("", |o| count(o.is_counted.into())),
+    ]),
+];
+
+#[rustfmt::skip]
+const NODES: &[Family<Report>] = &[
+    ("sync_up", "1 if the node was heard in the last seconds.", &[
+        ("", |n| count(n.is_up.into())),
+    ]),
+    ("sync_agrees", "1 if its table was the same when last compared; not there before that.", &[
+        ("", |n| count(n.agrees.filter(|_| n.is_up)?.into())),
+    ]),
+    (LAG, LAG_HELP, &[
+        ("", |n| thousandths(if n.is_up { n.lag } else { return None })),
+    ]),
+    ("sync_clock_offset_seconds", "By how much the node's cluster time is ahead of the own.", &[
+        ("", |n| Some(Number::Thousandths(n.clock_offset?))),
+    ]),
+    ("sync_received_packets_total", "Genuine packets from the node.", &[
+        ("", |n| count(n.counters.packets_in)),
+    ]),
+    ("sync_sent_packets_total", "Packets to the node.", &[
+        ("", |n| count(n.counters.packets_out)),
+    ]),
+    ("sync_received_bytes_total", "Bytes of those, without headers of UDP and IP.", &[
+        ("", |n| count(n.counters.bytes_in)),
+    ]),
+    ("sync_sent_bytes_total", "Bytes of those, without headers of UDP and IP.", &[
+        ("", |n| count(n.counters.bytes_out)),
+    ]),
+    ("sync_received_records_total", "Changes that the node told.", &[
+        ("", |n| count(n.counters.records_in)),
+    ]),
+    ("sync_sent_records_total", "Changes that the node was told.", &[
+        ("", |n| count(n.counters.records_out)),
+    ]),
+    ("sync_received_repairs_total", "Peers that repair brought from the node.", &[
+        ("", |n| count(n.counters.repairs_in)),
+    ]),
+    ("sync_sent_repairs_total", "Peers that repair sent to the node.", &[
+        ("", |n| count(n.counters.repairs_out)),
+    ]),
+    ("sync_sent_repair_bytes_total", "Bytes that repair sent to the node, digests included.", &[
+        ("", |n| count(n.counters.repair_bytes_out)),
+    ]),
+    ("sync_gaps_total", "Batches of the node that did not come in order, or not at all.", &[
+        ("", |n| count(n.counters.gaps)),
+    ]),
+    ("sync_resends_total", "Batches sent again as the node asked for them.", &[
+        ("", |n| count(n.counters.resends)),
+    ]),
+    ("sync_lost_batches_total", "Batches of the node that were given up, and left to repair.", &[
+        ("", |n| count(n.counters.lost)),
+    ]),
+];
+
+const LAG: &str = "sync_lag_seconds";
+const LAG_HELP: &str =
+    "From the first announce in a node's last batch to its arrival; 0 without a cluster.";
+
+#[rustfmt::skip]
+const MULTICAST: &[Family<Multicast>] = &[
+    ("multicast_received_packets_total", "Packets of opentracker's live sync that were taken.", &[
+        ("", |m| count(m.packets_in)),
+    ]),
+    ("multicast_sent_packets_total", "Packets of opentracker's live sync.", &[
+        ("", |m| count(m.packets_out)),
+    ]),
+    ("multicast_received_records_total", "Peers in those that were taken.", &[
+        ("", |m| count(m.records_in)),
+    ]),
+    ("multicast_sent_records_total", "Peers in those that were sent.", &[
+        ("", |m| count(m.records_out)),
+    ]),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::link::Counters;
+
+    fn node(address: &str, id: u64, is_up: bool, agrees: Option<bool>) -> Report {
+        Report {
+            realm: Realm::Site,
+            address: address.parse().expect("an address"),
+            id,
+            is_up,
+            counters: Counters::default(),
+            lag: 0,
+            clock_offset: None,
+            agrees,
+        }
+    }
+
+    /// Three nodes: one well, one with other peers that has sent what was dropped, one down.
+    fn mixed() -> Overview {
+        let mut well = node("192.0.2.1:6970", 0x9c01_e7b2_d844_0001, true, Some(true));
+        (well.lag, well.clock_offset) = (812, Some(-3));
+        well.counters.records_in = 1_234_567;
+        well.counters.bytes_in = 20 << 20;
+        well.counters.packets_in = 17;
+        let longest = "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535";
+        let mut other = node(longest, 7, true, Some(false));
+        (other.lag, other.clock_offset) = (12_345, Some(7_200_000));
+        other.counters.repairs_in = 99;
+        other.counters.rejections[Rejection::Forged as usize] = 3;
+        other.counters.rejections[Rejection::Shed as usize] = 1;
+        let mut overview = Overview {
+            id: 0x0123_4567_89ab_cdef,
+            ahead: 1500,
+            pending: 12,
+            is_counted: true,
+            ..Overview::default()
+        };
+        let down = node("192.0.2.3:6970", 0, false, None);
+        overview.nodes = vec![well, other, down];
+        overview.rejections[Rejection::Version as usize] = 4;
+        overview
+    }
+
+    fn written(write: fn(&Overview, &mut Vec<u8>), overview: &Overview) -> String {
+        let mut out = Vec::new();
+        write(overview, &mut out);
+        String::from_utf8(out).expect("is text")
+    }
+
+    #[test]
+    fn the_table_is_for_people() {
+        let expected = "\
+cluster incomplete: 1 of 3 nodes down
+this node is 0123456789abcdef, its clock -1.5 s against the cluster's
+changes waiting to be told 12, left to repair 0
+
+#  node                                            id                state  tables     lag       clock
+1  192.0.2.1:6970                                  9c01e7b2d8440001  up     agree   812 ms       -3 ms
+2  [2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535  0000000000000007  up     differ  12.3 s  +2 h 0 min
+3  192.0.2.3:6970                                  -                 down   -            -           -
+
+#  records in  out  bytes in  out  repaired in  out  gaps  resent  lost
+1       1.23M    0    20 MiB  0 B            0    0     0       0     0
+2           0    0       0 B  0 B           99    0     0       0     0
+3           0    0       0 B  0 B            0    0     0       0     0
+
+dropped of [2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535: forged 3, shed 1
+dropped of others: version 4
+";
+        let text = written(write, &mixed());
+        assert_eq!(text, expected);
+        assert!(text.lines().all(|line| line.len() <= 120));
+    }
+
+    #[test]
+    fn the_worst_is_told_first() {
+        let up = |id, agrees| node("192.0.2.1:1", id, true, agrees);
+        let down = node("192.0.2.2:1", 2, false, None);
+        let (well, other, new) = (up(3, Some(true)), up(4, Some(false)), up(5, None));
+        for (nodes, verdict) in [
+            (&[][..], "cluster ok: no other node has been heard"),
+            (&[well], "cluster ok: 1 of 1 nodes up and agreeing"),
+            (
+                &[well, new],
+                "cluster starting: 1 of 2 nodes not compared yet",
+            ),
+            (
+                &[new, other, well],
+                "cluster differs: 1 of 3 nodes have other peers",
+            ),
+            (&[other, down, new], "cluster incomplete: 1 of 3 nodes down"),
+        ] {
+            let overview = Overview {
+                nodes: nodes.to_vec(),
+                ..Overview::default()
+            };
+            assert_eq!(written(write_verdict, &overview), verdict);
+            let is_well = verdict.starts_with(WELL);
+            assert_eq!(is_well, nodes.iter().all(|n| n.agrees == Some(true)));
+        }
+        let multicast = Overview {
+            multicast: Some(Multicast::default()),
+            ..Overview::default()
+        };
+        assert!(written(write_verdict, &multicast).starts_with(WELL));
+    }
+
+    #[test]
+    fn workers_have_numbers() {
+        let mut worker = node("0.0.0.3:0", 1, true, None);
+        worker.realm = Realm::Group;
+        assert_eq!(name(&worker), "worker 2");
+    }
+
+    #[test]
+    fn multicast_is_told_below() {
+        let overview = Overview {
+            multicast: Some(Multicast {
+                packets_in: 2,
+                records_in: 100,
+                packets_out: 1,
+                records_out: 52,
+                ignored: [3, 0, 1],
+            }),
+            ..Overview::default()
+        };
+        let text = written(write, &overview);
+        let (_, last) = text.split_once("\n\n").expect("an empty line");
+        assert_eq!(
+            last,
+            "multicast: records in 100, in packets 2; records out 52, in packets 1\n\
+             dropped of multicast: own 3, malformed 1\n"
+        );
+    }
+
+    #[test]
+    fn a_family_has_samples_and_each_its_labels() {
+        let mut overview = mixed();
+        overview.multicast = Some(Multicast::default());
+        let text = written(
+            |overview, out| write_metrics(Some(overview), out),
+            &overview,
+        );
+        let well = "{node=\"192.0.2.1:6970\",id=\"9c01e7b2d8440001\"}";
+        for line in [
+            format!("announced_sync_up{well} 1"),
+            format!("announced_sync_agrees{well} 1"),
+            format!("announced_sync_lag_seconds{well} 0.812"),
+            format!("announced_sync_clock_offset_seconds{well} -0.003"),
+            format!("announced_sync_received_records_total{well} 1234567"),
+            "announced_cluster_time_offset_seconds 1.500".into(),
+            "announced_sync_up{node=\"192.0.2.3:6970\",id=\"0000000000000000\"} 0".into(),
+            "announced_sync_rejected_packets_total{node=\"others\",reason=\"version\"} 4".into(),
+            "announced_multicast_ignored_packets_total{reason=\"own\"} 0".into(),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}: {text}");
+        }
+        assert_eq!(text.matches("\nannounced_sync_agrees{").count(), 2);
+        assert_eq!(text.matches("\nannounced_sync_lag_seconds").count(), 2);
+        let help = text.matches("# HELP ").count();
+        assert_eq!(help, OWN.len() + NODES.len() + MULTICAST.len() + 2);
+        // Nobody else is told where nodes are.
+        overview.hide_nodes();
+        let text = written(
+            |overview, out| write_metrics(Some(overview), out),
+            &overview,
+        );
+        assert!(!text.contains("192.0.2") && text.contains("sync_pending_changes 12\n"));
+        let text = written(|_, out| write_metrics(None, out), &overview);
+        assert_eq!(text.matches("# HELP ").count(), 1);
+        assert!(text.ends_with("announced_sync_lag_seconds 0\n"), "{text}");
+    }
+}
