@@ -2,7 +2,7 @@
 
 use super::clock::Samples;
 use super::wire::{Hello, Keys, Nonce, Party, Pulse, Rejection, Session};
-use crate::tracker::ledger::{BUCKETS, ROWS};
+use crate::tracker::ledger::ROWS;
 use std::net::SocketAddr;
 
 /// Milliseconds without a packet after which a node counts as gone.
@@ -48,6 +48,14 @@ impl Realm {
         match self {
             Realm::Site => 1 << 20,
             Realm::Group => 64 << 20,
+        }
+    }
+
+    /// Milliseconds until a link is tried again that has had its share of traffic.
+    pub fn repair_wait(self) -> u64 {
+        match self {
+            Realm::Site => 10,
+            Realm::Group => 2,
         }
     }
 
@@ -125,7 +133,10 @@ pub struct Link {
     missing: Vec<Missing>,
     /// Milliseconds from the first announce of the last batch to its arrival.
     pub lag: u64,
-    pub digests: Comparison,
+    /// Whether the tables agreed when they were last compared, what was on its way aside.
+    pub agrees: Option<bool>,
+    /// What it last told of its rows.
+    pub rows: Rows,
     /// Bytes that repair may still send now.
     pub allowance: u64,
     refilled_at: u64,
@@ -140,20 +151,24 @@ struct Missing {
     tries: u8,
 }
 
-/// How the tables compare.
+/// How rows of digests compared the last time.
 #[derive(Debug)]
-pub struct Comparison {
-    pub compared_at: Option<u64>,
-    /// Whether the tables agreed when they were last compared.
-    pub agrees: Option<bool>,
-    /// Rows that differed when the other node last told their digests, a bit each, and when that was.
-    pub rows: (u64, u64),
-    /// Buckets that differ in this round and differed in the last one: a bit each, by row.
-    pub differ: [u64; ROWS],
-    pub differed: [u64; ROWS],
+pub struct Rows {
+    pub at: Option<u64>,
+    pub sixth: u64,
+    /// How far off each was, and how often in turn it has been.
+    pub off: [(u64, u8); ROWS],
 }
 
-const _: () = assert!(ROWS == 64 && BUCKETS / ROWS == 64);
+impl Default for Rows {
+    fn default() -> Rows {
+        Rows {
+            at: None,
+            sixth: 0,
+            off: [(0, 0); ROWS],
+        }
+    }
+}
 
 impl Link {
     pub fn new(
@@ -184,13 +199,8 @@ impl Link {
             next_batch: 0,
             missing: Vec::new(),
             lag: 0,
-            digests: Comparison {
-                compared_at: None,
-                agrees: None,
-                rows: (0, 0),
-                differ: [0; ROWS],
-                differed: [0; ROWS],
-            },
+            agrees: None,
+            rows: Rows::default(),
             allowance: realm.repair_burst(),
             refilled_at: now,
             refilled_bytes: 0,
@@ -283,7 +293,7 @@ impl Link {
             self.samples = Samples::default();
         }
         self.cookie = None;
-        self.digests.agrees = None;
+        self.agrees = None;
         self.session = Some(session);
         self.tentative = None;
         self.pending = None;

@@ -304,7 +304,7 @@ impl Node {
             counters: link.counters,
             lag: link.lag,
             clock_offset: link.samples.best(),
-            agrees: link.digests.agrees,
+            agrees: link.agrees,
         })
     }
 
@@ -471,7 +471,7 @@ impl Node {
             }
             if link.is_up && silent_for > SILENCE {
                 link.is_up = false;
-                link.digests.agrees = None;
+                link.agrees = None;
                 let address = link.address;
                 self.event(Event::Down(address));
             }

@@ -1,29 +1,44 @@
 //! Finds and mends what two tables differ in after loss that nothing was resent for.
 //!
-//! Heartbeats carry a digest of the whole table. Where two differ, the node with the lower id sends digests
-//! of 64 rows of info-hashes. It is answered with those of the 64 buckets of each row that differs, if that
-//! row did in the round before, five seconds ago, and was not just late. A bucket that differs in two rounds
-//! likewise is mended. From there on ranges are cut by what a table holds and not by the bits of keys, so that one
-//! huge swarm splits as well as many small ones: [`Kind::Ranges`] carries digests of some dozens of
-//! ranges, whoever finds one of them different answers with digests of parts of it, or, if it holds
-//! few peers there, with all of those ([`Kind::Items`]); and the other sends what was missing or newer
+//! Heartbeats carry a digest of the whole table. With a few of those whose digest differs, its *partners*, a
+//! node compares more closely, in rounds of five seconds: it sends digests of 64 rows of info-hashes, and is
+//! answered with those of the 64 buckets of each row that differs. Digests are sums, so the difference of two
+//! is the sum of what only one of the tables has: where it is the same in two rounds, something is
+//! missing, and where it is another one, something was on its way. A row of which the latter is true is
+//! looked at by its buckets likewise, and what never is the same counts after some rounds all the same.
+//! From there on ranges are cut by what a table holds and not by the
+//! bits of keys, so that one huge swarm splits as well as many small ones: [`Kind::Ranges`] carries digests
+//! of some dozens of ranges, whoever finds one of them different answers with digests of parts of it, or, if it
+//! holds few peers there, with all of those ([`Kind::Items`]); and the other sends what was missing or newer
 //! ([`Kind::Repair`]).
 //!
-//! A node mends with one other at a time: one that has been away is not sent the same by everybody.
+//! A bucket is mended with one other node at a time: one that has been away is not sent the same by
+//! everybody, yet may be sent parts by several.
 
-use super::link::Link;
+use super::link::{Link, Realm, Rows};
 use super::node::{Node, Outbox, send};
 use super::wire::{self, Kind, Reader};
-use crate::tracker::ledger::{BUCKETS, Change, Key, Ledger, ROW, ROWS, State};
+use crate::tracker::ledger::{self, BUCKETS, Change, Key, Ledger, ROW, ROWS, State};
 use crate::tracker::{Applied, InfoHash, Item, Tracker};
 use std::collections::VecDeque;
 
 /// Milliseconds from one comparison to the next; a difference counts when seen in two.
 const ROUND: u64 = 5000;
-/// Milliseconds after which an earlier comparison says nothing any more.
-const STALE_ROUND: u64 = 20_000;
+/// The buckets of a row are told when it has been off so often, each time in another way.
+const UNSETTLED: u8 = 3;
+/// A bucket counts when it has been off so often likewise.
+const OFTEN: u8 = 6;
+/// In what is told of a row: it was off in the same way in the round before.
+const SETTLED: u8 = 0x80;
+/// Rounds after which somebody else is compared with, if all but that has been mended.
+const ROUNDS: u32 = 8;
+/// Rounds without a difference that counts after which tables are said to agree.
+const QUIET: u32 = 2;
 
-/// Milliseconds without progress after which another node may have its turn.
+/// Nodes that are compared with at a time, and that are mended with.
+const PARTNERS: usize = 4;
+
+/// Milliseconds without progress after which another node may have a bucket.
 const PATIENCE: u64 = 2500;
 
 /// Peers of a range that are sent rather than cut once more.
@@ -34,19 +49,63 @@ const PARTS: u32 = 40;
 /// Ranges that wait to be looked at. What finds no room is found again in the next round.
 const MOST_WORKS: usize = 4096;
 
-/// Milliseconds until a link is tried again that has had its share of traffic.
-const HELD_BACK: u64 = 10;
-
 /// Works taken up in one step: each may look at a chunk of the table.
 const WORKS_A_STEP: usize = 256;
 
 #[derive(Debug, Default)]
 pub struct Repair {
-    /// The link that is mended with, and when there was progress.
-    focus: Option<(u32, u64)>,
+    /// The sixth of the timeout that all of this is about.
+    sixth: u64,
+    partners: Vec<Partner>,
+    /// Links that are mended with, and when there was progress.
+    active: Vec<(u32, u64)>,
+    /// By bucket, the link that it is mended with if that is active.
+    claims: Vec<u32>,
     works: VecDeque<Work>,
-    /// The link has had its share of traffic for now.
-    is_held_back: bool,
+    /// Milliseconds to wait, as all links have had their share of traffic for now.
+    wait: u64,
+}
+
+/// A node that this one compares its table with.
+#[derive(Debug)]
+struct Partner {
+    link: u32,
+    asked_at: u64,
+    rounds: u32,
+    /// Rounds since a difference counted.
+    quiet: u32,
+    /// When each row's buckets were told last, if they were.
+    told_at: [Option<u64>; ROWS],
+    /// By bucket, how far off their digest was then and how often it has been off.
+    off: Vec<(u64, u8)>,
+}
+
+impl Partner {
+    fn new(link: u32) -> Partner {
+        Partner {
+            link,
+            asked_at: 0,
+            rounds: 0,
+            quiet: 0,
+            told_at: [None; ROWS],
+            off: vec![(0, 0); BUCKETS],
+        }
+    }
+
+    /// Whether it has been long enough since a row was told that another look at it says more.
+    fn is_due(&self, row: usize, now: u64) -> bool {
+        let told_at = self.told_at.get(row).copied().flatten();
+        told_at.is_none_or(|at| now >= at + ROUND)
+    }
+
+    /// Notes how far off a bucket is; whether that counts.
+    fn note(&mut self, bucket: usize, off: u64) -> bool {
+        let Some((before, times)) = self.off.get_mut(bucket) else {
+            return false;
+        };
+        *times = if off == 0 { 0 } else { times.saturating_add(1) };
+        off != 0 && (std::mem::replace(before, off) == off || *times >= OFTEN)
+    }
 }
 
 #[derive(Debug)]
@@ -101,23 +160,59 @@ struct Cuts {
 impl Repair {
     /// When there is something to do.
     pub fn next_step(&self, now: u64) -> Option<u64> {
-        let wait = if self.is_held_back { HELD_BACK } else { 0 };
-        (!self.works.is_empty()).then_some(now + wait)
+        (!self.works.is_empty()).then_some(now + self.wait)
     }
 
-    /// Whether this link is the one, or becomes it as no other is.
+    /// Whether this link is among those that are mended with, or becomes one.
     fn takes(&mut self, link: u32, now: u64) -> bool {
-        let is_free = match self.focus {
-            Some((focus, at)) => focus == link || now > at + PATIENCE,
-            None => true,
-        };
+        self.active.retain(|(_, at)| now <= at + PATIENCE);
+        if self.touch(link, now) {
+            return true;
+        }
+        let is_free = self.active.len() < PARTNERS;
         if is_free {
-            if self.focus.is_some_and(|(focus, _)| focus != link) {
-                self.works.clear();
-            }
-            self.focus = Some((link, now));
+            self.active.push((link, now));
         }
         is_free
+    }
+
+    /// There was progress with a link; whether it is mended with.
+    fn touch(&mut self, link: u32, now: u64) -> bool {
+        let mut active = self.active.iter_mut();
+        let known = active.find(|(active, _)| *active == link);
+        known.map(|(_, at)| *at = now).is_some()
+    }
+
+    /// Whether this range is mended with this link from now on: not if a bucket is with another one.
+    fn claim(&mut self, link: u32, from: &Key, end: &Key) -> bool {
+        if self.claims.is_empty() {
+            self.claims = vec![u32::MAX; BUCKETS];
+        }
+        let first = ledger::bucket(&from.info_hash());
+        let is_within = |bucket: &usize| *bucket == first || Key::start_of_bucket(*bucket) < *end;
+        let buckets = (first..BUCKETS).take_while(is_within).count();
+        let Some(claims) = self.claims.get_mut(first..first + buckets) else {
+            return false;
+        };
+        let active = &self.active;
+        let is_active = |link: u32| active.iter().any(|(active, _)| *active == link);
+        let is_free = claims
+            .iter()
+            .all(|claim| *claim == link || !is_active(*claim));
+        if is_free {
+            claims.fill(link);
+        }
+        is_free
+    }
+
+    /// In another sixth all digests are others.
+    fn turn_to(&mut self, sixth: u64) {
+        if self.sixth != sixth {
+            self.sixth = sixth;
+            self.partners.clear();
+            let is_kept = |work: &Work| matches!(work.task, Task::Items | Task::Push { .. });
+            self.works.retain(is_kept);
+        }
     }
 
     fn add(&mut self, link: u32, from: Key, end: Key, task: Task) {
@@ -171,23 +266,47 @@ impl Node {
         let Some(ours) = ledger.whole_digest() else {
             return;
         };
-        let round = &mut link.digests;
+        let (repair, number) = (&mut self.repair, link.number);
+        repair.turn_to(sixth);
         if ours == digest {
-            round.agrees = Some(true);
-            round.differ = [0; ROWS];
+            link.agrees = Some(true);
+            repair.partners.retain(|partner| partner.link != number);
             return;
         }
-        let is_due = round.compared_at.is_none_or(|at| self.now >= at + ROUND);
-        if self.id > link.id || !is_due {
+        if link.realm == Realm::Group && tracker.totals().torrents == 0 {
+            // A worker that has just been started: there is nothing to compare.
+            if repair.active.is_empty() && repair.takes(number, self.now) {
+                send_cuts(link, sixth, Key::FIRST, &[(Key::END, Sum::default())], out);
+            }
             return;
         }
-        let is_fresh = round
-            .compared_at
-            .is_some_and(|at| self.now < at + STALE_ROUND);
-        round.differed = if is_fresh { round.differ } else { [0; ROWS] };
-        round.differ = [0; ROWS];
-        round.compared_at = Some(self.now);
+        let known = repair.partners.iter().position(|p| p.link == number);
+        let at = match known {
+            Some(at) => at,
+            None if repair.partners.len() < PARTNERS => {
+                repair.partners.push(Partner::new(number));
+                repair.partners.len() - 1
+            }
+            None => return,
+        };
+        let Some(partner) = repair.partners.get_mut(at) else {
+            return;
+        };
+        if partner.rounds > 0 && self.now < partner.asked_at + ROUND {
+            return;
+        }
+        if partner.rounds >= ROUNDS && partner.quiet >= QUIET {
+            repair.partners.swap_remove(at);
+            return;
+        }
+        partner.rounds += 1;
+        partner.quiet += 1;
+        partner.asked_at = self.now;
+        if partner.quiet > QUIET {
+            link.agrees = Some(true);
+        }
         let mut body = sixth.to_be_bytes().to_vec();
+        body.push(link.agrees.map_or(0, |agrees| 1 + u8::from(agrees)));
         for row in 0..ROWS {
             body.extend_from_slice(&ledger.row_digest(row).to_be_bytes());
         }
@@ -229,20 +348,48 @@ impl Node {
         out: &mut Outbox,
     ) -> Option<()> {
         let link = self.links.get_mut(index)?;
-        let head = ledger.sixth().to_be_bytes();
-        let mut body = head.to_vec();
-        let mut differ = 0;
-        for row in 0..ROWS {
-            differ |= u64::from(reader.u64()? != ledger.row_digest(row)) << row;
+        match reader.u8()? {
+            0 => {}
+            verdict => link.agrees = Some(verdict > 1),
         }
-        let (before, at) = std::mem::replace(&mut link.digests.rows, (differ, self.now));
-        let before = if self.now < at + STALE_ROUND {
-            before
-        } else {
-            0
-        };
-        for row in (0..ROWS).filter(|row| differ & before & 1 << row != 0) {
-            body.push(u8::try_from(row).ok()?);
+        if link.id < self.id {
+            // One of two compares, and both hear what comes of it.
+            let number = link.number;
+            self.repair
+                .partners
+                .retain(|partner| partner.link != number);
+        }
+        let sixth = ledger.sixth();
+        if link.rows.sixth != sixth {
+            link.rows = Rows {
+                sixth,
+                ..Rows::default()
+            };
+        }
+        let is_due = link.rows.at.is_none_or(|at| self.now >= at + ROUND);
+        if !is_due {
+            return Some(());
+        }
+        link.rows.at = Some(self.now);
+        let head = sixth.to_be_bytes();
+        let mut body = head.to_vec();
+        for row in 0..ROWS {
+            let off = ledger.row_digest(row).wrapping_sub(reader.u64()?);
+            let known = link.rows.off.get_mut(row)?;
+            let is_settled = off == known.0;
+            let times = if off == 0 {
+                0
+            } else {
+                known.1.saturating_add(1)
+            };
+            *known = (off, times);
+            let number = u8::try_from(row).ok()?;
+            match (off, is_settled) {
+                (0, _) => continue,
+                (_, true) => body.push(number | SETTLED),
+                _ if times >= UNSETTLED => body.push(number),
+                _ => continue,
+            }
             for bucket in row * ROW..(row + 1) * ROW {
                 body.extend_from_slice(&ledger.digest(bucket).to_be_bytes());
             }
@@ -257,41 +404,45 @@ impl Node {
         Some(())
     }
 
-    /// Notes the buckets that differ, and mends those that did the last time.
+    /// Notes how far the buckets are off, and mends those of which that counts.
     fn hear_buckets(&mut self, index: usize, reader: &mut Reader, ledger: &Ledger) -> Option<()> {
         let link = self.links.get_mut(index)?;
+        let (number, now, repair) = (link.number, self.now, &mut self.repair);
+        let Some(partner) = repair.partners.iter_mut().find(|p| p.link == number) else {
+            return Some(());
+        };
         let mut confirmed = Vec::new();
         while !reader.0.is_empty() {
-            let row = usize::from(reader.u8()?);
-            let mut differ = 0;
-            for bucket in 0..ROW {
-                if reader.u64()? != ledger.digest(row * ROW + bucket) {
-                    differ |= 1 << bucket;
+            let number = reader.u8()?;
+            let (row, is_settled) = (usize::from(number & !SETTLED), number & SETTLED != 0);
+            let is_due = partner.is_due(row, now);
+            for bucket in row * ROW..(row + 1) * ROW {
+                let off = ledger.digest(bucket).wrapping_sub(reader.u64()?);
+                if off != 0 && is_settled || is_due && partner.note(bucket, off) {
+                    confirmed.push(bucket);
                 }
             }
-            *link.digests.differ.get_mut(row)? = differ;
-            let both = differ & link.digests.differed.get(row)?;
-            let buckets = (0..ROW).filter(|bucket| both >> bucket & 1 != 0);
-            confirmed.extend(buckets.map(|bucket| row * ROW + bucket));
+            if is_due {
+                *partner.told_at.get_mut(row)? = Some(now);
+            }
         }
         if confirmed.is_empty() {
             return Some(());
         }
-        link.digests.agrees = Some(false);
-        let number = link.number;
-        if self.repair.takes(number, self.now) {
-            // They are in hand now: a later difference is a new one.
-            for bucket in &confirmed {
-                *link.digests.differ.get_mut(bucket / ROW)? &= !(1 << (bucket % ROW));
-            }
-            for run in confirmed.chunk_by(|a, b| a + 1 == *b) {
-                let (first, last) = (run.first()?, run.last()?);
-                let from = Key::start_of_bucket(*first);
-                let end = match last + 1 {
-                    BUCKETS => Key::END,
-                    next => Key::start_of_bucket(next),
-                };
-                self.repair.compare(number, from, end, None);
+        partner.quiet = 0;
+        link.agrees = Some(false);
+        if !repair.takes(number, now) {
+            return Some(());
+        }
+        for run in confirmed.chunk_by(|a, b| a + 1 == *b) {
+            let (first, last) = (run.first()?, run.last()?);
+            let from = Key::start_of_bucket(*first);
+            let end = match last + 1 {
+                BUCKETS => Key::END,
+                next => Key::start_of_bucket(next),
+            };
+            if repair.claim(number, &from, &end) {
+                repair.compare(number, from, end, None);
             }
         }
         Some(())
@@ -299,16 +450,21 @@ impl Node {
 
     fn hear_ranges(&mut self, index: usize, reader: &mut Reader) -> Option<()> {
         let link = self.links.get_mut(index)?;
-        link.digests.agrees = Some(false);
-        let number = link.number;
-        if !self.repair.takes(number, self.now) {
+        link.agrees = Some(false);
+        let (number, repair) = (link.number, &mut self.repair);
+        if !repair.takes(number, self.now) {
             return Some(());
         }
         let mut from = reader.key()?;
         while !reader.0.is_empty() {
             let end = reader.key()?;
             let theirs = (reader.u32()?, reader.u64()?);
-            self.repair.compare(number, from, end, Some(theirs));
+            if repair.claim(number, &from, &end) {
+                match theirs {
+                    (0, _) => repair.push(number, from, end, Vec::new()),
+                    _ => repair.compare(number, from, end, Some(theirs)),
+                }
+            }
             from = end;
         }
         Some(())
@@ -349,11 +505,7 @@ impl Node {
         wire::read_changes(body, &mut changes, &mut counts)?;
         self.take(index, &changes, &counts, tracker, out);
         let number = self.links.get(index)?.number;
-        if let Some((focus, at)) = &mut self.repair.focus
-            && *focus == number
-        {
-            *at = self.now;
-        }
+        self.repair.touch(number, self.now);
         Some(())
     }
 
@@ -395,9 +547,11 @@ impl Node {
         let Some(ledger) = tracker.ledger() else {
             return;
         };
+        self.repair.turn_to(ledger.sixth());
+        self.repair.wait = 0;
         let mut left = budget;
-        self.repair.is_held_back = false;
-        for _ in 0..WORKS_A_STEP {
+        let mut held_back = 0;
+        for _ in 0..WORKS_A_STEP.min(self.repair.works.len()) {
             let Some(mut work) = self.repair.works.pop_front() else {
                 return;
             };
@@ -405,13 +559,17 @@ impl Node {
             let Some(link) = self.links.iter_mut().find(is_link) else {
                 continue;
             };
-            let is_held_back = link.allowance < 2 * wire::MOST as u64;
-            if left == 0 || is_held_back {
-                self.repair.is_held_back = is_held_back;
+            if left == 0 {
                 self.repair.works.push_front(work);
                 return;
             }
-            self.repair.focus = Some((work.link, self.now));
+            self.repair.touch(work.link, self.now);
+            if link.allowance < 2 * wire::MOST as u64 {
+                held_back += 1;
+                self.repair.wait = link.realm.repair_wait();
+                self.repair.works.push_back(work);
+                continue;
+            }
             let is_done = match &mut work.task {
                 Task::Compare { cursor, sum, .. } => {
                     add_up(tracker, ledger, cursor, &work.end, &mut left, sum)
@@ -431,6 +589,9 @@ impl Node {
             }
             self.finish(work, tracker, ledger, out);
         }
+        if held_back < self.repair.works.len() {
+            self.repair.wait = 0;
+        }
     }
 
     /// The table has been looked at: does what that calls for.
@@ -445,7 +606,6 @@ impl Node {
         match task {
             Task::Compare { theirs, sum, .. } => match theirs {
                 Some((count, digest)) if (count, digest) == (sum.count, sum.digest) => {}
-                Some((0, _)) => repair.push(link, from, end, Vec::new()),
                 _ if sum.count <= FEW => repair.add(link, from, end, Task::Items),
                 _ => {
                     let parts = (sum.count / (FEW - 2)).clamp(2, PARTS);
