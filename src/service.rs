@@ -3,6 +3,8 @@
 
 use crate::access::{Access, Kind};
 use crate::random::Random;
+use crate::state::wall_ms;
+use crate::stats::cluster::Overview;
 use crate::stats::{Counters, Monitor, View};
 use crate::sync::cluster::Cluster;
 use crate::sys::mmsg::Batch;
@@ -165,6 +167,7 @@ impl Service {
 
     /// What reports are made of.
     pub fn view(&self) -> View<'_> {
+        let cluster = self.cluster.as_deref();
         View {
             counters: &self.counters,
             monitor: &self.monitor,
@@ -172,7 +175,7 @@ impl Service {
             totals: self.tracker.totals(),
             peers: self.tracker.peers(),
             table: self.tracker.table_bytes(),
-            cluster: None,
+            cluster: cluster.map(|cluster| Overview::of(cluster, &self.tracker, wall_ms())),
         }
     }
 }

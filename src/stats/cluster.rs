@@ -6,8 +6,9 @@
 use super::metrics::{Number, begin_family, sample};
 use super::people::{bytes, milliseconds, short_number, text};
 use super::{View, fill};
+use crate::sync::cluster::Cluster;
 use crate::sync::link::Realm;
-use crate::sync::node::{Node, Report};
+use crate::sync::node::Report;
 use crate::sync::wire::Rejection;
 use crate::tracker::Tracker;
 use std::net::SocketAddr;
@@ -28,6 +29,10 @@ pub struct Overview {
     /// Peers that others told of.
     pub synced: u64,
     pub nodes: Vec<Report>,
+    /// Nodes whose names have no address yet.
+    pub unresolved: Vec<String>,
+    /// Packets that did not leave, by [`UNSENT`].
+    pub unsent: [u64; UNSENT.len()],
     /// Packets that no node can be named for, by the number of the [`Rejection`].
     pub rejections: [u64; Rejection::COUNT],
     pub multicast: Option<Multicast>,
@@ -44,13 +49,16 @@ pub struct Multicast {
     pub ignored: [u64; IGNORED.len()],
 }
 
+/// Why a packet did not leave: the send buffer was full, or the system said no.
+const UNSENT: [&str; 2] = ["no_room", "refused"];
+
 /// Why a packet was not read.
 pub const IGNORED: [&str; 3] = ["own", "stranger", "malformed"];
 
 impl Overview {
     /// What a node knows; `wall` is the host's clock, in milliseconds.
-    pub fn of(node: &Node, tracker: &Tracker, wall: u64) -> Overview {
-        let ledger = tracker.ledger();
+    pub fn of(cluster: &Cluster, tracker: &Tracker, wall: u64) -> Overview {
+        let (node, ledger) = (cluster.node(), tracker.ledger());
         Overview {
             id: node.id(),
             ahead: node.cluster_time().wrapping_sub(wall).cast_signed(),
@@ -59,6 +67,8 @@ impl Overview {
             is_counted: ledger.is_some_and(|ledger| ledger.counted_to.is_none()),
             synced: node.synced(),
             nodes: node.reports().collect(),
+            unresolved: cluster.unresolved().map(ToString::to_string).collect(),
+            unsent: [cluster.counters.dropped, cluster.counters.refused],
             rejections: node.rejections(),
             multicast: None,
         }
@@ -67,6 +77,7 @@ impl Overview {
     /// Leaves out where others are, which is for admins.
     pub fn hide_nodes(&mut self) {
         self.nodes.clear();
+        self.unresolved.clear();
     }
 
     fn count(&self, is: impl Fn(&Report) -> bool) -> u64 {
@@ -97,6 +108,11 @@ pub fn write(overview: &Overview, out: &mut Vec<u8>) {
         nodes(overview).write(out);
         traffic(overview).write(out);
     }
+    for name in &overview.unresolved {
+        text(out, "\nno address is known of ");
+        text(out, name);
+        out.push(b'\n');
+    }
     write_rejections(overview, out);
     if let Some(multicast) = &overview.multicast {
         write_multicast(multicast, out);
@@ -105,8 +121,9 @@ pub fn write(overview: &Overview, out: &mut Vec<u8>) {
 
 /// The worst that can be said comes first.
 fn write_verdict(overview: &Overview, out: &mut Vec<u8>) {
-    let all = overview.nodes.len() as u64;
-    let down = overview.count(|node| !node.is_up);
+    let unresolved = overview.unresolved.len() as u64;
+    let all = overview.nodes.len() as u64 + unresolved;
+    let down = overview.count(|node| !node.is_up) + unresolved;
     let differ = overview.count(|node| node.is_up && node.agrees == Some(false));
     let unknown = overview.count(|node| node.is_up && node.agrees.is_none());
     let of = |count| [count, all];
@@ -454,6 +471,9 @@ fn write_rejected(overview: &Overview, out: &mut Vec<u8>) {
     }
     let counts = &overview.rejections;
     write_reasons(name, "node=\"others\"", &Rejection::NAMES, counts, out);
+    let name = "sync_unsent_packets_total";
+    begin_family(name, "Packets that did not leave.", out);
+    write_reasons(name, "", &UNSENT, &overview.unsent, out);
 }
 
 fn write_reasons(name: &str, labels: &str, reasons: &[&str], counts: &[u64], out: &mut Vec<u8>) {
@@ -668,6 +688,17 @@ dropped of others: version 4
     }
 
     #[test]
+    fn a_name_without_address_is_a_node_that_is_down() {
+        let overview = Overview {
+            unresolved: vec!["b.example:6970".into()],
+            ..Overview::default()
+        };
+        let text = written(write, &overview);
+        assert!(text.starts_with("cluster incomplete: 1 of 1 nodes down\n"));
+        assert!(text.ends_with("\nno address is known of b.example:6970\n"));
+    }
+
+    #[test]
     fn workers_have_numbers() {
         let mut worker = node("0.0.0.3:0", 1, true, None);
         worker.realm = Realm::Group;
@@ -720,7 +751,7 @@ dropped of others: version 4
         assert_eq!(text.matches("\nannounced_sync_agrees{").count(), 2);
         assert_eq!(text.matches("\nannounced_sync_lag_seconds").count(), 2);
         let help = text.matches("# HELP ").count();
-        assert_eq!(help, OWN.len() + NODES.len() + MULTICAST.len() + 2);
+        assert_eq!(help, OWN.len() + NODES.len() + MULTICAST.len() + 3);
         // Nobody else is told where nodes are.
         overview.hide_nodes();
         let text = written(

@@ -145,6 +145,12 @@ impl Cluster {
         &self.node
     }
 
+    /// Peers that no address is known for.
+    pub fn unresolved(&self) -> impl Iterator<Item = &PeerName> {
+        let unknown = self.peers.iter().filter(|peer| peer.addresses.is_empty());
+        unknown.map(|peer| &peer.name)
+    }
+
     /// Moves the clock to the loop's time; returns the tracker's.
     pub fn advance(&mut self, now: u64) -> u64 {
         self.now = now;
