@@ -685,6 +685,7 @@ fn with_view<T>(monitor: Monitor, make: impl FnOnce(&View) -> T) -> T {
         address: address.parse().expect("an address"),
         id: 7,
         is_up: true,
+        is_own: false,
         counters: Default::default(),
         lag: 900,
         clock_offset: Some(-2),

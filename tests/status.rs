@@ -183,6 +183,28 @@ fn where_nodes_are_is_for_admins() {
     );
 }
 
+/// All nodes may have the same list of nodes.
+#[test]
+fn a_node_that_is_listed_itself_is_not_missed() {
+    let directory = Directory::new("status-self");
+    let key = key(&directory, "key");
+    // A port that was free a moment ago may be taken by another test.
+    let (daemon, address) = (0..20)
+        .find_map(|_| {
+            let free = UdpSocket::bind("127.0.0.1:0").expect("a port");
+            let address = free.local_addr().expect("is bound").to_string();
+            drop(free);
+            let mut command = std::process::Command::new(common::program());
+            command.args(["-i", "127.0.0.1", "-p", "0", "--cluster-key", &key]);
+            command.args(["--cluster-listen", &address, "--cluster-peer", &address]);
+            Some((Daemon::try_spawn(command).ok()?, address))
+        })
+        .expect("one of twenty ports is free");
+    let report = wait_for_status(&daemon, 0, "cluster ok: no other node has been heard");
+    let row = format!("\n1  {address}  -   self ");
+    assert!(report.contains(&row), "{report}");
+}
+
 #[test]
 fn whoever_cannot_be_asked_is_an_error() {
     let refused = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -217,9 +239,13 @@ fn whoever_cannot_be_asked_is_an_error() {
         error(&["--stats-path", "/numbers", "--cluster-status", &tcp6]),
         alone
     );
-    // Whoever comes over a Unix socket has to be named, so nobody is an admin there.
     assert_eq!(
         error(&["--cluster-status", &socket, "--stats-path", "/numbers"]),
+        alone
+    );
+    let strict = Daemon::start(&["--proxy", "127.0.0.1", "--proxy", "::1"]);
+    assert_eq!(
+        error(&["--cluster-status", &strict.tcp4().to_string()]),
         "403 Forbidden: only admins are told, see -A/--admin there"
     );
     let missing = format!("unix:{}", directory.file("nothing"));

@@ -80,8 +80,13 @@ impl Overview {
         self.unresolved.clear();
     }
 
+    /// Without this one, in case that it is listed too.
+    fn others(&self) -> impl Iterator<Item = &Report> {
+        self.nodes.iter().filter(|node| !node.is_own)
+    }
+
     fn count(&self, is: impl Fn(&Report) -> bool) -> u64 {
-        self.nodes.iter().filter(|node| is(node)).count() as u64
+        self.others().filter(|node| is(node)).count() as u64
     }
 }
 
@@ -122,7 +127,7 @@ pub fn write(overview: &Overview, out: &mut Vec<u8>) {
 /// The worst that can be said comes first.
 fn write_verdict(overview: &Overview, out: &mut Vec<u8>) {
     let unresolved = overview.unresolved.len() as u64;
-    let all = overview.nodes.len() as u64 + unresolved;
+    let all = overview.count(|_| true) + unresolved;
     let down = overview.count(|node| !node.is_up) + unresolved;
     let differ = overview.count(|node| node.is_up && node.agrees == Some(false));
     let unknown = overview.count(|node| node.is_up && node.agrees.is_none());
@@ -276,6 +281,14 @@ fn name(node: &Report) -> String {
     }
 }
 
+fn state(node: &Report) -> &'static str {
+    match (node.is_own, node.is_up) {
+        (true, _) => "self",
+        (false, true) => "up",
+        (false, false) => "down",
+    }
+}
+
 /// How the other nodes are.
 fn nodes(overview: &Overview) -> Table {
     let titles = &["#", "node", "id", "state", "tables", "lag", "clock"];
@@ -302,7 +315,7 @@ fn nodes(overview: &Overview) -> Table {
                 0 => out.push(b'-'),
                 id => write_id(id, out),
             }),
-            told(if node.is_up { "up" } else { "down" }),
+            told(state(node)),
             told(tables),
             cell(lag),
             cell(clock),
@@ -426,8 +439,7 @@ fn write_families<T>(families: &[Family<T>], subjects: &[(String, &T)], out: &mu
 
 /// Appends the cluster's metrics; without one that is little.
 pub fn write_metrics(overview: Option<&Overview>, out: &mut Vec<u8>) {
-    let nodes = overview.map_or(&[][..], |overview| &overview.nodes);
-    if !nodes.iter().any(|node| node.is_up) {
+    if overview.is_none_or(|overview| overview.count(|node| node.is_up) == 0) {
         begin_family(LAG, LAG_HELP, out);
         sample(LAG, &[], Number::Count(0), out);
     }
@@ -435,7 +447,7 @@ pub fn write_metrics(overview: Option<&Overview>, out: &mut Vec<u8>) {
         return;
     };
     write_families(OWN, &[(String::new(), overview)], out);
-    let labelled = nodes.iter().map(|node| (labels(node), node));
+    let labelled = overview.others().map(|node| (labels(node), node));
     write_families(NODES, &labelled.collect::<Vec<_>>(), out);
     write_rejected(overview, out);
     if let Some(multicast) = &overview.multicast {
@@ -465,7 +477,7 @@ fn write_rejected(overview: &Overview, out: &mut Vec<u8>) {
         "Packets that were dropped; others' are of no known node.",
         out,
     );
-    for node in &overview.nodes {
+    for node in overview.others() {
         let counts = &node.counters.rejections;
         write_reasons(name, &labels(node), &Rejection::NAMES, counts, out);
     }
@@ -590,6 +602,7 @@ mod tests {
             address: address.parse().expect("an address"),
             id,
             is_up,
+            is_own: false,
             counters: Counters::default(),
             lag: 0,
             clock_offset: None,
@@ -685,6 +698,24 @@ dropped of others: version 4
             ..Overview::default()
         };
         assert!(written(write_verdict, &multicast).starts_with(WELL));
+    }
+
+    #[test]
+    fn a_node_that_is_listed_itself_is_not_missed() {
+        let mut own = node("192.0.2.1:6970", 0, false, None);
+        own.is_own = true;
+        let overview = Overview {
+            nodes: vec![own],
+            ..Overview::default()
+        };
+        let text = written(write, &overview);
+        assert!(text.starts_with("cluster ok: no other node has been heard\n"));
+        assert!(text.contains("\n1  192.0.2.1:6970  -   self "), "{text}");
+        let text = written(
+            |overview, out| write_metrics(Some(overview), out),
+            &overview,
+        );
+        assert!(!text.contains("192.0.2.1"), "{text}");
     }
 
     #[test]

@@ -283,7 +283,10 @@ impl Cluster {
         let now = self.now;
         for peer in &mut self.peers {
             let address = peer.addresses.first();
-            let mut up = self.node.reports().filter(|report| report.is_up);
+            let mut up = self
+                .node
+                .reports()
+                .filter(|report| report.is_up || report.is_own);
             let link = up.find(|report| {
                 Some(&report.address) == address || peer.id != 0 && report.id == peer.id
             });

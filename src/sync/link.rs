@@ -110,6 +110,8 @@ pub struct Link {
     pub address: SocketAddr,
     /// The address is one of the operator's; other links go when they fall silent.
     pub is_configured: bool,
+    /// What was sent there came back: the operator has named this very node among the others.
+    pub is_own: bool,
     /// 0 until it is known.
     pub id: u64,
     /// Our nonce for the next session.
@@ -183,6 +185,7 @@ impl Link {
             realm,
             address,
             is_configured,
+            is_own: false,
             id: 0,
             pending: None,
             session: None,
@@ -292,6 +295,7 @@ impl Link {
             self.missing.clear();
             self.samples = Samples::default();
         }
+        self.is_own = false;
         self.cookie = None;
         self.agrees = None;
         self.session = Some(session);

@@ -197,6 +197,8 @@ pub struct Report {
     pub address: SocketAddr,
     pub id: u64,
     pub is_up: bool,
+    /// The operator has named this very node among the others.
+    pub is_own: bool,
     pub counters: Counters,
     /// Milliseconds from the first announce of the last batch to its arrival.
     pub lag: u64,
@@ -301,6 +303,7 @@ impl Node {
             address: link.address,
             id: link.id,
             is_up: link.is_up,
+            is_own: link.is_own,
             counters: link.counters,
             lag: link.lag,
             clock_offset: link.samples.best(),
@@ -634,6 +637,9 @@ impl Node {
             Err(why) => return self.reject(from, why),
         };
         if hello.from.id == self.id {
+            if let Some(link) = self.links.iter_mut().find(|link| link.address == from) {
+                link.is_own = link.session.is_none();
+            }
             return;
         }
         let realm = self.realm_of(from);
