@@ -29,7 +29,6 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Descriptors for all that is not a client's connection.
 const RESERVED_DESCRIPTORS: usize = 32;
@@ -138,6 +137,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
         Some(key) => ConnectionIds::shared(join_cluster(options, key, &mut service)?),
         None => ConnectionIds::new([secret()?, secret()?]),
     };
+    use_decoys(options, &mut service)?;
     drop_privileges(options, identity)?;
     let is_unix = |listen: &Listen| matches!(listen.address, Address::Unix(_));
     sandbox::enter(options.listen.iter().any(is_unix))
@@ -191,13 +191,6 @@ fn new_service(
     let random = Random::seeded(secret()?);
     let mut service = Service::new(limits, options.interval, options.numwant_max, random);
     load(options, limits, &mut service.tracker)?;
-    if options.decoys > 0 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let start = now.map_or(0, |now| now.as_secs());
-        let key = [secret()?, secret()?];
-        let decoys = Decoys::new(options.decoys, key, start);
-        service.tracker.use_decoys(decoys);
-    }
     service.access = access;
     service.log_completed = options.log_completed;
     service.monitor = Monitor::new(getrandom::u32().unwrap_or_default(), resident);
@@ -224,6 +217,19 @@ fn join_cluster(
     let key = cluster.node().connection_key();
     service.cluster = Some(Box::new(cluster));
     Ok(key)
+}
+
+/// Those that all nodes of a cluster name.
+fn use_decoys(options: &Options, service: &mut Service) -> Result<(), Problem> {
+    if options.decoys > 0 {
+        let key = match &service.cluster {
+            Some(cluster) => cluster.node().decoys_key(),
+            None => [secret()?, secret()?],
+        };
+        let decoys = Decoys::new(options.decoys, key, state::wall_ms() / 1000);
+        service.tracker.use_decoys(decoys);
+    }
+    Ok(())
 }
 
 fn new_site(options: &Options, sockets: &[Socket]) -> Site {

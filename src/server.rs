@@ -288,10 +288,14 @@ impl Server {
             CLUSTER_V4 => &self.cluster.v4,
             _ => &self.cluster.v6,
         };
-        if let Some(socket) = socket
-            && self.service.hear_cluster(socket, &mut self.batch)
-            && !self.busy.contains(&token)
-        {
+        let Some(socket) = socket else {
+            return;
+        };
+        let batch = &mut self.batch;
+        let is_busy = self.service.with_cluster(&mut |cluster, tracker, refuses| {
+            cluster.receive(socket, batch, tracker, refuses)
+        });
+        if is_busy && !self.busy.contains(&token) {
             self.busy.push(token);
         }
     }
@@ -397,6 +401,9 @@ impl Server {
                 saves.request();
             }
             self.sockets.clear();
+            if let Some(cluster) = &mut self.service.cluster {
+                cluster.wind_up();
+            }
             // The keeper's events do not come twice.
             self.busy.retain(|token| *token == KEEPER);
             self.starved_at = None;

@@ -7,9 +7,8 @@ use crate::state::wall_ms;
 use crate::stats::cluster::Overview;
 use crate::stats::{Counters, Monitor, View};
 use crate::sync::cluster::Cluster;
-use crate::sys::mmsg::Batch;
+use crate::sync::node::Refuses;
 use crate::tracker::{Ahead, Counts, Hint, InfoHash, Limits, Progress, Tracker};
-use mio::net::UdpSocket;
 
 /// Peers in a reply where the client does not say how many it wants.
 const DEFAULT_WANT: usize = 50;
@@ -59,10 +58,7 @@ impl Service {
     /// The same for an announce, for which it was looked ahead.
     pub fn refuses_announce(&self, info_hash: &InfoHash, hint: Hint) -> Option<Kind> {
         let access = self.access.as_ref()?;
-        match hint.is_known() && self.vouches(access) {
-            true => None,
-            false => access.refuses(info_hash),
-        }
+        refuses_found(access, self.vouches(access), info_hash, hint)
     }
 
     /// Whether the table holds nothing that is refused: nothing comes into it that is, and what was there
@@ -157,12 +153,23 @@ impl Service {
         Some(cluster.next_tick(&self.tracker))
     }
 
-    /// Takes what other nodes have sent, up to a batch; whether more may be waiting.
-    pub fn hear_cluster(&mut self, socket: &UdpSocket, batch: &mut Batch) -> bool {
-        match &mut self.cluster {
-            Some(cluster) => cluster.receive(socket, batch, &mut self.tracker),
-            None => false,
-        }
+    /// Lets the cluster have the tracker, and tells it which torrents are not tracked; what that returns,
+    /// or false without a cluster.
+    pub fn with_cluster(
+        &mut self,
+        work: &mut dyn FnMut(&mut Cluster, &mut Tracker, Refuses) -> bool,
+    ) -> bool {
+        let Some(cluster) = &mut self.cluster else {
+            return false;
+        };
+        let (access, vouched) = (self.access.as_ref(), self.vouched);
+        let refuses = |info_hash: &InfoHash, hint: Hint| {
+            access.is_some_and(|access| {
+                let is_vouched_for = vouched == Some(access.version());
+                refuses_found(access, is_vouched_for, info_hash, hint).is_some()
+            })
+        };
+        work(cluster, &mut self.tracker, &refuses)
     }
 
     /// What reports are made of.
@@ -177,6 +184,19 @@ impl Service {
             table: self.tracker.table_bytes(),
             cluster: cluster.map(|cluster| Overview::of(cluster, &self.tracker, wall_ms())),
         }
+    }
+}
+
+/// By what kind of list a torrent is refused that was looked for in the table, for which the list may vouch.
+fn refuses_found(
+    access: &Access,
+    is_vouched_for: bool,
+    info_hash: &InfoHash,
+    hint: Hint,
+) -> Option<Kind> {
+    match hint.is_known() && is_vouched_for {
+        true => None,
+        false => access.refuses(info_hash),
     }
 }
 

@@ -6,7 +6,7 @@
 //! Time: `now` is the loop's own, in milliseconds. The node's, in which the tracker lives, is the same but
 //! for pauses of the process, which it leaves out: see [`super::clock`].
 
-use super::node::{Event, Node, Outbox, Settings};
+use super::node::{Event, Node, Outbox, Refuses, Settings};
 use super::wire::Rejection;
 use crate::log;
 use crate::options::PeerName;
@@ -100,6 +100,8 @@ struct Peer {
     heard_at: u64,
     is_silence_told: bool,
     is_failure_told: bool,
+    /// It is this node itself, which has been told.
+    is_own: bool,
     /// When its name is to be resolved; none for an address.
     ask_at: Option<u64>,
 }
@@ -175,6 +177,7 @@ impl Cluster {
         socket: &UdpSocket,
         batch: &mut Batch,
         tracker: &mut Tracker,
+        refuses: Refuses,
     ) -> bool {
         // Without a datagram there may be an error of an earlier one: what waits is behind it. The next
         // datagram will tell.
@@ -182,7 +185,8 @@ impl Cluster {
             return false;
         };
         for (from, packet) in batch.datagrams() {
-            self.node.hear(from, packet, tracker, &mut self.out);
+            self.node
+                .hear_tracked(from, packet, tracker, refuses, &mut self.out);
         }
         received == BATCH
     }
@@ -196,6 +200,11 @@ impl Cluster {
             self.look_after_peers();
             self.tell_rejections();
         }
+    }
+
+    /// The end is near: what waits to be told does not wait any more.
+    pub fn wind_up(&mut self) {
+        self.node.wind_up();
     }
 
     /// Sends what is to be sent. What the system does not take is lost, as it could be on the way.
@@ -294,6 +303,12 @@ impl Cluster {
                 peer.id = link.id;
                 peer.heard_at = now;
                 peer.is_silence_told = false;
+                let was_own = std::mem::replace(&mut peer.is_own, link.is_own);
+                if link.is_own && !was_own {
+                    let name = &peer.name;
+                    self.teller
+                        .tell(now, format_args!("cluster: {name} is this node"));
+                }
                 // The name is asked for once more when the peer falls silent.
                 if let Some(at) = &mut peer.ask_at {
                     *at = (*at).max(now + SILENT);
@@ -380,6 +395,7 @@ impl Peer {
             heard_at: 0,
             is_silence_told: false,
             is_failure_told: false,
+            is_own: false,
         }
     }
 

@@ -49,6 +49,9 @@ pub struct Settings {
     pub most_stops: usize,
 }
 
+/// Whether a torrent is not tracked, with what is known of its place in the table.
+pub type Refuses<'a> = &'a dyn Fn(&InfoHash, Hint) -> bool;
+
 /// What an operator is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -174,6 +177,7 @@ pub struct Node {
     standing: Standing,
     streams: [Stream; 2],
     heartbeat_at: u64,
+    is_ending: bool,
     most_records: u64,
     /// Thousandths of records that may be applied now.
     credit: u64,
@@ -230,6 +234,7 @@ impl Node {
             standing: Standing::Gateway,
             streams: Realm::ALL.map(Stream::new),
             heartbeat_at: 0,
+            is_ending: false,
             most_records: settings.most_records.into(),
             credit: u64::from(settings.most_records) * 1000,
             refilled_at: 0,
@@ -282,9 +287,9 @@ impl Node {
 
     /// Applies what was heard by other means than this protocol; how much of it was news. The group is
     /// told of that. Other sites are not: they hear by the same means, or find it when tables are compared.
-    pub fn relay(&mut self, changes: &[Change], tracker: &mut Tracker) -> usize {
+    pub fn relay(&mut self, changes: &[Change], tracker: &mut Tracker, refuses: Refuses) -> usize {
         let mut news = 0;
-        self.apply_from(Realm::Site, changes, tracker, &mut |_, applied| {
+        self.apply_from(Realm::Site, changes, tracker, refuses, &mut |_, applied| {
             news += usize::from(applied == Applied::Changed);
         });
         news
@@ -351,6 +356,16 @@ impl Node {
     /// The key for UDP connection ids that all nodes accept.
     pub fn connection_key(&self) -> [u64; 2] {
         self.keys.connections()
+    }
+
+    /// The key for decoys, which all nodes choose alike.
+    pub fn decoys_key(&self) -> [u64; 2] {
+        self.keys.decoys()
+    }
+
+    /// The end is near: from now on changes are told at once.
+    pub fn wind_up(&mut self) {
+        self.is_ending = true;
     }
 
     /// Reads the own clock, in milliseconds, and returns what [`Tracker::advance`] is to be given: the
@@ -424,7 +439,7 @@ impl Node {
             return;
         }
         let since = *stream.since.get_or_insert(self.now);
-        let is_due = self.now >= since + stream.wait();
+        let is_due = self.is_ending || self.now >= since + stream.wait();
         let room = wire::ROOM - BATCH_HEAD;
         let fills = |pending: &[Change]| {
             let mut left = room;
@@ -579,6 +594,18 @@ impl Node {
         tracker: &mut Tracker,
         out: &mut Outbox,
     ) {
+        self.hear_tracked(from, packet, tracker, &|_, _| false, out);
+    }
+
+    /// The same where not all torrents are tracked.
+    pub fn hear_tracked(
+        &mut self,
+        from: SocketAddr,
+        packet: &[u8],
+        tracker: &mut Tracker,
+        refuses: Refuses,
+        out: &mut Outbox,
+    ) {
         let (tag, id) = match wire::peek(packet) {
             Ok(peeked) => peeked,
             Err(why) => return self.reject(from, why),
@@ -609,10 +636,10 @@ impl Node {
         self.greet(index, has_begun, tracker, out);
         let is_whole = match kind {
             Kind::Heartbeat => self.hear_heartbeat(index, body, tracker, out),
-            Kind::Records => self.hear_records(index, body, tracker),
+            Kind::Records => self.hear_records(index, body, tracker, refuses),
             Kind::Missing => self.hear_missing(index, body, out),
             Kind::Hello => None,
-            _ => self.hear_repair(index, kind, body, tracker, out),
+            _ => self.hear_repair(index, kind, body, tracker, refuses, out),
         };
         if let (None, Some(link)) = (is_whole, self.links.get_mut(index)) {
             link.counters.reject(Rejection::Malformed);
@@ -718,7 +745,13 @@ impl Node {
         Some(())
     }
 
-    fn hear_records(&mut self, index: usize, body: &[u8], tracker: &mut Tracker) -> Option<()> {
+    fn hear_records(
+        &mut self,
+        index: usize,
+        body: &[u8],
+        tracker: &mut Tracker,
+        refuses: Refuses,
+    ) -> Option<()> {
         let mut reader = Reader(body);
         let number = reader.u64()?;
         let first = reader.u64()?;
@@ -737,7 +770,7 @@ impl Node {
                 self.credit -= cost;
                 link.counters.records_in += changes.len() as u64;
                 let realm = link.realm;
-                self.apply_from(realm, &changes, tracker, &mut |_, _| {});
+                self.apply_from(realm, &changes, tracker, refuses, &mut |_, _| {});
             }
         }
         self.changes = changes;
@@ -750,15 +783,16 @@ impl Node {
         realm: Realm,
         changes: &[Change],
         tracker: &mut Tracker,
+        refuses: Refuses,
         then: &mut dyn FnMut(&Change, Applied),
     ) {
         let is_told_on = self.standing == Standing::Gateway
             && self.links.iter().any(|link| link.realm == realm.other());
         if !is_told_on {
-            return apply_all(changes, tracker, then);
+            return apply_all(changes, tracker, refuses, then);
         }
         let stream = &mut self.streams[realm.other() as usize];
-        apply_all(changes, tracker, &mut |change, applied| {
+        apply_all(changes, tracker, refuses, &mut |change, applied| {
             if applied == Applied::Changed {
                 stream.push(std::slice::from_ref(change));
             }
@@ -785,10 +819,12 @@ impl Node {
     }
 }
 
-/// Applies changes, torrents fetched into the cache ahead; `then` is told what became of each.
+/// Applies changes, torrents fetched into the cache ahead; `then` is told what became of each but of
+/// those whose torrents are not tracked.
 pub(super) fn apply_all(
     changes: &[Change],
     tracker: &mut Tracker,
+    refuses: Refuses,
     then: &mut dyn FnMut(&Change, Applied),
 ) {
     for part in changes.chunks(32) {
@@ -803,6 +839,9 @@ pub(super) fn apply_all(
             }
         }
         for (change, hint) in part.iter().zip(hints) {
+            if refuses(&change.info_hash, hint) {
+                continue;
+            }
             let applied = tracker.apply(change, hint);
             then(change, applied);
         }

@@ -16,7 +16,7 @@
 //! everybody, yet may be sent parts by several.
 
 use super::link::{Link, Realm, Rows};
-use super::node::{Node, Outbox, send};
+use super::node::{Node, Outbox, Refuses, send};
 use super::wire::{self, Kind, Reader};
 use crate::tracker::ledger::{self, BUCKETS, Change, Key, Ledger, ROW, ROWS, State};
 use crate::tracker::{Applied, InfoHash, Item, Tracker};
@@ -319,12 +319,13 @@ impl Node {
         kind: Kind,
         body: &[u8],
         tracker: &mut Tracker,
+        refuses: Refuses,
         out: &mut Outbox,
     ) -> Option<()> {
         let mut reader = Reader(body);
         match kind {
-            Kind::Items => return self.hear_items(index, &mut reader, tracker, out),
-            Kind::Repair => return self.hear_changes(index, reader.0, tracker, out),
+            Kind::Items => return self.hear_items(index, &mut reader, tracker, refuses, out),
+            Kind::Repair => return self.hear_changes(index, reader.0, tracker, refuses, out),
             _ => {}
         }
         let sixth = reader.u64()?;
@@ -476,6 +477,7 @@ impl Node {
         index: usize,
         reader: &mut Reader,
         tracker: &mut Tracker,
+        refuses: Refuses,
         out: &mut Outbox,
     ) -> Option<()> {
         let (from, end) = (reader.key()?, reader.key()?);
@@ -486,7 +488,7 @@ impl Node {
             Some((fingerprint, share?))
         });
         let theirs = theirs.collect();
-        self.take(index, &changes, &[], tracker, out);
+        self.take(index, (&changes, &[]), tracker, refuses, out);
         let number = self.links.get(index)?.number;
         if self.repair.takes(number, self.now) {
             self.repair.push(number, from, end, theirs);
@@ -499,11 +501,12 @@ impl Node {
         index: usize,
         body: &[u8],
         tracker: &mut Tracker,
+        refuses: Refuses,
         out: &mut Outbox,
     ) -> Option<()> {
         let (mut changes, mut counts) = (Vec::new(), Vec::new());
         wire::read_changes(body, &mut changes, &mut counts)?;
-        self.take(index, &changes, &counts, tracker, out);
+        self.take(index, (&changes, &counts), tracker, refuses, out);
         let number = self.links.get(index)?.number;
         self.repair.touch(number, self.now);
         Some(())
@@ -513,16 +516,16 @@ impl Node {
     fn take(
         &mut self,
         index: usize,
-        changes: &[Change],
-        counts: &[(InfoHash, u32)],
+        (changes, counts): (&[Change], &[(InfoHash, u32)]),
         tracker: &mut Tracker,
+        refuses: Refuses,
         out: &mut Outbox,
     ) {
         let Some(realm) = self.links.get(index).map(|link| link.realm) else {
             return;
         };
         let mut stopped = Vec::new();
-        self.apply_from(realm, changes, tracker, &mut |change, applied| {
+        self.apply_from(realm, changes, tracker, refuses, &mut |change, applied| {
             if let Applied::Stopped(stamp) = applied {
                 stopped.push(Change {
                     state: State::Stopped,

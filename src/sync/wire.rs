@@ -59,6 +59,11 @@ impl Keys {
         siphash24_128(self.master, b"connections")
     }
 
+    /// For decoys that all nodes name.
+    pub fn decoys(&self) -> SipKey {
+        siphash24_128(self.master, b"decoys")
+    }
+
     /// For what one node says to another in a session that these nonces began.
     fn direction(&self, from: &Party, to: &Party) -> SipKey {
         let mut message = [0; 57];

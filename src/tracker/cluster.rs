@@ -56,6 +56,10 @@ impl Tracker {
     /// A small correction moves the clock, or lets it stand for a moment. After a large one ages stay as
     /// they are and stamps mean something else than before, unless time has passed for the table too.
     pub fn set_cluster_time(&mut self, cluster_ms: u64, has_passed: bool) {
+        if let Some(decoys) = &mut self.decoys {
+            let passed = self.now.saturating_sub(super::KEEP_EMPTY);
+            decoys.set_start((cluster_ms / 1000).saturating_sub(passed.into()));
+        }
         let Some(ledger) = &mut self.ledger else {
             return;
         };

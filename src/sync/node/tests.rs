@@ -210,8 +210,8 @@ fn what_comes_by_other_means_is_told_to_the_group_and_to_no_site() {
     let mut changes = Vec::new();
     net.members[4].1.take_changes(&mut changes);
     let (node, tracker) = &mut net.members[0];
-    assert_eq!(node.relay(&changes, tracker), 1);
-    assert_eq!(node.relay(&changes, tracker), 0);
+    assert_eq!(node.relay(&changes, tracker, &|_, _| false), 1);
+    assert_eq!(node.relay(&changes, tracker, &|_, _| false), 0);
     net.run(300);
     assert_eq!(net.peers(), [2, 2, 2, 1, 2]);
     net.run(2000);
