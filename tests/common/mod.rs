@@ -32,13 +32,18 @@ pub fn program() -> String {
 }
 
 /// Polls until there is a value; fails the test when there is none in time.
-pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    wait_longer(what, DEADLINE, look)
+}
+
+/// The same for what has its reasons to take long.
+pub fn wait_longer<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = look() {
             return value;
         }
-        assert!(start.elapsed() < DEADLINE, "waited in vain for {what}");
+        assert!(start.elapsed() < deadline, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -151,6 +156,19 @@ impl Daemon {
 
     pub fn tcp6(&self) -> SocketAddr {
         self.address("tcp", true)
+    }
+
+    /// Where it hears other nodes.
+    pub fn cluster(&self) -> SocketAddr {
+        let all = self.addresses("cluster");
+        *all.first()
+            .unwrap_or_else(|| panic!("no cluster: {:?}", self.log()))
+    }
+
+    /// How many of its lines hold this.
+    pub fn count_lines(&self, part: &str) -> usize {
+        let log = self.log();
+        log.iter().filter(|line| line.contains(part)).count()
     }
 
     /// Sends a signal by name, as in `kill -s TERM`.
