@@ -9,6 +9,7 @@
 
 use super::sandbox::{self, run};
 use super::{Daemon, skip, sys};
+use announced::random::Random;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -43,11 +44,11 @@ fn missing() -> Option<String> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     /// Per cent that are lost.
-    pub loss: u32,
+    pub loss: usize,
     /// Milliseconds that the others take ...
     pub delay: u64,
     /// ... but for so many per cent, which overtake them.
-    pub overtaking: u32,
+    pub overtaking: usize,
 }
 
 /// The bridge. Hosts are 1, 2, ...: 10.77.0.1 and fd77::1, `node1` by name, and so on.
@@ -69,6 +70,8 @@ impl Lan {
         // `ip netns` keeps its namespaces here; with a file system of its own they stay in the sandbox.
         command("mkdir -p /run/netns");
         command("mount -t tmpfs netns /run/netns");
+        // libfaketime names things there by process id, which others in other sandboxes have too.
+        command("mount -t tmpfs shm /dev/shm");
         // Without an address of its own a bridge takes the lowest of its ports'. Snooping would keep multicast from hosts
         // until they have been asked, which no router does here.
         command("ip link add lan address 02:00:00:00:00:ff type bridge mcast_snooping 0");
@@ -267,14 +270,14 @@ impl Relay {
 
     /// What the host sends: lost, or given a time at which it arrives.
     fn take(&self, sent: File, seed: u64, arrivals: &Sender<(Instant, Vec<u8>)>) {
-        let mut random = seed;
+        let mut random = Random::seeded(seed);
         pass(sent, |frame| {
             if let Some(record) = &mut *self.record.lock().expect("no panic") {
                 record.push(frame.clone());
             }
             let faults = *self.faults.lock().expect("no panic");
-            let is_lost = percent(&mut random) < faults.loss;
-            let overtakes = percent(&mut random) < faults.overtaking;
+            let is_lost = random.below(100) < faults.loss;
+            let overtakes = random.below(100) < faults.overtaking;
             let delay = if overtakes { 0 } else { faults.delay };
             if !is_lost {
                 let _ = arrivals.send((Instant::now() + Duration::from_millis(delay), frame));
@@ -315,12 +318,4 @@ fn pass(mut from: File, mut frame: impl FnMut(Vec<u8>)) {
     while let Ok(length) = from.read(&mut buffer) {
         frame(buffer[..length].to_vec());
     }
-}
-
-/// 0 to 99, by a linear congruential generator with Knuth's constants.
-fn percent(state: &mut u64) -> u32 {
-    *state = state
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1_442_695_040_888_963_407);
-    ((*state >> 33) % 100) as u32
 }
