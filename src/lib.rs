@@ -17,6 +17,9 @@ pub mod inquiry;
 /// The poll loop: whose turn it is, what time it is.
 pub mod server;
 
+/// Streams between nodes: who is given the table, and from whom this node takes one.
+pub mod join;
+
 /// A UDP socket's turn; connection ids.
 pub mod udp;
 

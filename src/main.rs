@@ -5,6 +5,7 @@
 use announced::access::{Access, Fifo};
 use announced::http::{Listener, Policy, Proxies, Site};
 use announced::inquiry::{self, Health};
+use announced::join::Joins;
 use announced::keeper::{self, Keeper, Plan};
 use announced::log;
 use announced::options::{self, Address, Command, Inquiry, Listen, Options, Protocol, User};
@@ -21,9 +22,10 @@ use announced::sys::privileges::{self, Identity};
 use announced::sys::{daemon, files, limits, memory, sandbox, signals, sockets};
 use announced::tracker::{Decoys, Limits, Tracker};
 use announced::udp::ConnectionIds;
+use mio::net::{TcpListener, UdpSocket};
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -123,7 +125,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
     let descriptors =
         limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))?;
     let sockets = open_all(options)?;
-    let cluster_sockets = open_cluster(options)?;
+    let (cluster_sockets, node_listeners) = open_cluster(options)?;
     let identity = identity(options)?;
     let resolver = start_resolver(options, identity)?;
     let key = read_key(options)?;
@@ -138,6 +140,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
         None => ConnectionIds::new([secret()?, secret()?]),
     };
     use_decoys(options, &mut service)?;
+    let joins = new_joins(node_listeners, &mut service);
     drop_privileges(options, identity)?;
     let is_unix = |listen: &Listen| matches!(listen.address, Address::Unix(_));
     sandbox::enter(options.listen.iter().any(is_unix))
@@ -152,6 +155,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
             .as_deref()
             .map(|path| Saves::new(path, options.state_interval)),
         cluster: cluster_sockets,
+        joins,
         site: new_site(options, &sockets),
         most_connections: most_connections(options, descriptors, sockets.len()),
         sockets,
@@ -353,20 +357,50 @@ fn open(listen: &Listen, options: &Options) -> io::Result<Socket> {
     }
 }
 
-fn open_cluster(options: &Options) -> Result<cluster::Sockets, Problem> {
+/// Sockets for packets between nodes and for the tables of those that join, on the same ports.
+fn open_cluster(options: &Options) -> Result<(cluster::Sockets, Vec<TcpListener>), Problem> {
     let mut opened = cluster::Sockets::default();
+    let mut listeners = Vec::new();
     for &address in &options.cluster.listen {
-        let socket = sockets::cluster(address)
-            .and_then(|socket| Ok((socket.local_addr()?, socket)))
+        let both = open_both(address)
+            .and_then(|(socket, listener)| Ok((socket.local_addr()?, socket, listener)))
             .map_err(problem(format_args!("cannot listen on cluster {address}")));
-        let (address, socket) = socket?;
+        let (address, socket, listener) = both?;
         log::line(format_args!("listening on cluster {address}"));
+        listeners.push(listener);
         match address {
             SocketAddr::V4(_) => opened.v4 = Some(socket),
             SocketAddr::V6(_) => opened.v6 = Some(socket),
         }
     }
-    Ok(opened)
+    Ok((opened, listeners))
+}
+
+/// For port 0 one is looked for that is free for both.
+fn open_both(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let socket = sockets::cluster(address)?;
+        match sockets::cluster_tcp(socket.local_addr()?) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && address.port() == 0 => {
+                if tries == 100 {
+                    return Err(error);
+                }
+            }
+            listener => return Ok((socket, listener?)),
+        }
+    }
+}
+
+/// Where there may be other nodes, this one is not whole before it has looked for them.
+fn new_joins(listeners: Vec<TcpListener>, service: &mut Service) -> Joins {
+    let has_others = !listeners.is_empty();
+    let mut joins = Joins::new(listeners);
+    if let (true, Some(cluster)) = (has_others, &mut service.cluster) {
+        joins.begin(cluster.node_mut(), 0);
+    }
+    joins
 }
 
 /// The key of the cluster, if this is to be a node of one.

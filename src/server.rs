@@ -2,6 +2,7 @@
 
 use crate::access::{Access, Fifo};
 use crate::http::{Connections, Context, Listener, Proxies, Site, Turn};
+use crate::join::Joins;
 use crate::keeper::{Event, Keeper};
 use crate::log::{self, Level};
 use crate::resolver::Resolver;
@@ -55,6 +56,7 @@ pub struct Server {
     fifos: Fifos,
     saves: Option<Saves>,
     cluster: cluster::Sockets,
+    joins: Joins,
     sockets: Vec<Socket>,
     connections: Connections,
     service: Service,
@@ -89,6 +91,7 @@ pub struct Parts {
     /// If the state is to be saved, which the keeper does.
     pub saves: Option<Saves>,
     pub cluster: cluster::Sockets,
+    pub joins: Joins,
     pub sockets: Vec<Socket>,
     pub most_connections: usize,
     pub proxies: Proxies,
@@ -106,6 +109,7 @@ impl Server {
             fifos,
             saves,
             cluster,
+            joins,
             sockets,
             most_connections,
             proxies,
@@ -122,6 +126,7 @@ impl Server {
             fifos,
             saves,
             cluster,
+            joins,
             sockets,
             connections,
             service,
@@ -144,6 +149,7 @@ impl Server {
             resolver.register(registry, RESOLVER)?;
         }
         server.cluster.register(registry, CLUSTER_V4, CLUSTER_V6)?;
+        server.joins.register(registry)?;
         let fifos = [
             (&server.fifos.add, LIST_ADD),
             (&server.fifos.remove, LIST_REMOVE),
@@ -186,7 +192,7 @@ impl Server {
                 self.turn(event.token(), event.is_read_closed(), now);
             }
             self.serve_connections(now);
-            self.serve_cluster();
+            self.serve_cluster(now);
             self.keep_house(now);
             if self.has_stopped(now) {
                 log::line(format_args!("stopped"));
@@ -207,7 +213,7 @@ impl Server {
             (Some(saves), Some(keeper)) => saves.can_go_on(keeper),
             _ => false,
         };
-        let can_go_on = self.sweeping || is_reloading || can_save;
+        let can_go_on = self.sweeping || is_reloading || can_save || self.joins.are_busy();
         if !self.busy.is_empty() || self.connections.are_busy() || can_go_on {
             return Some(Duration::ZERO);
         }
@@ -215,6 +221,7 @@ impl Server {
             self.connections.next_deadline(),
             self.service.next_sweep(),
             self.service.next_tick(),
+            self.joins.next_deadline(),
             self.starved_at,
             self.report_at,
             // A save that is waited for tells when it ends.
@@ -241,6 +248,9 @@ impl Server {
         }
         if token == RESOLVER {
             return self.hear_resolver();
+        }
+        if Joins::owns(token) {
+            return self.joins.ready(token);
         }
         let mut context = Context {
             registry: self.poll.registry(),
@@ -301,7 +311,9 @@ impl Server {
     }
 
     /// Tells other nodes what has changed, and does what else is due with them.
-    fn serve_cluster(&mut self) {
+    fn serve_cluster(&mut self, now: u64) {
+        let registry = self.poll.registry();
+        self.joins.serve(registry, &mut self.service, now);
         let Some(cluster) = &mut self.service.cluster else {
             return;
         };

@@ -153,6 +153,12 @@ impl Service {
         Some(cluster.next_tick(&self.tracker))
     }
 
+    /// Whether this is a node of a cluster that does not know yet what the others know.
+    pub fn is_syncing(&self) -> bool {
+        let cluster = self.cluster.as_ref();
+        cluster.is_some_and(|cluster| cluster.node().is_joining)
+    }
+
     /// Lets the cluster have the tracker, and tells it which torrents are not tracked; what that returns,
     /// or false without a cluster.
     pub fn with_cluster(

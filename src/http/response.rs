@@ -112,6 +112,11 @@ pub fn write_streaming(out: &mut Vec<u8>, content_type: &str, framing: Framing, 
 
 /// Appends an error: its name is its body.
 pub fn write_error(out: &mut Vec<u8>, status: Status, framing: Framing) {
+    write_error_saying(out, status, status.text().as_bytes(), framing);
+}
+
+/// The same with a body that says more.
+pub fn write_error_saying(out: &mut Vec<u8>, status: Status, body: &[u8], framing: Framing) {
     let mut seconds = Vec::new();
     let header: &[&[u8]] = match status {
         Status::MethodNotAllowed => &[b"Allow: GET, HEAD\r\n"],
@@ -121,7 +126,7 @@ pub fn write_error(out: &mut Vec<u8>, status: Status, framing: Framing) {
         }
         _ => &[],
     };
-    write(out, status, header, status.text().as_bytes(), framing);
+    write(out, status, header, body, framing);
 }
 
 #[cfg(test)]

@@ -37,6 +37,9 @@ pub struct Policy {
 /// What the admin of a proxy reads whose clients cannot announce.
 const NO_CLIENT: &[u8] = b"400 Bad Request: this came from a proxy that does not name its client\n";
 
+/// Seconds after which a node that joins a cluster may be whole.
+const SYNCING: u32 = 1;
+
 /// What is served, and the buffers to make replies in.
 pub struct Site {
     policy: Policy,
@@ -154,7 +157,9 @@ impl Site {
                 let location = [b"Location: ", url.as_bytes(), b"\r\n"];
                 response::write(out, error, &location, b"", framing);
             }
-            _ if !self.body.is_empty() => response::write(out, error, &[], &self.body, framing),
+            _ if !self.body.is_empty() => {
+                response::write_error_saying(out, error, &self.body, framing);
+            }
             _ => response::write_error(out, error, framing),
         }
         None
@@ -187,6 +192,11 @@ impl Site {
             Route::Root => self.greet(request, service),
             Route::Stats => return self.stats(request.query, client, service),
             Route::Metrics => return self.metrics(client, service),
+            Route::Health if service.is_syncing() => {
+                // What balances load then leaves this node out.
+                self.say("syncing\n", service);
+                return Err(Status::Unavailable(SYNCING));
+            }
             Route::Health => self.say("ok\n", service),
             Route::Robots => self.say("User-agent: *\nDisallow: /\n", service),
             Route::Unknown => return Err(Status::NotFound),

@@ -193,6 +193,7 @@ fn model_of(bytes: &[u8], piece: usize) -> Model {
             };
             model.peers.insert((torrent, endpoint.to_vec()), known);
         }
+        Item::Stop { .. } => panic!("no file has stops"),
     })
     .expect("is sound");
     model

@@ -1,13 +1,17 @@
 //! The table as bytes, a slice at a time.
 
-use super::{EMPTY_TORRENT, END, HEADER, KEY, MAGIC, TIME, TORRENT, VERSION};
+use super::{CLUSTER, EMPTY_TORRENT, END, HEADER, KEY, MAGIC, STOPS, TIME, TORRENT, VERSION};
 use crate::siphash::Hasher;
-use crate::tracker::{COMPLETED, Cursor, Found, RECORD_SIZES, Tracker};
+use crate::tracker::{COMPLETED, Clock, Cursor, Found, RECORD_SIZES, Tracker};
 
 /// A save under way. It holds no part of the table, which may change between the steps.
 pub struct Writer {
     /// None when all torrents are written.
     cursor: Option<Cursor>,
+    /// Where the stops go on; none when they are written, or not wanted.
+    stops: Option<usize>,
+    /// For a node of a cluster.
+    is_cluster: bool,
     sum: Option<Hasher>,
     /// The clock's units when it began, and when ages were last told to count from.
     began: u64,
@@ -26,19 +30,34 @@ pub struct Written {
 impl Writer {
     /// Begins with the header. `wall_ms` is now, in milliseconds since 1970.
     pub fn new(tracker: &Tracker, wall_ms: u64, out: &mut Vec<u8>) -> Writer {
+        Writer::begin(tracker, wall_ms, false, out)
+    }
+
+    /// The same for a node that joins the cluster; none if there is no cluster.
+    pub fn for_cluster(tracker: &Tracker, out: &mut Vec<u8>) -> Option<Writer> {
+        let unit = tracker.cluster_unit()?;
+        let began = unit.checked_mul(tracker.unit_ms())?;
+        let now = began.checked_add(tracker.into_unit_ms())?;
+        Some(Writer::begin(tracker, now, true, out))
+    }
+
+    fn begin(tracker: &Tracker, wall_ms: u64, is_cluster: bool, out: &mut Vec<u8>) -> Writer {
         let units = tracker.units();
         let unit_ms = u32::try_from(tracker.unit_ms()).unwrap_or(u32::MAX);
         let into_unit = u32::try_from(tracker.into_unit_ms()).unwrap_or(0);
+        let flags = if is_cluster { CLUSTER } else { 0 };
         let start = out.len();
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&VERSION.to_be_bytes());
-        out.extend_from_slice(&0_u32.to_be_bytes());
+        out.extend_from_slice(&flags.to_be_bytes());
         out.extend_from_slice(&unit_ms.to_be_bytes());
         out.extend_from_slice(&wall_ms.to_be_bytes());
         out.extend_from_slice(&into_unit.to_be_bytes());
         debug_assert_eq!(out.len() - start, HEADER);
         let mut writer = Writer {
             cursor: Some(Cursor::default()),
+            stops: is_cluster.then_some(0),
+            is_cluster,
             sum: Some(Hasher::new(KEY)),
             began: units,
             counted_from: units,
@@ -55,21 +74,21 @@ impl Writer {
     /// Appends about `budget` torrents and peers, at most some 40 bytes each; false when that was all.
     pub fn step(&mut self, tracker: &Tracker, budget: usize, out: &mut Vec<u8>) -> bool {
         let start = out.len();
-        match self.cursor.take() {
-            Some(cursor) => {
-                self.mark_time(tracker, out);
-                let written = &mut self.written;
-                self.cursor = tracker.walk(cursor, budget, &mut |found| {
-                    write(tracker, found, out, written);
-                });
-                self.add_to_sum(out, start);
-                true
-            }
-            None => {
-                self.end(out);
-                false
-            }
+        self.mark_time(tracker, out);
+        if let Some(cursor) = self.cursor.take() {
+            let (written, is_cluster) = (&mut self.written, self.is_cluster);
+            self.cursor = tracker.walk(cursor, budget, &mut |found| {
+                write(tracker, found, is_cluster, out, written);
+            });
+        } else if let Some(from) = self.stops.take() {
+            self.stops = write_stops(tracker, from, budget, out);
+        } else {
+            out.truncate(start);
+            self.end(out);
+            return false;
         }
+        self.add_to_sum(out, start);
+        true
     }
 
     fn mark_time(&mut self, tracker: &Tracker, out: &mut Vec<u8>) {
@@ -102,7 +121,42 @@ impl Writer {
     }
 }
 
-fn write(tracker: &Tracker, found: Found, out: &mut Vec<u8>, written: &mut Written) {
+/// Places of the ring that are looked at for one item; mostly nobody is there.
+const STOPS_AT_ONCE: usize = 16 * 1024;
+
+/// Tells where to go on.
+fn write_stops(tracker: &Tracker, from: usize, budget: usize, out: &mut Vec<u8>) -> Option<usize> {
+    let ahead = tracker.cluster_unit()?.wrapping_add(Clock::AHEAD.into());
+    let start = out.len();
+    out.extend_from_slice(&[STOPS, 0, 0]);
+    let mut count = 0_u16;
+    let places = budget.saturating_mul(4).min(STOPS_AT_ONCE);
+    let next = tracker.stops(from, places, &mut |fingerprint, unit| {
+        if let Ok(age) = u32::try_from(ahead.wrapping_sub(unit)) {
+            out.extend_from_slice(&fingerprint.to_be_bytes());
+            out.extend_from_slice(&age.to_be_bytes());
+            count += 1;
+        }
+    });
+    end_list(out, start, count);
+    next
+}
+
+/// Fills in how long a list is that began there; one of nothing is left out.
+fn end_list(out: &mut Vec<u8>, start: usize, count: u16) {
+    match out.get_mut(start + 1..start + 3) {
+        Some(room) if count > 0 => room.copy_from_slice(&count.to_be_bytes()),
+        _ => out.truncate(start),
+    }
+}
+
+fn write(
+    tracker: &Tracker,
+    found: Found,
+    is_cluster: bool,
+    out: &mut Vec<u8>,
+    written: &mut Written,
+) {
     match found {
         Found::Torrent {
             info_hash,
@@ -120,13 +174,19 @@ fn write(tracker: &Tracker, found: Found, out: &mut Vec<u8>, written: &mut Writt
                 out.extend_from_slice(&seconds.to_be_bytes());
             }
         }
-        Found::Peers { list, records } => write_peers(tracker, list, records, out, written),
+        Found::Peers { list, records } => {
+            let age = |tag| match is_cluster {
+                true => tracker.age_from_ahead(tag),
+                false => tracker.age(tag),
+            };
+            write_peers(&age, list, records, out, written);
+        }
     }
 }
 
 /// One piece of a list. A walk hands over no more than a chunk, far below what the count can tell.
 fn write_peers(
-    tracker: &Tracker,
+    age: &dyn Fn(u8) -> Option<u8>,
     list: u8,
     records: &[u8],
     out: &mut Vec<u8>,
@@ -140,7 +200,7 @@ fn write_peers(
     let mut count = 0_u16;
     for record in records.chunks_exact(size) {
         if let [endpoint @ .., tag] = record
-            && let Some(age) = tracker.age(*tag)
+            && let Some(age) = age(*tag)
             && count < u16::MAX
         {
             out.extend_from_slice(endpoint);
@@ -148,11 +208,6 @@ fn write_peers(
             count += 1;
         }
     }
-    if count == 0 {
-        return out.truncate(start);
-    }
-    if let Some(room) = out.get_mut(start + 1..start + 3) {
-        room.copy_from_slice(&count.to_be_bytes());
-    }
+    end_list(out, start, count);
     written.peers += u64::from(count);
 }

@@ -153,6 +153,10 @@ impl Cluster {
         unknown.map(|peer| &peer.name)
     }
 
+    pub fn node_mut(&mut self) -> &mut Node {
+        &mut self.node
+    }
+
     /// Moves the clock to the loop's time; returns the tracker's.
     pub fn advance(&mut self, now: u64) -> u64 {
         self.now = now;

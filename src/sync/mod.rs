@@ -35,6 +35,8 @@
 //! - [`repair`]: how differences are found and mended
 //! - [`clock`]: cluster time
 //! - [`wire`]: packets
+//! - [`snapshot`]: the whole table, for a node that joins
+//! - [`stream`]: what it travels in
 //! - [`multicast`]: opentracker's packets, for clusters of both kinds
 
 pub mod clock;
@@ -44,4 +46,6 @@ pub mod link;
 pub mod multicast;
 pub mod node;
 pub mod repair;
+pub mod snapshot;
+pub mod stream;
 pub mod wire;

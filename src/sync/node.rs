@@ -8,12 +8,12 @@
 use super::clock::{Time, Vote};
 use super::link::{Counters, Link, Realm, SILENCE};
 use super::repair::Repair;
-use super::wire::{self, Heartbeat, Hello, Keys, Kind, Nonce, Reader, Rejection};
+use super::wire::{self, Heartbeat, Hello, Keys, Kind, Nonce, Party, Reader, Rejection};
 use crate::siphash::siphash24_128;
 use crate::tracker::ledger::Change;
 use crate::tracker::{Applied, Hint, InfoHash, Tracker};
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 const HEARTBEAT: u64 = 1000;
 
@@ -171,6 +171,10 @@ pub struct Node {
     pub(super) time: Time,
     /// Milliseconds since the start.
     pub(super) now: u64,
+    /// It has yet to learn what others know.
+    pub is_joining: bool,
+    /// The table of one is on its way: until that is here, tables are not compared.
+    pub is_fetching: bool,
     pub(super) links: Vec<Link>,
     next_link: u32,
     siblings: Vec<SocketAddr>,
@@ -228,6 +232,8 @@ impl Node {
             peer_timeout: settings.peer_timeout,
             time,
             now: 0,
+            is_joining: false,
+            is_fetching: false,
             links: Vec::new(),
             next_link: 0,
             siblings: Vec::new(),
@@ -545,7 +551,7 @@ impl Node {
         let Some(link) = self.links.get_mut(index) else {
             return;
         };
-        let ledger = tracker.ledger();
+        let ledger = tracker.ledger().filter(|_| !self.is_fetching);
         let heartbeat = Heartbeat {
             pulse: link.pulse(self.now, &self.time),
             next_batch: self.streams[link.realm as usize].next_batch,
@@ -816,6 +822,43 @@ impl Node {
             send(link, Kind::Records, body, out);
         }
         Some(())
+    }
+}
+
+/// For the streams on which a node that joins fetches a table.
+impl Node {
+    /// Who this is on a stream, with a nonce of the stream's own, and the keys.
+    pub fn for_stream(&mut self) -> (Party, Keys) {
+        let nonce = fresh(self.entropy, &mut self.drawn);
+        (Party { id: self.id, nonce }, self.keys.clone())
+    }
+
+    /// In seconds.
+    pub fn peer_timeout(&self) -> u32 {
+        self.peer_timeout
+    }
+
+    /// Whether cluster time is known, and with it what stamps mean.
+    pub fn is_sure_of_time(&self) -> bool {
+        self.time.sure_for() > 0
+    }
+
+    /// Whether the node of this id is there: then it is told what changes.
+    pub fn hears(&self, id: u64) -> bool {
+        self.links.iter().any(|link| link.is_up && link.id == id)
+    }
+
+    /// Whether some node has its packets come from there, or is looked for there.
+    pub fn has_link_to(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        let mut links = self.links.iter();
+        links.any(|link| link.address.ip().to_canonical() == ip)
+    }
+
+    /// Whether some of the nodes that are to be reached are not there.
+    pub fn is_missing_peers(&self) -> bool {
+        let mut links = self.links.iter();
+        links.any(|link| link.is_configured && link.realm == Realm::Site && !link.is_up)
     }
 }
 

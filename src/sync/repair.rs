@@ -257,6 +257,9 @@ impl Node {
         tracker: &Tracker,
         out: &mut Outbox,
     ) {
+        if self.is_fetching {
+            return;
+        }
         let (Some(link), Some((sixth, digest))) = (self.links.get_mut(index), theirs) else {
             return;
         };

@@ -64,10 +64,24 @@ impl Keys {
         siphash24_128(self.master, b"decoys")
     }
 
+    /// For the greetings on streams.
+    pub fn greetings(&self) -> SipKey {
+        siphash24_128(self.master, b"greetings")
+    }
+
     /// For what one node says to another in a session that these nonces began.
     fn direction(&self, from: &Party, to: &Party) -> SipKey {
+        self.between(b'd', from, to)
+    }
+
+    /// The same on a stream.
+    pub fn stream(&self, from: &Party, to: &Party) -> SipKey {
+        self.between(b's', from, to)
+    }
+
+    fn between(&self, purpose: u8, from: &Party, to: &Party) -> SipKey {
         let mut message = [0; 57];
-        message[0] = b'd';
+        message[0] = purpose;
         message[1..9].copy_from_slice(&from.id.to_be_bytes());
         message[9..17].copy_from_slice(&to.id.to_be_bytes());
         message[17..33].copy_from_slice(&from.nonce);
@@ -253,13 +267,13 @@ fn read_header(reader: &mut Reader) -> Option<Header> {
     })
 }
 
-fn put_code(packet: &mut Vec<u8>, start: usize, key: SipKey) {
+pub(super) fn put_code(packet: &mut Vec<u8>, start: usize, key: SipKey) {
     let code = siphash24_128(key, &packet[start..]);
     packet.extend_from_slice(code.map(u64::to_be_bytes).as_flattened());
 }
 
 /// What the code is over, if it is the right one.
-fn check_code(packet: &[u8], key: SipKey) -> Result<&[u8], Rejection> {
+pub(super) fn check_code(packet: &[u8], key: SipKey) -> Result<&[u8], Rejection> {
     let (message, code) = packet
         .split_last_chunk::<CODE>()
         .ok_or(Rejection::Malformed)?;

@@ -3,7 +3,7 @@
 use super::address::SockAddr;
 use super::check;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
@@ -47,6 +47,32 @@ pub fn cluster(address: SocketAddr) -> io::Result<mio::net::UdpSocket> {
     Ok(mio::net::UdpSocket::from_std(socket))
 }
 
+/// A listening TCP socket for other nodes. They are few and may be far away: how much waits on the way to
+/// one is the system's business.
+pub fn cluster_tcp(address: SocketAddr) -> io::Result<mio::net::TcpListener> {
+    let socket = new_socket(address, libc::SOCK_STREAM)?;
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    listen(socket, address)
+}
+
+/// A TCP connection to another node, from this address if one is given. That it failed is told when it is
+/// used.
+pub fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<mio::net::TcpStream> {
+    let socket = new_socket(to, libc::SOCK_STREAM)?;
+    if let Some(from) = from {
+        bind(&socket, SocketAddr::new(from, 0))?;
+    }
+    let stream = std::net::TcpStream::from(socket);
+    stream.set_nonblocking(true)?;
+    let (raw, size) = SockAddr::new(to);
+    // SAFETY: the pointer is to an address of that size, alive for the call.
+    let connected = unsafe { libc::connect(stream.as_raw_fd(), (&raw const raw).cast(), size) };
+    match check(connected) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(mio::net::TcpStream::from_std(stream)),
+    }
+}
+
 /// A listening TCP socket.
 pub fn tcp(address: SocketAddr) -> io::Result<mio::net::TcpListener> {
     let socket = new_socket(address, libc::SOCK_STREAM)?;
@@ -59,6 +85,10 @@ pub fn tcp(address: SocketAddr) -> io::Result<mio::net::TcpListener> {
     // A connection is handed over with its request, not before: one turn of the loop instead of two.
     #[cfg(target_os = "linux")]
     set_option(&socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 1)?;
+    listen(socket, address)
+}
+
+fn listen(socket: OwnedFd, address: SocketAddr) -> io::Result<mio::net::TcpListener> {
     bind(&socket, address)?;
     // SAFETY: a system call on a socket that we own, without pointers.
     check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;

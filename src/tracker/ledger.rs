@@ -409,6 +409,25 @@ impl Ledger {
     pub fn remember_stop(&mut self, fingerprint: u64, unit: u64) {
         self.stops.put(fingerprint, unit);
     }
+
+    /// Visits the stops from this place of the ring on, about so many; where to go on, if there are more.
+    pub fn visit_stops(
+        &self,
+        from: usize,
+        budget: usize,
+        visit: &mut dyn FnMut(u64, u64),
+    ) -> Option<usize> {
+        let stops = &self.stops;
+        let end = from
+            .saturating_add(budget.div_ceil(4))
+            .min(stops.sets.len());
+        for &[fingerprint, unit] in stops.sets.get(from..end).unwrap_or_default().as_flattened() {
+            if unit > 0 && stops.get(fingerprint) == Some(unit) {
+                visit(fingerprint, unit);
+            }
+        }
+        (end < stops.sets.len()).then_some(end)
+    }
 }
 
 /// Who has stopped lately: a table of bounded size in which the oldest of four gives way.

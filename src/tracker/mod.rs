@@ -9,6 +9,7 @@ pub mod clock;
 mod cluster;
 mod decoys;
 pub mod ledger;
+mod merge;
 mod peers;
 mod sample;
 mod small;

@@ -1,0 +1,705 @@
+//! Streams between nodes, and what becomes of them: who is given the table, and, when this node has just
+//! started, from whom it takes one.
+//!
+//! A node that starts is not whole. It looks for another that is, takes the table of the first that gives
+//! it, from the next if that one fails, and meanwhile serves and takes live updates. While nobody shows up
+//! for [`ALONE`] it is alone, and whole with what it has. Of two that start together neither has more to
+//! give than the other: each says so, and both are whole after that time.
+//!
+//! Strangers cannot keep anybody busy: only a connection from where some node's packets come from is
+//! talked to, few at once and briefly before they have shown the key, and a round of the loop does
+//! one slice for all of those that are served.
+
+use crate::log;
+use crate::service::Service;
+use crate::sync::link::Realm;
+use crate::sync::node::Node;
+use crate::sync::snapshot::{Failure, Fetch, Host, Offer, Progress};
+use crate::sync::stream::Answer;
+use crate::sys::sockets;
+use crate::tracker::InfoHash;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry, Token};
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr};
+
+/// Milliseconds for which a node that starts waits for a sign of another.
+const ALONE: u64 = 10_000;
+
+/// Milliseconds after which a node that hears others of which none gives its table is no longer waiting for
+/// it: repair brings it, and takes longer.
+const HOPELESS: u64 = 60_000;
+
+/// Milliseconds for which the others may still come up once the first is, so that none of them is missed
+/// when it tells what changes.
+const GATHER: u64 = 1000;
+
+/// Milliseconds from one look for other nodes to the next.
+const LOOK: u64 = 50;
+
+/// Milliseconds until those that gave nothing are asked again.
+const AGAIN: u64 = 1000;
+
+/// Milliseconds in which an end must have shown the key, may be silent, and must have done with all.
+const STRANGE: u64 = 5000;
+const SILENT: u64 = 10_000;
+const LONGEST: u64 = 3_600_000;
+
+/// Streams to this node, and those of them that are given the table at once, at 0.4 MB each.
+const GUESTS: usize = 8;
+const MOST_SERVED: usize = 4;
+
+/// Connections accepted in a round.
+const ACCEPTS: usize = 16;
+
+/// Milliseconds until accepting is tried again when the system is out of descriptors.
+const RETRY: u64 = 500;
+
+/// Slices taken in a round, each of a thousand peers at most; a frame that is opened is one too.
+const STEPS: usize = 2;
+
+/// Bytes of one read.
+const INPUT: usize = 64 * 1024;
+
+/// Tokens, above all that count connections.
+const LISTENERS: usize = usize::MAX - 64;
+const FETCH: usize = LISTENERS + 8;
+const FIRST_GUEST: usize = FETCH + 1;
+
+/// All streams between this node and others.
+pub struct Joins {
+    listeners: Vec<TcpListener>,
+    /// Connections may wait to be accepted.
+    accepting: bool,
+    /// Set while the listeners are out of descriptors.
+    retry_at: Option<u64>,
+    guests: [Option<Guest>; GUESTS],
+    /// Whose turn it is to be given a slice.
+    turn: usize,
+    fetching: Option<Fetching>,
+    /// None once the node is whole.
+    joining: Option<Joining>,
+}
+
+/// A node that starts, and has yet to find another.
+struct Joining {
+    began: u64,
+    /// When it gives up, without another sign of hope.
+    until: u64,
+    /// When the first other node was seen.
+    seen_at: Option<u64>,
+    next_look: u64,
+    /// Nodes that gave nothing when they were last asked.
+    tried: Vec<SocketAddr>,
+    /// A stream on which to ask, if somebody handed one over.
+    handed: Option<TcpStream>,
+    /// A node that could have given its table did not.
+    has_failed: bool,
+    /// The last line that was logged.
+    told: String,
+}
+
+/// A stream, and what the poll has said of it.
+struct Io {
+    stream: TcpStream,
+    readable: bool,
+    writable: bool,
+    /// The other end has sent its last.
+    is_ended: bool,
+    out: Vec<u8>,
+    began: u64,
+    /// When something was last sent or received.
+    moved_at: u64,
+}
+
+/// Another node, or somebody who says so.
+struct Guest {
+    io: Io,
+    offer: Offer,
+    from: Option<SocketAddr>,
+}
+
+/// A table on its way in.
+struct Fetching {
+    io: Io,
+    fetch: Fetch,
+    from: Option<SocketAddr>,
+    /// The last step found more to do.
+    has_work: bool,
+}
+
+/// Why a stream ends before its time.
+enum Trouble {
+    Failure(Failure),
+    Io(io::Error),
+    Closed,
+    TooSlow,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Trouble::Failure(failure) => failure.fmt(f),
+            Trouble::Io(error) => error.fmt(f),
+            Trouble::Closed => f.write_str("it closed the connection"),
+            Trouble::TooSlow => f.write_str("it takes too long"),
+        }
+    }
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Trouble {
+        Trouble::Failure(failure)
+    }
+}
+
+/// Where a stream leads, for the log.
+struct Place(Option<SocketAddr>);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("another worker"),
+        }
+    }
+}
+
+impl Joins {
+    /// With listeners for other nodes, if there may be any.
+    pub fn new(listeners: Vec<TcpListener>) -> Joins {
+        Joins {
+            listeners,
+            accepting: false,
+            retry_at: None,
+            guests: [const { None }; GUESTS],
+            turn: 0,
+            fetching: None,
+            joining: None,
+        }
+    }
+
+    pub fn register(&mut self, registry: &Registry) -> io::Result<()> {
+        for (listener, token) in self.listeners.iter_mut().zip(LISTENERS..) {
+            registry.register(listener, Token(token), Interest::READABLE)?;
+        }
+        Ok(())
+    }
+
+    /// From now on this node is not whole before it has another's table or is found to be alone.
+    pub fn begin(&mut self, node: &mut Node, now: u64) {
+        node.is_joining = true;
+        self.joining = Some(Joining {
+            began: now,
+            until: now + ALONE,
+            seen_at: None,
+            next_look: now,
+            tried: Vec::new(),
+            handed: None,
+            has_failed: false,
+            told: String::new(),
+        });
+    }
+
+    /// Whether a token is of these streams.
+    pub fn owns(token: Token) -> bool {
+        token.0 >= LISTENERS
+    }
+
+    /// Notes an event.
+    pub fn ready(&mut self, token: Token) {
+        let io = match token.0 {
+            FETCH => self.fetching.as_mut().map(|fetching| &mut fetching.io),
+            FIRST_GUEST.. => {
+                let guest = self.guests.get_mut(token.0 - FIRST_GUEST);
+                guest.and_then(Option::as_mut).map(|guest| &mut guest.io)
+            }
+            _ => {
+                self.accepting = true;
+                None
+            }
+        };
+        if let Some(io) = io {
+            io.readable = true;
+            io.writable = true;
+        }
+    }
+
+    /// Whether there is something to do without waiting for an event.
+    pub fn are_busy(&self) -> bool {
+        let fetching = self.fetching.as_ref();
+        let mut guests = self.guests.iter().flatten();
+        self.accepting || fetching.is_some_and(Fetching::can_go_on) || guests.any(Guest::can_go_on)
+    }
+
+    /// When there is something to do without an event.
+    pub fn next_deadline(&self) -> Option<u64> {
+        let guests = self.guests.iter().flatten().map(Guest::deadline);
+        let fetching = self.fetching.iter().map(|fetching| fetching.io.deadline());
+        let idle = self.joining.as_ref().filter(|_| self.fetching.is_none());
+        let joining = idle.map(|joining| joining.next_look());
+        let others = joining.into_iter().chain(self.retry_at);
+        guests.chain(fetching).chain(others).min()
+    }
+
+    /// Whether this node would ask for a table if somebody handed it a stream to one that has it.
+    pub fn wants_stream(&self) -> bool {
+        let joining = self.joining.as_ref();
+        self.fetching.is_none() && joining.is_some_and(|joining| joining.handed.is_none())
+    }
+
+    /// Hands over a stream to a node of which the table is wanted.
+    pub fn hand_over(&mut self, stream: TcpStream) {
+        if let Some(joining) = &mut self.joining {
+            joining.handed = Some(stream);
+        }
+    }
+
+    /// Talks to whoever is at the other end of this stream, which need not be from a listener.
+    pub fn welcome(
+        &mut self,
+        mut stream: TcpStream,
+        from: Option<SocketAddr>,
+        registry: &Registry,
+        service: &mut Service,
+        now: u64,
+    ) {
+        let Some(place) = self.make_room() else {
+            return;
+        };
+        let Some(cluster) = &mut service.cluster else {
+            return;
+        };
+        let token = Token(FIRST_GUEST + place);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if registry.register(&mut stream, token, interest).is_err() {
+            return;
+        }
+        let (party, keys) = cluster.node_mut().for_stream();
+        let guest = Guest {
+            io: Io::new(stream, true, now),
+            offer: Offer::new(keys, party),
+            from,
+        };
+        if let Some(slot) = self.guests.get_mut(place) {
+            *slot = Some(guest);
+        }
+    }
+
+    /// A place that is free, or that of whoever has been there for longest without having shown the key.
+    fn make_room(&mut self) -> Option<usize> {
+        if let Some(free) = self.guests.iter().position(Option::is_none) {
+            return Some(free);
+        }
+        let guests = self.guests.iter().enumerate();
+        let strangers = guests.filter_map(|(place, guest)| {
+            let guest = guest.as_ref().filter(|guest| !guest.offer.is_proved())?;
+            Some((guest.io.began, place))
+        });
+        strangers.min().map(|(_, place)| place)
+    }
+
+    /// A round: accepts, gives a slice to one of the others, takes one, and looks for who may give one.
+    pub fn serve(&mut self, registry: &Registry, service: &mut Service, now: u64) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.accepting = true;
+        }
+        if self.accepting {
+            self.accept(registry, service, now);
+        }
+        self.serve_guests(service, now);
+        if self.fetching.is_some() {
+            self.fetch_on(service, now);
+        } else if self.joining.is_some() {
+            self.look_for_table(registry, service, now);
+        }
+    }
+
+    fn accept(&mut self, registry: &Registry, service: &mut Service, now: u64) {
+        for _ in 0..ACCEPTS {
+            let accepted = self.listeners.iter().find_map(|l| match l.accept() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+                other => Some(other),
+            });
+            match accepted {
+                None => {
+                    self.accepting = false;
+                    return;
+                }
+                Some(Ok((stream, from))) => {
+                    let cluster = service.cluster.as_ref();
+                    if cluster.is_some_and(|cluster| cluster.node().has_link_to(from.ip())) {
+                        self.welcome(stream, Some(from), registry, service, now);
+                    }
+                }
+                Some(Err(error)) if sockets::is_of_one_connection(&error) => {}
+                Some(Err(_)) => {
+                    self.accepting = false;
+                    self.retry_at = Some(now + RETRY);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn serve_guests(&mut self, service: &Service, now: u64) {
+        let Some(cluster) = &service.cluster else {
+            return;
+        };
+        let node = cluster.node();
+        let giving = self.guests.iter().flatten();
+        let giving = giving.filter(|guest| guest.offer.is_giving()).count();
+        let host = Host {
+            is_whole: !node.is_joining,
+            has_place: giving < MOST_SERVED,
+            peer_timeout: node.peer_timeout(),
+            hears: &|id| node.hears(id),
+        };
+        self.turn = (self.turn + 1) % GUESTS;
+        let mut may_step = true;
+        for place in (self.turn..GUESTS).chain(0..self.turn) {
+            let Some(slot) = self.guests.get_mut(place) else {
+                continue;
+            };
+            let Some(guest) = slot else {
+                continue;
+            };
+            match guest.turn(&host, service, &mut may_step, now) {
+                Ok(false) => {}
+                Ok(true) => {
+                    guest.tell(now);
+                    *slot = None;
+                }
+                Err(trouble) => {
+                    let from = Place(guest.from);
+                    log::info(format_args!("cluster: stream from {from} ended: {trouble}"));
+                    *slot = None;
+                }
+            }
+        }
+    }
+
+    fn fetch_on(&mut self, service: &mut Service, now: u64) {
+        let Some(fetching) = &mut self.fetching else {
+            return;
+        };
+        match fetching.turn(service, now) {
+            Ok(false) => {}
+            Ok(true) => {
+                let taken = fetching.fetch.taken();
+                let (from, ms) = (Place(fetching.from), now - fetching.io.began);
+                log::line(format_args!(
+                    "cluster: whole: {} torrents and {} peers in {} bytes from {from}, within {ms} ms",
+                    taken.torrents, taken.peers, taken.bytes
+                ));
+                if taken.left_out > 0 {
+                    log::line(format_args!(
+                        "cluster: no room for {} peers more (--max-peers, --max-torrents)",
+                        taken.left_out
+                    ));
+                }
+                self.end(service);
+            }
+            Err(trouble) => {
+                let from = Place(fetching.from);
+                if let Some(joining) = &mut self.joining {
+                    joining.fail(from, fetching.fetch.has_begun(), &trouble, now);
+                }
+                self.fetching = None;
+                if let Some(cluster) = &mut service.cluster {
+                    cluster.node_mut().is_fetching = false;
+                }
+            }
+        }
+    }
+
+    /// The node is whole.
+    fn end(&mut self, service: &mut Service) {
+        self.fetching = None;
+        self.joining = None;
+        if let Some(cluster) = &mut service.cluster {
+            let node = cluster.node_mut();
+            node.is_joining = false;
+            node.is_fetching = false;
+        }
+    }
+
+    /// Begins to fetch the table of the next node that may have one, or finds that there is none.
+    fn look_for_table(&mut self, registry: &Registry, service: &mut Service, now: u64) {
+        let (Some(joining), Some(cluster)) = (&mut self.joining, &mut service.cluster) else {
+            return;
+        };
+        if now < joining.next_look() {
+            return;
+        }
+        let node = cluster.node_mut();
+        let is_alone = !node.reports().any(|report| report.is_up);
+        if now >= joining.until {
+            log::line(format_args!(
+                "cluster: {}",
+                match (is_alone, joining.has_failed) {
+                    (true, _) => "no other node is there",
+                    (false, false) => "the other nodes have started just now too",
+                    (false, true) => "nobody gave a table: what is missing comes by repair",
+                }
+            ));
+            node.is_joining = false;
+            self.joining = None;
+            return;
+        }
+        joining.next_look = now + LOOK;
+        if is_alone || !node.is_sure_of_time() {
+            return;
+        }
+        let seen_at = *joining.seen_at.get_or_insert(now);
+        let asked = match joining.handed.take() {
+            Some(stream) => Some((Ok(stream), None)),
+            None if node.is_missing_peers() && now < seen_at + GATHER => return,
+            None => joining.next(node).map(|address| {
+                let from = source(&self.listeners, address);
+                (sockets::connect(from, address), Some(address))
+            }),
+        };
+        let Some((stream, from)) = asked else {
+            joining.tried.clear();
+            joining.next_look = now + AGAIN;
+            return;
+        };
+        match stream.and_then(|stream| Fetching::new(stream, from, registry, node, now)) {
+            Ok(fetching) => {
+                node.is_fetching = true;
+                self.fetching = Some(fetching);
+            }
+            Err(error) => joining.fail(Place(from), false, &Trouble::Io(error), now),
+        }
+    }
+}
+
+/// The address to connect from: where other nodes know this one to be.
+fn source(listeners: &[TcpListener], to: SocketAddr) -> Option<IpAddr> {
+    let addresses = listeners.iter().filter_map(|l| l.local_addr().ok());
+    let mut ours = addresses.map(|address| address.ip());
+    ours.find(|ip| ip.is_ipv4() == to.is_ipv4() && !ip.is_unspecified())
+}
+
+impl Joining {
+    fn next_look(&self) -> u64 {
+        self.until.min(self.next_look)
+    }
+
+    /// The next node to ask; none if all have been.
+    fn next(&mut self, node: &Node) -> Option<SocketAddr> {
+        let mut up = node
+            .reports()
+            .filter(|report| report.is_up && report.realm == Realm::Site);
+        let next = up.find(|report| !self.tried.contains(&report.address))?;
+        self.tried.push(next.address);
+        Some(next.address)
+    }
+
+    /// A node gave nothing, or not all.
+    fn fail(&mut self, from: Place, has_begun: bool, trouble: &Trouble, now: u64) {
+        let later = now + ALONE;
+        // One that has just started too knows no more than this one.
+        let is_new = matches!(trouble, Trouble::Failure(Failure::Refused(Answer::Syncing)));
+        self.has_failed |= !is_new;
+        match trouble {
+            _ if is_new => {}
+            Trouble::Failure(Failure::Refused(Answer::Busy)) => self.until = later,
+            _ if has_begun => self.until = later,
+            _ => self.until = self.until.max(later.min(self.began + HOPELESS)),
+        }
+        let line = format!("cluster: no table from {from}: {trouble}");
+        if line != self.told {
+            log::line(format_args!("{line}"));
+            self.told = line;
+        }
+    }
+}
+
+impl Io {
+    fn new(stream: TcpStream, is_connected: bool, now: u64) -> Io {
+        Io {
+            stream,
+            readable: is_connected,
+            writable: is_connected,
+            is_ended: false,
+            out: Vec::new(),
+            began: now,
+            moved_at: now,
+        }
+    }
+
+    fn deadline(&self) -> u64 {
+        (self.moved_at + SILENT).min(self.began + LONGEST)
+    }
+
+    /// Reads up to so many bytes; none if there are none now.
+    fn read<'a>(&mut self, input: &'a mut [u8], now: u64) -> io::Result<&'a [u8]> {
+        match self.stream.read(input) {
+            Ok(length) => {
+                self.is_ended = length == 0;
+                self.readable = length > 0;
+                self.moved_at = now;
+                Ok(input.get(..length).unwrap_or_default())
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.readable = false;
+                Ok(&[])
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(&[]),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes what waits, as far as the system takes it.
+    fn flush(&mut self, now: u64) -> io::Result<()> {
+        while self.writable && !self.out.is_empty() {
+            match self.stream.write(&self.out) {
+                Ok(length) => {
+                    self.out.drain(..length);
+                    self.moved_at = now;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Guest {
+    fn can_go_on(&self) -> bool {
+        let has_more = !self.io.out.is_empty() || self.offer.is_giving();
+        self.io.readable || self.io.writable && has_more
+    }
+
+    fn deadline(&self) -> u64 {
+        match self.offer.is_proved() {
+            true => self.io.deadline(),
+            false => self.io.began + STRANGE,
+        }
+    }
+
+    /// Hears, answers, and gives a slice if it may, in whose place nobody else then gets one. True when all
+    /// has been said.
+    fn turn(
+        &mut self,
+        host: &Host,
+        service: &Service,
+        may_step: &mut bool,
+        now: u64,
+    ) -> Result<bool, Trouble> {
+        let (io, offer) = (&mut self.io, &mut self.offer);
+        if io.readable {
+            let mut input = [0; 256];
+            let read = io.read(&mut input, now).map_err(Trouble::Io)?;
+            offer.feed(read)?;
+        }
+        offer.converse(host, &service.tracker, &mut io.out)?;
+        io.flush(now).map_err(Trouble::Io)?;
+        if *may_step && offer.is_giving() && io.out.is_empty() {
+            *may_step = false;
+            offer.step(&service.tracker, &mut io.out)?;
+            io.flush(now).map_err(Trouble::Io)?;
+        }
+        if offer.is_over() && io.out.is_empty() {
+            return Ok(true);
+        }
+        if io.is_ended {
+            return Err(Trouble::Closed);
+        }
+        if now >= self.deadline() {
+            if self.offer.is_waiting() {
+                self.offer.dismiss(host, &mut self.io.out);
+                return self.io.flush(now).map(|()| true).map_err(Trouble::Io);
+            }
+            return Err(Trouble::TooSlow);
+        }
+        Ok(false)
+    }
+
+    /// Tells of a table that was given.
+    fn tell(&self, now: u64) {
+        let Some(written) = self.offer.given() else {
+            return;
+        };
+        let (from, ms) = (Place(self.from), now - self.io.began);
+        log::line(format_args!(
+            "cluster: gave {} torrents and {} peers to {from}, within {ms} ms",
+            written.torrents, written.peers
+        ));
+    }
+}
+
+impl Fetching {
+    fn new(
+        mut stream: TcpStream,
+        from: Option<SocketAddr>,
+        registry: &Registry,
+        node: &mut Node,
+        now: u64,
+    ) -> io::Result<Fetching> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        registry.register(&mut stream, Token(FETCH), interest)?;
+        // The poll tells when it is connected, and of one that is already too.
+        let mut io = Io::new(stream, false, now);
+        let (party, keys) = node.for_stream();
+        let fetch = Fetch::new(keys, party, node.peer_timeout(), &mut io.out);
+        Ok(Fetching {
+            io,
+            fetch,
+            from,
+            has_work: false,
+        })
+    }
+
+    fn can_go_on(&self) -> bool {
+        let (io, fetch) = (&self.io, &self.fetch);
+        let can_read = io.readable && !io.is_ended && fetch.room() > 0;
+        self.has_work || can_read || io.writable && !io.out.is_empty()
+    }
+
+    /// Takes some of the table; true when that was all.
+    fn turn(&mut self, service: &mut Service, now: u64) -> Result<bool, Trouble> {
+        let (io, fetch) = (&mut self.io, &mut self.fetch);
+        if io.writable && !io.out.is_empty() {
+            // Why it could not be connected, if it could not.
+            if let Some(error) = io.stream.take_error().map_err(Trouble::Io)? {
+                return Err(Trouble::Io(error));
+            }
+            io.flush(now).map_err(Trouble::Io)?;
+        }
+        let room = fetch.room().min(INPUT);
+        if io.readable && !io.is_ended && room > 0 {
+            let mut input = [0; INPUT];
+            let read = io.read(&mut input[..room], now).map_err(Trouble::Io)?;
+            fetch.feed(read);
+        }
+        let access = service.access.as_ref();
+        let refuses = |hash: &InfoHash| access.is_some_and(|a| a.refuses(hash).is_some());
+        for _ in 0..STEPS {
+            match fetch.step(&mut service.tracker, &refuses, &mut io.out)? {
+                Progress::Whole => return Ok(true),
+                Progress::Underway => self.has_work = true,
+                Progress::Waits => {
+                    self.has_work = false;
+                    break;
+                }
+            }
+        }
+        if self.has_work {
+            return Ok(false);
+        }
+        if io.is_ended {
+            return Err(Trouble::Closed);
+        }
+        match now >= io.deadline() {
+            true => Err(Trouble::TooSlow),
+            false => Ok(false),
+        }
+    }
+}
