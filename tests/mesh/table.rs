@@ -55,6 +55,7 @@ impl Table {
                 };
                 table.peers.insert((torrent, address(endpoint)), peer);
             }
+            Item::Stop { .. } => panic!("no file has stops"),
         });
         fed.and_then(|()| reader.finish()).expect("is sound");
         table
