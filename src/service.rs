@@ -9,6 +9,7 @@ use crate::stats::{Counters, Monitor, View};
 use crate::sync::cluster::Cluster;
 use crate::sync::node::Refuses;
 use crate::tracker::{Ahead, Counts, Hint, InfoHash, Limits, Progress, Tracker};
+use std::cell::Cell;
 
 /// Peers in a reply where the client does not say how many it wants.
 const DEFAULT_WANT: usize = 50;
@@ -169,13 +170,18 @@ impl Service {
             return false;
         };
         let (access, vouched) = (self.access.as_ref(), self.vouched);
+        let refused = Cell::new(0);
         let refuses = |info_hash: &InfoHash, hint: Hint| {
-            access.is_some_and(|access| {
+            let is_refused = access.is_some_and(|access| {
                 let is_vouched_for = vouched == Some(access.version());
                 refuses_found(access, is_vouched_for, info_hash, hint).is_some()
-            })
+            });
+            refused.set(refused.get() + u64::from(is_refused));
+            is_refused
         };
-        work(cluster, &mut self.tracker, &refuses)
+        let done = work(cluster, &mut self.tracker, &refuses);
+        cluster.note_refused(refused.get());
+        done
     }
 
     /// What reports are made of.

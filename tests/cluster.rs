@@ -280,6 +280,46 @@ fn names_are_resolved_at_the_start_and_when_told_to() {
     assert_eq!((b.count_lines(&failure), b.count_lines(" is up")), (1, 1));
 }
 
+/// A name's address changes, once with a signal and once without; the daemon is in a root directory that
+/// holds nothing.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_name_is_resolved_again_when_its_node_is_silent() {
+    let test = "a_name_is_resolved_again_when_its_node_is_silent";
+    common::net::in_sandbox(test, |lan| {
+        let [one, two] = [lan.host(), lan.host()];
+        let hosts = |address: std::net::IpAddr| {
+            std::fs::write(lan.file("hosts"), format!("{address} b.example\n")).expect("is ours");
+        };
+        let key = lan.file("key");
+        assert_eq!(run(&["--make-key", &key]).0, Some(0));
+        std::fs::create_dir(lan.file("root")).expect("can be made");
+        let start = |host: &common::net::Host, flags: &[&str]| {
+            let listen = format!("{}:6970", host.v4());
+            let flags = [&["--cluster-listen", &listen, "--cluster-key", &key], flags];
+            host.start(&flags.concat())
+        };
+        hosts("10.77.0.99".parse().expect("an address"));
+        let root = lan.file("root");
+        let a = start(&one, &["-d", &root, "--cluster-peer", "b.example:6970"]);
+        let b = start(&two, &[]);
+        a.wait_for_line("cluster: no answer from b.example:6970");
+        hosts(two.v4());
+        a.signal("HUP");
+        let up = format!("cluster: {}:6970 is up", two.v4());
+        a.wait_for_line(&up);
+
+        drop(b);
+        let three = lan.host();
+        hosts(three.v4());
+        let _c = start(&three, &[]);
+        let up = format!("cluster: {}:6970 is up", three.v4());
+        wait_longer("the name to be resolved again", REPAIRED, || {
+            (a.count_lines(&up) > 0).then_some(())
+        });
+    });
+}
+
 /// What cannot be reached, for whatever reason, is a line of the log; so is the node itself.
 #[test]
 fn who_is_not_there_costs_a_line() {

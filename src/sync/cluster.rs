@@ -40,6 +40,11 @@ const ASK_AGAIN: u64 = 60_000;
 /// Milliseconds between two lines about packets that were rejected for the same reason.
 const TELL_AGAIN: u64 = 3_600_000;
 
+/// Milliseconds for which others name torrents that the list here refuses before that is told: while a
+/// list is reloaded on all nodes, some have it sooner. A pause of so many is an end.
+const LISTS_DIFFER: u64 = 120_000;
+const PAUSE: u64 = 60_000;
+
 /// Lines in a minute.
 const MOST_LINES: u32 = 60;
 const MINUTE: u64 = 60_000;
@@ -86,6 +91,7 @@ pub struct Cluster {
     pub counters: Counters,
     look_at: u64,
     teller: Teller,
+    refusals: Refusals,
     /// Of each [`Rejection`], how many have been told, and when that may be done again.
     rejections: [(u64, u64); Rejection::COUNT],
 }
@@ -113,6 +119,14 @@ struct Teller {
     lines: u32,
 }
 
+/// When others named torrents that the list here refuses.
+#[derive(Default)]
+struct Refusals {
+    since: u64,
+    last: Option<u64>,
+    is_told: bool,
+}
+
 impl Cluster {
     /// `now` is 0 for the loop; `wall` is the wall clock in milliseconds since 1970. The tracker must have
     /// been advanced.
@@ -137,6 +151,7 @@ impl Cluster {
             counters: Counters::default(),
             look_at: 0,
             teller: Teller::default(),
+            refusals: Refusals::default(),
             rejections: [(0, 0); Rejection::COUNT],
         };
         cluster.set_peers();
@@ -241,6 +256,16 @@ impl Cluster {
         Some(number)
     }
 
+    /// So many records were of torrents that the list here refuses.
+    pub fn note_refused(&mut self, records: u64) {
+        if records > 0 && self.refusals.are_to_be_told(self.now) {
+            self.teller.tell(
+                self.now,
+                format_args!("cluster: other nodes have torrents that the list here refuses: wanted is the same list on all"),
+            );
+        }
+    }
+
     /// Has all names resolved again; how many there are.
     pub fn resolve_again(&mut self) -> usize {
         let now = self.now;
@@ -314,8 +339,8 @@ impl Cluster {
                         .tell(now, format_args!("cluster: {name} is this node"));
                 }
                 // The name is asked for once more when the peer falls silent.
-                if let Some(at) = &mut peer.ask_at {
-                    *at = (*at).max(now + SILENT);
+                if let Some(at) = peer.ask_at.as_mut().filter(|at| **at > now) {
+                    *at = now + SILENT;
                 }
             } else if address.is_some()
                 && now > peer.heard_at + SILENT
@@ -438,6 +463,18 @@ impl Teller {
     }
 }
 
+impl Refusals {
+    /// Notes one; whether it is time to tell of them.
+    fn are_to_be_told(&mut self, now: u64) -> bool {
+        if self.last.is_none_or(|last| now > last + PAUSE) {
+            self.since = now;
+            self.is_told = false;
+        }
+        self.last = Some(now);
+        now >= self.since + LISTS_DIFFER && !std::mem::replace(&mut self.is_told, true)
+    }
+}
+
 impl Sockets {
     /// Registers them for reading, with these tokens.
     pub fn register(&mut self, registry: &Registry, v4: Token, v6: Token) -> io::Result<()> {
@@ -447,5 +484,50 @@ impl Sockets {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_differs_is_told_of_once_and_one_that_is_late_is_not() {
+        let mut refusals = Refusals::default();
+        let mut told = |from: u64, to: u64| {
+            let times = (from..to).step_by(10_000);
+            times
+                .filter(|now| refusals.are_to_be_told(*now))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(told(5000, 90_000), []);
+        assert_eq!(told(200_000, 1_000_000), [320_000]);
+        assert_eq!(told(1_000_000, 9_000_000), []);
+        assert_eq!(told(10_000_000, 11_000_000), [10_120_000]);
+    }
+
+    #[test]
+    fn a_name_that_moves_is_followed_and_a_silent_node_is_looked_for_at_all_its_addresses() {
+        let name = PeerName {
+            host: "b.example".into(),
+            port: 7,
+        };
+        let ips = |last: &[u8]| -> Vec<IpAddr> {
+            let ip = |last: &u8| IpAddr::from([192, 0, 2, *last]);
+            last.iter().map(ip).collect()
+        };
+        let mut peer = Peer::new(name);
+        assert_eq!((peer.addresses.len(), peer.ask_at), (0, Some(0)));
+        let mut at = |found: &[u8], now| {
+            peer.found(ips(found), now);
+            peer.addresses.first().map(SocketAddr::to_string)
+        };
+        let is = |last: u8| Some(format!("192.0.2.{last}:7"));
+        assert_eq!(at(&[1, 2, 3], 1000), is(1));
+        assert_eq!(at(&[3, 2, 1], 2000), is(1), "it may be there");
+        assert_eq!(at(&[2, 3], 3000), is(2), "it is no longer there");
+        assert_eq!(at(&[2, 3], 30_000), is(3), "nobody has answered");
+        assert_eq!(at(&[2, 3], 90_000), is(2));
+        assert_eq!(at(&[2], 150_000), is(2));
     }
 }
