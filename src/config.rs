@@ -34,8 +34,6 @@ pub enum Meaning {
     Refused(&'static str),
 }
 
-const NO_CLUSTER: Meaning = Meaning::Refused("clusters are not in this version");
-
 /// opentracker's keywords. A star stands for any ending.
 #[rustfmt::skip]
 pub const KEYWORDS: &[(&str, Meaning)] = &[
@@ -53,7 +51,8 @@ pub const KEYWORDS: &[(&str, Meaning)] = &[
     ("tracker.rootdir", Meaning::Flag("root")),
     ("tracker.user", Meaning::Flag("user")),
     ("tracker.redirect_url", Meaning::Flag("redirect")),
-    ("livesync.cluster.*", NO_CLUSTER),
+    ("livesync.cluster.listen", Meaning::Flag("sync-multicast")),
+    ("livesync.cluster.node_ip", Meaning::Flag("sync-node")),
     ("batchsync.*", Meaning::Refused("there is no sync over HTTP, and opentracker has none any more")),
 ];
 
@@ -259,14 +258,12 @@ mod tests {
             let line = format!("access.stats_path {path}");
             assert_eq!(pairs(&line), ["stats-path /stats"]);
         }
-        for refused in [
-            "livesync.cluster.listen 192.168.0.1:9696",
-            "livesync.cluster.node_ip 192.168.0.4",
-            "batchsync.cluster.admin_ip 10.1.1.1",
-        ] {
-            let why = settings(refused.as_bytes()).expect_err(refused);
-            assert!(why.starts_with(refused.split(' ').next().expect("a word")));
-        }
+        assert_eq!(
+            pairs("livesync.cluster.listen 10.0.0.1\nlivesync.cluster.node_ip 10.0.0.0/8"),
+            ["sync-multicast 10.0.0.1", "sync-node 10.0.0.0/8"]
+        );
+        let refused = settings(b"batchsync.cluster.admin_ip 10.1.1.1").expect_err("refused");
+        assert!(refused.starts_with("batchsync.cluster.admin_ip: "));
         // A keyword that only begins like one is another.
         assert_eq!(pairs("listen.tcpx 1"), ["listen.tcpx 1"]);
     }

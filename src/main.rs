@@ -8,7 +8,7 @@ use announced::inquiry::{self, Health};
 use announced::join::Joins;
 use announced::keeper::{self, Keeper, Plan};
 use announced::log;
-use announced::options::{self, Address, Command, Inquiry, Listen, Options, Protocol, User};
+use announced::options::{self, Address, Command, Group, Inquiry, Listen, Options, Protocol, User};
 use announced::random::Random;
 use announced::resolver::{self, Resolver};
 use announced::server::{Fifos, Parts, Server, Socket};
@@ -17,6 +17,8 @@ use announced::state::{self, Loaded, Saves};
 use announced::stats::Monitor;
 use announced::sync::cluster::{self, Cluster};
 use announced::sync::key;
+use announced::sync::live;
+use announced::sync::multicast::GROUP;
 use announced::sys::pidfile::{self, Place};
 use announced::sys::privileges::{self, Identity};
 use announced::sys::{daemon, files, limits, memory, sandbox, signals, sockets};
@@ -26,7 +28,7 @@ use mio::net::{TcpListener, UdpSocket};
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
@@ -135,10 +137,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
     let fifos = open_fifos(options, identity)?;
     // With the rights that the keeper saves with, and where its paths are.
     let mut service = new_service(options, access, resident)?;
-    let ids = match key {
-        Some(key) => ConnectionIds::shared(join_cluster(options, key, &mut service)?),
-        None => ConnectionIds::new([secret()?, secret()?]),
-    };
+    let ids = join_cluster(options, key, &mut service)?;
     use_decoys(options, &mut service)?;
     let joins = new_joins(node_listeners, &mut service);
     drop_privileges(options, identity)?;
@@ -201,12 +200,23 @@ fn new_service(
     Ok(service)
 }
 
-/// Becomes a node of the cluster; the key for connection ids.
+/// Becomes a node of the cluster, if there is to be one of either kind. Without a key of the operator's
+/// there is one that nobody else knows.
 fn join_cluster(
     options: &Options,
-    key: Vec<u8>,
+    key: Option<Vec<u8>>,
     service: &mut Service,
-) -> Result<[u64; 2], Problem> {
+) -> Result<ConnectionIds, Problem> {
+    let is_shared = key.is_some();
+    let multicast = &options.multicast;
+    let own_key = [secret()?, secret()?];
+    if !is_shared && multicast.group.is_none() {
+        return Ok(ConnectionIds::new(own_key));
+    }
+    let key = match key {
+        Some(key) => key,
+        None => random_key()?,
+    };
     let listen = &options.cluster.listen;
     let plan = cluster::Plan {
         secret: key,
@@ -217,10 +227,21 @@ fn join_cluster(
         max_peers: options.max_peers,
     };
     service.tracker.advance(0);
-    let cluster = Cluster::new(plan, state::wall_ms(), &mut service.tracker);
-    let key = cluster.node().connection_key();
+    let mut cluster = Cluster::new(plan, state::wall_ms(), &mut service.tracker);
+    if multicast.group.is_some() {
+        cluster.use_multicast(multicast.nodes.clone(), multicast.is_mapping);
+    }
+    let ids = match is_shared {
+        true => ConnectionIds::shared(cluster.node().connection_key()),
+        false => ConnectionIds::new(own_key),
+    };
     service.cluster = Some(Box::new(cluster));
-    Ok(key)
+    Ok(ids)
+}
+
+fn random_key() -> Result<Vec<u8>, Problem> {
+    let words = [secret()?, secret()?, secret()?, secret()?];
+    Ok(words.map(u64::to_ne_bytes).concat())
 }
 
 /// Those that all nodes of a cluster name.
@@ -373,6 +394,9 @@ fn open_cluster(options: &Options) -> Result<(cluster::Sockets, Vec<TcpListener>
             SocketAddr::V6(_) => opened.v6 = Some(socket),
         }
     }
+    if let Some(group) = options.multicast.group {
+        opened.live = Some(open_multicast(options, group)?);
+    }
     Ok((opened, listeners))
 }
 
@@ -401,6 +425,19 @@ fn new_joins(listeners: Vec<TcpListener>, service: &mut Service) -> Joins {
         joins.begin(cluster.node_mut(), 0);
     }
     joins
+}
+
+fn open_multicast(options: &Options, group: Group) -> Result<live::Sockets, Problem> {
+    let sockets = sockets::multicast(SocketAddrV4::new(GROUP, group.port), group.interface);
+    let sockets = sockets.map_err(problem(format_args!("cannot join multicast {group}")));
+    let (input, output) = sockets?;
+    log::line(format_args!("listening on multicast {group}"));
+    if options.multicast.nodes.is_empty() {
+        log::line(format_args!(
+            "multicast: nobody is heard, as no --sync-node is given"
+        ));
+    }
+    Ok(live::Sockets { input, output })
 }
 
 /// The key of the cluster, if this is to be a node of one.

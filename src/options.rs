@@ -5,8 +5,10 @@
 //! mean what they mean there, but for `-v`.
 
 mod cluster;
+mod multicast;
 
 pub use cluster::{ClusterOptions, PeerName};
+pub use multicast::{Group, MulticastOptions};
 
 use crate::access;
 use crate::config::{self, Setting};
@@ -59,6 +61,9 @@ enum Id {
     ClusterPeer,
     ClusterKey,
     MakeKey,
+    SyncMulticast,
+    SyncNode,
+    SyncMapped,
     Proxy,
     ProxyProtocol,
     Verbose,
@@ -119,6 +124,9 @@ pub const FLAGS: &[Flag] = &[
     flag(Id::ClusterPeer, '-', "cluster-peer", "HOST:PORT", "another node of the cluster"),
     flag(Id::ClusterKey, '-', "cluster-key", "FILE", "believe nodes that have the key in this file"),
     flag(Id::MakeKey, '-', "make-key", "FILE", "write a new key for a cluster to this file, exit"),
+    flag(Id::SyncMulticast, 's', "sync-multicast", "[ADDR:]PORT", "sync with opentrackers by multicast from this address"),
+    flag(Id::SyncNode, '-', "sync-node", "NET", "take what this network tells by multicast (none)"),
+    flag(Id::SyncMapped, '-', "sync-mapped", "", "tell IPv4 peers as mapped IPv6, for opentracker of 2024 on"),
     flag(Id::Proxy, '-', "proxy", "NET", "believe what proxies from this network say of their clients"),
     flag(Id::ProxyProtocol, '-', "proxy-protocol", "", "expect proxies to begin connections with a PROXY header"),
     flag(Id::Verbose, 'v', "verbose", "", "log a line of counts a minute; twice: every sweep too"),
@@ -208,6 +216,7 @@ pub struct Options {
     pub state_interval: u32,
     pub load_dump: Option<PathBuf>,
     pub cluster: ClusterOptions,
+    pub multicast: MulticastOptions,
     /// Whose word is taken for who their clients are.
     pub proxies: Vec<Net>,
     pub proxy_protocol: bool,
@@ -389,6 +398,7 @@ struct Draft {
     state_interval: Option<u32>,
     load_dump: Option<PathBuf>,
     cluster: ClusterOptions,
+    multicast: MulticastOptions,
     proxies: Vec<Net>,
     proxy_protocol: bool,
     verbosity: u32,
@@ -513,6 +523,11 @@ impl Draft {
             Id::ClusterListen => self.cluster.add_listen(flag, value)?,
             Id::ClusterPeer => self.cluster.add_peer(flag, value)?,
             Id::ClusterKey => self.cluster.set_key(flag, value)?,
+            Id::SyncMulticast => {
+                self.multicast.set_group(flag, value, &mut self.address)?;
+            }
+            Id::SyncNode => self.multicast.nodes.push(parse_net(flag, value)?),
+            Id::SyncMapped => self.multicast.is_mapping = true,
             Id::Check => self.check = true,
             Id::ClusterStatus => self.cluster_status = Some(parse_target(flag, value)?),
             Id::Config | Id::MakeKey | Id::Version | Id::Help => {} // Dealt with where they are read.
@@ -635,6 +650,7 @@ impl Draft {
             ));
         }
         self.cluster.check()?;
+        self.multicast.check()?;
         let stats_path = self.stats_path.unwrap_or_else(|| "/stats".into());
         if let Some(target) = self.cluster_status {
             return Ok(Command::ClusterStatus(Inquiry { target, stats_path }));
@@ -663,6 +679,7 @@ impl Draft {
             state: self.state,
             load_dump: self.load_dump,
             cluster: self.cluster,
+            multicast: self.multicast,
             proxies: self.proxies,
             proxy_protocol: self.proxy_protocol,
             verbosity: self.verbosity,
@@ -880,6 +897,7 @@ impl fmt::Display for Options {
         }
         self.fmt_state(f)?;
         write!(f, "{}", self.cluster)?;
+        write!(f, "{}", self.multicast)?;
         self.fmt_log(f)
     }
 }
@@ -931,11 +949,11 @@ impl Options {
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<Command, Wrong> {
+    pub(super) fn parsed(line: &str) -> Result<Command, Wrong> {
         parse(line.split_whitespace().map(OsString::from))
     }
 
-    fn options(line: &str) -> Options {
+    pub(super) fn options(line: &str) -> Options {
         match parsed(line) {
             Ok(Command::Serve(options)) => options,
             other => panic!("{line}: {other:?}"),

@@ -40,7 +40,8 @@ const LIST_REMOVE: Token = Token(3);
 const CLUSTER_V4: Token = Token(4);
 const CLUSTER_V6: Token = Token(5);
 const RESOLVER: Token = Token(6);
-const FIRST_SOCKET: usize = 7;
+const MULTICAST: Token = Token(7);
+const FIRST_SOCKET: usize = 8;
 
 /// A socket that does not belong to one client.
 pub enum Socket {
@@ -148,7 +149,9 @@ impl Server {
         if let Some(resolver) = &mut server.resolver {
             resolver.register(registry, RESOLVER)?;
         }
-        server.cluster.register(registry, CLUSTER_V4, CLUSTER_V6)?;
+        server
+            .cluster
+            .register(registry, CLUSTER_V4, CLUSTER_V6, MULTICAST)?;
         server.joins.register(registry)?;
         let fifos = [
             (&server.fifos.add, LIST_ADD),
@@ -246,6 +249,9 @@ impl Server {
         if token == CLUSTER_V4 || token == CLUSTER_V6 {
             return self.hear_cluster(token);
         }
+        if token == MULTICAST {
+            return self.hear_multicast();
+        }
         if token == RESOLVER {
             return self.hear_resolver();
         }
@@ -307,6 +313,20 @@ impl Server {
         });
         if is_busy && !self.busy.contains(&token) {
             self.busy.push(token);
+        }
+    }
+
+    /// Takes a bounded piece of what opentrackers have sent.
+    fn hear_multicast(&mut self) {
+        let Some(live) = &self.cluster.live else {
+            return;
+        };
+        let batch = &mut self.batch;
+        let is_busy = self.service.with_cluster(&mut |cluster, tracker, refuses| {
+            cluster.receive_multicast(&live.input, batch, tracker, refuses)
+        });
+        if is_busy && !self.busy.contains(&MULTICAST) {
+            self.busy.push(MULTICAST);
         }
     }
 

@@ -106,6 +106,10 @@ fn a_file_and_the_command_line_say_the_same() {
             "access.proxy 2400:cb00::/32",
             &["--proxy", "2400:cb00::/32"],
         ),
+        (
+            "livesync.cluster.listen 10.0.0.1\nlivesync.cluster.node_ip 10.0.0.2",
+            &["-s", "10.0.0.1:9696", "--sync-node", "10.0.0.2"],
+        ),
         ("tracker.rootdir /", &["-d", "/"]),
         ("tracker.user    nobody", &["-u", "nobody"]),
         (
@@ -225,8 +229,13 @@ fn what_is_wrong_is_told_with_file_and_line() {
              printable ASCII",
         ),
         (
-            "livesync.cluster.listen 192.168.0.1:9696",
-            "FILE:1: livesync.cluster.listen: clusters are not in this version",
+            "livesync.cluster.listen [::1]:9696",
+            "FILE:1: livesync.cluster.listen '[::1]:9696': wanted is an IPv4 address of this host and a \
+             port, such as 192.0.2.1:9696, or a port",
+        ),
+        (
+            "livesync.cluster.node_ip 192.168.0.4",
+            "--sync-node '192.168.0.4/32': wanted is a -s/--sync-multicast too",
         ),
         (
             "batchsync.cluster.admin_ip 10.1.1.1",

@@ -8,6 +8,7 @@ use super::people::{bytes, milliseconds, short_number, text};
 use super::{View, fill};
 use crate::sync::cluster::Cluster;
 use crate::sync::link::Realm;
+use crate::sync::multicast::{Counters as Multicast, Ignored};
 use crate::sync::node::Report;
 use crate::sync::wire::Rejection;
 use crate::tracker::Tracker;
@@ -35,42 +36,30 @@ pub struct Overview {
     pub unsent: [u64; UNSENT.len()],
     /// Packets that no node can be named for, by the number of the [`Rejection`].
     pub rejections: [u64; Rejection::COUNT],
+    /// If there is opentracker's live sync.
     pub multicast: Option<Multicast>,
-}
-
-/// What came and went by opentracker's live sync.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Multicast {
-    pub packets_in: u64,
-    pub packets_out: u64,
-    pub records_in: u64,
-    pub records_out: u64,
-    /// By the names in [`IGNORED`].
-    pub ignored: [u64; IGNORED.len()],
 }
 
 /// Why a packet did not leave: the send buffer was full, or the system said no.
 const UNSENT: [&str; 2] = ["no_room", "refused"];
 
-/// Why a packet was not read.
-pub const IGNORED: [&str; 3] = ["own", "stranger", "malformed"];
-
 impl Overview {
     /// What a node knows; `wall` is the host's clock, in milliseconds.
     pub fn of(cluster: &Cluster, tracker: &Tracker, wall: u64) -> Overview {
         let (node, ledger) = (cluster.node(), tracker.ledger());
+        let multicast = cluster.multicast().copied();
         Overview {
             id: node.id(),
             ahead: node.cluster_time().wrapping_sub(wall).cast_signed(),
             pending: node.pending() as u64,
             untold: ledger.map_or(0, |ledger| ledger.lost),
             is_counted: ledger.is_some_and(|ledger| ledger.counted_to.is_none()),
-            synced: node.synced(),
+            synced: node.synced() + multicast.map_or(0, |m| m.records_in),
             nodes: node.reports().collect(),
             unresolved: cluster.unresolved().map(ToString::to_string).collect(),
             unsent: [cluster.counters.dropped, cluster.counters.refused],
             rejections: node.rejections(),
-            multicast: None,
+            multicast,
         }
     }
 
@@ -407,7 +396,7 @@ fn write_multicast(multicast: &Multicast, out: &mut Vec<u8>) {
     fill(out, line, &counts);
     if m.ignored.iter().any(|&count| count > 0) {
         text(out, "dropped of multicast");
-        write_counts(&IGNORED, &m.ignored, out);
+        write_counts(&Ignored::NAMES, &m.ignored, out);
     }
 }
 
@@ -458,7 +447,7 @@ pub fn write_metrics(overview: Option<&Overview>, out: &mut Vec<u8>) {
             "Packets of the multicast group that were not taken.",
             out,
         );
-        write_reasons(name, "", &IGNORED, &multicast.ignored, out);
+        write_reasons(name, "", &Ignored::NAMES, &multicast.ignored, out);
     }
 }
 
@@ -744,7 +733,7 @@ dropped of others: version 4
                 records_in: 100,
                 packets_out: 1,
                 records_out: 52,
-                ignored: [3, 0, 1],
+                ignored: [3, 0, 1, 0],
             }),
             ..Overview::default()
         };

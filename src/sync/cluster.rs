@@ -6,12 +6,16 @@
 //! Time: `now` is the loop's own, in milliseconds. The node's, in which the tracker lives, is the same but
 //! for pauses of the process, which it leaves out: see [`super::clock`].
 
+use super::live::{self, Live};
+use super::multicast::{self, Multicast};
 use super::node::{Event, Node, Outbox, Refuses, Settings};
 use super::wire::Rejection;
 use crate::log;
+use crate::nets::Net;
 use crate::options::PeerName;
 use crate::sys::mmsg::{BATCH, Batch};
 use crate::tracker::Tracker;
+use crate::tracker::ledger::Change;
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use std::fmt::Arguments;
@@ -68,6 +72,7 @@ pub struct Plan {
 pub struct Sockets {
     pub v4: Option<UdpSocket>,
     pub v6: Option<UdpSocket>,
+    pub live: Option<live::Sockets>,
 }
 
 /// What is counted beyond what the node counts.
@@ -88,6 +93,9 @@ pub struct Cluster {
     families: [bool; 2],
     peer_timeout: u32,
     out: Outbox,
+    /// opentracker's live sync, and what it is to be told.
+    live: Option<Live>,
+    outside: Vec<Change>,
     pub counters: Counters,
     look_at: u64,
     teller: Teller,
@@ -114,7 +122,7 @@ struct Peer {
 
 /// Holds lines back where there are many.
 #[derive(Default)]
-struct Teller {
+pub(super) struct Teller {
     minute: u64,
     lines: u32,
 }
@@ -148,6 +156,8 @@ impl Cluster {
             families: plan.families,
             peer_timeout: plan.peer_timeout,
             out: Outbox::default(),
+            live: None,
+            outside: Vec::new(),
             counters: Counters::default(),
             look_at: 0,
             teller: Teller::default(),
@@ -156,6 +166,18 @@ impl Cluster {
         };
         cluster.set_peers();
         cluster
+    }
+
+    /// Takes part in opentracker's live sync too.
+    pub fn use_multicast(&mut self, nodes: Vec<Net>, is_mapping: bool) {
+        let id = self.node.multicast_id();
+        self.live = Some(Live::new(Multicast::new(id, nodes, is_mapping)));
+        self.node.tell_outside();
+    }
+
+    /// What came and went by opentracker's live sync.
+    pub fn multicast(&self) -> Option<&multicast::Counters> {
+        self.live.as_ref().map(Live::counters)
     }
 
     pub fn node(&self) -> &Node {
@@ -187,7 +209,8 @@ impl Cluster {
     /// When there is something to do, in the loop's time: within a second.
     pub fn next_tick(&self, tracker: &Tracker) -> u64 {
         let next = self.loop_time(self.node.next_tick(tracker));
-        next.min(self.look_at)
+        let live = self.live.as_ref().and_then(Live::next_tick);
+        next.min(self.look_at).min(live.unwrap_or(u64::MAX))
     }
 
     /// Takes what waits on a socket, up to a batch; whether more may be waiting.
@@ -210,9 +233,27 @@ impl Cluster {
         received == BATCH
     }
 
+    /// The same with what opentrackers have sent.
+    pub fn receive_multicast(
+        &mut self,
+        socket: &UdpSocket,
+        batch: &mut Batch,
+        tracker: &mut Tracker,
+        refuses: Refuses,
+    ) -> bool {
+        let Some(live) = &mut self.live else {
+            return false;
+        };
+        let node = &mut self.node;
+        live.receive(socket, batch, self.now, &mut self.teller, &mut |changes| {
+            node.relay(changes, tracker, refuses);
+        })
+    }
+
     /// Does what is due.
     pub fn tick(&mut self, tracker: &mut Tracker) {
         self.node.tick(BUDGET, tracker, &mut self.out);
+        self.tell_outside(tracker);
         self.tell_events();
         if self.now >= self.look_at {
             self.look_at = self.now + LOOK;
@@ -221,9 +262,20 @@ impl Cluster {
         }
     }
 
+    fn tell_outside(&mut self, tracker: &Tracker) {
+        if let Some(live) = &mut self.live {
+            self.node.take_outside(tracker, &mut self.outside);
+            live.tell(&self.outside, self.now);
+            self.outside.clear();
+        }
+    }
+
     /// The end is near: what waits to be told does not wait any more.
     pub fn wind_up(&mut self) {
         self.node.wind_up();
+        if let Some(live) = &mut self.live {
+            live.wind_up();
+        }
     }
 
     /// Sends what is to be sent. What the system does not take is lost, as it could be on the way.
@@ -245,6 +297,10 @@ impl Cluster {
             }
         }
         self.out.clear();
+        if let (Some(live), Some(sockets)) = (&mut self.live, &sockets.live) {
+            let counters = &mut self.counters;
+            live.send(&sockets.output, self.now, counters, &mut self.teller);
+        }
     }
 
     /// The number of a peer whose name is to be resolved now.
@@ -450,7 +506,7 @@ impl Peer {
 }
 
 impl Teller {
-    fn tell(&mut self, now: u64, line: Arguments) {
+    pub(super) fn tell(&mut self, now: u64, line: Arguments) {
         let minute = now / MINUTE;
         if minute != self.minute {
             *self = Teller { minute, lines: 0 };
@@ -477,7 +533,16 @@ impl Refusals {
 
 impl Sockets {
     /// Registers them for reading, with these tokens.
-    pub fn register(&mut self, registry: &Registry, v4: Token, v6: Token) -> io::Result<()> {
+    pub fn register(
+        &mut self,
+        registry: &Registry,
+        v4: Token,
+        v6: Token,
+        live: Token,
+    ) -> io::Result<()> {
+        if let Some(sockets) = &mut self.live {
+            registry.register(&mut sockets.input, live, Interest::READABLE)?;
+        }
         for (socket, token) in [(&mut self.v4, v4), (&mut self.v6, v6)] {
             if let Some(socket) = socket {
                 registry.register(socket, token, Interest::READABLE)?;

@@ -38,11 +38,13 @@
 //! - [`snapshot`]: the whole table, for a node that joins
 //! - [`stream`]: what it travels in
 //! - [`multicast`]: opentracker's packets, for clusters of both kinds
+//! - [`live`]: these, and the sockets that they go through
 
 pub mod clock;
 pub mod cluster;
 pub mod key;
 pub mod link;
+pub mod live;
 pub mod multicast;
 pub mod node;
 pub mod repair;

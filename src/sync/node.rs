@@ -180,6 +180,8 @@ pub struct Node {
     siblings: Vec<SocketAddr>,
     standing: Standing,
     streams: [Stream; 2],
+    /// What is to be told by other means than this protocol, if there are any.
+    outside: Option<Vec<Change>>,
     heartbeat_at: u64,
     is_ending: bool,
     most_records: u64,
@@ -239,6 +241,7 @@ impl Node {
             siblings: Vec::new(),
             standing: Standing::Gateway,
             streams: Realm::ALL.map(Stream::new),
+            outside: None,
             heartbeat_at: 0,
             is_ending: false,
             most_records: settings.most_records.into(),
@@ -291,14 +294,32 @@ impl Node {
         }
     }
 
-    /// Applies what was heard by other means than this protocol; how much of it was news. The group is
-    /// told of that. Other sites are not: they hear by the same means, or find it when tables are compared.
+    /// Applies what was heard by other means than this protocol, as if it had been announced now; how much
+    /// of it was news. The group is told of that. Other sites are not: they hear by the same means, or
+    /// find it when tables are compared.
     pub fn relay(&mut self, changes: &[Change], tracker: &mut Tracker, refuses: Refuses) -> usize {
         let mut news = 0;
-        self.apply_from(Realm::Site, changes, tracker, refuses, &mut |_, applied| {
-            news += usize::from(applied == Applied::Changed);
-        });
+        for change in changes {
+            let stamp = tracker.stamp_now(change);
+            let now = [Change { stamp, ..*change }];
+            self.apply_from(Realm::Site, &now, tracker, refuses, &mut |_, applied| {
+                news += usize::from(applied == Applied::Changed);
+            });
+        }
         news
+    }
+
+    /// From now on keeps what other sites are told for those who hear by other means than this protocol.
+    pub fn tell_outside(&mut self) {
+        self.outside = Some(Vec::new());
+    }
+
+    /// What those are to be told: what was announced lately, as they are told no stamps. A gateway that has
+    /// just come hears of all that its siblings know.
+    pub fn take_outside(&mut self, tracker: &Tracker, to: &mut Vec<Change>) {
+        if let Some(outside) = &mut self.outside {
+            to.extend(outside.drain(..).filter(|change| tracker.is_recent(change)));
+        }
     }
 
     /// Changes wait to be told, if there is anybody in that realm.
@@ -374,6 +395,12 @@ impl Node {
         self.is_ending = true;
     }
 
+    /// The id that this cluster's nodes have in opentracker's live sync: what they tell by it they tell each
+    /// other anyway.
+    pub fn multicast_id(&self) -> [u8; 4] {
+        self.keys.multicast()
+    }
+
     /// Reads the own clock, in milliseconds, and returns what [`Tracker::advance`] is to be given: the
     /// same without steps.
     pub fn advance(&mut self, own: u64) -> u64 {
@@ -432,6 +459,9 @@ impl Node {
         let mut changes = std::mem::take(&mut self.changes);
         changes.clear();
         tracker.take_changes(&mut changes);
+        if let Some(outside) = &mut self.outside {
+            outside.extend_from_slice(&changes);
+        }
         for realm in Realm::ALL {
             self.push(realm, &changes);
             self.send_batches(realm, out);
@@ -792,15 +822,20 @@ impl Node {
         refuses: Refuses,
         then: &mut dyn FnMut(&Change, Applied),
     ) {
-        let is_told_on = self.standing == Standing::Gateway
-            && self.links.iter().any(|link| link.realm == realm.other());
-        if !is_told_on {
+        if self.standing != Standing::Gateway {
             return apply_all(changes, tracker, refuses, then);
         }
-        let stream = &mut self.streams[realm.other() as usize];
+        let has_links = self.links.iter().any(|link| link.realm == realm.other());
+        let mut stream = has_links.then_some(&mut self.streams[realm.other() as usize]);
+        let mut outside = self.outside.as_mut().filter(|_| realm == Realm::Group);
         apply_all(changes, tracker, refuses, &mut |change, applied| {
             if applied == Applied::Changed {
-                stream.push(std::slice::from_ref(change));
+                if let Some(stream) = &mut stream {
+                    stream.push(std::slice::from_ref(change));
+                }
+                if let Some(outside) = &mut outside {
+                    outside.push(*change);
+                }
             }
             then(change, applied);
         });

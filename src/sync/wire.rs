@@ -69,6 +69,13 @@ impl Keys {
         siphash24_128(self.master, b"greetings")
     }
 
+    /// By which nodes of this cluster know each other's multicast: not a secret.
+    pub fn multicast(&self) -> [u8; 4] {
+        let [word, _] = siphash24_128(self.master, b"multicast");
+        let [a, b, c, d, ..] = word.to_be_bytes();
+        [a, b, c, d]
+    }
+
     /// For what one node says to another in a session that these nonces began.
     fn direction(&self, from: &Party, to: &Party) -> SipKey {
         self.between(b'd', from, to)

@@ -3,7 +3,7 @@
 use super::address::SockAddr;
 use super::check;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
@@ -71,6 +71,59 @@ pub fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<mio::net::Tcp
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         _ => Ok(mio::net::TcpStream::from_std(stream)),
     }
+}
+
+/// Two UDP sockets, one that takes what comes to this port of a multicast group and one that sends to it,
+/// through the interface that has this address or, for 0.0.0.0, through the one that the system chooses.
+/// Packets do not leave that network, and do not come back to this host.
+pub fn multicast(
+    group: SocketAddrV4,
+    interface: Ipv4Addr,
+) -> io::Result<(mio::net::UdpSocket, mio::net::UdpSocket)> {
+    // Bound to the group, so that what anybody sends to an address of this host does not come in.
+    let input = multicast_socket(group)?;
+    enlarge_receive_buffer(&input);
+    // Other processes' memberships, on other interfaces, are not ours.
+    #[cfg(target_os = "linux")]
+    set_option(&input, libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, 0)?;
+    let input = std::net::UdpSocket::from(input);
+    input.join_multicast_v4(group.ip(), &interface)?;
+    let output = multicast_socket(SocketAddrV4::new(interface, group.port()))?;
+    send_through(&output, interface)?;
+    let output = std::net::UdpSocket::from(output);
+    output.set_multicast_ttl_v4(1)?;
+    output.set_multicast_loop_v4(false)?;
+    // To it alone, so that nothing comes in here.
+    output.connect(group)?;
+    input.set_nonblocking(true)?;
+    output.set_nonblocking(true)?;
+    Ok((
+        mio::net::UdpSocket::from_std(input),
+        mio::net::UdpSocket::from_std(output),
+    ))
+}
+
+/// Bound to an address that others may be bound to as well, such as a process that this one is to replace.
+fn multicast_socket(address: SocketAddrV4) -> io::Result<OwnedFd> {
+    let socket = new_socket(address.into(), libc::SOCK_DGRAM)?;
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    bind(&socket, address.into())?;
+    Ok(socket)
+}
+
+fn send_through(socket: &OwnedFd, interface: Ipv4Addr) -> io::Result<()> {
+    let address = interface.octets();
+    // SAFETY: the pointer is to four bytes, as long as an `in_addr`, in its order, alive for the call.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_MULTICAST_IF,
+            address.as_ptr().cast(),
+            size_of_val(&address) as libc::socklen_t,
+        )
+    })?;
+    Ok(())
 }
 
 /// A listening TCP socket.

@@ -134,6 +134,37 @@ impl Tracker {
         self.clock.unit_of(tag as u8)
     }
 
+    /// Whether a change was announced a few units ago at most: two minutes, with the usual timeout.
+    pub fn is_recent(&self, change: &Change) -> bool {
+        let ledger = self.ledger.as_deref();
+        let unit = ledger.map_or(0, |ledger| self.unit_of(ledger, change.stamp));
+        self.clock.unit().saturating_sub(unit) <= 4
+    }
+
+    /// The stamp with which what is said of a peer now outdoes what was said of it before, as it does when
+    /// the peer announces here.
+    pub fn stamp_now(&self, change: &Change) -> u8 {
+        let Some(ledger) = self.ledger.as_deref() else {
+            return 0;
+        };
+        let now = self.clock.unit();
+        let at = self.torrents.find(&change.info_hash).ok();
+        let torrent = at.and_then(|at| self.torrents.get(at));
+        let stored = torrent.and_then(|torrent| self.swarms.get(&torrent.peers, change.peer));
+        let stored = stored.map(|(role, tag)| Presence::new(role, tag, self.clock));
+        let last = now + u64::from(Clock::AHEAD) - 1;
+        let contradicted = match (change.state, stored) {
+            (State::Stopped, stored) => stored.map_or(0, |stored| stored.unit),
+            (State::Present(role), Some(stored)) if stored.role == role => stored.unit.min(last),
+            (State::Present(_), Some(stored)) => (stored.unit + 1).min(last),
+            (State::Present(_), None) => {
+                let stop = ledger.stopped(ledger.fingerprint(&change.info_hash, &change.peer));
+                stop.map_or(0, |stop| stop + 1).min(last)
+            }
+        };
+        ledger.stamp(now.max(contradicted))
+    }
+
     /// Applies what another node told, if it is newer than what is known.
     pub fn apply(&mut self, change: &Change, hint: Hint) -> Applied {
         let Some(ledger) = self.ledger.as_deref() else {

@@ -53,7 +53,7 @@ pub fn run_inside(test: &str) {
     let status = Command::new(ENTER[0])
         .args(&ENTER[1..])
         .arg(env::current_exe().expect("the path of this test"))
-        .args([test, "--exact", "--nocapture"])
+        .args([test, "--exact", "--include-ignored", "--nocapture"])
         .env(MARK, &dir.0)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
