@@ -261,7 +261,7 @@ fn every_long_flag_is_a_keyword() {
     for flag in FLAGS {
         let (name, value) = (flag.long, flag.value);
         let (text, message) = match (name, value) {
-            ("config" | "help" | "version", _) => (
+            ("cluster-status" | "config" | "help" | "make-key" | "version", _) => (
                 name.to_string(),
                 format!("{name} is for the command line alone"),
             ),
