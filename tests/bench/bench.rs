@@ -7,7 +7,8 @@
 //! printed, and goals are told beside them.
 //!
 //! - [`options`]: the command line
-//! - [`throughput`], [`memory`], [`inserts`], [`latency`], [`wire`], [`fullscrape`], [`lists`]: the cases
+//! - [`throughput`], [`memory`], [`inserts`], [`latency`], [`wire`], [`fullscrape`], [`lists`],
+//!   [`join`]: the cases
 //! - [`population`]: which torrents and peers there are, and who announces next
 //! - [`udp_load`], [`http_load`]: the load generators
 //! - [`server`]: starting, measuring and ending a server process
@@ -25,6 +26,8 @@ mod fullscrape;
 mod http_load;
 #[cfg(target_os = "linux")]
 mod inserts;
+#[cfg(target_os = "linux")]
+mod join;
 #[cfg(target_os = "linux")]
 mod latency;
 #[cfg(target_os = "linux")]
@@ -112,6 +115,7 @@ fn run(
         Case::Sweep => latency::sweep(options, report),
         Case::Lists => lists::lists(options, report),
         Case::State => latency::state(options, report),
+        Case::Join => join::join(options, report),
         Case::FullScrape => fullscrape::compare(options, report),
         Case::FullScrapeLarge => fullscrape::large(options, report),
         Case::FullScrapeLatency => fullscrape::latency(options, report),

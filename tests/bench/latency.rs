@@ -35,7 +35,7 @@ impl Latencies {
             .unwrap_or_default()
     }
 
-    fn longest(&self) -> Duration {
+    pub fn longest(&self) -> Duration {
         self.quantile(1.0)
     }
 }

@@ -18,7 +18,7 @@ The tracker is the one that cargo built, or ANNOUNCED_BIN.
 
   --only CASE[,CASE...]  of: udp udp-large http http-new memory idle size
                          insert-hash insert-peer wire latency sweep lists state
-                         fullscrape fullscrape-large fullscrape-latency
+                         fullscrape fullscrape-large fullscrape-latency join
   --full                 every case, and opentracker in all of them; without it and
                          --only: udp http http-new memory idle size wire latency
                          fullscrape fullscrape-latency
@@ -26,7 +26,7 @@ The tracker is the one that cargo built, or ANNOUNCED_BIN.
                          the same as --only with that name
   --family 4|6           addresses to announce from (4)
   --torrents N           torrents of udp, http and sweep (100,000; 10,000,000 if large),
-                         and of lists and state (1,000,000)
+                         and of lists, state and join (1,000,000)
   --peers N              peers in them, in total (1,000,000; 20,000,000)
   --numwant N            peers asked for (30)
   --seconds S            length of one turn of one server (1)
@@ -51,13 +51,14 @@ pub enum Case {
     Sweep,
     Lists,
     State,
+    Join,
     FullScrape,
     FullScrapeLarge,
     FullScrapeLatency,
 }
 
 /// All cases in the order of the table, by name, and whether each runs when none is chosen.
-const CASES: [(&str, Case, bool); 17] = [
+const CASES: [(&str, Case, bool); 18] = [
     ("udp", Case::Udp, true),
     ("udp-large", Case::UdpLarge, false),
     ("http", Case::Http, true),
@@ -72,6 +73,7 @@ const CASES: [(&str, Case, bool); 17] = [
     ("sweep", Case::Sweep, false),
     ("lists", Case::Lists, false),
     ("state", Case::State, false),
+    ("join", Case::Join, false),
     ("fullscrape", Case::FullScrape, true),
     ("fullscrape-large", Case::FullScrapeLarge, false),
     ("fullscrape-latency", Case::FullScrapeLatency, true),

@@ -63,6 +63,16 @@ const WHITE_LIST: &str = "whitelist";
 impl Server {
     /// A build of this tracker, with arguments beside those that say where it listens.
     pub fn announced(build: &Build, family: Family, arguments: &[&str]) -> io::Result<Server> {
+        Server::announced_on(SERVER_CORE, build, family, arguments)
+    }
+
+    /// The same on this core.
+    pub fn announced_on(
+        core: usize,
+        build: &Build,
+        family: Family,
+        arguments: &[&str],
+    ) -> io::Result<Server> {
         let directory = Directory::new()?;
         let address = free_address(family)?;
         let mut command = Command::new(&build.path);
@@ -71,7 +81,7 @@ impl Server {
             command.args(["-u", "nobody"]);
         }
         command.args(arguments);
-        Server::start(&build.name, command, address, directory, udp_answers)
+        Server::start_on(core, &build.name, command, address, directory, udp_answers)
     }
 
     /// A build of this tracker with a whitelist of the population's torrents.
@@ -139,6 +149,17 @@ impl Server {
 
     fn start(
         name: &str,
+        command: Command,
+        address: SocketAddr,
+        directory: Directory,
+        answers: Probe,
+    ) -> io::Result<Server> {
+        Server::start_on(SERVER_CORE, name, command, address, directory, answers)
+    }
+
+    fn start_on(
+        core: usize,
+        name: &str,
         mut command: Command,
         address: SocketAddr,
         directory: Directory,
@@ -149,15 +170,13 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        let child = sys::confine(&mut command, SERVER_CORE)
-            .spawn()
-            .map_err(|error| {
-                let program = Path::new(command.get_program()).display();
-                io::Error::new(
-                    error.kind(),
-                    format!("{name}: cannot start {program}: {error}"),
-                )
-            })?;
+        let child = sys::confine(&mut command, core).spawn().map_err(|error| {
+            let program = Path::new(command.get_program()).display();
+            io::Error::new(
+                error.kind(),
+                format!("{name}: cannot start {program}: {error}"),
+            )
+        })?;
         let mut server = Server {
             name: name.to_string(),
             address,
@@ -301,13 +320,40 @@ fn listen(address: SocketAddr) -> [String; 6] {
 }
 
 /// An address that was free a moment ago, for UDP and TCP.
-fn free_address(family: Family) -> io::Result<SocketAddr> {
+pub fn free_address(family: Family) -> io::Result<SocketAddr> {
     loop {
         let listener = TcpListener::bind(SocketAddr::new(family.server(), 0))?;
         let address = listener.local_addr()?;
         if UdpSocket::bind(address).is_ok() {
             return Ok(address);
         }
+    }
+}
+
+/// The key of a cluster, gone when it is.
+pub struct Key {
+    path: String,
+    _directory: Directory,
+}
+
+impl Key {
+    pub fn new(build: &Build) -> io::Result<Key> {
+        let directory = Directory::new()?;
+        let path = directory.path.join("key").to_string_lossy().into_owned();
+        let made = Command::new(&build.path)
+            .args(["--make-key", &path])
+            .status()?;
+        match made.success() {
+            true => Ok(Key {
+                path,
+                _directory: directory,
+            }),
+            false => Err(io::Error::other("cannot make a key")),
+        }
+    }
+
+    pub fn path(&self) -> &str {
+        &self.path
     }
 }
 
