@@ -897,6 +897,9 @@ impl Node {
     }
 }
 
+/// Changes that are looked up together: a packet holds few more.
+const AHEAD: usize = 64;
+
 /// Applies changes, torrents fetched into the cache ahead; `then` is told what became of each but of
 /// those whose torrents are not tracked.
 pub(super) fn apply_all(
@@ -905,16 +908,19 @@ pub(super) fn apply_all(
     refuses: Refuses,
     then: &mut dyn FnMut(&Change, Applied),
 ) {
-    for part in changes.chunks(32) {
-        let mut ahead = [None; 32];
+    for part in changes.chunks(AHEAD) {
+        let mut ahead = [None; AHEAD];
         for (ahead, change) in ahead.iter_mut().zip(part) {
             *ahead = Some(tracker.look_ahead(&change.info_hash));
         }
-        let mut hints = [Hint::default(); 32];
+        let mut hints = [Hint::default(); AHEAD];
         for ((hint, ahead), change) in hints.iter_mut().zip(&ahead).zip(part) {
             if let Some(ahead) = ahead {
                 *hint = tracker.look_further(&change.info_hash, ahead);
             }
+        }
+        for (hint, change) in hints.iter().zip(part) {
+            tracker.look_inside(*hint, change.peer);
         }
         for (change, hint) in part.iter().zip(hints) {
             if refuses(&change.info_hash, hint) {

@@ -332,6 +332,15 @@ impl Tracker {
         }
     }
 
+    /// A step after that, for a peer of a large swarm.
+    pub fn look_inside(&self, hint: Hint, peer: Peer) {
+        if hint.is_known
+            && let Some(torrent) = self.torrents.get(hint.at)
+        {
+            self.swarms.prefetch_peer(&torrent.peers, peer);
+        }
+    }
+
     /// Answers an announce.
     pub fn announce(
         &mut self,

@@ -270,6 +270,24 @@ impl Swarms {
         }
     }
 
+    /// Prefetches what a search for this peer in a large swarm will read.
+    pub fn prefetch_peer(&self, peers: &Peers, peer: Peer) {
+        if let &Peers::Large(number) = peers
+            && let Some(large) = self.large(number)
+        {
+            for role in [Role::Leecher, Role::Seeder] {
+                match peer {
+                    Peer::V4(record) => {
+                        large.v4[role as usize].prefetch(record.key(), &self.blocks)
+                    }
+                    Peer::V6(record) => {
+                        large.v6[role as usize].prefetch(record.key(), &self.blocks)
+                    }
+                }
+            }
+        }
+    }
+
     /// Prefetches what [`Swarms::counts`] will read.
     pub fn prefetch_counts(&self, peers: &Peers) {
         match *peers {

@@ -8,7 +8,7 @@
 //!
 //! - [`options`]: the command line
 //! - [`throughput`], [`memory`], [`inserts`], [`latency`], [`wire`], [`fullscrape`], [`lists`],
-//!   [`join`]: the cases
+//!   [`join`], [`sync`]: the cases
 //! - [`population`]: which torrents and peers there are, and who announces next
 //! - [`udp_load`], [`http_load`]: the load generators
 //! - [`server`]: starting, measuring and ending a server process
@@ -42,6 +42,8 @@ mod population;
 mod report;
 #[cfg(target_os = "linux")]
 mod server;
+#[cfg(target_os = "linux")]
+mod sync;
 #[cfg(target_os = "linux")]
 mod sys;
 #[cfg(target_os = "linux")]
@@ -119,5 +121,7 @@ fn run(
         Case::FullScrape => fullscrape::compare(options, report),
         Case::FullScrapeLarge => fullscrape::large(options, report),
         Case::FullScrapeLatency => fullscrape::latency(options, report),
+        Case::SyncApply => sync::apply(options, report),
+        Case::SyncWire => sync::wire(options, report),
     }
 }

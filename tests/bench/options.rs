@@ -19,9 +19,10 @@ The tracker is the one that cargo built, or ANNOUNCED_BIN.
   --only CASE[,CASE...]  of: udp udp-large http http-new memory idle size
                          insert-hash insert-peer wire latency sweep lists state
                          fullscrape fullscrape-large fullscrape-latency join
+                         sync-apply sync-wire
   --full                 every case, and opentracker in all of them; without it and
                          --only: udp http http-new memory idle size wire latency
-                         fullscrape fullscrape-latency
+                         fullscrape fullscrape-latency sync-apply sync-wire
   --protocol P           udp, http (connections kept) or http-new (one a request):
                          the same as --only with that name
   --family 4|6           addresses to announce from (4)
@@ -55,10 +56,12 @@ pub enum Case {
     FullScrape,
     FullScrapeLarge,
     FullScrapeLatency,
+    SyncApply,
+    SyncWire,
 }
 
 /// All cases in the order of the table, by name, and whether each runs when none is chosen.
-const CASES: [(&str, Case, bool); 18] = [
+const CASES: [(&str, Case, bool); 20] = [
     ("udp", Case::Udp, true),
     ("udp-large", Case::UdpLarge, false),
     ("http", Case::Http, true),
@@ -77,6 +80,8 @@ const CASES: [(&str, Case, bool); 18] = [
     ("fullscrape", Case::FullScrape, true),
     ("fullscrape-large", Case::FullScrapeLarge, false),
     ("fullscrape-latency", Case::FullScrapeLatency, true),
+    ("sync-apply", Case::SyncApply, true),
+    ("sync-wire", Case::SyncWire, true),
 ];
 
 impl Case {
