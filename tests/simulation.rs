@@ -98,6 +98,8 @@ struct World {
     outbox: Outbox,
     /// What each client said last: its role, none if it stopped, and when.
     truth: BTreeMap<usize, (Option<Role>, u64)>,
+    /// How often each torrent was completed.
+    completed: BTreeMap<usize, u32>,
     announced: usize,
     packets: u64,
     /// By sender and receiver, of the last second; with the worst second there was.
@@ -169,6 +171,7 @@ impl World {
             number: 0,
             outbox: Outbox::default(),
             truth: BTreeMap::new(),
+            completed: BTreeMap::new(),
             announced: 0,
             packets: 0,
             sent: BTreeMap::new(),
@@ -382,7 +385,7 @@ impl World {
 
     /// Counts what repair takes of a link, as nodes see it: what is lost later was sent.
     fn weigh(&mut self, between: (usize, usize), bytes: &[u8]) {
-        const REPAIR: std::ops::RangeInclusive<u8> = Kind::Groups as u8..=Kind::Repair as u8;
+        const REPAIR: std::ops::RangeInclusive<u8> = Kind::Groups as u8..=Kind::Counts as u8;
         let kind = bytes[1];
         if [Kind::Items as u8, Kind::Repair as u8].contains(&kind) {
             self.moved += bytes.len();
@@ -428,6 +431,9 @@ impl World {
             _ => Event::None,
         };
         client.has_started = true;
+        if event == Event::Completed {
+            *self.completed.entry(client.torrent).or_default() += 1;
+        }
         let announce = Announce {
             info_hash: &hash(client.torrent),
             peer: client.peer,
@@ -647,6 +653,14 @@ fn a_lossy_network_loses_nothing_that_was_announced() {
         assert_eq!(role, *said, "client {number}: {}", again(&world.plan, seed));
     }
     assert!(compared > 500, "{compared}");
+    for (torrent, completed) in &world.completed {
+        for Member { tracker, .. } in &world.members {
+            let counts = tracker.scrape(&hash(*torrent));
+            let downloaded = counts.map(|counts| counts.downloaded);
+            let again = again(&world.plan, seed);
+            assert_eq!(downloaded, Some(*completed), "torrent {torrent}: {again}");
+        }
+    }
 }
 
 /// Everything expires at least twice.

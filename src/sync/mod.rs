@@ -33,6 +33,7 @@
 //! - [`node`]: a node as a value: packets and time in, packets out
 //! - [`link`]: what a node knows of another
 //! - [`repair`]: how differences are found and mended
+//! - `counts`: how downloaded counts come to be the same
 //! - [`clock`]: cluster time
 //! - [`wire`]: packets
 //! - [`snapshot`]: the whole table, for a node that joins
@@ -42,6 +43,7 @@
 
 pub mod clock;
 pub mod cluster;
+mod counts;
 pub mod key;
 pub mod link;
 pub mod live;

@@ -6,6 +6,7 @@
 //! other; nobody else ever tells on. The two sides are told by batches that are counted apart.
 
 use super::clock::{Time, Vote};
+use super::counts::Counting;
 use super::link::{Counters, Link, Realm, SILENCE};
 use super::repair::Repair;
 use super::wire::{self, Heartbeat, Hello, Keys, Kind, Nonce, Party, Reader, Rejection};
@@ -16,6 +17,9 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 const HEARTBEAT: u64 = 1000;
+
+/// Milliseconds between two slices of looking for counts that differ: nothing waits for it.
+const COUNTS: u64 = 10;
 
 /// Batches kept to be sent again: at most 1.4 MB.
 const RING: usize = 1024;
@@ -189,6 +193,7 @@ pub struct Node {
     credit: u64,
     refilled_at: u64,
     pub(super) repair: Repair,
+    pub(super) counting: Counting,
     /// Of packets that no node can be named for.
     rejections: Counters,
     /// Peers that nodes told of which are forgotten.
@@ -248,6 +253,7 @@ impl Node {
             credit: u64::from(settings.most_records) * 1000,
             refilled_at: 0,
             repair: Repair::default(),
+            counting: Counting::default(),
             rejections: Counters::default(),
             forgotten: 0,
             events: Vec::new(),
@@ -422,7 +428,10 @@ impl Node {
             .map(Link::next_hello)
             .min();
         let repair = self.repair.next_step(self.now);
-        let others = [wanted, pending, hello, repair].into_iter().flatten();
+        let counting = self.counting.is_busy().then_some(self.now + COUNTS);
+        let others = [wanted, pending, hello, repair, counting]
+            .into_iter()
+            .flatten();
         others.min().unwrap_or(u64::MAX).min(self.heartbeat_at)
     }
 
@@ -442,6 +451,7 @@ impl Node {
             }
         }
         self.repair_on(budget, tracker, out);
+        self.count_on(budget, tracker, out);
     }
 
     fn refill(&mut self) {

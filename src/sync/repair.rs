@@ -19,7 +19,7 @@ use super::link::{Link, Realm, Rows};
 use super::node::{Node, Outbox, Refuses, send};
 use super::wire::{self, Kind, Reader};
 use crate::tracker::ledger::{self, BUCKETS, Change, Key, Ledger, ROW, ROWS, State};
-use crate::tracker::{Applied, InfoHash, Item, Tracker};
+use crate::tracker::{Applied, Downloads, InfoHash, Item, Tracker};
 use std::collections::VecDeque;
 
 /// Milliseconds from one comparison to the next; a difference counts when seen in two.
@@ -329,6 +329,8 @@ impl Node {
         match kind {
             Kind::Items => return self.hear_items(index, &mut reader, tracker, refuses, out),
             Kind::Repair => return self.hear_changes(index, reader.0, tracker, refuses, out),
+            Kind::Tallies => return self.hear_tallies(index, &mut reader),
+            Kind::Counts => return self.hear_counts(index, &mut reader, tracker, refuses, out),
             _ => {}
         }
         let sixth = reader.u64()?;
@@ -540,7 +542,11 @@ impl Node {
             }
         });
         for (info_hash, downloaded) in counts {
-            tracker.raise_downloaded(info_hash, *downloaded);
+            tracker.raise_downloaded(&Downloads {
+                info_hash: *info_hash,
+                downloaded: *downloaded,
+                idle: 0,
+            });
         }
         if let Some(link) = self.links.get_mut(index) {
             link.counters.repairs_in += changes.len() as u64;
@@ -808,7 +814,7 @@ fn send_items(
     }
 }
 
-fn send_repair(link: &mut Link, kind: Kind, body: &[u8], out: &mut Outbox) {
+pub(super) fn send_repair(link: &mut Link, kind: Kind, body: &[u8], out: &mut Outbox) {
     let before = link.counters.bytes_out;
     send(link, kind, body, out);
     let size = link.counters.bytes_out - before;

@@ -238,13 +238,18 @@ pub enum Kind {
     Items,
     /// What the other lacks.
     Repair,
+    /// Digests of the counts of torrents.
+    Tallies,
+    /// Counts of torrents.
+    Counts,
 }
 
 impl Kind {
     fn of(number: u8) -> Option<Kind> {
         use Kind::*;
         let all = [
-            Hello, Heartbeat, Records, Missing, Groups, Buckets, Ranges, Items, Repair,
+            Hello, Heartbeat, Records, Missing, Groups, Buckets, Ranges, Items, Repair, Tallies,
+            Counts,
         ];
         all.into_iter().find(|kind| *kind as u8 == number)
     }

@@ -23,6 +23,18 @@ pub enum Applied {
     NoRoom,
 }
 
+/// How often a torrent was downloaded, and for how many seconds it has had no peers: 0 if it has some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Downloads {
+    pub info_hash: InfoHash,
+    pub downloaded: u32,
+    pub idle: u32,
+}
+
+/// Torrents that have had no peers for longer than this many seconds may be forgotten before others hear of
+/// them.
+const MOST_IDLE: u32 = super::KEEP_EMPTY - 3600;
+
 /// A peer that a walk meets.
 #[derive(Clone, Copy, Debug)]
 pub struct Item {
@@ -284,12 +296,84 @@ impl Tracker {
         Applied::Changed
     }
 
-    /// Downloaded counts merge by maximum.
-    pub fn raise_downloaded(&mut self, info_hash: &InfoHash, downloaded: u32) {
-        if let Ok(at) = self.torrents.find(info_hash)
-            && let Some(torrent) = self.torrents.get_mut(at)
-        {
-            torrent.downloaded = torrent.downloaded.max(downloaded);
+    /// Whether this raises a count, or is of a torrent that is not known and that there is room for.
+    pub fn is_greater(&self, downloads: &Downloads) -> bool {
+        let at = self.torrents.find(&downloads.info_hash);
+        match at.ok().and_then(|at| self.torrents.get(at)) {
+            Some(torrent) => downloads.downloaded > torrent.downloaded,
+            None => downloads.idle <= MOST_IDLE && !self.is_crowded(),
+        }
+    }
+
+    /// Downloaded counts merge by maximum, and so does the time from which on a torrent has had no peers.
+    pub fn raise_downloaded(&mut self, downloads: &Downloads) {
+        let Downloads {
+            info_hash,
+            downloaded,
+            idle,
+        } = *downloads;
+        let since = self.now.saturating_sub(idle);
+        if !self.is_greater(downloads) {
+            return;
+        }
+        match self.torrents.find(&info_hash) {
+            Ok(at) => {
+                if let Some(torrent) = self.torrents.get_mut(at) {
+                    torrent.downloaded = downloaded;
+                    if let Peers::Empty(ours) = &mut torrent.peers {
+                        *ours = since.max(*ours);
+                    }
+                }
+            }
+            Err(at) => {
+                let peers = Peers::Empty(since);
+                self.torrents.insert(
+                    at,
+                    Torrent {
+                        info_hash,
+                        downloaded,
+                        peers,
+                    },
+                );
+            }
+        }
+    }
+
+    /// Visits the counts of torrents from this info-hash on and below that one, in order, until `visit` says
+    /// false or so many torrents have been looked at; tells where to go on, none if that was all. What is
+    /// about to be forgotten is left out.
+    pub fn tallies(
+        &self,
+        from: &InfoHash,
+        end: &InfoHash,
+        most: usize,
+        visit: &mut dyn FnMut(&Downloads) -> bool,
+    ) -> Option<InfoHash> {
+        let (mut next, mut left, mut goes_on) = (*from, most, true);
+        loop {
+            let at = self.torrents.find(&next).unwrap_or_else(|at| at);
+            for torrent in self.torrents.rest_of_chunk(at) {
+                if torrent.info_hash >= *end {
+                    return None;
+                }
+                if left == 0 || !goes_on {
+                    return Some(torrent.info_hash);
+                }
+                left -= 1;
+                let idle = match torrent.peers {
+                    Peers::Empty(since) => self.now.saturating_sub(since),
+                    _ => 0,
+                };
+                if torrent.downloaded > 0 && idle <= MOST_IDLE {
+                    goes_on = visit(&Downloads {
+                        info_hash: torrent.info_hash,
+                        downloaded: torrent.downloaded,
+                        idle,
+                    });
+                }
+            }
+            // Forwards in any case, so that no mistake in the table could make a walk endless.
+            next = self.torrents.next_fence(at).filter(|fence| *fence > next)?;
         }
     }
 

@@ -18,7 +18,7 @@ mod torrents;
 mod walk;
 
 pub use clock::{Clock, LIFE};
-pub use cluster::{Applied, Item};
+pub use cluster::{Applied, Downloads, Item};
 pub use decoys::Decoys;
 pub use peers::{COMPLETED, Peer, Role};
 pub use sample::{MOST as MOST_PEERS, Sink};

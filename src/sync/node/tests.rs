@@ -22,6 +22,13 @@ fn worker(n: usize) -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 1 + n as u16))
 }
 
+fn info_hash(torrent: u32) -> InfoHash {
+    let mut info_hash = [0; 20];
+    let spread = torrent.wrapping_mul(0x9e37_79b9);
+    info_hash[..4].copy_from_slice(&spread.to_be_bytes());
+    info_hash
+}
+
 fn member(n: usize, count: usize, secret: u8, peer_timeout: u32, draw: u64) -> (Node, Tracker) {
     let mut tracker = Tracker::new(Limits {
         peer_timeout,
@@ -106,9 +113,7 @@ impl Net {
     }
 
     fn say(&mut self, n: usize, torrent: u32, peer: u32, role: Role, event: crate::tracker::Event) {
-        let mut info_hash = [0; 20];
-        let spread = torrent.wrapping_mul(0x9e37_79b9);
-        info_hash[..4].copy_from_slice(&spread.to_be_bytes());
+        let info_hash = info_hash(torrent);
         let ip: [u8; 4] = (0x0a00_0000 + peer).to_be_bytes();
         let announce = Announce {
             info_hash: &info_hash,
@@ -469,6 +474,55 @@ fn the_last_word_wins_wherever_it_is_said() {
         let totals = net.members.iter().map(|(_, t)| t.totals().seeders);
         assert!(totals.eq([round % 2, round % 2]), "round {round}");
     }
+}
+
+/// Counts of torrents that have peers, and of those that have none, differ and no peer does.
+#[test]
+fn counts_that_no_peer_tells_of_come_to_be_the_same() {
+    let mut net = Net::new(3);
+    net.run(1000);
+    let completed = crate::tracker::Event::Completed;
+    for torrent in 0..3000 {
+        let n = (torrent % 2) as usize;
+        for peer in 0..=torrent % 3 {
+            net.say(n, torrent, peer, Role::Seeder, completed);
+            net.stop(n, torrent, peer);
+        }
+        if torrent % 10 == 0 {
+            (0..3).for_each(|n| net.announce(n, torrent, 9, Role::Leecher));
+        }
+    }
+    for (_, tracker) in &mut net.members {
+        tracker.take_changes(&mut Vec::new());
+    }
+    net.run(250_000);
+    for (_, tracker) in &net.members {
+        let mut known = 0;
+        tracker.scrape_from(&[0; 20], 10_000, |_, counts, idle| {
+            known += 1;
+            assert!((1..=3).contains(&counts.downloaded));
+            assert_eq!(counts.leechers > 0, idle == 0);
+        });
+        assert_eq!(known, 3000);
+        for torrent in 0..3000 {
+            let counts = tracker.scrape(&info_hash(torrent));
+            let downloaded = counts.map(|counts| counts.downloaded);
+            assert_eq!(downloaded, Some(torrent % 3 + 1), "{torrent}");
+        }
+    }
+    // From then on nothing but digests is sent.
+    net.passed.clear();
+    net.run(130_000);
+    let told = net
+        .passed
+        .iter()
+        .filter(|(_, _, p)| p[1] == Kind::Counts as u8);
+    assert_eq!(told.count(), 0);
+    let asked = net
+        .passed
+        .iter()
+        .filter(|(_, _, p)| p[1] == Kind::Tallies as u8);
+    assert!((300..500).contains(&asked.count()));
 }
 
 #[test]

@@ -265,11 +265,34 @@ fn downloads_are_counted_once_and_merge_by_maximum() {
     let count = |tracker: &Tracker| tracker.scrape(&hash(1)).map(|c| c.downloaded);
     assert_eq!(count(&here), Some(6));
     assert_eq!(count(&there), Some(6));
-    there.raise_downloaded(&hash(1), 8);
-    there.raise_downloaded(&hash(1), 7);
-    there.raise_downloaded(&hash(2), 7);
+    let told = |number, downloaded, idle| Downloads {
+        info_hash: hash(number),
+        downloaded,
+        idle,
+    };
+    there.raise_downloaded(&told(1, 8, 0));
+    there.raise_downloaded(&told(1, 7, 0));
     assert_eq!(count(&there), Some(8));
-    assert_eq!(count(&tracker()), None);
+    // Nobody is there, for a while already and for nearly too long.
+    there.raise_downloaded(&told(2, 7, 5000));
+    there.raise_downloaded(&told(3, 7, 24 * 3600 - 1));
+    let mut walked = Vec::new();
+    let (mut from, end) = (Some([0; 20]), [0xff; 20]);
+    while let Some(hash) = from {
+        from = there.tallies(&hash, &end, 1, &mut |downloads| {
+            walked.push(*downloads);
+            true
+        });
+    }
+    walked.sort_by_key(|downloads| downloads.downloaded);
+    assert_eq!(walked, [told(2, 7, 5000), told(1, 8, 0)]);
+    let mut stopped = None;
+    let next = there.tallies(&[0; 20], &end, 100, &mut |downloads| {
+        stopped = Some(downloads.info_hash);
+        false
+    });
+    assert!(stopped < next);
+    assert_eq!(there.tallies(&[0; 20], &[0; 20], 9, &mut |_| true), None);
 }
 
 #[test]
