@@ -104,7 +104,7 @@ const FAMILIES: &[Family] = &[
         ("", "", |v| v.counters.full_scrape_bytes),
     ]),
     family("synced_peers_total", "Peers that other nodes told of; 0 without a cluster.", &[
-        ("", "", |v| v.synced()),
+        ("", "synced", |v| v.synced()),
     ]),
 ];
 

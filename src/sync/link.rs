@@ -92,6 +92,42 @@ pub struct Counters {
 }
 
 impl Counters {
+    pub const NONE: Counters = Counters {
+        packets_in: 0,
+        packets_out: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        records_in: 0,
+        records_out: 0,
+        gaps: 0,
+        resends: 0,
+        lost: 0,
+        repairs_in: 0,
+        repairs_out: 0,
+        repair_bytes_out: 0,
+        rejections: [0; Rejection::COUNT],
+    };
+
+    /// Calls for each number, always in the same order.
+    pub fn each(&mut self, take: &mut dyn FnMut(&mut u64)) {
+        let numbers = [
+            &mut self.packets_in,
+            &mut self.packets_out,
+            &mut self.bytes_in,
+            &mut self.bytes_out,
+            &mut self.records_in,
+            &mut self.records_out,
+            &mut self.gaps,
+            &mut self.resends,
+            &mut self.lost,
+            &mut self.repairs_in,
+            &mut self.repairs_out,
+            &mut self.repair_bytes_out,
+        ];
+        numbers.into_iter().for_each(&mut *take);
+        self.rejections.iter_mut().for_each(take);
+    }
+
     /// Peers that the node told of.
     pub fn told(&self) -> u64 {
         self.records_in + self.repairs_in
