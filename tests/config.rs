@@ -406,8 +406,13 @@ fn the_example_says_what_holds_without_it() {
         let rest = line.strip_prefix('#').unwrap_or_default();
         rest.starts_with(|c: char| c.is_ascii_lowercase())
     };
-    let lines: Vec<&str> = text.lines().filter(is_off).map(|line| &line[1..]).collect();
-    assert!(lines.len() >= 8, "{lines:?}");
+    let lines = text.lines().filter(is_off).map(|line| &line[1..]);
+    // The lines of a cluster want each other.
+    let (cluster, mut lines): (Vec<&str>, Vec<&str>) =
+        lines.partition(|line| line.starts_with("cluster-"));
+    assert!(lines.len() >= 8 && cluster.len() >= 3, "{lines:?}");
+    let cluster = cluster.join("\n");
+    lines.push(&cluster);
     for line in lines {
         let conf = Conf::new("example-line", line);
         // A directory may be missing here, but nothing is wrong with the line.

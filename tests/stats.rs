@@ -9,7 +9,7 @@ use announced::sync::link::Realm;
 use announced::sync::node::Report;
 use announced::tracker::{Tally, Totals};
 use common::http::{Client, get};
-use common::{Daemon, skip, udp, wait_for};
+use common::{Daemon, Directory, skip, udp, wait_for};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -451,6 +451,43 @@ fn prometheus_reads_the_metrics() {
         assert!(!name.contains("_total") || later[name] >= *value, "{name}");
     }
     assert_eq!(reply.body, b"ok\n");
+}
+
+/// Two nodes are missed, the second of which has not even an address.
+#[test]
+fn prometheus_reads_those_of_a_cluster_too() {
+    if !python_has("prometheus_client", "python3-prometheus-client") {
+        return;
+    }
+    let directory = Directory::new("stats-cluster");
+    let key = directory.file("key");
+    common::run(&["--make-key", &key]);
+    let flags = "--cluster-listen 127.0.0.1:0 --cluster-listen [::1]:0 --cluster-peer [::1]:1 \
+        --cluster-peer nowhere.invalid:6970 --cluster-key";
+    let flags: Vec<&str> = flags.split_whitespace().chain([&key[..]]).collect();
+    let daemon = Daemon::start(&flags);
+    let samples = metrics(&daemon);
+    let node = "{node=[::1]:1,id=0000000000000000";
+    for (name, value) in [
+        (format!("sync_up{node}}}"), 0),
+        (format!("sync_received_records_total{node}}}"), 0),
+        (
+            format!("sync_rejected_packets_total{node},reason=replayed}}"),
+            0,
+        ),
+        (
+            "sync_rejected_packets_total{node=others,reason=forged}".into(),
+            0,
+        ),
+        ("sync_unsent_packets_total{reason=no_room}".into(), 0),
+        ("sync_pending_changes{}".into(), 0),
+        ("sync_lag_seconds{}".into(), 0),
+    ] {
+        let name = format!("announced_{name}");
+        assert_eq!(samples.get(&name), Some(&value), "{name}: {samples:#?}");
+    }
+    let names = samples.keys();
+    assert_eq!(names.filter(|name| name.contains("sync_up")).count(), 1);
 }
 
 #[test]

@@ -354,10 +354,10 @@ impl Node {
         self.id
     }
 
-    /// Peers that others told of, since the start: nodes that were forgotten too.
+    /// Peers that other sites told of, since the start: nodes that were forgotten too.
     pub fn synced(&self) -> u64 {
-        let told = self.links.iter().map(|link| link.counters.told());
-        self.forgotten + told.sum::<u64>()
+        let sites = self.links.iter().filter(|link| link.realm == Realm::Site);
+        self.forgotten + sites.map(|link| link.counters.told()).sum::<u64>()
     }
 
     /// Changes that wait to be told.
