@@ -27,6 +27,8 @@ pub struct Overview {
     pub pending: u64,
     /// Changes that were too many to be told, and left to repair.
     pub untold: u64,
+    /// Whether it is still to have the table from another node.
+    pub is_joining: bool,
     /// Whether digests are at hand to compare tables by; they are not while they are made anew.
     pub is_counted: bool,
     /// Peers that others told of.
@@ -55,6 +57,7 @@ impl Overview {
             ahead: node.cluster_time().wrapping_sub(wall).cast_signed(),
             pending: node.pending() as u64,
             untold: ledger.map_or(0, |ledger| ledger.lost),
+            is_joining: node.is_joining,
             is_counted: ledger.is_some_and(|ledger| ledger.counted_to.is_none()),
             synced: node.synced() + multicast.map_or(0, |m| m.records_in),
             nodes: node.reports().collect(),
@@ -124,6 +127,9 @@ fn write_verdict(overview: &Overview, out: &mut Vec<u8>) {
     let unknown = overview.count(|node| node.is_up && node.agrees.is_none());
     let of = |count| [count, all];
     match () {
+        () if overview.is_joining => {
+            text(out, "cluster starting: this node has no whole table yet");
+        }
         () if down > 0 => fill(out, "cluster incomplete: $ of $ nodes down", &of(down)),
         () if differ > 0 => fill(
             out,
@@ -504,6 +510,9 @@ const OWN: &[Family<Overview>] = &[
     ]),
     ("sync_untold_changes_total", "Changes that were too many to be told, and left to repair.", &[
         ("", |o| count(o.untold)),
+    ]),
+    ("sync_joining", "1 while the node is to have the table from another one.", &[
+        ("", |o| count(o.is_joining.into())),
     ]),
     ("sync_digests_ready", "1 if tables can be compared; 0 while digests are made anew.", &[
         ("", |o| count(o.is_counted.into())),

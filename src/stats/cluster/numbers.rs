@@ -54,6 +54,7 @@ impl Overview {
             take(number);
         }
         each_signed(&mut self.ahead, take);
+        each_flag(&mut self.is_joining, take);
         each_flag(&mut self.is_counted, take);
         self.unsent.iter_mut().for_each(&mut *take);
         self.rejections.iter_mut().for_each(&mut *take);

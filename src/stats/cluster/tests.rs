@@ -107,6 +107,19 @@ fn the_worst_is_told_first() {
 }
 
 #[test]
+fn a_node_without_a_whole_table_says_so() {
+    let overview = Overview {
+        is_joining: true,
+        ..mixed()
+    };
+    let verdict = written(write_verdict, &overview);
+    assert_eq!(
+        verdict,
+        "cluster starting: this node has no whole table yet"
+    );
+}
+
+#[test]
 fn a_node_that_is_listed_itself_is_not_missed() {
     let mut own = node("192.0.2.1:6970", 0, false, None);
     own.is_own = true;
