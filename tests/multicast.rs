@@ -371,6 +371,49 @@ fn two_of_ours_tell_each_other_and_nobody_else() {
     );
 }
 
+/// Nodes with one key tell each other by the native protocol, and leave each other's multicast alone: its
+/// stamps would be other ones.
+#[test]
+fn nodes_of_one_key_leave_each_other_s_multicast_alone() {
+    in_sandbox(
+        "nodes_of_one_key_leave_each_other_s_multicast_alone",
+        |lan: &Lan| {
+            let [one, two, three] = [lan.host(), lan.host(), lan.host()];
+            let key = lan.file("key");
+            assert_eq!(common::run(&["--make-key", &key]).0, Some(0));
+            let [first, second] = [(&one, &two), (&two, &one)].map(|(own, other)| {
+                let flags = format!(
+                    "--cluster-listen {}:6970 --cluster-peer {}:6970 --cluster-key {key} -s 9696 \
+                 --sync-node 10.77.0.0/16 -A {}",
+                    own.v4(),
+                    other.v4(),
+                    own.v4()
+                );
+                start(own, &flags)
+            });
+            announce_captured(&one, first.udp4(), first.udp6());
+            wait_for_counts(&client(&two, second.udp4()), AA, [1, 0, 1]);
+            // What another one tells, both take.
+            speaker(&three)(&[captured("00000000"), record(BB, "10.77.0.3:4", 0)].concat());
+            for (host, daemon) in [(&one, &first), (&two, &second)] {
+                wait_for_counts(&client(host, daemon.udp4()), BB, [1, 1, 1]);
+            }
+            let own = "dropped of multicast: own 2\n";
+            let start = Instant::now();
+            loop {
+                let [ours, theirs] = [status(&one, &first), status(&two, &second)];
+                let agree =
+                    |text: &str| text.starts_with("cluster ok: 1 of 1 nodes up and agreeing\n");
+                if agree(&ours) && agree(&theirs) && theirs.ends_with(own) {
+                    break;
+                }
+                assert!(start.elapsed() < WAIT + DEADLINE, "{ours}\n{theirs}");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        },
+    );
+}
+
 #[test]
 fn ipv4_peers_can_be_told_as_mapped_ones() {
     in_sandbox("ipv4_peers_can_be_told_as_mapped_ones", |lan: &Lan| {

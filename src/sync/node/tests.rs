@@ -223,6 +223,69 @@ fn what_comes_by_other_means_is_told_to_the_group_and_to_no_site() {
     assert_eq!(net.report(0, 3).counters.records_out, 0);
 }
 
+/// By other means is told what the group's clients do, and nothing that comes from elsewhere.
+#[test]
+fn a_gateway_tells_outside_what_its_group_announces() {
+    let mut net = two_groups();
+    for n in [0, 1] {
+        net.members[n].0.tell_outside();
+    }
+    let outside = |net: &mut Net, n: usize| {
+        let (node, tracker) = &mut net.members[n];
+        let mut told = Vec::new();
+        node.take_outside(tracker, &mut told);
+        let ports = told.iter().map(|change| match change.peer {
+            Peer::V4([.., high, low, _]) => u16::from_be_bytes([high, low]),
+            Peer::V6(_) => 0,
+        });
+        let mut ports: Vec<_> = ports.collect();
+        ports.sort_unstable();
+        ports
+    };
+    net.announce(0, 1, 1, Role::Leecher);
+    let mut changes = Vec::new();
+    net.members[0].1.take_changes(&mut changes);
+    let own = changes[0];
+    net.announce(0, 9, 1, Role::Leecher);
+    net.announce(1, 1, 2, Role::Leecher);
+    net.announce(3, 1, 3, Role::Leecher);
+    net.announce(4, 1, 4, Role::Leecher);
+    net.run(3000);
+    let ports = outside(&mut net, 0);
+    assert_eq!(ports.len(), 2, "{ports:?}");
+    let of_sibling = outside(&mut net, 1);
+    assert_eq!(of_sibling.len(), 1, "a sibling would tell of its own alone");
+    assert!(ports.contains(&of_sibling[0]));
+
+    // What is relayed is told to siblings, who do not tell it outside.
+    let mut other = own;
+    other.info_hash = [7; 20];
+    let (node, tracker) = &mut net.members[0];
+    node.relay(&[other], tracker, &|_, _| false);
+    net.run(1000);
+    assert_eq!(
+        (outside(&mut net, 0), outside(&mut net, 1)),
+        (vec![], vec![])
+    );
+
+    // Nor is what was announced long ago, and comes to a gateway that was away.
+    other.info_hash = [8; 20];
+    other.stamp = other.stamp.wrapping_sub(20) & 0x7f;
+    let refuses: Refuses = &|_, _| false;
+    let (node, tracker) = &mut net.members[0];
+    let mut news = 0;
+    node.apply_from(
+        Realm::Group,
+        &[other],
+        tracker,
+        refuses,
+        &mut |_, applied| {
+            news += u32::from(applied == Applied::Changed);
+        },
+    );
+    assert_eq!((news, outside(&mut net, 0)), (1, vec![]));
+}
+
 #[test]
 fn what_repair_brought_is_told_on_too() {
     let mut net = two_groups();

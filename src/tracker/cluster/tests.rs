@@ -365,3 +365,90 @@ fn cluster_time_moves_stamps_and_not_ages_unless_time_has_passed() {
     tracker.set_cluster_time(1_700_000_010_500, true);
     assert!(items(&tracker, &Key::FIRST, &Key::END, 9).is_empty());
 }
+
+/// What is stamped as of now outdoes what was known, whatever that was and however soon it follows.
+#[test]
+fn what_is_said_now_is_the_last_word() {
+    let mut tracker = tracker();
+    let mut random = Random::seeded(87);
+    let mut now = 0;
+    for round in 0..3000 {
+        // A contradiction takes a later unit, up to the few that stamps may be ahead.
+        now += 1000;
+        tracker.advance(now);
+        let number = random.below(20);
+        let said = [
+            State::Present(Role::Leecher),
+            State::Present(Role::Seeder),
+            State::Stopped,
+        ][random.below(3)];
+        if random.below(4) == 0 {
+            announce(&mut tracker, number, number, Role::Seeder, Event::None);
+            now += 1000;
+            tracker.advance(now);
+        }
+        let mut change = Change {
+            info_hash: hash(number),
+            peer: peer(number),
+            state: said,
+            completed: false,
+            newly_completed: false,
+            stamp: 0,
+        };
+        change.stamp = tracker.stamp_now(&change);
+        tracker.apply(&change, Hint::default());
+        let mut found = State::Stopped;
+        tracker.range(
+            &Key::start_of(&change.info_hash),
+            &Key::END,
+            1,
+            &mut |item| {
+                if (item.info_hash, item.peer) == (change.info_hash, change.peer) {
+                    found = State::Present(item.presence.role);
+                }
+            },
+        );
+        assert_eq!(found, said, "{round}");
+        assert!(tracker.is_recent(&change));
+    }
+    let mut back = Change {
+        info_hash: hash(1000),
+        peer: peer(1000),
+        state: State::Present(Role::Leecher),
+        completed: false,
+        newly_completed: false,
+        stamp: 0,
+    };
+    // In one unit: there, gone, back.
+    for (state, applied) in [
+        (State::Present(Role::Leecher), Applied::Changed),
+        (State::Stopped, Applied::Changed),
+        (State::Present(Role::Leecher), Applied::Changed),
+        (State::Present(Role::Leecher), Applied::Known),
+    ] {
+        back.state = state;
+        back.stamp = tracker.stamp_now(&back);
+        assert_eq!(tracker.apply(&back, Hint::default()), applied);
+    }
+    tracker.advance(now + 10_000);
+    assert!(!tracker.is_recent(&back));
+}
+
+/// Who goes on announcing is told often enough not to be forgotten by those who count from when they are
+/// told, for the same timeout.
+#[test]
+fn who_goes_on_announcing_is_told_within_the_timeout() {
+    for every in [1, 7, 10, 15, 16, 17, 30, 60, 64] {
+        let mut tracker = tracker();
+        let mut told = 0;
+        for now in (0..2000).step_by(every) {
+            tracker.advance(now * 1000);
+            announce(&mut tracker, 1, 1, Role::Leecher, Event::None);
+            if !changes(&mut tracker).is_empty() {
+                assert!(now - told <= 96, "every {every}: {}", now - told);
+                told = now;
+            }
+        }
+        assert!(told > 1900, "every {every}: {told}");
+    }
+}
