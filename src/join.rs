@@ -190,16 +190,7 @@ impl Joins {
     /// From now on this node is not whole before it has another's table or is found to be alone.
     pub fn begin(&mut self, node: &mut Node, now: u64) {
         node.is_joining = true;
-        self.joining = Some(Joining {
-            began: now,
-            until: now + ALONE,
-            seen_at: None,
-            next_look: now,
-            tried: Vec::new(),
-            handed: None,
-            has_failed: false,
-            told: String::new(),
-        });
+        self.joining = Some(Joining::new(now));
     }
 
     /// Whether a token is of these streams.
@@ -409,7 +400,7 @@ impl Joins {
                 }
                 self.fetching = None;
                 if let Some(cluster) = &mut service.cluster {
-                    cluster.node_mut().is_fetching = false;
+                    cluster.node_mut().set_fetching(false);
                 }
             }
         }
@@ -422,7 +413,7 @@ impl Joins {
         if let Some(cluster) = &mut service.cluster {
             let node = cluster.node_mut();
             node.is_joining = false;
-            node.is_fetching = false;
+            node.set_fetching(false);
         }
     }
 
@@ -469,7 +460,7 @@ impl Joins {
         };
         match stream.and_then(|stream| Fetching::new(stream, from, registry, node, now)) {
             Ok(fetching) => {
-                node.is_fetching = true;
+                node.set_fetching(true);
                 self.fetching = Some(fetching);
             }
             Err(error) => joining.fail(Place(from), false, &Trouble::Io(error), now),
@@ -485,6 +476,19 @@ fn source(listeners: &[TcpListener], to: SocketAddr) -> Option<IpAddr> {
 }
 
 impl Joining {
+    fn new(now: u64) -> Joining {
+        Joining {
+            began: now,
+            until: now + ALONE,
+            seen_at: None,
+            next_look: now,
+            tried: Vec::new(),
+            handed: None,
+            has_failed: false,
+            told: String::new(),
+        }
+    }
+
     fn next_look(&self) -> u64 {
         self.until.min(self.next_look)
     }
@@ -701,5 +705,49 @@ impl Fetching {
             true => Err(Trouble::TooSlow),
             false => Ok(false),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joining() -> Joining {
+        Joining::new(1000)
+    }
+
+    fn refused(answer: Answer) -> Trouble {
+        Failure::Refused(answer).into()
+    }
+
+    fn fail(joining: &mut Joining, has_begun: bool, trouble: &Trouble, now: u64) -> u64 {
+        joining.fail(Place(None), has_begun, trouble, now);
+        joining.until
+    }
+
+    #[test]
+    fn who_has_just_started_too_is_not_waited_for() {
+        let mut joining = joining();
+        let syncing = refused(Answer::Syncing);
+        assert_eq!(fail(&mut joining, false, &syncing, 9000), 11_000);
+        assert!(!joining.has_failed);
+    }
+
+    #[test]
+    fn who_gives_nothing_is_waited_for_up_to_a_minute() {
+        let mut joining = joining();
+        let stranger = refused(Answer::Stranger);
+        assert_eq!(fail(&mut joining, false, &stranger, 500), 11_000);
+        assert_eq!(fail(&mut joining, false, &Trouble::Closed, 9000), 19_000);
+        assert_eq!(fail(&mut joining, false, &Trouble::TooSlow, 55_000), 61_000);
+        assert!(joining.has_failed);
+    }
+
+    #[test]
+    fn who_is_busy_or_has_given_something_is_waited_for() {
+        let mut joining = joining();
+        let busy = refused(Answer::Busy);
+        assert_eq!(fail(&mut joining, false, &busy, 100_000), 110_000);
+        assert_eq!(fail(&mut joining, true, &Trouble::Closed, 200_000), 210_000);
     }
 }

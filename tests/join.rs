@@ -2,12 +2,14 @@
 
 mod common;
 
+use announced::sync::node::{Node, Outbox, Settings};
+use announced::tracker::{Limits, Tracker};
 use common::http;
 use common::udp::{Announce, Client};
 use common::{Daemon, Directory, run, wait_for};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -31,19 +33,12 @@ fn key(name: &str) -> (Directory, String) {
 /// A node that knows these others; it may not be whole yet.
 fn node(key: &str, others: &[&Daemon], flags: &[&str]) -> Daemon {
     let mut all = vec!["--cluster-listen", "127.0.0.1:0", "--cluster-key", key];
-    let others: Vec<String> = others.iter().map(|o| address(o).to_string()).collect();
+    let others: Vec<String> = others.iter().map(|o| o.cluster().to_string()).collect();
     for other in &others {
         all.extend(["--cluster-peer", other]);
     }
     all.extend(flags);
     Daemon::start(&all)
-}
-
-/// Where it is for other nodes.
-fn address(node: &Daemon) -> SocketAddr {
-    let line = node.wait_for_line("listening on cluster ");
-    let address = line.rsplit(' ').next().and_then(|word| word.parse().ok());
-    address.expect("an address")
 }
 
 /// Status and body.
@@ -205,7 +200,7 @@ fn where_a_node_dies_in_the_middle_another_goes_on() {
     wait_until_whole(&c);
     // The first of its peers is asked first.
     let b = node(&key, &[&a, &c], &[]);
-    let from = format!("no table from {}: ", address(&a));
+    let from = format!("no table from {}: ", a.cluster());
     let lines = [from.as_str(), "cluster: whole: "];
     wait_for("a part of the table", || (torrents(&b) > 0).then_some(()));
     a.signal("KILL");
@@ -222,7 +217,7 @@ fn whoever_connects_without_the_key_is_of_no_harm() {
     let (_directory, key) = key("strangers");
     let a = alone(&key, &[]);
     fill(&a, 0..1000);
-    let target = address(&a);
+    let target = a.cluster();
     // Nobody is known to be at this address: not even a greeting is waited for.
     let mut early = TcpStream::connect(target).expect("connects");
     assert_eq!(early.read(&mut [0; 64]).unwrap_or(0), 0);
@@ -256,6 +251,81 @@ fn whoever_connects_without_the_key_is_of_no_harm() {
             kind == std::io::ErrorKind::WouldBlock || kind == std::io::ErrorKind::TimedOut
         });
         assert!(!is_timeout && read.unwrap_or(0) == 0);
+    }
+}
+
+/// A node of which no more than the packets work: its TCP port is closed, or takes connections and is
+/// silent. It serves until told to stop.
+fn half_a_node(key: &str, peer: SocketAddr, socket: &UdpSocket, is_over: &AtomicBool) {
+    let mut tracker = Tracker::new(Limits {
+        peer_timeout: 2700,
+        max_peers: 1000,
+        max_torrents: 1000,
+    });
+    let settings = Settings {
+        id: u64::from(socket.local_addr().expect("is bound").port()),
+        secret: std::fs::read(key).expect("can be read"),
+        entropy: [1, 2],
+        peer_timeout: 2700,
+        most_records: 1000,
+        most_stops: 1000,
+    };
+    let begin = Instant::now();
+    let mut node = Node::new(settings, 0, announced::state::wall_ms(), &mut tracker);
+    node.set_peers(&[peer]);
+    let wait = Some(Duration::from_millis(20));
+    socket.set_read_timeout(wait).expect("a timeout");
+    let (mut out, mut packet) = (Outbox::default(), [0; 2000]);
+    while !is_over.load(Ordering::Relaxed) {
+        let received = socket.recv_from(&mut packet);
+        tracker.advance(node.advance(begin.elapsed().as_millis() as u64));
+        if let Ok((length, from)) = received {
+            node.hear(from, &packet[..length], &mut tracker, &mut out);
+        }
+        node.tick(1000, &mut tracker, &mut out);
+        for (to, packet) in out.packets() {
+            // What is lost is sent again.
+            let _ = socket.send_to(packet, to);
+        }
+        out.clear();
+    }
+}
+
+#[test]
+fn a_node_that_gives_nothing_is_left_for_the_next() {
+    let (_directory, key) = key("silent");
+    let a = alone(&key, &[]);
+    fill(&a, 0..1000);
+    for (is_silent, trouble) in [(false, "refused"), (true, "it takes too long")] {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let half = socket.local_addr().expect("is bound");
+        let _listener = is_silent.then(|| TcpListener::bind(half).expect("the same port"));
+        let is_over = AtomicBool::new(false);
+        // In any case, or a test that fails would not end.
+        struct End<'a>(&'a AtomicBool);
+        impl Drop for End<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        std::thread::scope(|scope| {
+            let _end = End(&is_over);
+            let own = UdpSocket::bind("127.0.0.1:0").expect("a port");
+            let listen = own.local_addr().expect("is bound").to_string();
+            drop(own);
+            let (half_peer, other) = (half.to_string(), a.cluster().to_string());
+            let flags = ["--cluster-listen", &listen, "--cluster-key", &key];
+            let peers = ["--cluster-peer", &half_peer, "--cluster-peer", &other];
+            let target = listen.parse().expect("an address");
+            let (key, socket, is_over) = (&key, &socket, &is_over);
+            scope.spawn(move || half_a_node(key, target, socket, is_over));
+            let b = Daemon::start(&[&flags[..], &peers[..]].concat());
+            wait_until_whole(&b);
+            let told = b.wait_for_line(&format!("no table from {half}: "));
+            assert!(told.contains(trouble), "{told}");
+            b.wait_for_line("cluster: whole: 1000 torrents and 1000 peers");
+            assert_eq!(counts(&b, 0..1000), counts(&a, 0..1000));
+        });
     }
 }
 

@@ -28,6 +28,9 @@ const MOST_PENDING: usize = 1 << 17;
 /// Before a batch's changes: its number, and the cluster time of the first.
 const BATCH_HEAD: usize = 16;
 
+/// Milliseconds after which all that was told before a table was given has come, sent again or not.
+const COUNTED: u64 = 10_000;
+
 /// Nodes that may come without being configured.
 const MOST_LINKS: usize = 1024;
 /// Milliseconds of silence after which those are forgotten.
@@ -178,7 +181,9 @@ pub struct Node {
     /// It has yet to learn what others know.
     pub is_joining: bool,
     /// The table of one is on its way: until that is here, tables are not compared.
-    pub is_fetching: bool,
+    pub(super) is_fetching: bool,
+    /// Until then counts have come with a table that completions told later may be in.
+    counted_until: u64,
     pub(super) links: Vec<Link>,
     next_link: u32,
     siblings: Vec<SocketAddr>,
@@ -241,6 +246,7 @@ impl Node {
             now: 0,
             is_joining: false,
             is_fetching: false,
+            counted_until: 0,
             links: Vec::new(),
             next_link: 0,
             siblings: Vec::new(),
@@ -816,6 +822,12 @@ impl Node {
                 self.credit -= cost;
                 link.counters.records_in += changes.len() as u64;
                 let realm = link.realm;
+                if self.is_fetching || self.now < self.counted_until {
+                    // Where the count was not in the table yet, the walk over counts finds that.
+                    for change in &mut changes {
+                        change.newly_completed = false;
+                    }
+                }
                 self.apply_from(realm, &changes, tracker, refuses, &mut |_, _| {});
             }
         }
@@ -876,6 +888,14 @@ impl Node {
     pub fn for_stream(&mut self) -> (Party, Keys) {
         let nonce = fresh(self.entropy, &mut self.drawn);
         (Party { id: self.id, nonce }, self.keys.clone())
+    }
+
+    /// The table of another node is on its way, or is no longer.
+    pub fn set_fetching(&mut self, is_fetching: bool) {
+        if self.is_fetching && !is_fetching {
+            self.counted_until = self.now + COUNTED;
+        }
+        self.is_fetching = is_fetching;
     }
 
     /// In seconds.

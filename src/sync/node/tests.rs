@@ -602,3 +602,32 @@ fn a_restarted_node_is_whole_again() {
     assert_eq!(net.peers(), [5000; 3]);
     assert_eq!(net.report(0, 1).agrees, Some(true));
 }
+
+/// A peer completed and stopped before another node's table was given: its count came with that.
+#[test]
+fn a_completion_that_a_table_has_counted_is_not_counted_again() {
+    use crate::tracker::Event;
+    let mut net = Net::new(2);
+    net.run(3000);
+    let complete = |net: &mut Net, peer| {
+        net.say(0, 1, peer, Role::Seeder, Event::Completed);
+        net.say(0, 1, peer, Role::Seeder, Event::Stopped);
+        let (node, tracker) = &mut net.members[1];
+        node.set_fetching(true);
+        let known = tracker.scrape(&info_hash(1)).map_or(0, |c| c.downloaded);
+        tracker.merge_memory(&info_hash(1), known + 1, 0);
+        node.set_fetching(false);
+        net.run(2000);
+        let counts = net.members.iter();
+        let counts = counts.map(|(_, tracker)| tracker.scrape(&info_hash(1)).map(|c| c.downloaded));
+        counts.collect::<Vec<_>>()
+    };
+    assert_eq!(complete(&mut net, 1), [Some(1); 2]);
+    assert_eq!(complete(&mut net, 2), [Some(2); 2]);
+    // Later on it counts as it always did.
+    net.run(9000);
+    net.say(0, 1, 3, Role::Seeder, Event::Completed);
+    net.run(2000);
+    let count = net.members[1].1.scrape(&info_hash(1));
+    assert_eq!(count.map(|c| c.downloaded), Some(3));
+}
