@@ -280,6 +280,50 @@ fn names_are_resolved_at_the_start_and_when_told_to() {
     assert_eq!((b.count_lines(&failure), b.count_lines(" is up")), (1, 1));
 }
 
+/// What is read from name servers is read by a process that can do nothing with it.
+#[test]
+#[cfg(target_os = "linux")]
+fn names_are_resolved_without_rights() {
+    use std::os::unix::fs::MetadataExt;
+    let (directory, key) = key("rights");
+    if std::fs::metadata(&key).expect("was made").uid() != 0 {
+        return common::skip("only root gives up rights");
+    }
+    let listed = directory.write("list", "");
+    let flags = [
+        "--cluster-peer",
+        "localhost:1",
+        "-b",
+        "list",
+        "-d",
+        directory.path(),
+    ];
+    let daemon = node(V4, &key, &[], &flags);
+    assert!(!listed.is_empty());
+    let status = |id: &str| std::fs::read_to_string(format!("/proc/{id}/status")).ok();
+    let parent = format!("\nPPid:\t{}\n", daemon.id());
+    let look = || {
+        let processes = std::fs::read_dir("/proc").expect("is there");
+        let ids = processes.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let children = ids.filter(|id| status(id).is_some_and(|text| text.contains(&parent)));
+        let mut seen: Vec<(bool, String, usize)> = children
+            .filter_map(|id| {
+                let is_nobody = status(&id)?.contains("\nUid:\t65534\t65534\t65534\t");
+                let root = std::fs::read_link(format!("/proc/{id}/root")).ok()?;
+                let open = std::fs::read_dir(format!("/proc/{id}/fd")).ok()?;
+                Some((is_nobody, root.display().to_string(), open.count()))
+            })
+            .collect();
+        seen.sort();
+        seen
+    };
+    // The keeper of the list, and the resolver. Each has standard input, output, error and a socket.
+    let expected = [(false, directory.path().into(), 4), (true, "/".into(), 4)];
+    wait_for("both to have given up what they do not need", || {
+        (look() == expected).then_some(())
+    });
+}
+
 /// A name's address changes, once with a signal and once without; the daemon is in a root directory that
 /// holds nothing.
 #[test]

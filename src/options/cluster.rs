@@ -49,6 +49,7 @@ impl ClusterOptions {
     pub(super) fn add_listen(&mut self, flag: &Flag, value: &OsStr) -> Result<(), Wrong> {
         let address = value.to_str().and_then(|text| text.parse().ok());
         let wanted = "an address and a port, such as 192.0.2.1:6970 or [2001:db8::1]:6970";
+        let address = address.filter(|address| !needs_zone(address));
         let address: SocketAddr = address.ok_or_else(|| flag.wrong(value, wanted))?;
         if self.has_family_of(&address) {
             return Err(flag.wrong(value, "one address of IPv4 and one of IPv6 at most"));
@@ -108,12 +109,20 @@ impl ClusterOptions {
     }
 }
 
+/// Link-local addresses mean something else on each interface.
+fn needs_zone(address: &SocketAddr) -> bool {
+    match address {
+        SocketAddr::V4(_) => false,
+        SocketAddr::V6(v6) => v6.ip().is_unicast_link_local() || v6.scope_id() != 0,
+    }
+}
+
 /// `HOST:PORT`, the host a name, an IPv4 address or an IPv6 address in brackets.
 fn parse_peer(text: &str) -> Option<PeerName> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         let host = address.ip().to_string();
         let port = address.port();
-        return (port > 0).then_some(PeerName { host, port });
+        return (port > 0 && !needs_zone(&address)).then_some(PeerName { host, port });
     }
     let (host, port) = text.rsplit_once(':')?;
     let port = super::digits(port).and_then(|port| u16::try_from(port).ok())?;
@@ -155,6 +164,8 @@ mod tests {
             ("192.0.2.1:6970", Some("192.0.2.1:6970")),
             ("[2001:db8::1]:6970", Some("[2001:db8::1]:6970")),
             ("[2001:0db8::1]:6970", Some("[2001:db8::1]:6970")),
+            ("[fe80::1]:6970", None),
+            ("[2001:db8::1%2]:6970", None),
             ("b.example", None),
             ("b.example:0", None),
             ("b.example:65536", None),

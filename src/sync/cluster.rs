@@ -375,16 +375,17 @@ impl Cluster {
     /// Notes which peers are there, and tells once of those that are not.
     fn look_after_peers(&mut self) {
         let now = self.now;
+        let mut have_moved = false;
         for peer in &mut self.peers {
-            let address = peer.addresses.first();
-            let mut up = self
-                .node
-                .reports()
-                .filter(|report| report.is_up || report.is_own);
+            let reports = self.node.reports();
+            let mut up = reports.filter(|report| report.is_up || report.is_own);
             let link = up.find(|report| {
-                Some(&report.address) == address || peer.id != 0 && report.id == peer.id
+                // The other may have found this node first, by another family.
+                let is_there = peer.addresses.contains(&report.address);
+                is_there || peer.id != 0 && report.id == peer.id
             });
             if let Some(link) = link {
+                have_moved |= peer.settle(link.address);
                 peer.id = link.id;
                 peer.heard_at = now;
                 peer.is_silence_told = false;
@@ -398,7 +399,7 @@ impl Cluster {
                 if let Some(at) = peer.ask_at.as_mut().filter(|at| **at > now) {
                     *at = now + SILENT;
                 }
-            } else if address.is_some()
+            } else if !peer.addresses.is_empty()
                 && now > peer.heard_at + SILENT
                 && !std::mem::replace(&mut peer.is_silence_told, true)
             {
@@ -406,6 +407,9 @@ impl Cluster {
                 self.teller
                     .tell(now, format_args!("cluster: no answer from {name}"));
             }
+        }
+        if have_moved {
+            self.set_peers();
         }
     }
 
@@ -482,6 +486,15 @@ impl Peer {
             is_failure_told: false,
             is_own: false,
         }
+    }
+
+    /// It has been found at this address; whether that is another one of its addresses than was tried.
+    fn settle(&mut self, address: SocketAddr) -> bool {
+        let at = self.addresses.iter().position(|known| *known == address);
+        if let Some(at) = at {
+            self.addresses.rotate_left(at);
+        }
+        at.is_some_and(|at| at > 0)
     }
 
     /// Its name stands for these. The one that it is at stays if it is still among them; a peer that has
@@ -594,5 +607,9 @@ mod tests {
         assert_eq!(at(&[2, 3], 30_000), is(3), "nobody has answered");
         assert_eq!(at(&[2, 3], 90_000), is(2));
         assert_eq!(at(&[2], 150_000), is(2));
+        assert_eq!(at(&[2, 3, 4], 151_000), is(3), "nobody has answered");
+        let is_at = |last: u8| SocketAddr::from(([192, 0, 2, last], 7));
+        assert!(peer.settle(is_at(2)) && !peer.settle(is_at(2)) && !peer.settle(is_at(9)));
+        assert_eq!(peer.addresses.first(), Some(&is_at(2)));
     }
 }
