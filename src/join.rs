@@ -510,6 +510,8 @@ impl Joining {
         let is_new = matches!(trouble, Trouble::Failure(Failure::Refused(Answer::Syncing)));
         self.has_failed |= !is_new;
         match trouble {
+            // A worker that is not whole is the gateway, which will be.
+            _ if is_new && from.0.is_none() => self.until = later,
             _ if is_new => {}
             Trouble::Failure(Failure::Refused(Answer::Busy)) => self.until = later,
             _ if has_begun => self.until = later,

@@ -9,6 +9,7 @@ use announced::join::Joins;
 use announced::keeper::{self, Keeper, Plan};
 use announced::log;
 use announced::options::{self, Address, Command, Group, Inquiry, Listen, Options, Protocol, User};
+use announced::parent::{Outcome, Parent};
 use announced::random::Random;
 use announced::resolver::{self, Resolver};
 use announced::server::{Fifos, Parts, Server, Socket};
@@ -21,10 +22,17 @@ use announced::sync::live;
 use announced::sync::multicast::GROUP;
 use announced::sys::pidfile::{self, Place};
 use announced::sys::privileges::{self, Identity};
+use announced::sys::sockets::Sharing;
 use announced::sys::{daemon, files, limits, memory, sandbox, signals, sockets};
 use announced::tracker::{Decoys, Limits, Tracker};
 use announced::udp::ConnectionIds;
-use mio::net::{TcpListener, UdpSocket};
+use announced::worker::{
+    self,
+    board::Board,
+    group::{self, Pair},
+    machine::Machine,
+};
+use mio::net::{TcpListener, UdpSocket, UnixStream};
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -33,6 +41,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 /// Descriptors for all that is not a client's connection.
 const RESERVED_DESCRIPTORS: usize = 32;
@@ -96,6 +105,7 @@ fn ask(inquiry: &Inquiry) -> Result<Health, Problem> {
 
 /// Does all that can be done without opening a socket or giving anything up.
 fn check(options: &Options) -> Result<(), Problem> {
+    expect_balance(options)?;
     identity(options)?;
     read_key(options)?;
     enter_root(options)?;
@@ -114,50 +124,133 @@ fn serve(options: &Options) -> Result<(), Problem> {
     log::set_verbosity(options.verbosity);
     // Early, so that no signal finds the default action in place once the log says "listening".
     let signals = signals::catch().map_err(problem("cannot catch signals"))?;
-    let (_locked, pidfile) = options
+    let (locked, pidfile) = options
         .pidfile
         .as_deref()
         .map(take_pidfile)
         .transpose()?
         .unzip();
-    let keeper = start_keeper(options, pidfile)?;
+    let common = Common::new()?;
+    if options.processes > 1 {
+        let leading = Leading {
+            signals,
+            pidfile: locked.zip(pidfile),
+            background,
+            common,
+        };
+        return lead(options, leading);
+    }
+    let keeper = start_keeper(keeper_plan(options, pidfile))?;
     for note in &options.notes {
         log::line(format_args!("{note}"));
     }
     let descriptors =
         limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))?;
-    let sockets = open_all(options)?;
-    let (cluster_sockets, node_listeners) = open_cluster(options)?;
+    let start = Start {
+        signals: Some(signals),
+        worker: None,
+        keeper,
+        descriptors,
+        sockets: open_all(options, Sharing::Nobody)?,
+        cluster: open_cluster(options)?,
+        key: read_key(options)?,
+        common,
+        background,
+    };
+    work(options, start)
+}
+
+/// What all processes that serve together have in common.
+#[derive(Clone, Copy)]
+struct Common {
+    /// Names them to those who read statistics of several trackers.
+    id: u32,
+    start: Instant,
+    started: SystemTime,
+}
+
+impl Common {
+    fn new() -> Result<Common, Problem> {
+        Ok(Common {
+            id: getrandom::u32().unwrap_or_default(),
+            start: Instant::now(),
+            started: SystemTime::now(),
+        })
+    }
+}
+
+/// What a process that serves begins with.
+struct Start {
+    /// None for a worker, whose parent has them.
+    signals: Option<UnixStream>,
+    worker: Option<Worker>,
+    keeper: Option<Keeper>,
+    descriptors: u64,
+    sockets: Vec<Socket>,
+    /// For packets of other nodes, and for tables.
+    cluster: (cluster::Sockets, Vec<TcpListener>),
+    key: Option<Vec<u8>>,
+    common: Common,
+    background: Option<daemon::Starting>,
+}
+
+struct Worker {
+    place: worker::Place,
+    board: Board,
+}
+
+impl Start {
+    /// Whether this process is the one that has what there is one of.
+    fn is_gateway(&self) -> bool {
+        let worker = self.worker.as_ref();
+        worker.is_none_or(|worker| worker.place.is_gateway())
+    }
+}
+
+fn work(options: &Options, start: Start) -> Result<(), Problem> {
+    let is_gateway = start.is_gateway();
     let identity = identity(options)?;
-    let resolver = start_resolver(options, identity)?;
-    let key = read_key(options)?;
+    let resolver = match is_gateway {
+        true => start_resolver(options, identity)?,
+        false => None,
+    };
     let resident = memory::Resident::open();
     enter_root(options)?;
     let access = load_list(options)?;
-    let fifos = open_fifos(options, identity)?;
+    let fifos = match is_gateway {
+        true => open_fifos(options, identity)?,
+        false => Fifos::default(),
+    };
     // With the rights that the keeper saves with, and where its paths are.
-    let mut service = new_service(options, access, resident)?;
-    let ids = join_cluster(options, key, &mut service)?;
+    let mut service = new_service(options, access, resident, &start)?;
+    let (place, board) = start.worker.map(|w| (w.place, w.board)).unzip();
+    let ids = join_cluster(options, start.key, place.as_ref(), &mut service)?;
     use_decoys(options, &mut service)?;
-    let joins = new_joins(node_listeners, &mut service);
+    if let Some(board) = board {
+        let machine = Machine::new(board);
+        service.counters = machine.first_counters();
+        service.machine = Some(Box::new(machine));
+    }
+    let (cluster, listeners) = start.cluster;
+    let joins = new_joins(listeners, place.as_ref(), options, &mut service);
     drop_privileges(options, identity)?;
     let is_unix = |listen: &Listen| matches!(listen.address, Address::Unix(_));
     sandbox::enter(options.listen.iter().any(is_unix))
         .map_err(problem("cannot enter the sandbox"))?;
+    let is_worker = place.is_some();
+    let saves = options.state.as_deref().filter(|_| is_gateway);
     let server = Server::new(Parts {
-        signals,
-        keeper,
+        signals: start.signals,
+        place,
+        keeper: start.keeper,
         resolver,
         fifos,
-        saves: options
-            .state
-            .as_deref()
-            .map(|path| Saves::new(path, options.state_interval)),
-        cluster: cluster_sockets,
+        saves: saves.map(|path| Saves::new(path, options.state_interval)),
+        cluster,
         joins,
-        site: new_site(options, &sockets),
-        most_connections: most_connections(options, descriptors, sockets.len()),
-        sockets,
+        site: new_site(options, &start.sockets),
+        most_connections: most_connections(options, start.descriptors, start.sockets.len()),
+        sockets: start.sockets,
         proxies: Proxies {
             nets: options.proxies.clone(),
             protocol: options.proxy_protocol,
@@ -167,16 +260,121 @@ fn serve(options: &Options) -> Result<(), Problem> {
     })
     .map_err(problem("cannot poll"))?;
     memory::release_code();
-    log::line(format_args!("ready"));
+    if !is_worker {
+        log::line(format_args!("ready"));
+    }
+    leave_terminal(start.background)?;
+    match server.run().map_err(problem("cannot poll"))? {
+        true => Ok(()),
+        false => Err(String::from("ended without its state saved")),
+    }
+}
+
+fn leave_terminal(background: Option<daemon::Starting>) -> Result<(), Problem> {
     if let Some(background) = background {
         background
             .ready()
             .map_err(problem("cannot leave the terminal"))?;
     }
     log::leave_stderr();
-    match server.run().map_err(problem("cannot poll"))? {
-        true => Ok(()),
-        false => Err(String::from("ended without its state saved")),
+    Ok(())
+}
+
+/// What the parent of several workers begins with.
+struct Leading {
+    signals: UnixStream,
+    pidfile: Option<(File, Place)>,
+    background: Option<daemon::Starting>,
+    common: Common,
+}
+
+/// Starts workers and looks after them; in each of those, works.
+fn lead(options: &Options, leading: Leading) -> Result<(), Problem> {
+    expect_balance(options)?;
+    let (locked, pidfile) = leading.pidfile.unzip();
+    let keeper = start_keeper(Plan {
+        root: options.root.clone(),
+        syslog: options.syslog,
+        pidfile: pidfile.map(Arc::new),
+        ..Plan::default()
+    })?;
+    for note in &options.notes {
+        log::line(format_args!("{note}"));
+    }
+    let descriptors =
+        limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))?;
+    let count = options.processes;
+    let sockets = open_for_workers(options)?;
+    let cluster = open_cluster(options)?;
+    identity(options)?;
+    let key = match read_key(options)? {
+        Some(key) => key,
+        None => random_key()?,
+    };
+    let board = Board::new(count).map_err(problem("cannot share memory"))?;
+    let pairs: io::Result<Vec<Pair>> = (0..count).map(|_| Pair::new()).collect();
+    let pairs = pairs.map_err(problem("cannot make sockets for workers"))?;
+    let mut background = leading.background;
+    let mut parent = Parent::new(leading.signals, sockets);
+    let outcome = parent.run(&mut || {
+        log::line(format_args!("ready"));
+        leave_terminal(background.take()).unwrap_or_else(|why| log::error(format_args!("{why}")));
+    });
+    let seat = match outcome.map_err(problem("cannot start workers"))? {
+        Outcome::Ended(true) => {
+            log::line(format_args!("stopped"));
+            return Ok(());
+        }
+        Outcome::Ended(false) => return Err(String::from("not every worker ended in good order")),
+        Outcome::Worker(seat) => seat,
+    };
+    // From here on this is a worker. What is the parent's alone is closed, as others must see its end.
+    signals::ignore().map_err(problem("cannot ignore signals"))?;
+    log::become_worker(seat.number);
+    drop((locked, keeper));
+    let sockets = parent.into_sockets();
+    let is_gateway = seat.number == worker::GATEWAY;
+    let start = Start {
+        signals: None,
+        keeper: start_keeper(Plan {
+            root: options.root.clone(),
+            list: options.list.as_ref().map(|list| list.file.clone()),
+            state: options.state.clone().filter(|_| is_gateway),
+            ..Plan::default()
+        })?,
+        descriptors,
+        sockets: sockets.into_iter().flatten().collect(),
+        cluster: match is_gateway {
+            true => cluster,
+            false => Default::default(),
+        },
+        key: Some(key),
+        common: leading.common,
+        background: background.map(daemon::Starting::forked),
+        worker: Some(Worker {
+            board: board.of_worker(seat.number),
+            place: worker::Place {
+                group: group::Group::join(seat.number, &pairs)
+                    .map_err(problem("cannot join the other workers"))?,
+                number: seat.number,
+                count,
+                link: seat.link,
+                streams: seat.streams,
+                is_first: seat.is_first,
+            },
+        }),
+    };
+    work(options, start)
+}
+
+fn expect_balance(options: &Options) -> Result<(), Problem> {
+    match options.processes > 1 && !sockets::BALANCES {
+        true => Err(format!(
+            "-j/--processes '{}': wanted is 1, as this system does not spread what comes to a port over \
+             several processes",
+            options.processes
+        )),
+        false => Ok(()),
     }
 }
 
@@ -185,18 +383,28 @@ fn new_service(
     options: &Options,
     access: Option<Access>,
     resident: memory::Resident,
+    start: &Start,
 ) -> Result<Service, Problem> {
     let limits = Limits {
         peer_timeout: options.peer_timeout,
         max_peers: options.max_peers,
         max_torrents: options.max_torrents,
     };
+    let common = start.common;
     let random = Random::seeded(secret()?);
     let mut service = Service::new(limits, options.interval, options.numwant_max, random);
-    load(options, limits, &mut service.tracker)?;
+    match &start.worker {
+        None => load(options, limits, &mut service.tracker)?,
+        Some(worker) if worker.place.is_first => match worker.place.is_gateway() {
+            true => load(options, limits, &mut service.tracker)?,
+            false => load_copy(options, limits, &mut service.tracker)?,
+        },
+        Some(_) => {}
+    }
     service.access = access;
     service.log_completed = options.log_completed;
-    service.monitor = Monitor::new(getrandom::u32().unwrap_or_default(), resident);
+    service.monitor = Monitor::new(common.id, common.started, resident);
+    service.monitor.age = u64::try_from(common.start.elapsed().as_millis()).unwrap_or(0);
     Ok(service)
 }
 
@@ -205,6 +413,7 @@ fn new_service(
 fn join_cluster(
     options: &Options,
     key: Option<Vec<u8>>,
+    place: Option<&worker::Place>,
     service: &mut Service,
 ) -> Result<ConnectionIds, Problem> {
     let is_shared = key.is_some();
@@ -218,23 +427,35 @@ fn join_cluster(
         None => random_key()?,
     };
     let listen = &options.cluster.listen;
+    let is_gateway = place.is_none_or(worker::Place::is_gateway);
+    let peers = options.cluster.peers.iter().filter(|_| is_gateway);
     let plan = cluster::Plan {
         secret: key,
         random: [secret()?, secret()?, secret()?],
-        peers: options.cluster.peers.clone(),
+        peers: peers.cloned().collect(),
         families: [false, true].map(|is_v6| listen.iter().any(|a| a.is_ipv6() == is_v6)),
         peer_timeout: options.peer_timeout,
         max_peers: options.max_peers,
     };
     service.tracker.advance(0);
     let mut cluster = Cluster::new(plan, state::wall_ms(), &mut service.tracker);
-    if multicast.group.is_some() {
+    if is_gateway && multicast.group.is_some() {
         cluster.use_multicast(multicast.nodes.clone(), multicast.is_mapping);
     }
     let ids = match is_shared {
         true => ConnectionIds::shared(cluster.node().connection_key()),
         false => ConnectionIds::new(own_key),
     };
+    if let Some(place) = place {
+        let gateway = group::address_of(worker::GATEWAY);
+        if !place.is_first {
+            cluster.node_mut().take_place();
+        }
+        cluster.set_siblings(
+            &place.group.siblings(),
+            Some(gateway).filter(|_| !is_gateway),
+        );
+    }
     service.cluster = Some(Box::new(cluster));
     Ok(ids)
 }
@@ -272,13 +493,27 @@ fn new_site(options: &Options, sockets: &[Socket]) -> Site {
 fn most_connections(options: &Options, descriptors: u64, sockets: usize) -> usize {
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS + sockets);
-    let most = most.clamp(1, options.max_connections);
-    if most < options.max_connections {
+    let wanted = (options.max_connections / options.processes).max(1);
+    let most = most.clamp(1, wanted);
+    if most < wanted {
         log::line(format_args!(
             "at most {most} connections, as {descriptors} descriptors may be open"
         ));
     }
     most
+}
+
+/// The same for a worker that is not the gateway, which has seen to it that what is there is sound.
+fn load_copy(options: &Options, limits: Limits, tracker: &mut Tracker) -> Result<(), Problem> {
+    if let Some(path) = &options.state {
+        let shown = path.as_os_str().to_string_lossy();
+        let loaded = state::load_copy(path, tracker, state::wall_ms());
+        match loaded.map_err(problem(format_args!("--state '{shown}'")))? {
+            Some(summary) => log::info(format_args!("from {shown}: {summary}")),
+            None => *tracker = Tracker::new(limits),
+        }
+    }
+    load_counts(options, tracker)
 }
 
 /// Fills the table with what is known from before.
@@ -298,6 +533,10 @@ fn load(options: &Options, limits: Limits, tracker: &mut Tracker) -> Result<(), 
             }
         }
     }
+    load_counts(options, tracker)
+}
+
+fn load_counts(options: &Options, tracker: &mut Tracker) -> Result<(), Problem> {
     if let Some(path) = &options.load_dump {
         let shown = path.as_os_str().to_string_lossy();
         let loaded = state::load_dump(path, tracker);
@@ -338,10 +577,10 @@ fn announce_address(socket: &Socket) -> Option<(Protocol, SocketAddr)> {
 }
 
 /// Opens every socket before any privilege is dropped.
-fn open_all(options: &Options) -> Result<Vec<Socket>, Problem> {
+fn open_all(options: &Options, sharing: Sharing) -> Result<Vec<Socket>, Problem> {
     let mut sockets = Vec::new();
     for listen in &options.listen {
-        match open(listen, options) {
+        match open(&listen.address, sharing, options) {
             Ok(socket) => sockets.push(socket),
             Err(error) if listen.optional && sockets::is_without_v6(&error) => {
                 log::line(format_args!("no IPv6 on this host: {error}"));
@@ -352,10 +591,56 @@ fn open_all(options: &Options) -> Result<Vec<Socket>, Problem> {
     Ok(sockets)
 }
 
-fn open(listen: &Listen, options: &Options) -> io::Result<Socket> {
-    match &listen.address {
+/// Opens the sockets of each worker: those of the first, and for the others more at the same ports.
+fn open_for_workers(options: &Options) -> Result<Vec<Vec<Socket>>, Problem> {
+    // Sockets that share a port would share it with another tracker's too. Without sharing it is found that
+    // there is one.
+    for listen in &options.listen {
+        let tried = match listen.address {
+            Address::Udp(address) => sockets::udp(address, Sharing::Nobody).map(drop),
+            Address::Tcp(address) => sockets::tcp(address, Sharing::Nobody).map(drop),
+            Address::Unix(_) => Ok(()),
+        };
+        match tried {
+            Err(error) if !(listen.optional && sockets::is_without_v6(&error)) => {
+                return Err(format!("cannot listen on {}: {error}", listen.address));
+            }
+            _ => {}
+        }
+    }
+    let first = open_all(options, Sharing::Workers)?;
+    let mut all = Vec::new();
+    for _ in 1..options.processes {
+        let more: io::Result<Vec<Socket>> = first.iter().map(open_another).collect();
+        all.push(more.map_err(problem("cannot listen with several processes"))?);
+    }
+    all.insert(worker::GATEWAY, first);
+    Ok(all)
+}
+
+/// One more socket for the same: at the same port another, of a file the same.
+fn open_another(socket: &Socket) -> io::Result<Socket> {
+    Ok(match socket {
+        Socket::Udp(socket) => Socket::Udp(sockets::udp(socket.local_addr()?, Sharing::Workers)?),
+        Socket::Http(Listener::Tcp(socket)) => {
+            let socket = sockets::tcp(socket.local_addr()?, Sharing::Workers)?;
+            Socket::Http(Listener::Tcp(socket))
+        }
+        Socket::Http(Listener::Unix(socket, _)) => {
+            let fd = socket.as_fd().try_clone_to_owned()?;
+            let socket = std::os::unix::net::UnixListener::from(fd);
+            Socket::Http(Listener::Unix(
+                mio::net::UnixListener::from_std(socket),
+                None,
+            ))
+        }
+    })
+}
+
+fn open(address: &Address, sharing: Sharing, options: &Options) -> io::Result<Socket> {
+    match address {
         Address::Udp(address) => {
-            let socket = sockets::udp(*address)?;
+            let socket = sockets::udp(*address, sharing)?;
             let address = socket.local_addr()?;
             let buffer = sockets::receive_buffer(socket.as_fd())?;
             log::line(format_args!(
@@ -364,16 +649,21 @@ fn open(listen: &Listen, options: &Options) -> io::Result<Socket> {
             Ok(Socket::Udp(socket))
         }
         Address::Tcp(address) => {
-            let socket = sockets::tcp(*address)?;
+            let socket = sockets::tcp(*address, sharing)?;
             let address = socket.local_addr()?;
             log::line(format_args!("listening on tcp {address}"));
             Ok(Socket::Http(Listener::Tcp(socket)))
         }
         Address::Unix(path) => {
-            let root = options.root.as_deref().filter(|_| privileges::is_root());
+            // The parent of several does not enter the root directory.
+            let is_confined = privileges::is_root() && sharing == Sharing::Nobody;
+            let root = options.root.as_deref().filter(|_| is_confined);
             let (socket, file) = sockets::unix(path, root)?;
-            log::line(format_args!("listening on {}", listen.address));
-            Ok(Socket::Http(Listener::Unix(socket, file)))
+            log::line(format_args!(
+                "listening on unix {}",
+                path.as_os_str().to_string_lossy()
+            ));
+            Ok(Socket::Http(Listener::Unix(socket, Some(file))))
         }
     }
 }
@@ -417,9 +707,15 @@ fn open_both(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     }
 }
 
-/// Where there may be other nodes, this one is not whole before it has looked for them.
-fn new_joins(listeners: Vec<TcpListener>, service: &mut Service) -> Joins {
-    let has_others = !listeners.is_empty();
+/// Where there may be other nodes, this one is not whole before it has looked for them; nor is a worker that has
+/// loaded nothing before others have given it what they have.
+fn new_joins(
+    listeners: Vec<TcpListener>,
+    place: Option<&worker::Place>,
+    options: &Options,
+    service: &mut Service,
+) -> Joins {
+    let has_others = !options.cluster.listen.is_empty() || place.is_some_and(|p| !p.is_first);
     let mut joins = Joins::new(listeners);
     if let (true, Some(cluster)) = (has_others, &mut service.cluster) {
         joins.begin(cluster.node_mut(), 0);
@@ -488,15 +784,18 @@ fn identity(options: &Options) -> Result<Option<Identity>, Problem> {
     Ok(Some(identity))
 }
 
-/// Before the sockets are opened, so that all that is logged of them reaches syslog too.
-fn start_keeper(options: &Options, pidfile: Option<Place>) -> Result<Option<Keeper>, Problem> {
-    let plan = Plan {
+fn keeper_plan(options: &Options, pidfile: Option<Place>) -> Plan {
+    Plan {
         root: options.root.clone(),
         list: options.list.as_ref().map(|list| list.file.clone()),
         syslog: options.syslog,
         pidfile: pidfile.map(Arc::new),
         state: options.state.clone(),
-    };
+    }
+}
+
+/// Before the sockets are opened, so that all that is logged of them reaches syslog too.
+fn start_keeper(plan: Plan) -> Result<Option<Keeper>, Problem> {
     if !plan.needs_keeper() {
         return Ok(None);
     }

@@ -54,6 +54,7 @@ enum Id {
     MaxPeers,
     MaxTorrents,
     MaxConnections,
+    Processes,
     State,
     StateInterval,
     LoadDump,
@@ -117,6 +118,7 @@ pub const FLAGS: &[Flag] = &[
     flag(Id::MaxPeers, '-', "max-peers", "N", "store at most this many peers (100000000)"),
     flag(Id::MaxTorrents, '-', "max-torrents", "N", "store at most this many torrents (20000000)"),
     flag(Id::MaxConnections, '-', "max-connections", "N", "keep at most this many TCP connections (65536)"),
+    flag(Id::Processes, 'j', "processes", "N", "serve with this many processes, one for a core (1)"),
     flag(Id::State, '-', "state", "FILE", "keep all that is known in this file across restarts"),
     flag(Id::StateInterval, '-', "state-interval", "SECONDS", "save the state this often; 0: at the end only (600)"),
     flag(Id::LoadDump, 'l', "load-dump", "FILE", "load the downloaded counts of opentracker's statedump"),
@@ -144,6 +146,7 @@ const DEFAULT_PORT: u16 = 6969;
 const DEFAULT_INTERVAL: u32 = 1800;
 const LONGEST_INTERVAL: u32 = 24 * 3600;
 const LONGEST_TIMEOUT: u32 = 7 * 24 * 3600;
+const MOST_PROCESSES: u64 = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -211,6 +214,8 @@ pub struct Options {
     pub max_peers: usize,
     pub max_torrents: usize,
     pub max_connections: usize,
+    /// How many serve; one does so by itself.
+    pub processes: usize,
     pub state: Option<PathBuf>,
     /// Seconds; 0 for never by time.
     pub state_interval: u32,
@@ -394,6 +399,7 @@ struct Draft {
     max_peers: Option<usize>,
     max_torrents: Option<usize>,
     max_connections: Option<usize>,
+    processes: Option<usize>,
     state: Option<PathBuf>,
     state_interval: Option<u32>,
     load_dump: Option<PathBuf>,
@@ -507,6 +513,9 @@ impl Draft {
             }
             Id::MaxConnections => {
                 self.max_connections = Some(flag.number_usize(value, 1, 1_000_000)?);
+            }
+            Id::Processes => {
+                self.processes = Some(flag.number_usize(value, 1, MOST_PROCESSES)?);
             }
             Id::Proxy => self.proxies.push(parse_net(flag, value)?),
             Id::ProxyProtocol => self.proxy_protocol = true,
@@ -675,6 +684,7 @@ impl Draft {
             max_peers: self.max_peers.unwrap_or(100_000_000),
             max_torrents: self.max_torrents.unwrap_or(20_000_000),
             max_connections: self.max_connections.unwrap_or(65_536),
+            processes: self.processes.unwrap_or(1),
             state_interval: self.state_interval.unwrap_or(600),
             state: self.state,
             load_dump: self.load_dump,
@@ -889,6 +899,9 @@ impl fmt::Display for Options {
             "store at most {} peers in {} torrents, keep at most {} connections",
             self.max_peers, self.max_torrents, self.max_connections
         )?;
+        if self.processes > 1 {
+            writeln!(f, "serve with {} processes", self.processes)?;
+        }
         for net in &self.proxies {
             writeln!(f, "believe proxies from {net} about their clients")?;
         }

@@ -9,6 +9,8 @@ use crate::stats::{Counters, Monitor, View};
 use crate::sync::cluster::Cluster;
 use crate::sync::node::Refuses;
 use crate::tracker::{Ahead, Counts, Hint, InfoHash, Limits, Progress, Tracker};
+use crate::worker::board::Gauges;
+use crate::worker::machine::Machine;
 use std::cell::Cell;
 
 /// Peers in a reply where the client does not say how many it wants.
@@ -27,6 +29,8 @@ pub struct Service {
     pub random: Random,
     pub counters: Counters,
     pub monitor: Monitor,
+    /// The other processes that serve with this one, if there are any.
+    pub machine: Option<Box<Machine>>,
     /// Whether completed downloads are logged.
     pub log_completed: bool,
     interval: u32,
@@ -45,6 +49,7 @@ impl Service {
             random,
             counters: Counters::default(),
             monitor: Monitor::default(),
+            machine: None,
             log_completed: false,
             interval,
             most_wanted,
@@ -135,6 +140,13 @@ impl Service {
         let tracker_time = cluster.map_or(now, |cluster| cluster.advance(now));
         self.tracker.advance(tracker_time);
         self.monitor.now = now;
+        if self
+            .machine
+            .as_ref()
+            .is_some_and(|machine| machine.is_due(now))
+        {
+            self.publish();
+        }
         if self.monitor.history.is_due(now) {
             let sample = self.view().sample();
             self.monitor.history.record(now, sample);
@@ -184,17 +196,40 @@ impl Service {
         done
     }
 
-    /// What reports are made of.
-    pub fn view(&self) -> View<'_> {
+    /// Tells the other processes what this one has counted.
+    fn publish(&mut self) {
+        if let Some(machine) = &mut self.machine {
+            let gauges = Gauges {
+                connections: self.monitor.connections as u64,
+                resident: self.monitor.resident.bytes(),
+            };
+            let tally = self.tracker.tally();
+            machine.publish(self.monitor.now, &self.counters, tally, gauges);
+        }
+    }
+
+    /// What reports are made of; where several processes serve, with the counts of all.
+    pub fn view(&mut self) -> View<'_> {
+        self.publish();
+        let own = self.tracker.tally();
+        let (counters, tally, workers): (_, _, &[_]) = match &mut self.machine {
+            Some(machine) => {
+                machine.gather(own.unit_ms);
+                (&machine.counters, &machine.tally, &machine.workers)
+            }
+            None => (&self.counters, own, &[]),
+        };
         let cluster = self.cluster.as_deref();
         View {
-            counters: &self.counters,
+            counters,
             monitor: &self.monitor,
-            tally: self.tracker.tally(),
+            tally,
+            woodpeckers: own.woodpeckers.as_deref(),
             totals: self.tracker.totals(),
             peers: self.tracker.peers(),
             table: self.tracker.table_bytes(),
             cluster: cluster.map(|cluster| Overview::of(cluster, &self.tracker, wall_ms())),
+            workers,
         }
     }
 }

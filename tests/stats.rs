@@ -739,6 +739,7 @@ fn with_view<T>(monitor: Monitor, make: impl FnOnce(&View) -> T) -> T {
         counters: &counters,
         monitor: &monitor,
         tally: &tally,
+        woodpeckers: None,
         totals: Totals {
             torrents: 860_000,
             leechers: 700_000,
@@ -747,6 +748,7 @@ fn with_view<T>(monitor: Monitor, make: impl FnOnce(&View) -> T) -> T {
         peers: [600_000, 1_500_000, 100_000, 60_000],
         table: [1, 2],
         cluster: Some(cluster),
+        workers: &[],
     })
 }
 

@@ -9,8 +9,8 @@ use std::os::fd::OwnedFd;
 
 pub enum Listener {
     Tcp(TcpListener),
-    /// With its file, which goes when the listener does.
-    Unix(UnixListener, SocketFile),
+    /// With its file, which goes when the listener does, unless that is another process's to say.
+    Unix(UnixListener, Option<SocketFile>),
 }
 
 impl Listener {

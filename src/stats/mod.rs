@@ -11,12 +11,15 @@ pub mod modes;
 pub mod page;
 mod people;
 pub mod walks;
+mod workers;
 
 pub use metrics::{log_line, write as write_metrics};
 
+use crate::busiest::Busiest;
 use crate::proto::bencode::decimal;
 use crate::sys::memory::Resident;
 use crate::tracker::{MOST_PEERS, Tally, Totals};
+use crate::worker;
 use cluster::Overview;
 use history::{History, Sample};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -96,6 +99,64 @@ impl Default for Counters {
 pub const HTTP_ERRORS: [u16; 9] = [302, 400, 403, 404, 405, 429, 431, 500, 503];
 
 impl Counters {
+    /// How many numbers there are.
+    pub const COUNT: usize = size_of::<Counters>() / size_of::<u64>();
+
+    /// Calls for each number, always in the same order.
+    pub fn each(&mut self, take: &mut dyn FnMut(&mut u64)) {
+        let Counters {
+            udp_connects,
+            udp_announces,
+            udp_scrapes,
+            udp_strangers,
+            udp_unauthorized,
+            udp_invalid,
+            udp_refused,
+            udp_dropped,
+            udp_received,
+            udp_sent,
+            tcp_accepted,
+            tcp_evicted,
+            tcp_received,
+            tcp_sent,
+            http_announces,
+            http_scrapes,
+            http_others,
+            http_unauthorized,
+            http_refused,
+            http_errors,
+            full_scrapes,
+            full_scrape_bytes,
+            wanted,
+        } = self;
+        let numbers = [
+            udp_connects,
+            udp_announces,
+            udp_scrapes,
+            udp_strangers,
+            udp_unauthorized,
+            udp_invalid,
+            udp_refused,
+            udp_dropped,
+            udp_received,
+            udp_sent,
+            tcp_accepted,
+            tcp_evicted,
+            tcp_received,
+            tcp_sent,
+            http_announces,
+            http_scrapes,
+            http_others,
+            http_unauthorized,
+            http_refused,
+            full_scrapes,
+            full_scrape_bytes,
+        ];
+        numbers.into_iter().for_each(&mut *take);
+        http_errors.iter_mut().for_each(&mut *take);
+        wanted.iter_mut().for_each(take);
+    }
+
     pub fn count_http_error(&mut self, status: u16) {
         let place = HTTP_ERRORS.iter().position(|&code| code == status);
         if let Some(count) = place.and_then(|place| self.http_errors.get_mut(place)) {
@@ -139,18 +200,19 @@ impl Counters {
 pub struct Monitor {
     /// Names this process to those who read statistics of several.
     pub id: u32,
-    /// Seconds since 1970 when it started.
+    /// Seconds since 1970 when it, or the first of several processes, started.
     pub started: u64,
-    /// Milliseconds since the start.
+    /// Milliseconds since the start of this process, and how long the first of several had run then.
     pub now: u64,
+    pub age: u64,
     pub connections: usize,
     pub resident: Resident,
     pub history: History,
 }
 
 impl Monitor {
-    pub fn new(id: u32, resident: Resident) -> Monitor {
-        let started = SystemTime::now().duration_since(UNIX_EPOCH);
+    pub fn new(id: u32, started: SystemTime, resident: Resident) -> Monitor {
+        let started = started.duration_since(UNIX_EPOCH);
         Monitor {
             id,
             started: started.map_or(0, |since| since.as_secs()),
@@ -159,9 +221,14 @@ impl Monitor {
         }
     }
 
+    /// Since the start.
+    fn seconds(&self) -> u64 {
+        (self.age + self.now) / 1000
+    }
+
     /// What time it is.
     pub fn seconds_since_1970(&self) -> u64 {
-        self.started + self.now / 1000
+        self.started + self.seconds()
     }
 }
 
@@ -170,6 +237,8 @@ pub struct View<'a> {
     pub counters: &'a Counters,
     pub monitor: &'a Monitor,
     pub tally: &'a Tally,
+    /// Who announces again too early, as far as this process was told.
+    pub woodpeckers: Option<&'a Busiest>,
     pub totals: Totals,
     /// IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders.
     pub peers: [usize; 4],
@@ -177,6 +246,8 @@ pub struct View<'a> {
     pub table: [usize; 2],
     /// If this is a node of one.
     pub cluster: Option<Overview>,
+    /// What each of several processes has counted.
+    pub workers: &'a [worker::board::Counts],
 }
 
 impl View<'_> {
@@ -193,7 +264,7 @@ impl View<'_> {
 
     /// Seconds since the start.
     fn uptime(&self) -> u64 {
-        self.monitor.now / 1000
+        self.monitor.seconds()
     }
 
     /// Peers that other nodes told of.

@@ -235,7 +235,7 @@ fn wanted(view: &View, out: &mut Vec<u8>) {
 pub(super) const BUSIEST: usize = 128;
 
 fn woodpeckers(view: &View, out: &mut Vec<u8>) {
-    let top = |is_meant: fn(u64) -> bool| match &view.tally.woodpeckers {
+    let top = |is_meant: fn(u64) -> bool| match view.woodpeckers {
         Some(woodpeckers) => woodpeckers.top(BUSIEST, is_meant),
         None => Vec::new(),
     };

@@ -16,6 +16,7 @@ use crate::options::PeerName;
 use crate::sys::mmsg::{BATCH, Batch};
 use crate::tracker::Tracker;
 use crate::tracker::ledger::Change;
+use crate::worker::group::{self, Group};
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use std::fmt::Arguments;
@@ -180,6 +181,12 @@ impl Cluster {
         self.live.as_ref().map(Live::counters)
     }
 
+    /// The other workers of this machine, at addresses of no host, and which of them is the gateway; none if
+    /// this one is.
+    pub fn set_siblings(&mut self, siblings: &[SocketAddr], gateway: Option<SocketAddr>) {
+        self.node.set_siblings(siblings, gateway);
+    }
+
     pub fn node(&self) -> &Node {
         &self.node
     }
@@ -278,9 +285,29 @@ impl Cluster {
         }
     }
 
+    /// Takes a packet.
+    pub fn hear(
+        &mut self,
+        from: SocketAddr,
+        packet: &[u8],
+        tracker: &mut Tracker,
+        refuses: Refuses,
+    ) {
+        self.node
+            .hear_tracked(from, packet, tracker, refuses, &mut self.out);
+    }
+
     /// Sends what is to be sent. What the system does not take is lost, as it could be on the way.
-    pub fn send(&mut self, sockets: &Sockets) {
+    pub fn send(&mut self, sockets: &Sockets, mut group: Option<&mut Group>) {
+        if let Some(group) = &mut group {
+            group.flush();
+        }
         for (to, packet) in self.out.packets() {
+            if let Some(group) = &mut group
+                && group.send(to, packet)
+            {
+                continue;
+            }
             let socket = match to {
                 SocketAddr::V4(_) => &sockets.v4,
                 SocketAddr::V6(_) => &sockets.v6,
@@ -418,6 +445,9 @@ impl Cluster {
             let own = self.peer_timeout;
             let (now, teller) = (self.now, &mut self.teller);
             match event {
+                // What becomes of other workers is the parent's to tell.
+                Event::Up(address) if group::is_sibling(address) => {}
+                Event::Down(address) if group::is_sibling(address) => {}
                 Event::Up(address) => teller.tell(now, format_args!("cluster: {address} is up")),
                 Event::Down(address) => {
                     teller.tell(now, format_args!("cluster: {address} has fallen silent"));

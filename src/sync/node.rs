@@ -191,6 +191,8 @@ pub struct Node {
     streams: [Stream; 2],
     /// What is to be told by other means than this protocol, if there are any.
     outside: Option<Vec<Change>>,
+    /// Other workers were there before this one, and have the time of the gateway that was.
+    is_replacement: bool,
     heartbeat_at: u64,
     is_ending: bool,
     most_records: u64,
@@ -253,6 +255,7 @@ impl Node {
             standing: Standing::Gateway,
             streams: Realm::ALL.map(Stream::new),
             outside: None,
+            is_replacement: false,
             heartbeat_at: 0,
             is_ending: false,
             most_records: settings.most_records.into(),
@@ -441,6 +444,11 @@ impl Node {
         others.min().unwrap_or(u64::MAX).min(self.heartbeat_at)
     }
 
+    /// This worker takes the place of one that has died, the others having gone on.
+    pub fn take_place(&mut self) {
+        self.is_replacement = true;
+    }
+
     /// Does what is due: tells changes, asks for what is missing, repairs. `budget` is how many peers may
     /// be looked at in walks.
     pub fn tick(&mut self, budget: usize, tracker: &mut Tracker, out: &mut Outbox) {
@@ -608,10 +616,13 @@ impl Node {
         send(link, Kind::Heartbeat, &self.body, out);
     }
 
-    /// Sets the time by what the others say: a worker by its gateway alone, that by other sites alone.
+    /// Sets the time by what the others say: a worker by its gateway alone, that by other sites alone, unless
+    /// it has just taken the place of another.
     fn set_time(&mut self, tracker: &mut Tracker) {
+        let follows = self.is_replacement && self.time.sure_for() == 0;
         let counts = |link: &&Link| match self.standing {
-            Standing::Gateway => link.realm == Realm::Site,
+            Standing::Gateway if link.realm == Realm::Group => follows,
+            Standing::Gateway => true,
             Standing::Sibling(gateway) => link.address == gateway,
         };
         let up = self.links.iter().filter(|link| link.is_up);

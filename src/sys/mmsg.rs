@@ -392,6 +392,7 @@ unsafe fn send_each(fd: RawFd, messages: &mut [Message]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::sockets::{self, Sharing};
     use std::net::UdpSocket;
     use std::time::Duration;
 
@@ -428,7 +429,7 @@ mod tests {
         };
         let targets = [vec!["127.0.0.1", another], vec!["::1"]];
         for (wildcard, targets) in wildcards.iter().zip(targets) {
-            let socket = super::super::sockets::udp(wildcard.parse().expect("an address"))
+            let socket = sockets::udp(wildcard.parse().expect("an address"), Sharing::Nobody)
                 .expect("a socket");
             let port = socket.local_addr().expect("bound").port();
             for target in targets {
@@ -447,8 +448,8 @@ mod tests {
 
     #[test]
     fn a_batch_is_received_in_order_and_answered_where_a_reply_is_set() {
-        let socket =
-            super::super::sockets::udp("127.0.0.1:0".parse().expect("an address")).expect("bound");
+        let socket = sockets::udp("127.0.0.1:0".parse().expect("an address"), Sharing::Nobody)
+            .expect("bound");
         let client = client(socket.local_addr().expect("bound"));
         for n in 0..(BATCH as u8 + 3) {
             client.send(&[n; 3]).expect("sent");

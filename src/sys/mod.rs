@@ -6,6 +6,7 @@
 mod address;
 pub mod daemon;
 pub mod files;
+pub mod handover;
 pub mod limits;
 pub mod memory;
 pub mod mmsg;

@@ -18,10 +18,32 @@ const SEND_BUFFER: libc::c_int = 64 * 1024;
 /// What the receive buffer of a UDP socket is asked to be: a tenth of a second at 500,000 requests.
 const RECEIVE_BUFFER: libc::c_int = 8 * 1024 * 1024;
 
+/// Whether the system spreads what comes to a port over the sockets that share it.
+pub const BALANCES: bool = SHARE.is_some();
+
+/// The option with which it does. Where it is missing, another of that name gives all to the last socket.
+#[cfg(target_os = "linux")]
+const SHARE: Option<libc::c_int> = Some(libc::SO_REUSEPORT);
+
+#[cfg(target_os = "freebsd")]
+const SHARE: Option<libc::c_int> = Some(libc::SO_REUSEPORT_LB);
+
+#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
+const SHARE: Option<libc::c_int> = None;
+
+/// Who else may have a socket at the same address and port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    Nobody,
+    /// Other sockets of this user that say so too.
+    Workers,
+}
+
 /// A bound UDP socket. On a wildcard address it asks with each datagram for the address that the
 /// datagram was sent to, so that the reply can leave from there.
-pub fn udp(address: SocketAddr) -> io::Result<mio::net::UdpSocket> {
+pub fn udp(address: SocketAddr, sharing: Sharing) -> io::Result<mio::net::UdpSocket> {
     let socket = new_socket(address, libc::SOCK_DGRAM)?;
+    share(&socket, sharing)?;
     if address.ip().is_unspecified() {
         let (level, name) = match address {
             SocketAddr::V4(_) => super::mmsg::V4_DESTINATION_OPTION,
@@ -127,8 +149,9 @@ fn send_through(socket: &OwnedFd, interface: Ipv4Addr) -> io::Result<()> {
 }
 
 /// A listening TCP socket.
-pub fn tcp(address: SocketAddr) -> io::Result<mio::net::TcpListener> {
+pub fn tcp(address: SocketAddr, sharing: Sharing) -> io::Result<mio::net::TcpListener> {
     let socket = new_socket(address, libc::SOCK_STREAM)?;
+    share(&socket, sharing)?;
     set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     // Replies are written whole; waiting for more to send would only delay them. Accepted sockets
     // inherit the option.
@@ -286,6 +309,14 @@ fn new_socket(address: SocketAddr, kind: libc::c_int) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+fn share(socket: &OwnedFd, sharing: Sharing) -> io::Result<()> {
+    match (sharing, SHARE) {
+        (Sharing::Nobody, _) => Ok(()),
+        (Sharing::Workers, Some(option)) => set_option(socket, libc::SOL_SOCKET, option, 1),
+        (Sharing::Workers, None) => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
 fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     let (raw, size) = SockAddr::new(address);
     // SAFETY: the pointer is to an address of that size, alive for the call.
@@ -331,6 +362,20 @@ fn forbid_fragments(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn forbid_fragments(_: &OwnedFd, _: SocketAddr) -> io::Result<()> {
     Ok(())
+}
+
+/// Asks for so many bytes for what a socket sends, which on Linux is also what the other end of a pair may
+/// leave unread; for less where the system refuses.
+pub fn enlarge_send_buffer(socket: &OwnedFd, bytes: i32) {
+    #[cfg(target_os = "linux")]
+    if set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes).is_ok() {
+        return;
+    }
+    let mut bytes = bytes;
+    while bytes > 64 * 1024 && set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes).is_err()
+    {
+        bytes /= 2;
+    }
 }
 
 /// Asks for [`RECEIVE_BUFFER`], and for less where the system refuses (the BSDs) instead of giving

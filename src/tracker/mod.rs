@@ -119,7 +119,7 @@ pub struct Tally {
     /// Peers that were seen to complete a torrent.
     pub completed: u64,
     /// Announces of peers that are known, by the units since the one before.
-    pub renewals: [u64; 128],
+    pub renewals: [u64; Tally::RENEWALS],
     /// Milliseconds in a unit.
     pub unit_ms: u64,
     /// Who announces again too early, by [`Tally::source`]; none until somebody does.
@@ -127,6 +127,9 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Stamps are modulo this.
+    pub const RENEWALS: usize = 128;
+
     /// Units in the peer timeout.
     pub const LIFE: u64 = clock::LIFE;
 
@@ -140,7 +143,7 @@ impl Tally {
     pub fn new(unit_ms: u64) -> Tally {
         Tally {
             completed: 0,
-            renewals: [0; 128],
+            renewals: [0; Tally::RENEWALS],
             unit_ms,
             woodpeckers: None,
         }
