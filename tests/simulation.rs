@@ -722,7 +722,8 @@ fn few_nodes_agree_after_many_lives() {
     }
 }
 
-/// A partition in the last moment, among many, is mended in time.
+/// Two halves that have not heard each other for two minutes, until the announces end, and some that have just
+/// been started.
 #[test]
 fn a_partition_is_mended_within_two_minutes() {
     let seed = seeds(5);
@@ -730,16 +731,16 @@ fn a_partition_is_mended_within_two_minutes() {
         name: "a_partition",
         disaster_every: None,
         lasts: 150_000,
-        announces: 8000,
-        nodes: 50,
         ..hundred("", 1)
     };
     let mut world = World::new(plan, seed);
-    world.run_until(90_000);
+    world.run_until(30_000);
     world.part();
     world.run_until(150_000);
     let (_, differ) = world.differences();
-    assert!(!differ.is_empty());
+    let far = differ.iter().filter(|(_, peers)| *peers > 100);
+    assert!(far.count() > 20, "{differ:?}");
+    (0..100).step_by(10).for_each(|node| world.restart(node));
     world.sites.iter_mut().for_each(|site| site.side = 0);
     world.run_until(150_000 + SETTLE);
     println!("{:?}", totals(&world));
@@ -785,7 +786,7 @@ fn repair_is_frugal_and_takes_no_more_than_its_share() {
     assert!(per_peer < 2.0 * 40.0, "{again}");
     let most = (1 << 20) + (256 << 10) + 1400;
     assert!(
-        world.worst > 1 << 19 && world.worst <= most,
+        world.worst > 100_000 && world.worst <= most,
         "{}: {again}",
         world.worst
     );

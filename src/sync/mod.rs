@@ -13,12 +13,20 @@
 //!
 //! What is known of a peer has a version: the unit of its last announce in cluster time, then what was said.
 //! The greater version wins wherever it arrives and however late, so that packets may be lost, doubled
-//! and reordered, and it does not matter from whom a version came. A stop is a version too, remembered for
-//! five minutes.
+//! and reordered, and it does not matter from whom a version came: to break a tie by node ids would take
+//! eight bytes more for each peer, where a record of IPv4 is seven, and is not needed. An announce that
+//! contradicts what is stored takes a later unit, so that the last word wins within a unit too; only if two
+//! nodes are told different things about one peer before they hear of each other, which takes a second, does the
+//! stronger state win: stopped, then seeder, then leecher. A stop is a version too, remembered for five
+//! minutes.
 //!
 //! Loss is seen by the numbers of batches, heartbeats telling the last, and what is missing is asked for
 //! again. What that does not mend (a partition, a restart, a node that could not keep up) is found by
 //! comparing digests of the tables, and mended by ranges: see [`repair`].
+//!
+//! Counts of downloads go along with the announces that raise them. They merge by maximum, which is exact as long
+//! as every node hears of every completion, and too low after both sides of a partition have counted. What
+//! is different afterwards is found by a slow walk, in one to some minutes.
 //!
 //! # Whom a node believes
 //!

@@ -18,8 +18,8 @@ pub const VERSION: u8 = 1;
 
 /// Bytes of a packet: with the headers of UDP and IPv6 below what tunnels leave of 1500.
 pub const MOST: usize = 1400;
-const HEADER: usize = 24;
-const CODE: usize = 16;
+pub(super) const HEADER: usize = 24;
+pub(super) const CODE: usize = 16;
 /// Bytes of a body.
 pub const ROOM: usize = MOST - HEADER - CODE;
 
@@ -245,7 +245,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn of(number: u8) -> Option<Kind> {
+    pub(super) fn of(number: u8) -> Option<Kind> {
         use Kind::*;
         let all = [
             Hello, Heartbeat, Records, Missing, Groups, Buckets, Ranges, Items, Repair, Tallies,

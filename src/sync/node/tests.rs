@@ -588,6 +588,127 @@ fn counts_that_no_peer_tells_of_come_to_be_the_same() {
     assert!((300..500).contains(&asked.count()));
 }
 
+/// A unit of the clock is 28 seconds here: what is said at one node and then at another comes within it.
+#[test]
+fn the_last_word_wins_within_a_unit_too() {
+    let mut net = Net::new(3);
+    net.run(1000);
+    let count = |net: &Net| {
+        let totals = net.members.iter().map(|(_, t)| t.totals());
+        totals.map(|t| (t.leechers, t.seeders)).collect::<Vec<_>>()
+    };
+    net.announce(0, 1, 1, Role::Seeder);
+    net.run(1500);
+    net.announce(1, 1, 1, Role::Leecher);
+    net.run(1500);
+    assert_eq!(count(&net), [(1, 0); 3]);
+    net.stop(2, 1, 1);
+    net.run(1500);
+    assert_eq!(count(&net), [(0, 0); 3]);
+    net.announce(0, 1, 1, Role::Leecher);
+    net.run(1500);
+    assert_eq!(count(&net), [(1, 0); 3]);
+    net.run(4000);
+    assert!((0..3).all(|n| net.members[n].0.reports().all(|r| r.agrees == Some(true))));
+}
+
+/// Bodies of every kind that passes between two nodes.
+fn bodies() -> Vec<(Kind, Vec<u8>)> {
+    let mut net = Net::new(2);
+    net.run(1000);
+    // Some are lost, some differ, and so do counts.
+    net.is_cut = true;
+    net.announce(0, 1, 1, Role::Leecher);
+    net.run(1500);
+    net.is_cut = false;
+    (0..100).for_each(|peer| net.announce(0, 1, 1000 + peer, Role::Leecher));
+    for torrent in 0..400 {
+        let completed = crate::tracker::Event::Completed;
+        net.say(
+            (torrent % 2) as usize,
+            torrent,
+            torrent,
+            Role::Seeder,
+            completed,
+        );
+        if torrent % 3 == 0 {
+            net.stop((torrent % 2) as usize, torrent, torrent);
+        }
+    }
+    for (_, tracker) in &mut net.members {
+        tracker.take_changes(&mut Vec::new());
+    }
+    net.run(90_000);
+    net.announce(0, 500, 1, Role::Leecher);
+    net.run(1500);
+    let mut bodies: Vec<(Kind, Vec<u8>)> = Vec::new();
+    for (_, _, packet) in &net.passed {
+        let Some(kind) = Kind::of(packet[1]) else {
+            panic!("a packet of no kind");
+        };
+        // The first one of each kind and the longest.
+        let body = packet[wire::HEADER..packet.len() - wire::CODE].to_vec();
+        let known: Vec<_> = bodies.iter().filter(|(known, _)| *known == kind).collect();
+        let is_longest = known.iter().all(|(_, known)| known.len() < body.len());
+        if known.len() < 6 && is_longest {
+            bodies.push((kind, body));
+        }
+    }
+    bodies
+}
+
+/// What has the key is believed, and may still be wrong: no body of any kind does harm, cut short, with bits
+/// turned over, or under the name of another kind.
+#[test]
+fn genuine_packets_with_nonsense_in_them_do_no_harm() {
+    let bodies = bodies();
+    for number in 2..=11 {
+        let kind = Kind::of(number).expect("is a kind");
+        assert!(bodies.iter().any(|(known, _)| *known == kind), "{kind:?}");
+    }
+    let mut net = Net::new(2);
+    net.run(1000);
+    fill(&mut net, 100, 1000);
+    let mut random = Random::seeded(92);
+    let hear = |net: &mut Net, kind: Kind, body: &[u8]| {
+        let mut packet = Vec::new();
+        let session = net.members[1].0.links[0].session.as_mut();
+        session.expect("is up").seal(kind, body, &mut packet);
+        let mut out = Outbox::default();
+        let (node, tracker) = &mut net.members[0];
+        node.hear(address(1), &packet, tracker, &mut out);
+        node.tick(1000, tracker, &mut out);
+        assert!(out.packets().all(|(_, packet)| packet.len() <= wire::MOST));
+    };
+    for (kind, body) in &bodies {
+        for length in 0..=body.len() {
+            hear(&mut net, *kind, &body[..length]);
+        }
+    }
+    for round in 0..30_000 {
+        let (kind, body) = &bodies[random.below(bodies.len())];
+        let mut body = body.clone();
+        for _ in 0..=random.below(8) {
+            if let Some(byte) = body.len().checked_sub(1).map(|last| random.below(last + 1)) {
+                body[byte] ^= 1 << random.below(8);
+            }
+        }
+        let number = if round % 4 == 0 {
+            2 + random.below(10) as u8
+        } else {
+            *kind as u8
+        };
+        hear(&mut net, Kind::of(number).expect("is a kind"), &body);
+    }
+    assert!(net.report(0, 1).counters.rejections[Rejection::Malformed as usize] > 1000);
+    // And it goes on.
+    net.run(2000);
+    net.announce(1, 7, 70_000, Role::Leecher);
+    net.run(4000);
+    let before = net.report(0, 1).counters.records_in;
+    assert!(before > 0);
+}
+
 #[test]
 fn a_restarted_node_is_whole_again() {
     let mut net = Net::new(3);
