@@ -205,12 +205,27 @@ impl Service {
             };
             let tally = self.tracker.tally();
             machine.publish(self.monitor.now, &self.counters, tally, gauges);
+            if let (true, Some(cluster)) = (machine.is_gateway(), &self.cluster) {
+                machine.tell_cluster(&Overview::of(cluster, &self.tracker, wall_ms()));
+            }
         }
+    }
+
+    /// How the cluster is, which of several processes the gateway knows.
+    fn overview(&self) -> Option<Overview> {
+        let others = self
+            .machine
+            .as_ref()
+            .filter(|machine| !machine.is_gateway());
+        let told = others.and_then(|machine| machine.cluster());
+        let own = |cluster: &Cluster| Overview::of(cluster, &self.tracker, wall_ms());
+        told.or_else(|| self.cluster.as_deref().map(own))
     }
 
     /// What reports are made of; where several processes serve, with the counts of all.
     pub fn view(&mut self) -> View<'_> {
         self.publish();
+        let cluster = self.overview();
         let own = self.tracker.tally();
         let (counters, tally, workers): (_, _, &[_]) = match &mut self.machine {
             Some(machine) => {
@@ -219,7 +234,6 @@ impl Service {
             }
             None => (&self.counters, own, &[]),
         };
-        let cluster = self.cluster.as_deref();
         View {
             counters,
             monitor: &self.monitor,
@@ -228,7 +242,7 @@ impl Service {
             totals: self.tracker.totals(),
             peers: self.tracker.peers(),
             table: self.tracker.table_bytes(),
-            cluster: cluster.map(|cluster| Overview::of(cluster, &self.tracker, wall_ms())),
+            cluster,
             workers,
         }
     }

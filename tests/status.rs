@@ -280,3 +280,19 @@ fn an_address_that_is_none_exits_2() {
         "{err}"
     );
 }
+
+/// Of several processes any may be asked, and the gateway alone knows nodes at other sites.
+#[cfg(target_os = "linux")]
+#[test]
+fn whichever_worker_is_asked_tells_of_all_nodes() {
+    let directory = Directory::new("status-workers");
+    let key = key(&directory, "key");
+    let daemon = node(&key, &["127.0.0.1:1"], &["-j", "2"]);
+    let is_told = |text: &str| text.contains(" 127.0.0.1:1 ") && text.contains(" worker 1 ");
+    wait_for("the same of each of many connections", || {
+        let ask = |_| get(daemon.tcp4(), "/stats?mode=cluster").text();
+        (0..32).map(ask).all(|text| is_told(&text)).then_some(())
+    });
+    let report = wait_for_status(&daemon, 3, "cluster incomplete: 1 of 2 nodes down");
+    assert!(is_told(&report), "{report}");
+}

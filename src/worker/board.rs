@@ -4,11 +4,13 @@
 //! them. One that takes the place of a dead one goes on with what that had written, so that no sum that
 //! was told goes back.
 
+use super::GATEWAY;
 use crate::stats::Counters;
+use crate::stats::cluster::numbers::MOST_NUMBERS;
 use crate::sys::memory::SharedNumbers;
 use crate::tracker::Tally;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// Numbers of a worker: its counters, its tally, and its own [`Gauges`].
 const SLOT: usize = Counters::COUNT + 1 + Tally::RENEWALS + GAUGES;
@@ -55,6 +57,8 @@ impl Counts {
 #[derive(Debug)]
 pub struct Board {
     numbers: SharedNumbers,
+    /// What the gateway tells of the cluster, behind a number that is odd while it is being written.
+    cluster: SharedNumbers,
     own: usize,
 }
 
@@ -63,6 +67,7 @@ impl Board {
     pub fn new(workers: usize) -> io::Result<Board> {
         Ok(Board {
             numbers: SharedNumbers::new(workers * SLOT)?,
+            cluster: SharedNumbers::new(1 + MOST_NUMBERS)?,
             own: 0,
         })
     }
@@ -70,6 +75,36 @@ impl Board {
     /// As the worker of this number has it.
     pub fn of_worker(self, own: usize) -> Board {
         Board { own, ..self }
+    }
+
+    pub fn is_gateway(&self) -> bool {
+        self.own == GATEWAY
+    }
+
+    /// Writes what the gateway, and nobody else, knows of the cluster.
+    pub fn tell_cluster(&self, numbers: &[u64]) {
+        let Some((version, places)) = self.cluster.split_first() else {
+            return;
+        };
+        // A gateway that died in the middle of this has left it odd.
+        let odd = version.load(Ordering::Relaxed) | 1;
+        version.store(odd, Ordering::Relaxed);
+        fence(Ordering::Release);
+        for (place, number) in places.iter().zip(numbers) {
+            place.store(*number, Ordering::Relaxed);
+        }
+        version.store(odd.wrapping_add(1), Ordering::Release);
+    }
+
+    /// What the gateway has told; none if it is telling that at this moment, or never has.
+    pub fn cluster(&self) -> Option<Vec<u64>> {
+        let (version, places) = self.cluster.split_first()?;
+        let before = version.load(Ordering::Acquire);
+        let numbers = places.iter().map(|place| place.load(Ordering::Relaxed));
+        let numbers: Vec<u64> = numbers.collect();
+        fence(Ordering::Acquire);
+        let is_whole = before > 0 && before & 1 == 0 && version.load(Ordering::Relaxed) == before;
+        is_whole.then_some(numbers)
     }
 
     fn slots(&self) -> impl Iterator<Item = &[AtomicU64]> {
@@ -137,6 +172,22 @@ mod tests {
             expected += 1;
             assert_eq!(*place, expected);
         });
+    }
+
+    #[test]
+    fn what_the_gateway_tells_is_read_when_it_is_whole() {
+        let board = Board::new(2).expect("memory");
+        assert!(board.is_gateway() && board.cluster().is_none());
+        for told in [[7, 8, 9], [1, 2, 3]] {
+            board.tell_cluster(&told);
+            let read = board.cluster().expect("was told");
+            assert_eq!((&read[..3], read.len()), (&told[..], MOST_NUMBERS));
+        }
+        board.cluster[0].fetch_add(1, Ordering::Relaxed);
+        assert_eq!(board.cluster(), None, "it died over that");
+        board.tell_cluster(&[4]);
+        assert_eq!(board.cluster().expect("was told")[0], 4);
+        assert!(!board.of_worker(1).is_gateway());
     }
 
     #[test]

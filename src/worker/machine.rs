@@ -2,6 +2,7 @@
 
 use super::board::{Board, Counts, Gauges};
 use crate::stats::Counters;
+use crate::stats::cluster::Overview;
 use crate::tracker::Tally;
 
 /// Milliseconds from one time that a worker writes its counts to the next.
@@ -32,6 +33,21 @@ impl Machine {
     /// What this worker's counters begin with.
     pub fn first_counters(&self) -> Counters {
         self.before.counters
+    }
+
+    /// Whether this worker knows of the cluster what others do not.
+    pub fn is_gateway(&self) -> bool {
+        self.board.is_gateway()
+    }
+
+    pub fn tell_cluster(&self, overview: &Overview) {
+        self.board.tell_cluster(&overview.numbers());
+    }
+
+    /// As the gateway has told it last.
+    pub fn cluster(&self) -> Option<Overview> {
+        let numbers = self.board.cluster()?;
+        Some(Overview::of_numbers(&numbers))
     }
 
     pub fn is_due(&self, now: u64) -> bool {
