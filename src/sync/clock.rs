@@ -25,6 +25,8 @@ pub struct Time {
     origin: u64,
     pub set: u32,
     sure_since: Option<u64>,
+    /// It has been compared with that of others: what they are ahead by from then on has passed.
+    has_met: bool,
 }
 
 impl Time {
@@ -36,6 +38,7 @@ impl Time {
             origin: cluster,
             set: 0,
             sure_since: None,
+            has_met: false,
         }
     }
 
@@ -62,25 +65,24 @@ impl Time {
 
     /// Takes the time of the gateway, for a worker of its group; returns the same as [`Time::vote`].
     pub fn follow(&mut self, gateway: Option<&Vote>) -> Option<(i64, bool)> {
-        let was_sure = self.sure_since.is_some();
         let Some(gateway) = gateway else {
             return self.vote(0, &mut Vec::new());
         };
         // One that has just been started again may have to learn the time itself.
-        if was_sure && gateway.sure_for == 0 {
+        if self.sure_since.is_some() && gateway.sure_for == 0 {
             return None;
         }
         self.sure_since.get_or_insert(self.steady);
-        self.set_by(gateway.ahead, was_sure)
+        self.set_by(gateway.ahead)
     }
 
     /// Takes the others' votes: by how much each is ahead, for how long it has been sure, and its id.
-    /// Returns by how much the time is set, and whether the node was sure of it before.
+    /// Returns by how much the time is set, and whether so much has passed here unnoticed: not if the node
+    /// has been alone until now, with a clock that nobody had set right.
     pub fn vote(&mut self, id: u64, others: &mut Vec<Vote>) -> Option<(i64, bool)> {
-        let was_sure = self.sure_since.is_some();
         if others.is_empty() {
-            if self.steady >= ALONE && !was_sure {
-                self.sure_since = Some(self.steady);
+            if self.steady >= ALONE {
+                self.sure_since.get_or_insert(self.steady);
             }
             return None;
         }
@@ -94,16 +96,17 @@ impl Time {
         }
         let ahead = middle(others)?;
         self.sure_since.get_or_insert(self.steady);
-        self.set_by(ahead, was_sure)
+        self.set_by(ahead)
     }
 
-    fn set_by(&mut self, ahead: i64, was_sure: bool) -> Option<(i64, bool)> {
+    fn set_by(&mut self, ahead: i64) -> Option<(i64, bool)> {
+        let had_met = std::mem::replace(&mut self.has_met, true);
         if ahead.unsigned_abs() <= TOLERANCE {
             return None;
         }
         self.origin = self.origin.wrapping_add_signed(ahead);
         self.set = self.set.wrapping_add(1);
-        Some((ahead, was_sure))
+        Some((ahead, had_met))
     }
 }
 
@@ -204,6 +207,21 @@ mod tests {
         assert_eq!(time.vote(1, &mut votes), None);
         let mut votes = vec![vote(3_600_000, 9000, 2), vote(3_600_010, 9000, 3)];
         assert_eq!(time.vote(1, &mut votes), Some((3_600_000, true)));
+    }
+
+    #[test]
+    fn what_a_clock_was_wrong_by_has_not_passed() {
+        let mut time = Time::new(0, 0);
+        for own in 1..=20 {
+            time.advance(own * 1000);
+            time.vote(1, &mut Vec::new());
+        }
+        assert!(time.sure_for() > 0);
+        let mut votes = vec![vote(3_600_000, 90_000, 2)];
+        assert_eq!(time.vote(1, &mut votes), Some((3_600_000, false)));
+        // The machine was stopped for a while.
+        let mut votes = vec![vote(60_000, 150_000, 2)];
+        assert_eq!(time.vote(1, &mut votes), Some((60_000, true)));
     }
 
     #[test]

@@ -150,6 +150,8 @@ pub struct Link {
     pub is_own: bool,
     /// 0 until it is known.
     pub id: u64,
+    /// What the last hello said, which may have been an old one.
+    pub claimed_id: u64,
     /// Our nonce for the next session.
     pending: Option<Nonce>,
     pub session: Option<Session>,
@@ -223,6 +225,7 @@ impl Link {
             is_configured,
             is_own: false,
             id: 0,
+            claimed_id: 0,
             pending: None,
             session: None,
             tentative: None,
@@ -247,11 +250,16 @@ impl Link {
         }
     }
 
-    /// Whether it is time to say hello: there is no session, or it has fallen silent. Who came by itself
-    /// and is in no session may be a forged address: it is answered and no more.
+    /// Who came by itself and has not shown that it has the key, and that now: it may be anybody.
+    pub fn is_stranger(&self) -> bool {
+        !self.is_configured && self.session.is_none()
+    }
+
+    /// Whether it is time to say hello: there is no session, or it has fallen silent. A
+    /// stranger's address may be forged: it is answered and no more.
     pub fn wants_hello(&mut self, now: u64) -> bool {
         let is_silent = now - self.heard_at > SILENCE;
-        if !self.is_configured && self.session.is_none() {
+        if self.is_stranger() {
             return false;
         }
         if self.session.is_some() && !is_silent || now < self.hello_at {
@@ -417,7 +425,7 @@ impl Link {
             None => self.missing.retain(|missing| missing.batch != number),
             Some(_) => {
                 self.expect(number, now);
-                self.next_batch = number + 1;
+                self.next_batch = number.saturating_add(1);
             }
         }
     }
@@ -428,11 +436,12 @@ impl Link {
         if skipped == 0 {
             return;
         }
-        self.counters.gaps += skipped;
+        self.counters.gaps = self.counters.gaps.saturating_add(skipped);
         let first = self
             .next_batch
             .max(next.saturating_sub(MOST_MISSING as u64));
-        self.counters.lost += first - self.next_batch;
+        let given_up = first - self.next_batch;
+        self.counters.lost = self.counters.lost.saturating_add(given_up);
         for batch in first..next {
             if self.missing.len() >= MOST_MISSING {
                 self.counters.lost += 1;

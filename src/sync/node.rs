@@ -33,6 +33,9 @@ const COUNTED: u64 = 10_000;
 
 /// Nodes that may come without being configured.
 const MOST_LINKS: usize = 1024;
+/// Those of them that have yet to show that they are there now: an old hello can be repeated by anybody, and
+/// from any address.
+const MOST_STRANGERS: usize = 64;
 /// Milliseconds of silence after which those are forgotten.
 const FORGET: u64 = 60_000;
 
@@ -605,7 +608,8 @@ impl Node {
         let Some(link) = self.links.get_mut(index) else {
             return;
         };
-        let ledger = tracker.ledger().filter(|_| !self.is_fetching);
+        let is_comparing = !self.is_fetching && !self.repair.rests(self.now);
+        let ledger = tracker.ledger().filter(|_| is_comparing);
         let heartbeat = Heartbeat {
             pulse: link.pulse(self.now, &self.time),
             next_batch: self.streams[link.realm as usize].next_batch,
@@ -640,11 +644,11 @@ impl Node {
             Standing::Gateway => self.time.vote(self.id, &mut votes),
             Standing::Sibling(_) => self.time.follow(votes.first()),
         };
-        if let Some((by, was_sure)) = set {
+        if let Some((by, has_passed)) = set {
             for link in &mut self.links {
                 link.samples.shift(by);
             }
-            tracker.set_cluster_time(self.time.cluster(), was_sure);
+            tracker.set_cluster_time(self.time.cluster(), has_passed);
             self.event(Event::TimeSet(by));
         }
     }
@@ -738,7 +742,7 @@ impl Node {
         let known = known.or_else(|| self.links.iter().position(|link| link.address == from));
         let index = match known {
             Some(index) => index,
-            None if self.links.len() >= MOST_LINKS => return,
+            None if !self.make_room(hello.from.id) => return,
             None => {
                 self.add_link(realm, from, false);
                 self.links.len() - 1
@@ -748,6 +752,7 @@ impl Node {
         let Some(link) = self.links.get_mut(index) else {
             return;
         };
+        link.claimed_id = hello.from.id;
         if hello.peer_timeout != self.peer_timeout {
             link.counters.reject(Rejection::Timeout);
             if link.counters.rejections[Rejection::Timeout as usize] == 1 {
@@ -774,6 +779,21 @@ impl Node {
             link.address = back;
         }
         self.greet(index, has_begun, tracker, out);
+    }
+
+    /// Whether there is room for one more stranger. Where there are many, the oldest gives way, and before
+    /// all others one that says to be the same node: so whoever repeats old hellos displaces only those.
+    fn make_room(&mut self, id: u64) -> bool {
+        let links = self.links.iter().enumerate();
+        let strangers = links.filter(|(_, link)| link.is_stranger());
+        if strangers.clone().count() >= MOST_STRANGERS {
+            let age = |link: &Link| (link.claimed_id != id, link.number);
+            let oldest = strangers.min_by_key(|(_, link)| age(link));
+            if let Some((index, _)) = oldest {
+                self.links.swap_remove(index);
+            }
+        }
+        self.links.len() < MOST_LINKS
     }
 
     /// A node has been heard: it is up, and if it has just come, it is told how things are.
@@ -927,7 +947,7 @@ impl Node {
     /// Whether some node has its packets come from there, or is looked for there.
     pub fn has_link_to(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
-        let mut links = self.links.iter();
+        let mut links = self.links.iter().filter(|link| !link.is_stranger());
         links.any(|link| link.address.ip().to_canonical() == ip)
     }
 

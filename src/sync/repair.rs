@@ -41,6 +41,11 @@ const PARTNERS: usize = 4;
 /// Milliseconds without progress after which another node may have a bucket.
 const PATIENCE: u64 = 2500;
 
+/// Milliseconds for which a node does not compare tables that was brought what it has no room for or what
+/// its list refuses: it would be brought that once more. At first, and at most.
+const REST: u64 = 60_000;
+const LONGEST_REST: u64 = 300_000;
+
 /// Peers of a range that are sent rather than cut once more.
 const FEW: u32 = 8;
 /// Parts that a range is cut into.
@@ -49,7 +54,10 @@ const PARTS: u32 = 40;
 /// Ranges that wait to be looked at. What finds no room is found again in the next round.
 const MOST_WORKS: usize = 4096;
 
-/// Works taken up in one step: each may look at a chunk of the table.
+/// Peers and torrents that are looked at for a range that is to be sent.
+const MOST_FOR_ITEMS: usize = 4096;
+
+/// Works taken up in one step.
 const WORKS_A_STEP: usize = 256;
 
 #[derive(Debug, Default)]
@@ -64,6 +72,38 @@ pub struct Repair {
     works: VecDeque<Work>,
     /// Milliseconds to wait, as all links have had their share of traffic for now.
     wait: u64,
+    rest: Rest,
+}
+
+/// A pause after what could not be mended.
+#[derive(Debug, Default)]
+struct Rest {
+    until: u64,
+    /// How long it is, or was.
+    wait: u64,
+    /// Since it began, peers that were brought and taken, and those that could not be.
+    taken: u64,
+    left_out: u64,
+}
+
+impl Rest {
+    /// So many peers were brought, of which some were news and some could not be taken.
+    fn note(&mut self, taken: u64, left_out: u64, now: u64) {
+        if left_out > 0 && now >= self.until {
+            // The longer, the less was mended the last time.
+            self.wait = match self.left_out > self.taken {
+                true => (self.wait * 2).min(LONGEST_REST),
+                false => REST,
+            };
+            *self = Rest {
+                until: now + self.wait,
+                wait: self.wait,
+                ..Rest::default()
+            };
+        }
+        self.taken += taken;
+        self.left_out += left_out;
+    }
 }
 
 /// A node that this one compares its table with.
@@ -158,6 +198,11 @@ struct Cuts {
 }
 
 impl Repair {
+    /// Whether tables are not compared for now. What has been found to differ is mended all the same.
+    pub fn rests(&self, now: u64) -> bool {
+        now < self.rest.until
+    }
+
     /// When there is something to do.
     pub fn next_step(&self, now: u64) -> Option<u64> {
         (!self.works.is_empty()).then_some(now + self.wait)
@@ -257,7 +302,7 @@ impl Node {
         tracker: &Tracker,
         out: &mut Outbox,
     ) {
-        if self.is_fetching {
+        if self.is_fetching || self.repair.rests(self.now) {
             return;
         }
         let (Some(link), Some((sixth, digest))) = (self.links.get_mut(index), theirs) else {
@@ -373,7 +418,7 @@ impl Node {
             };
         }
         let is_due = link.rows.at.is_none_or(|at| self.now >= at + ROUND);
-        if !is_due {
+        if !is_due || self.repair.rests(self.now) {
             return Some(());
         }
         link.rows.at = Some(self.now);
@@ -530,7 +575,10 @@ impl Node {
             return;
         };
         let mut stopped = Vec::new();
+        let (mut taken, mut left_out) = (0, changes.len() as u64);
         self.apply_from(realm, changes, tracker, refuses, &mut |change, applied| {
+            taken += u64::from(applied == Applied::Changed);
+            left_out -= u64::from(applied != Applied::NoRoom);
             if let Applied::Stopped(stamp) = applied {
                 stopped.push(Change {
                     state: State::Stopped,
@@ -541,6 +589,7 @@ impl Node {
                 });
             }
         });
+        self.repair.rest.note(taken, left_out, self.now);
         for (info_hash, downloaded) in counts {
             tracker.raise_downloaded(&Downloads {
                 info_hash: *info_hash,
@@ -589,7 +638,10 @@ impl Node {
                 Task::Cut { size, cursor, cuts } => {
                     cut(tracker, ledger, cursor, &work.end, *size, &mut left, cuts)
                 }
-                Task::Items => true,
+                Task::Items => {
+                    send_items(link, tracker, ledger, &work.from, &work.end, &mut left, out);
+                    true
+                }
                 Task::Push { cursor, theirs } => {
                     let end = &work.end;
                     push(tracker, ledger, cursor, end, theirs, &mut left, link, out)
@@ -599,7 +651,7 @@ impl Node {
                 self.repair.works.push_front(work);
                 continue;
             }
-            self.finish(work, tracker, ledger, out);
+            self.finish(work, ledger, out);
         }
         if held_back < self.repair.works.len() {
             self.repair.wait = 0;
@@ -607,7 +659,7 @@ impl Node {
     }
 
     /// The table has been looked at: does what that calls for.
-    fn finish(&mut self, work: Work, tracker: &Tracker, ledger: &Ledger, out: &mut Outbox) {
+    fn finish(&mut self, work: Work, ledger: &Ledger, out: &mut Outbox) {
         let Work {
             link,
             from,
@@ -636,13 +688,7 @@ impl Node {
                     send_cuts(link, ledger.sixth(), from, &cuts.done, out);
                 }
             }
-            Task::Items => {
-                let link = self.links.iter_mut().find(|l| l.number == link);
-                if let Some(link) = link {
-                    send_items(link, tracker, ledger, &from, &end, out);
-                }
-            }
-            Task::Push { .. } => {}
+            Task::Items | Task::Push { .. } => {}
         }
     }
 }
@@ -656,26 +702,20 @@ fn add_up(
     left: &mut usize,
     sum: &mut Sum,
 ) -> bool {
-    let mut seen = 1;
-    let next = tracker.range(cursor, end, *left, &mut |item| {
-        seen += 1;
+    let next = tracker.range_within(cursor, end, left, &mut |item| {
         if let Some((_, share)) = share(ledger, item) {
             sum.add(share);
         }
     });
-    go_on(cursor, next, left, seen)
+    go_on(cursor, next)
 }
 
-fn go_on(cursor: &mut Key, next: Option<Key>, left: &mut usize, seen: usize) -> bool {
-    *left = left.saturating_sub(seen);
-    match next {
-        Some(next) => {
-            *cursor = next;
-            *left = 0;
-            false
-        }
-        None => true,
+/// Moves the cursor to where there is more; whether there is nothing.
+fn go_on(cursor: &mut Key, next: Option<Key>) -> bool {
+    if let Some(next) = next {
+        *cursor = next;
     }
+    next.is_none()
 }
 
 /// Cuts a range into parts of so many peers.
@@ -688,9 +728,7 @@ fn cut(
     left: &mut usize,
     cuts: &mut Cuts,
 ) -> bool {
-    let mut seen = 1;
-    let next = tracker.range(cursor, end, *left, &mut |item| {
-        seen += 1;
+    let next = tracker.range_within(cursor, end, left, &mut |item| {
         let Some((_, share)) = share(ledger, item) else {
             return;
         };
@@ -702,7 +740,7 @@ fn cut(
         cuts.met = Some(key);
         cuts.last.add(share);
     });
-    go_on(cursor, next, left, seen)
+    go_on(cursor, next)
 }
 
 /// Sends what the other lacks, a packet's worth at most; whether that was all.
@@ -720,10 +758,9 @@ fn push(
     /// Peers that fit into a packet at the most.
     const SLICE: usize = 160;
     let mut changes = Vec::new();
-    let mut seen = 1;
     let budget = (*left).min(SLICE);
-    let next = tracker.range(cursor, end, budget, &mut |item| {
-        seen += 1;
+    let mut rest = budget;
+    let next = tracker.range_within(cursor, end, &mut rest, &mut |item| {
         if let Some(share) = share(ledger, item)
             && !theirs.contains(&share)
         {
@@ -735,14 +772,8 @@ fn push(
         counts.map(|counts| counts.downloaded).filter(|n| *n > 0)
     };
     send_changes(link, changes, &downloaded, true, out);
-    *left = left.saturating_sub(seen);
-    match next {
-        Some(next) => {
-            *cursor = next;
-            false
-        }
-        None => true,
-    }
+    *left -= budget - rest;
+    go_on(cursor, next)
 }
 
 fn send_changes(
@@ -793,15 +824,18 @@ fn send_items(
     ledger: &Ledger,
     from: &Key,
     end: &Key,
+    left: &mut usize,
     out: &mut Outbox,
 ) {
     let mut changes = Vec::new();
     // It was few peers a moment ago, among torrents of which all may have expired.
-    let next = tracker.range(from, end, 4096, &mut |item| {
+    let mut rest = MOST_FOR_ITEMS;
+    let next = tracker.range_within(from, end, &mut rest, &mut |item| {
         if share(ledger, item).is_some() {
             changes.extend(tracker.change_of(item));
         }
     });
+    *left = left.saturating_sub(MOST_FOR_ITEMS - rest);
     wire::sort(&mut changes);
     let mut body = Vec::with_capacity(wire::ROOM);
     wire::put_key(from, &mut body);

@@ -386,7 +386,31 @@ impl Tracker {
         budget: usize,
         visit: &mut dyn FnMut(&Item),
     ) -> Option<Key> {
-        let mut spent = 0;
+        self.visit_range(from, end, budget, &mut 0, visit)
+    }
+
+    /// The same within a budget for several walks, of which it takes what this one costs.
+    pub fn range_within(
+        &self,
+        from: &Key,
+        end: &Key,
+        left: &mut usize,
+        visit: &mut dyn FnMut(&Item),
+    ) -> Option<Key> {
+        let mut spent = 1;
+        let next = self.visit_range(from, end, *left, &mut spent, visit);
+        *left = left.saturating_sub(spent);
+        next
+    }
+
+    fn visit_range(
+        &self,
+        from: &Key,
+        end: &Key,
+        budget: usize,
+        spent: &mut usize,
+        visit: &mut dyn FnMut(&Item),
+    ) -> Option<Key> {
         let mut from = *from;
         loop {
             let hash = from.info_hash();
@@ -396,11 +420,11 @@ impl Tracker {
                 if from >= *end {
                     return None;
                 }
-                if spent > budget {
+                if *spent > budget {
                     return Some(from);
                 }
-                spent += 1;
-                let stopped = self.range_of(torrent, &from, end, &mut spent, budget, visit);
+                *spent += 1;
+                let stopped = self.range_of(torrent, &from, end, spent, budget, visit);
                 if stopped.is_some() {
                     return stopped.filter(|key| key < end);
                 }

@@ -422,6 +422,93 @@ fn captures_that_are_played_back_do_nothing() {
     assert_eq!(session(&net), current);
 }
 
+/// Somebody has recorded the hellos of a node that is gone, and sends them from all over.
+#[test]
+fn repeated_hellos_neither_fill_the_memory_nor_keep_anybody_out() {
+    let mut net = Net::new(3);
+    net.members[0].0.set_peers(&[address(2)]);
+    net.members[0].0.links.clear();
+    net.members[0].0.set_peers(&[address(2)]);
+    net.run(1000);
+    let hellos =
+        |(from, to, packet): &&(usize, usize, Vec<u8>)| (*from, *to, packet[1]) == (1, 0, 1);
+    let hello = net
+        .passed
+        .iter()
+        .find(hellos)
+        .expect("it said hello")
+        .2
+        .clone();
+    net.members[1] = member(1, 3, 7, TIMEOUT, 5);
+    net.members[1].0.set_peers(&[]);
+    net.members[1].0.links.clear();
+    net.run(100_000);
+    let there = |n: u32| SocketAddr::from(((0x0a00_0000 + n).to_be_bytes(), 7000));
+    let flood = |net: &mut Net| (0..5000).for_each(|n| net.deliver_from(there(n), 0, &hello));
+    flood(&mut net);
+    let node = &net.members[0].0;
+    assert!(node.links.len() < 100, "{}", node.links.len());
+    assert!(
+        !(0..5000).any(|n| node.has_link_to(there(n).ip())),
+        "may open streams"
+    );
+    assert!(node.has_link_to(address(2).ip()));
+    // One that comes by itself has said hello, and the flood goes on.
+    net.is_cut = true;
+    net.members[1].0.set_peers(&[address(0)]);
+    net.run(50);
+    let hello = net
+        .passed
+        .iter()
+        .rfind(|(from, to, _)| (*from, *to) == (1, 0));
+    let hello = hello.expect("it said hello").2.clone();
+    net.deliver(1, 0, &hello);
+    flood(&mut net);
+    let links = &net.members[0].0.links;
+    assert!(
+        links.iter().any(|link| link.address == address(1)),
+        "is half in"
+    );
+    net.is_cut = false;
+    net.run(3000);
+    net.announce(1, 1, 1, Role::Leecher);
+    net.run(2000);
+    assert_eq!(net.peers(), [1, 1, 1]);
+}
+
+/// A node that has the key and says what cannot be.
+#[test]
+fn numbers_beyond_bounds_do_no_harm() {
+    let mut net = Net::new(2);
+    net.run(1000);
+    for number in [u64::MAX, 5, u64::MAX - 1, u64::MAX] {
+        let link = &mut net.members[0].0.links[0];
+        let mut out = Outbox::default();
+        let body = [number.to_be_bytes(), number.to_be_bytes()].concat();
+        send(link, Kind::Records, &body, &mut out);
+        let heartbeat = Heartbeat {
+            pulse: wire::Pulse {
+                time: number,
+                set: number as u32,
+                sure_for: u32::MAX,
+                cookie: number,
+                echo: number,
+                held: number as u32,
+            },
+            next_batch: number,
+            digest: Some((number, number)),
+        };
+        let mut body = Vec::new();
+        heartbeat.put(&mut body);
+        send(link, Kind::Heartbeat, &body, &mut out);
+        net.carry(0, &out);
+        net.run(3000);
+    }
+    net.announce(1, 1, 1, Role::Leecher);
+    net.run(2000);
+    assert_eq!(net.peers(), [1, 1]);
+}
+
 #[test]
 fn packets_of_other_versions_and_noise_are_counted_and_dropped() {
     let mut net = Net::new(2);
@@ -477,6 +564,31 @@ fn what_is_more_than_can_be_applied_is_shed_and_mended_later() {
     assert!(net.peers()[1] < 500);
     net.run(40_000);
     assert_eq!(net.peers(), [2000, 2000]);
+}
+
+/// What one node has no room for cannot be mended, and is not to be sent again and again.
+#[test]
+fn a_table_that_is_full_costs_the_others_little() {
+    let mut net = Net::new(2);
+    let mut tracker = Tracker::new(Limits {
+        peer_timeout: TIMEOUT,
+        max_peers: 100,
+        max_torrents: usize::MAX,
+    });
+    std::mem::swap(&mut net.members[1].1, &mut tracker);
+    let key = net.members[1].0.keys.digests();
+    net.members[1].1.join_cluster(key, 4096);
+    let time = net.members[1].0.time.cluster();
+    net.members[1].1.set_cluster_time(time, false);
+    net.run(3000);
+    for peer in 0..2000 {
+        net.announce(0, peer, peer, Role::Leecher);
+    }
+    net.run(1_200_000);
+    assert_eq!(net.peers(), [2000, 100]);
+    // Of which four attempts at 1900 peers are most.
+    let bytes = net.report(0, 1).counters.repair_bytes_out;
+    assert!(bytes < 2_000_000, "{bytes}");
 }
 
 /// Fills both nodes alike, behind the protocol's back.

@@ -201,6 +201,23 @@ fn the_order_in_which_changes_arrive_does_not_matter() {
     }
 }
 
+/// A walk over torrents that nobody is left of costs as much as one over others.
+#[test]
+fn torrents_without_peers_cost_a_walk_too() {
+    let mut tracker = tracker();
+    for torrent in 0..1000 {
+        announce(&mut tracker, torrent, 1, Role::Seeder, Event::Completed);
+        announce(&mut tracker, torrent, 1, Role::Seeder, Event::Stopped);
+    }
+    assert_eq!(tracker.totals().torrents, 1000);
+    let mut left = 1500;
+    let mut visit = |_: &Item| panic!("nobody is there");
+    let next = tracker.range_within(&Key::FIRST, &Key::END, &mut left, &mut visit);
+    assert_eq!((next, left), (None, 499));
+    let next = tracker.range_within(&Key::FIRST, &Key::END, &mut left, &mut visit);
+    assert_eq!((next.is_some(), left), (true, 0));
+}
+
 #[test]
 fn a_peer_is_told_when_it_is_new_changes_stops_or_reaches_another_sixth() {
     let mut tracker = tracker();
