@@ -723,7 +723,8 @@ mod tests {
     }
 
     fn fail(joining: &mut Joining, has_begun: bool, trouble: &Trouble, now: u64) -> u64 {
-        joining.fail(Place(None), has_begun, trouble, now);
+        let site = Place(Some(SocketAddr::from(([192, 0, 2, 1], 6970))));
+        joining.fail(site, has_begun, trouble, now);
         joining.until
     }
 
@@ -732,6 +733,8 @@ mod tests {
         let mut joining = joining();
         let syncing = refused(Answer::Syncing);
         assert_eq!(fail(&mut joining, false, &syncing, 9000), 11_000);
+        joining.fail(Place(None), false, &syncing, 9000);
+        assert_eq!(joining.until, 19_000, "but for the gateway");
         assert!(!joining.has_failed);
     }
 
