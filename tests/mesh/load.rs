@@ -21,11 +21,20 @@ pub struct Said {
     pub at: Instant,
 }
 
+impl Said {
+    /// Everybody has had the time to hear of it.
+    fn is_old(&self) -> bool {
+        self.at.elapsed() > Duration::from_secs(3)
+    }
+}
+
 /// All that was said, and how often each torrent was completed.
 #[derive(Clone, Debug, Default)]
 pub struct Truth {
     pub said: BTreeMap<(InfoHash, SocketAddr), Said>,
     pub completed: BTreeMap<InfoHash, u32>,
+    /// Nodes have been apart, which may leave completed downloads uncounted.
+    pub has_parted: bool,
     /// Of whom nothing is expected: their node may have died before it told anybody.
     pub unsure: BTreeSet<(InfoHash, SocketAddr)>,
 }
@@ -41,6 +50,7 @@ impl Truth {
             said,
             completed: self.completed.clone(),
             unsure: self.unsure.clone(),
+            has_parted: self.has_parted,
         };
         (of(theirs), of(others))
     }
@@ -61,6 +71,22 @@ impl Truth {
             });
             said.has_stopped = true;
         }
+    }
+
+    /// Seeders, completed and leechers of each torrent, of which there are fewer than a scrape may ask for.
+    pub fn counts(&self) -> BTreeMap<InfoHash, [u32; 3]> {
+        let mut counts: BTreeMap<InfoHash, [u32; 3]> = BTreeMap::new();
+        for ((info_hash, _), said) in &self.said {
+            let [seeders, _, leechers] = counts.entry(*info_hash).or_default();
+            *seeders += u32::from(said.is_seeder && !said.has_stopped);
+            *leechers += u32::from(!said.is_seeder && !said.has_stopped);
+        }
+        for (info_hash, completed) in &self.completed {
+            if let Some(counts) = counts.get_mut(info_hash) {
+                counts[1] = *completed;
+            }
+        }
+        counts
     }
 
     /// What is wrong in the table of a node that has heard of everything.
@@ -136,15 +162,33 @@ impl Load {
         self.shared.homes()[node] = Some(home);
     }
 
-    /// No client announces to this node from now on. It may die now: what it heard in the last seconds it may not have
-    /// told anybody.
+    /// No client announces to this node from now on.
     pub fn end(&self, node: usize) {
         self.shared.homes()[node] = None;
+    }
+
+    /// Nor does any expect much: what it heard in the last seconds it may not have told anybody before it died.
+    pub fn end_at_once(&self, node: usize) {
+        self.end(node);
         let truth = &mut *self.shared.truth();
-        let is_sure = |said: &Said| said.home != node || said.at.elapsed() > Duration::from_secs(3);
+        let is_sure = |said: &Said| said.home != node || said.is_old();
         let unsure = truth.said.iter().filter(|(_, said)| !is_sure(said));
         truth.unsure.extend(unsure.map(|(key, _)| *key));
         truth.said.retain(|_, said| is_sure(said));
+    }
+
+    /// What was said so far.
+    pub fn truth(&self) -> Truth {
+        self.shared.truth().clone()
+    }
+
+    /// What was said so far, but for the last seconds.
+    pub fn old_truth(&self) -> Truth {
+        let mut truth = self.truth();
+        let fresh = truth.said.iter().filter(|(_, said)| !said.is_old());
+        truth.unsure.extend(fresh.map(|(key, _)| *key));
+        truth.said.retain(|_, said| said.is_old());
+        truth
     }
 
     /// Ends it; all that was said.

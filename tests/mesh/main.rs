@@ -95,11 +95,7 @@ fn what_one_node_is_told_the_others_know_within_two_seconds() {
             let truth = load.stop();
             mesh.agree(&truth);
             mesh.wait_until_all_is_well();
-            for table in mesh.tables() {
-                for (torrent, completed) in &truth.completed {
-                    assert_eq!(table.downloaded.get(torrent), Some(completed));
-                }
-            }
+            mesh.all_count_right(&truth);
         },
     );
 }
@@ -160,6 +156,37 @@ fn a_minute_apart() {
     });
 }
 
+/// A node that is not heard but hears, one whose cable is loose, one that stands still.
+#[test]
+fn nodes_come_and_go() {
+    net::in_sandbox("nodes_come_and_go", |lan| {
+        let mesh = Mesh::started(lan, Links::V6);
+        let load = mesh.load();
+        let silent = Faults {
+            loss: 100,
+            ..Faults::default()
+        };
+        mesh.hosts[0].set_faults(silent);
+        a_while();
+        a_while();
+        mesh.hosts[0].set_faults(Faults::default());
+        for _ in 0..5 {
+            mesh.hosts[1].unplug();
+            std::thread::sleep(Duration::from_secs(2));
+            mesh.hosts[1].plug();
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        load.end(2);
+        let still = mesh.daemons[2].as_ref().expect("was started");
+        still.signal("STOP");
+        a_while();
+        still.signal("CONT");
+        load.begin(2, &mesh.hosts[2]);
+        a_while();
+        mesh.agree(&load.stop());
+    });
+}
+
 #[test]
 fn a_node_is_killed_and_starts_again() {
     net::in_sandbox("a_node_is_killed_and_starts_again", |lan| {
@@ -169,13 +196,13 @@ fn a_node_is_killed_and_starts_again() {
         // With a state that will be old.
         mesh.tables();
         a_while();
-        load.end(1);
+        load.end_at_once(1);
         mesh.kill(1);
         mesh.start(1);
         load.begin(1, &mesh.hosts[1]);
         a_while();
         // With nothing.
-        load.end(0);
+        load.end_at_once(0);
         mesh.kill(0);
         mesh.start_empty(0);
         load.begin(0, &mesh.hosts[0]);
@@ -192,13 +219,13 @@ fn a_clock_is_an_hour_off() {
         return skip(&format!("{test}: {what}"));
     }
     net::in_sandbox(test, |lan| {
-        let mut mesh = Mesh::new(lan, Links::V4);
+        let mut mesh = Mesh::new(lan, Links::V4, 3);
         mesh.clocks[2] = 1;
         mesh.start_all();
         let load = mesh.load();
         a_while();
         // A first node with such a clock is joined by another one.
-        load.end(1);
+        load.end_at_once(1);
         mesh.kill(1);
         mesh.clocks[1] = -1;
         mesh.start_empty(1);
@@ -213,9 +240,41 @@ fn a_clock_is_an_hour_off() {
 }
 
 #[test]
+fn a_node_is_replaced() {
+    net::in_sandbox("a_node_is_replaced", |lan| {
+        let mut mesh = Mesh::new(lan, Links::V6, 3);
+        mesh.start(0);
+        mesh.start(1);
+        let load = mesh.load();
+        a_while();
+        // Nobody hears the new one at first.
+        mesh.hosts[2].unplug();
+        mesh.start(2);
+        assert_eq!(mesh.health(2), (503, "syncing\n".into()));
+        mesh.hosts[2].plug();
+        wait_for("a node that is whole", || {
+            (mesh.health(2) == (200, "ok\n".into())).then_some(())
+        });
+        let lost = load.old_truth().differences(&mesh.tables()[2]);
+        assert!(lost.is_empty(), "{lost:?}");
+
+        load.begin(2, &mesh.hosts[2]);
+        a_while();
+        // The old one tells what it has just heard before it ends.
+        load.end(0);
+        let mut old = mesh.daemons[0].take().expect("was started");
+        old.signal("TERM");
+        let (status, log) = old.wait();
+        assert!(status.success(), "{log:#?}");
+        mesh.agree(&load.stop());
+        mesh.pass_on(2, &[1]);
+    });
+}
+
+#[test]
 fn a_wrong_key() {
     net::in_sandbox("a_wrong_key", |lan| {
-        let mut mesh = Mesh::new(lan, Links::V4);
+        let mut mesh = Mesh::new(lan, Links::V4, 3);
         let right = mesh.keys[2].clone();
         mesh.keys[2] = lan.file("other-key");
         let (code, ..) = common::run(&["--make-key", &mesh.keys[2]]);
@@ -251,7 +310,7 @@ fn a_wrong_key() {
 #[test]
 fn packets_are_sent_again_by_somebody_else() {
     net::in_sandbox("packets_are_sent_again_by_somebody_else", |lan| {
-        let mut mesh = Mesh::new(lan, Links::V4);
+        let mut mesh = Mesh::new(lan, Links::V4, 3);
         mesh.hosts[0].record();
         mesh.start_all();
         let load = mesh.load();

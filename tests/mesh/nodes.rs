@@ -39,47 +39,52 @@ pub enum Links {
 pub struct Mesh<'a> {
     lan: &'a Lan,
     links: Links,
-    pub hosts: [Host; 3],
-    pub daemons: [Option<Daemon>; 3],
+    pub hosts: Vec<Host>,
+    pub daemons: Vec<Option<Daemon>>,
     /// In hours, what each host's clock is ahead.
-    pub clocks: [i32; 3],
+    pub clocks: Vec<i32>,
     /// The file that each node has its key from.
-    pub keys: [String; 3],
+    pub keys: Vec<String>,
+    /// All nodes have these too.
+    pub flags: &'static [&'static str],
     probes: Cell<u8>,
 }
 
 impl Mesh<'_> {
-    /// The hosts; no node has been started yet.
-    pub fn new(lan: &Lan, links: Links) -> Mesh<'_> {
+    /// So many hosts; no node has been started yet.
+    pub fn new(lan: &Lan, links: Links, hosts: usize) -> Mesh<'_> {
         let key = lan.file("key");
         let (code, _, error) = run(&["--make-key", &key]);
         assert_eq!(code, Some(0), "{error}");
         Mesh {
             lan,
             links,
-            hosts: [(); 3].map(|()| lan.host()),
-            daemons: [const { None }; 3],
-            clocks: [0; 3],
-            keys: [(); 3].map(|()| key.clone()),
+            hosts: (0..hosts).map(|_| lan.host()).collect(),
+            daemons: (0..hosts).map(|_| None).collect(),
+            clocks: vec![0; hosts],
+            keys: vec![key; hosts],
+            flags: &[],
             probes: Cell::new(0),
         }
     }
 
+    /// Three nodes that hear each other.
     pub fn started(lan: &Lan, links: Links) -> Mesh<'_> {
-        let mut mesh = Mesh::new(lan, links);
+        let mut mesh = Mesh::new(lan, links, 3);
         mesh.start_all();
         mesh
     }
 
-    /// Starts the nodes, and waits until each hears both others. What was told before that comes by repair, which makes
+    /// Starts all nodes, and waits until each hears all others. What was told before that comes by repair, which makes
     /// no sums of downloaded counts.
     pub fn start_all(&mut self) {
-        (0..3).for_each(|node| self.start(node));
+        (0..self.hosts.len()).for_each(|node| self.start(node));
+        let end = format!(":{CLUSTER_PORT} is up");
         for daemon in self.daemons.iter().flatten() {
             wait_for("the other nodes", || {
                 let log = daemon.log();
-                let up = log.iter().filter(|line| line.ends_with(" is up"));
-                (up.count() == 2).then_some(())
+                let up = log.iter().filter(|line| line.ends_with(&end));
+                (up.count() == self.hosts.len() - 1).then_some(())
             });
         }
     }
@@ -123,6 +128,7 @@ impl Mesh<'_> {
         // A sixth of the timeout is half a minute, and nobody expires within a test.
         command.args(["--interval", "120", "--peer-timeout", "180"]);
         command.args(["--state", &self.state(node), "--state-interval", "0"]);
+        command.args(self.flags);
         command.args(["--admin", "10.77.0.0/16", "--cluster-key", &self.keys[node]]);
         for ip in self.links_of(&self.hosts[node]) {
             let address = SocketAddr::new(ip, CLUSTER_PORT).to_string();
@@ -154,13 +160,48 @@ impl Mesh<'_> {
     }
 
     pub fn load(&self) -> Load {
-        let load = Load::start(3);
+        let load = Load::start(self.hosts.len());
         for (node, host) in self.hosts.iter().enumerate() {
             if self.daemons[node].is_some() {
                 load.begin(node, host);
             }
         }
         load
+    }
+
+    /// Status and text.
+    pub fn health(&self, node: usize) -> (u16, String) {
+        let host = &self.hosts[node];
+        let reply = host.within(|| http::get(SocketAddr::new(host.v4(), PORT), "/health"));
+        (reply.status, reply.text())
+    }
+
+    /// Waits until whoever answers at any of the nodes counts the peers that there are.
+    pub fn all_count_right(&self, truth: &Truth) {
+        let start = Instant::now();
+        let counts = truth.counts();
+        let hashes: Vec<InfoHash> = counts.keys().copied().collect();
+        let nodes = (0..self.hosts.len()).filter(|node| self.daemons[*node].is_some());
+        // From so many ports that each of a host's workers is asked.
+        let clients: Vec<Client> = nodes
+            .flat_map(|node| (0..16).map(move |_| self.client(node)))
+            .collect();
+        for client in &clients {
+            loop {
+                let told = client.scrape(&hashes);
+                let mut pairs = told.iter().zip(&counts);
+                let wrong = pairs.find(|(told, (_, right))| {
+                    [told[0], told[2]] != [right[0], right[2]]
+                        || !truth.has_parted && told[1] != right[1]
+                });
+                if wrong.is_none() {
+                    break;
+                }
+                let source = client.address();
+                assert!(start.elapsed() < BOUND, "{wrong:?} to {source}");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
     }
 
     pub fn client(&self, node: usize) -> Client {
@@ -177,9 +218,7 @@ impl Mesh<'_> {
     pub fn tables(&self) -> Vec<Table> {
         let saves = |daemon: &Daemon| {
             let log = daemon.log();
-            log.iter()
-                .filter(|l| l.starts_with("announced: saved "))
-                .count()
+            log.iter().filter(|l| l.contains(": saved ")).count()
         };
         let running: Vec<&Daemon> = self.daemons.iter().flatten().collect();
         let before: Vec<usize> = running.iter().map(|daemon| saves(daemon)).collect();
@@ -187,7 +226,7 @@ impl Mesh<'_> {
         for (daemon, before) in running.iter().zip(before) {
             wait_for("the save", || (saves(daemon) > before).then_some(()));
         }
-        let nodes = (0..3).filter(|node| self.daemons[*node].is_some());
+        let nodes = (0..self.hosts.len()).filter(|node| self.daemons[*node].is_some());
         nodes.map(|node| Table::read(&self.state(node))).collect()
     }
 

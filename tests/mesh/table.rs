@@ -16,7 +16,6 @@ pub struct Peer {
 #[derive(Debug, Default)]
 pub struct Table {
     pub peers: BTreeMap<(InfoHash, SocketAddr), Peer>,
-    pub downloaded: BTreeMap<InfoHash, u32>,
     /// Milliseconds since 1970 by the node's own clock.
     pub saved_at: u64,
 }
@@ -35,14 +34,7 @@ impl Table {
         let fed = reader.feed(&bytes, &mut |item| match item {
             Item::Header { saved_at, .. } => table.saved_at = saved_at,
             Item::Time { units } => passed = units,
-            Item::Torrent {
-                info_hash,
-                downloaded,
-                ..
-            } => {
-                torrent = info_hash;
-                table.downloaded.insert(info_hash, downloaded);
-            }
+            Item::Torrent { info_hash, .. } => torrent = info_hash,
             Item::Peer {
                 list,
                 endpoint,
