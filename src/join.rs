@@ -376,7 +376,12 @@ impl Joins {
         let Some(fetching) = &mut self.fetching else {
             return;
         };
-        match fetching.turn(service, now) {
+        let turn = fetching.turn(service, now);
+        // Who only says that it has no table takes no count away.
+        if let (true, Some(cluster)) = (fetching.fetch.has_begun(), &mut service.cluster) {
+            cluster.node_mut().note_counts();
+        }
+        match turn {
             Ok(false) => {}
             Ok(true) => {
                 let taken = fetching.fetch.taken();

@@ -853,7 +853,7 @@ impl Node {
                 self.credit -= cost;
                 link.counters.records_in += changes.len() as u64;
                 let realm = link.realm;
-                if self.is_fetching || self.now < self.counted_until {
+                if self.now < self.counted_until {
                     // Where the count was not in the table yet, the walk over counts finds that.
                     for change in &mut changes {
                         change.newly_completed = false;
@@ -923,10 +923,12 @@ impl Node {
 
     /// The table of another node is on its way, or is no longer.
     pub fn set_fetching(&mut self, is_fetching: bool) {
-        if self.is_fetching && !is_fetching {
-            self.counted_until = self.now + COUNTED;
-        }
         self.is_fetching = is_fetching;
+    }
+
+    /// A piece of a table has come, and with it counts.
+    pub fn note_counts(&mut self) {
+        self.counted_until = self.now + COUNTED;
     }
 
     /// In seconds.

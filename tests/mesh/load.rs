@@ -177,14 +177,9 @@ impl Load {
         truth.said.retain(|_, said| is_sure(said));
     }
 
-    /// What was said so far.
-    pub fn truth(&self) -> Truth {
-        self.shared.truth().clone()
-    }
-
     /// What was said so far, but for the last seconds.
     pub fn old_truth(&self) -> Truth {
-        let mut truth = self.truth();
+        let mut truth = self.shared.truth().clone();
         let fresh = truth.said.iter().filter(|(_, said)| !said.is_old());
         truth.unsure.extend(fresh.map(|(key, _)| *key));
         truth.said.retain(|_, said| said.is_old());

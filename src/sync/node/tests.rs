@@ -846,10 +846,9 @@ fn a_completion_that_a_table_has_counted_is_not_counted_again() {
         net.say(0, 1, peer, Role::Seeder, Event::Completed);
         net.say(0, 1, peer, Role::Seeder, Event::Stopped);
         let (node, tracker) = &mut net.members[1];
-        node.set_fetching(true);
+        node.note_counts();
         let known = tracker.scrape(&info_hash(1)).map_or(0, |c| c.downloaded);
         tracker.merge_memory(&info_hash(1), known + 1, 0);
-        node.set_fetching(false);
         net.run(2000);
         let counts = net.members.iter();
         let counts = counts.map(|(_, tracker)| tracker.scrape(&info_hash(1)).map(|c| c.downloaded));
