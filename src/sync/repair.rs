@@ -138,14 +138,26 @@ impl Partner {
         told_at.is_none_or(|at| now >= at + ROUND)
     }
 
-    /// Notes how far off a bucket is; whether that counts.
-    fn note(&mut self, bucket: usize, off: u64) -> bool {
-        let Some((before, times)) = self.off.get_mut(bucket) else {
-            return false;
-        };
+    /// Notes how far off a bucket is; whether that is a difference.
+    fn note(&mut self, bucket: usize, off: u64) -> Option<Difference> {
+        let (before, times) = self.off.get_mut(bucket)?;
         *times = if off == 0 { 0 } else { times.saturating_add(1) };
-        off != 0 && (std::mem::replace(before, off) == off || *times >= OFTEN)
+        let is_settled = std::mem::replace(before, off) == off;
+        match (off, is_settled) {
+            (0, _) => None,
+            (_, true) => Some(Difference::Settled),
+            _ => (*times >= OFTEN).then_some(Difference::Suspected),
+        }
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Difference {
+    /// Something is missing.
+    Settled,
+    /// So much is on its way all the time that nothing else can be seen: it is looked at more closely, and
+    /// only what that brings tells whether tables differ.
+    Suspected,
 }
 
 #[derive(Debug)]
@@ -463,14 +475,21 @@ impl Node {
             return Some(());
         };
         let mut confirmed = Vec::new();
+        let mut is_sure = false;
         while !reader.0.is_empty() {
             let number = reader.u8()?;
             let (row, is_settled) = (usize::from(number & !SETTLED), number & SETTLED != 0);
             let is_due = partner.is_due(row, now);
             for bucket in row * ROW..(row + 1) * ROW {
                 let off = ledger.digest(bucket).wrapping_sub(reader.u64()?);
-                if off != 0 && is_settled || is_due && partner.note(bucket, off) {
+                let difference = match off != 0 && is_settled {
+                    true => Some(Difference::Settled),
+                    false if is_due => partner.note(bucket, off),
+                    false => None,
+                };
+                if let Some(difference) = difference {
                     confirmed.push(bucket);
+                    is_sure |= difference == Difference::Settled;
                 }
             }
             if is_due {
@@ -480,8 +499,10 @@ impl Node {
         if confirmed.is_empty() {
             return Some(());
         }
-        partner.quiet = 0;
-        link.agrees = Some(false);
+        if is_sure {
+            partner.quiet = 0;
+            link.agrees = Some(false);
+        }
         if !repair.takes(number, now) {
             return Some(());
         }
@@ -501,7 +522,6 @@ impl Node {
 
     fn hear_ranges(&mut self, index: usize, reader: &mut Reader) -> Option<()> {
         let link = self.links.get_mut(index)?;
-        link.agrees = Some(false);
         let (number, repair) = (link.number, &mut self.repair);
         if !repair.takes(number, self.now) {
             return Some(());
@@ -575,9 +595,12 @@ impl Node {
             return;
         };
         let mut stopped = Vec::new();
-        let (mut taken, mut left_out) = (0, changes.len() as u64);
+        let mut left_out = changes.len() as u64;
+        let mut news = Vec::new();
         self.apply_from(realm, changes, tracker, refuses, &mut |change, applied| {
-            taken += u64::from(applied == Applied::Changed);
+            if applied == Applied::Changed {
+                news.push(*change);
+            }
             left_out -= u64::from(applied != Applied::NoRoom);
             if let Applied::Stopped(stamp) = applied {
                 stopped.push(Change {
@@ -589,7 +612,7 @@ impl Node {
                 });
             }
         });
-        self.repair.rest.note(taken, left_out, self.now);
+        self.repair.rest.note(news.len() as u64, left_out, self.now);
         for (info_hash, downloaded) in counts {
             tracker.raise_downloaded(&Downloads {
                 info_hash: *info_hash,
@@ -599,6 +622,15 @@ impl Node {
         }
         if let Some(link) = self.links.get_mut(index) {
             link.counters.repairs_in += changes.len() as u64;
+            // What is recent may have been on its way.
+            if !news.iter().all(|change| tracker.is_recent(change)) {
+                let number = link.number;
+                let mut partners = self.repair.partners.iter_mut();
+                if let Some(partner) = partners.find(|partner| partner.link == number) {
+                    partner.quiet = 0;
+                }
+                link.agrees = Some(false);
+            }
             send_changes(link, stopped, &|_| None, true, out);
         }
     }

@@ -603,6 +603,20 @@ fn fill(net: &mut Net, torrents: u32, peers: u32) {
     }
 }
 
+/// A swarm that never rests has always something on its way.
+#[test]
+fn what_is_on_its_way_is_no_difference() {
+    let mut net = Net::new(2);
+    net.run(1000);
+    for peer in 0..2400 {
+        net.announce((peer % 2) as usize, 1, peer, Role::Leecher);
+        net.run(50);
+        for (n, other) in [(0, 1), (1, 0)] {
+            assert_ne!(net.report(n, other).agrees, Some(false), "after {peer}");
+        }
+    }
+}
+
 /// One percent differs, in many small swarms and in a huge one: that is mended within two minutes, and what
 /// is sent for it is at most twenty times what differed, and digests.
 #[test]
