@@ -40,7 +40,7 @@ pub const KEYWORDS: &[(&str, Meaning)] = &[
     ("listen.tcp_udp", Meaning::Listen(&["tcp-port", "udp-port"])),
     ("listen.tcp", Meaning::Listen(&["tcp-port"])),
     ("listen.udp", Meaning::Listen(&["udp-port"])),
-    ("listen.udp.workers", Meaning::Ignored("one thread serves all sockets")),
+    ("listen.udp.workers", Meaning::Ignored("each process serves all its sockets, and `processes` makes several")),
     ("access.whitelist", Meaning::Flag("whitelist")),
     ("access.blacklist", Meaning::Flag("blacklist")),
     ("access.fifo_add", Meaning::Flag("list-add")),

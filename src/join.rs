@@ -96,8 +96,8 @@ struct Joining {
     handed: Option<TcpStream>,
     /// A node that could have given its table did not.
     has_failed: bool,
-    /// The last line that was logged.
-    told: String,
+    /// What has been logged: nodes that start together ask each other again and again.
+    told: Vec<String>,
 }
 
 /// A stream, and what the poll has said of it.
@@ -490,7 +490,7 @@ impl Joining {
             tried: Vec::new(),
             handed: None,
             has_failed: false,
-            told: String::new(),
+            told: Vec::new(),
         }
     }
 
@@ -523,9 +523,9 @@ impl Joining {
             _ => self.until = self.until.max(later.min(self.began + HOPELESS)),
         }
         let line = format!("cluster: no table from {from}: {trouble}");
-        if line != self.told {
+        if !self.told.contains(&line) {
             log::line(format_args!("{line}"));
-            self.told = line;
+            self.told.push(line);
         }
     }
 }

@@ -77,6 +77,8 @@ fn become_resolver(
     if let Some(identity) = identity {
         privileges::become_user(identity)?;
     }
+    // A name server may keep it waiting for longer than the daemon lives.
+    process::end_with_parent();
     sandbox::enter_with_names()?;
     serve(names, link)
 }

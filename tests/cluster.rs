@@ -324,6 +324,46 @@ fn names_are_resolved_without_rights() {
     });
 }
 
+/// What a daemon has started ends with it, also while a name server that never answers is waited for.
+#[test]
+#[cfg(target_os = "linux")]
+fn no_helper_outlives_its_daemon() {
+    common::net::in_sandbox("no_helper_outlives_its_daemon", |lan| {
+        let (server, host) = (lan.host(), lan.host());
+        let silent = server.within(|| UdpSocket::bind((server.v4(), 53)).expect("it is free"));
+        let config = lan.file("resolv.conf");
+        let text = format!(
+            "nameserver {}\noptions timeout:30 attempts:5\n",
+            server.v4()
+        );
+        std::fs::write(&config, text).expect("resolv.conf");
+        let mount = ["--bind", &config, "/etc/resolv.conf"];
+        let mounted = std::process::Command::new("mount").args(mount).status();
+        assert!(mounted.expect("mount runs").success());
+        let (_directory, key) = key("helpers");
+        let state = lan.file("state");
+        let flags = "-i 10.77.0.2 -P 6969 -p 6969 --cluster-listen 10.77.0.2:6970 --cluster-peer a.example:6970";
+        let flags = flags
+            .split(' ')
+            .chain(["--cluster-key", &key, "--state", &state]);
+        let processes = || {
+            let all = std::fs::read_dir("/proc").expect("is there").flatten();
+            let lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+            lines
+                .filter(|line| String::from_utf8_lossy(line).contains(&state))
+                .count()
+        };
+        // Daemon, keeper and resolver; and with -j a parent, and a worker that needs no keeper.
+        for (several, expected) in [("1", 3), ("2", 5)] {
+            let daemon = host.start(&flags.clone().chain(["-j", several]).collect::<Vec<_>>());
+            silent.recv(&mut [0; 512]).expect("a question");
+            assert_eq!(processes(), expected);
+            daemon.signal("KILL");
+            wait_for("all to end", || (processes() == 0).then_some(()));
+        }
+    });
+}
+
 /// A name's address changes, once with a signal and once without; the daemon is in a root directory that
 /// holds nothing.
 #[test]

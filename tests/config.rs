@@ -347,7 +347,8 @@ fn a_daemon_does_what_its_file_says() {
     );
     let daemon = Daemon::start_with(&["-f", conf.path()]);
     let note = format!(
-        "announced: {}:1: listen.udp.workers has no effect: one thread serves all sockets",
+        "announced: {}:1: listen.udp.workers has no effect: each process serves all its sockets, and \
+         `processes` makes several",
         conf.path()
     );
     assert!(daemon.log().contains(&note), "{:?}", daemon.log());

@@ -70,6 +70,31 @@ pub fn parent() -> libc::pid_t {
     unsafe { libc::getppid() }
 }
 
+/// Has the system end this process at once when the one that it was forked by has ended, whatever it waits for
+/// then. Not every system can; and whoever becomes another user after this call must call it again.
+#[cfg(target_os = "linux")]
+pub fn end_with_parent() {
+    // SAFETY: no pointers. It cannot fail, as this is a signal.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+}
+
+#[cfg(target_os = "freebsd")]
+pub fn end_with_parent() {
+    let mut signal = libc::SIGKILL;
+    // SAFETY: the pointer is to an integer, as wanted, alive for the call. It cannot fail, as this is a signal.
+    unsafe {
+        libc::procctl(
+            libc::P_PID,
+            0,
+            libc::PROC_PDEATHSIG_CTL,
+            (&raw mut signal).cast(),
+        )
+    };
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
+pub fn end_with_parent() {}
+
 /// Takes standard input, output and error away, and closes all else but what is to be kept.
 pub fn keep_only(kept: &[BorrowedFd]) {
     if let Ok(null) = std::fs::File::options()
