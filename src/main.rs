@@ -9,7 +9,7 @@ use announced::join::Joins;
 use announced::keeper::{self, Keeper, Plan};
 use announced::log;
 use announced::options::{self, Address, Command, Group, Inquiry, Listen, Options, Protocol, User};
-use announced::parent::{Outcome, Parent};
+use announced::parent::{Outcome, Parent, Seat};
 use announced::random::Random;
 use announced::resolver::{self, Resolver};
 use announced::server::{Fifos, Parts, Server, Socket};
@@ -288,6 +288,15 @@ struct Leading {
     common: Common,
 }
 
+/// What the parent makes for all workers, and each of them inherits.
+struct Inheritance {
+    descriptors: u64,
+    cluster: (cluster::Sockets, Vec<TcpListener>),
+    key: Vec<u8>,
+    board: Board,
+    pairs: Vec<Pair>,
+}
+
 /// Starts workers and looks after them; in each of those, works.
 fn lead(options: &Options, leading: Leading) -> Result<(), Problem> {
     expect_balance(options)?;
@@ -303,19 +312,9 @@ fn lead(options: &Options, leading: Leading) -> Result<(), Problem> {
     }
     let descriptors =
         limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))?;
-    let count = options.processes;
-    let sockets = open_for_workers(options)?;
-    let cluster = open_cluster(options)?;
-    identity(options)?;
-    let key = match read_key(options)? {
-        Some(key) => key,
-        None => random_key()?,
-    };
-    let board = Board::new(count).map_err(problem("cannot share memory"))?;
-    let pairs: io::Result<Vec<Pair>> = (0..count).map(|_| Pair::new()).collect();
-    let pairs = pairs.map_err(problem("cannot make sockets for workers"))?;
+    let mut parent = Parent::new(leading.signals, open_for_workers(options)?);
+    let inheritance = Inheritance::new(options, descriptors)?;
     let mut background = leading.background;
-    let mut parent = Parent::new(leading.signals, sockets);
     let outcome = parent.run(&mut || {
         log::line(format_args!("ready"));
         leave_terminal(background.take()).unwrap_or_else(|why| log::error(format_args!("{why}")));
@@ -332,39 +331,68 @@ fn lead(options: &Options, leading: Leading) -> Result<(), Problem> {
     signals::ignore().map_err(problem("cannot ignore signals"))?;
     log::become_worker(seat.number);
     drop((locked, keeper));
-    let sockets = parent.into_sockets();
-    let is_gateway = seat.number == worker::GATEWAY;
     let start = Start {
-        signals: None,
-        keeper: start_keeper(Plan {
+        sockets: parent.into_sockets().into_iter().flatten().collect(),
+        background: background.map(daemon::Starting::forked),
+        ..inheritance.into_start(options, seat, leading.common)?
+    };
+    work(options, start)
+}
+
+impl Inheritance {
+    fn new(options: &Options, descriptors: u64) -> Result<Inheritance, Problem> {
+        let count = options.processes;
+        let cluster = open_cluster(options)?;
+        identity(options)?;
+        let pairs: io::Result<Vec<Pair>> = (0..count).map(|_| Pair::new()).collect();
+        Ok(Inheritance {
+            descriptors,
+            cluster,
+            key: match read_key(options)? {
+                Some(key) => key,
+                None => random_key()?,
+            },
+            board: Board::new(count).map_err(problem("cannot share memory"))?,
+            pairs: pairs.map_err(problem("cannot make sockets for workers"))?,
+        })
+    }
+
+    /// In a worker: all that it begins with but its sockets.
+    fn into_start(self, options: &Options, seat: Seat, common: Common) -> Result<Start, Problem> {
+        let is_gateway = seat.number == worker::GATEWAY;
+        let keeper = start_keeper(Plan {
             root: options.root.clone(),
             list: options.list.as_ref().map(|list| list.file.clone()),
             state: options.state.clone().filter(|_| is_gateway),
             ..Plan::default()
-        })?,
-        descriptors,
-        sockets: sockets.into_iter().flatten().collect(),
-        cluster: match is_gateway {
-            true => cluster,
-            false => Default::default(),
-        },
-        key: Some(key),
-        common: leading.common,
-        background: background.map(daemon::Starting::forked),
-        worker: Some(Worker {
-            board: board.of_worker(seat.number),
-            place: worker::Place {
-                group: group::Group::join(seat.number, &pairs)
-                    .map_err(problem("cannot join the other workers"))?,
-                number: seat.number,
-                count,
-                link: seat.link,
-                streams: seat.streams,
-                is_first: seat.is_first,
+        })?;
+        let group = group::Group::join(seat.number, &self.pairs)
+            .map_err(problem("cannot join the other workers"))?;
+        Ok(Start {
+            signals: None,
+            worker: Some(Worker {
+                board: self.board.of_worker(seat.number),
+                place: worker::Place {
+                    group,
+                    number: seat.number,
+                    count: options.processes,
+                    link: seat.link,
+                    streams: seat.streams,
+                    is_first: seat.is_first,
+                },
+            }),
+            keeper,
+            descriptors: self.descriptors,
+            sockets: Vec::new(),
+            cluster: match is_gateway {
+                true => self.cluster,
+                false => Default::default(),
             },
-        }),
-    };
-    work(options, start)
+            key: Some(self.key),
+            common,
+            background: None,
+        })
+    }
 }
 
 fn expect_balance(options: &Options) -> Result<(), Problem> {

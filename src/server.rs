@@ -175,38 +175,43 @@ impl Server {
             is_last: false,
             fifos_wait: false,
         };
-        let registry = server.poll.registry();
-        if let Some(signals) = &mut server.signals {
+        server.register()?;
+        Ok(server)
+    }
+
+    /// Has the poll watch all that it is to watch from the start.
+    fn register(&mut self) -> io::Result<()> {
+        let registry = self.poll.registry();
+        if let Some(signals) = &mut self.signals {
             registry.register(signals, ORDERS, Interest::READABLE)?;
         }
-        if let Some(place) = &server.place {
+        if let Some(place) = &self.place {
             several::register(place, registry)?;
         }
-        if let Some(keeper) = &mut server.keeper {
+        if let Some(keeper) = &mut self.keeper {
             keeper.register(registry, KEEPER)?;
         }
-        if let Some(resolver) = &mut server.resolver {
+        if let Some(resolver) = &mut self.resolver {
             resolver.register(registry, RESOLVER)?;
         }
-        server
-            .cluster
+        self.cluster
             .register(registry, CLUSTER_V4, CLUSTER_V6, MULTICAST)?;
-        server.joins.register(registry)?;
+        self.joins.register(registry)?;
         let fifos = [
-            (&server.fifos.add, LIST_ADD),
-            (&server.fifos.remove, LIST_REMOVE),
+            (&self.fifos.add, LIST_ADD),
+            (&self.fifos.remove, LIST_REMOVE),
         ];
         for (fifo, token) in fifos {
             if let Some(fifo) = fifo {
                 fifo.register(registry, token)?;
             }
         }
-        if server.place.is_none() {
-            for index in 0..server.sockets.len() {
-                server.begin_serving(index)?;
+        if self.place.is_none() {
+            for index in 0..self.sockets.len() {
+                self.begin_serving(index)?;
             }
         }
-        Ok(server)
+        Ok(())
     }
 
     /// Serves until a signal ends it; false if the state was to be saved then and could not be.
@@ -281,36 +286,22 @@ impl Server {
 
     /// Lets a socket, a connection or the signals do a bounded piece of what waits.
     fn turn(&mut self, token: Token, hung_up: bool, now: u64) {
-        if token == ORDERS {
-            return match self.place {
-                Some(_) => self.obey(now),
-                None => self.take_signals(now),
-            };
+        match token {
+            ORDERS if self.place.is_some() => self.obey(now),
+            ORDERS => self.take_signals(now),
+            GROUP => self.hear_group(),
+            STREAMS => self.take_streams(now),
+            KEEPER => self.hear_keeper(now),
+            LIST_ADD | LIST_REMOVE => self.change_list(token),
+            CLUSTER_V4 | CLUSTER_V6 => self.hear_cluster(token),
+            MULTICAST => self.hear_multicast(),
+            RESOLVER => self.hear_resolver(),
+            _ if Joins::owns(token) => self.joins.ready(token),
+            _ => self.serve_socket(token, hung_up, now),
         }
-        if token == GROUP {
-            return self.hear_group();
-        }
-        if token == STREAMS {
-            return self.take_streams(now);
-        }
-        if token == KEEPER {
-            return self.hear_keeper(now);
-        }
-        if token == LIST_ADD || token == LIST_REMOVE {
-            return self.change_list(token);
-        }
-        if token == CLUSTER_V4 || token == CLUSTER_V6 {
-            return self.hear_cluster(token);
-        }
-        if token == MULTICAST {
-            return self.hear_multicast();
-        }
-        if token == RESOLVER {
-            return self.hear_resolver();
-        }
-        if Joins::owns(token) {
-            return self.joins.ready(token);
-        }
+    }
+
+    fn serve_socket(&mut self, token: Token, hung_up: bool, now: u64) {
         let mut context = Context {
             registry: self.poll.registry(),
             service: &mut self.service,
@@ -373,8 +364,8 @@ impl Server {
         let is_busy = self.service.with_cluster(&mut |cluster, tracker, refuses| {
             cluster.receive(socket, batch, tracker, refuses)
         });
-        if is_busy && !self.busy.contains(&token) {
-            self.busy.push(token);
+        if is_busy {
+            self.is_busy_with(token);
         }
     }
 
@@ -387,8 +378,8 @@ impl Server {
         let is_busy = self.service.with_cluster(&mut |cluster, tracker, refuses| {
             cluster.receive_multicast(&live.input, batch, tracker, refuses)
         });
-        if is_busy && !self.busy.contains(&MULTICAST) {
-            self.busy.push(MULTICAST);
+        if is_busy {
+            self.is_busy_with(MULTICAST);
         }
     }
 
@@ -433,8 +424,8 @@ impl Server {
             (Some(Event::SaveFailed(why)), _, Some(saves)) => saves.failed(&why, now),
             _ => {}
         }
-        if keeper.is_busy() && !self.busy.contains(&KEEPER) {
-            self.busy.push(KEEPER);
+        if keeper.is_busy() {
+            self.is_busy_with(KEEPER);
         }
     }
 
@@ -557,8 +548,8 @@ impl Server {
         } else {
             saves.step(tracker, keeper);
         }
-        if keeper.is_busy() && !self.busy.contains(&KEEPER) {
-            self.busy.push(KEEPER);
+        if keeper.is_busy() {
+            self.is_busy_with(KEEPER);
         }
     }
 
