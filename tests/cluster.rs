@@ -409,7 +409,7 @@ fn a_name_is_resolved_again_when_its_node_is_silent() {
 fn who_is_not_there_costs_a_line() {
     let (_directory, key) = key("absent");
     let own = free_address();
-    let absent = ["127.0.0.1:1", "255.255.255.255:1", "192.0.2.1:1"];
+    let absent = ["127.0.0.1:1", "127.255.255.255:1", "192.0.2.1:1"];
     let mut peers: Vec<SocketAddr> = absent
         .iter()
         .map(|a| a.parse().expect("an address"))

@@ -49,7 +49,7 @@ impl ClusterOptions {
     pub(super) fn add_listen(&mut self, flag: &Flag, value: &OsStr) -> Result<(), Wrong> {
         let address = value.to_str().and_then(|text| text.parse().ok());
         let wanted = "an address and a port, such as 192.0.2.1:6970 or [2001:db8::1]:6970";
-        let address = address.filter(|address| !needs_zone(address));
+        let address = address.filter(is_of_one_host);
         let address: SocketAddr = address.ok_or_else(|| flag.wrong(value, wanted))?;
         if self.has_family_of(&address) {
             return Err(flag.wrong(value, "one address of IPv4 and one of IPv6 at most"));
@@ -109,11 +109,16 @@ impl ClusterOptions {
     }
 }
 
-/// Link-local addresses mean something else on each interface.
-fn needs_zone(address: &SocketAddr) -> bool {
+/// Not of many hosts, nor link-local: such an address means something else on each interface. An IPv4 one
+/// is written as such.
+fn is_of_one_host(address: &SocketAddr) -> bool {
     match address {
-        SocketAddr::V4(_) => false,
-        SocketAddr::V6(v6) => v6.ip().is_unicast_link_local() || v6.scope_id() != 0,
+        SocketAddr::V4(v4) => !v4.ip().is_multicast() && !v4.ip().is_broadcast(),
+        SocketAddr::V6(v6) => {
+            let ip = v6.ip();
+            let is_near = ip.is_unicast_link_local() || v6.scope_id() != 0;
+            !is_near && !ip.is_multicast() && ip.to_ipv4_mapped().is_none()
+        }
     }
 }
 
@@ -122,7 +127,8 @@ fn parse_peer(text: &str) -> Option<PeerName> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         let host = address.ip().to_string();
         let port = address.port();
-        return (port > 0 && !needs_zone(&address)).then_some(PeerName { host, port });
+        let is_one = is_of_one_host(&address) && !address.ip().is_unspecified();
+        return (port > 0 && is_one).then_some(PeerName { host, port });
     }
     let (host, port) = text.rsplit_once(':')?;
     let port = super::digits(port).and_then(|port| u16::try_from(port).ok())?;
@@ -165,6 +171,12 @@ mod tests {
             ("[2001:db8::1]:6970", Some("[2001:db8::1]:6970")),
             ("[2001:0db8::1]:6970", Some("[2001:db8::1]:6970")),
             ("[fe80::1]:6970", None),
+            ("[ff02::1]:6970", None),
+            ("[::]:6970", None),
+            ("[::ffff:192.0.2.1]:6970", None),
+            ("0.0.0.0:6970", None),
+            ("224.0.23.5:6970", None),
+            ("255.255.255.255:6970", None),
             ("[2001:db8::1%2]:6970", None),
             ("b.example", None),
             ("b.example:0", None),
