@@ -605,11 +605,11 @@ impl Node {
     }
 
     fn send_heartbeat(&mut self, index: usize, tracker: &Tracker, out: &mut Outbox) {
+        let is_comparable = self.is_comparable();
         let Some(link) = self.links.get_mut(index) else {
             return;
         };
-        let is_comparing = !self.is_fetching && !self.repair.rests(self.now);
-        let ledger = tracker.ledger().filter(|_| is_comparing);
+        let ledger = tracker.ledger().filter(|_| is_comparable);
         let heartbeat = Heartbeat {
             pulse: link.pulse(self.now, &self.time),
             next_batch: self.streams[link.realm as usize].next_batch,

@@ -210,8 +210,8 @@ struct Cuts {
 }
 
 impl Repair {
-    /// Whether tables are not compared for now. What has been found to differ is mended all the same.
-    pub fn rests(&self, now: u64) -> bool {
+    /// Whether a node does not compare its table for now. What has been found to differ is mended all the same.
+    fn rests(&self, now: u64) -> bool {
         now < self.rest.until
     }
 
@@ -306,6 +306,11 @@ fn share(ledger: &Ledger, item: &Item) -> Option<(u64, u64)> {
 }
 
 impl Node {
+    /// Whether its table can be compared with others'.
+    pub(super) fn is_comparable(&self) -> bool {
+        !self.is_fetching && !self.repair.rests(self.now)
+    }
+
     /// A heartbeat told the digest of the other's table.
     pub(super) fn compare(
         &mut self,
@@ -314,7 +319,7 @@ impl Node {
         tracker: &Tracker,
         out: &mut Outbox,
     ) {
-        if self.is_fetching || self.repair.rests(self.now) {
+        if !self.is_comparable() {
             return;
         }
         let (Some(link), Some((sixth, digest))) = (self.links.get_mut(index), theirs) else {
@@ -410,6 +415,7 @@ impl Node {
         ledger: &Ledger,
         out: &mut Outbox,
     ) -> Option<()> {
+        let is_comparable = self.is_comparable();
         let link = self.links.get_mut(index)?;
         match reader.u8()? {
             0 => {}
@@ -430,7 +436,7 @@ impl Node {
             };
         }
         let is_due = link.rows.at.is_none_or(|at| self.now >= at + ROUND);
-        if !is_due || self.repair.rests(self.now) {
+        if !is_due || !is_comparable {
             return Some(());
         }
         link.rows.at = Some(self.now);
