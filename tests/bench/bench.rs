@@ -8,7 +8,7 @@
 //!
 //! - [`options`]: the command line
 //! - [`throughput`], [`memory`], [`inserts`], [`latency`], [`wire`], [`fullscrape`], [`lists`],
-//!   [`join`], [`sync`]: the cases
+//!   [`join`], [`sync`], [`workers`]: the cases
 //! - [`population`]: which torrents and peers there are, and who announces next
 //! - [`udp_load`], [`http_load`]: the load generators
 //! - [`server`]: starting, measuring and ending a server process
@@ -52,6 +52,8 @@ mod throughput;
 mod udp_load;
 #[cfg(target_os = "linux")]
 mod wire;
+#[cfg(target_os = "linux")]
+mod workers;
 
 #[cfg(not(target_os = "linux"))]
 fn main() {
@@ -123,5 +125,6 @@ fn run(
         Case::FullScrapeLatency => fullscrape::latency(options, report),
         Case::SyncApply => sync::apply(options, report),
         Case::SyncWire => sync::wire(options, report),
+        Case::Workers => workers::workers(options, report),
     }
 }

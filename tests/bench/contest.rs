@@ -107,6 +107,8 @@ impl Turn {
 pub struct Contestant<'a> {
     pub server: Server,
     pub goal: Goal,
+    /// How many cores it would fill if it had them; the load fills one.
+    cores: f64,
     load: Box<dyn Load + 'a>,
     turns: Vec<Turn>,
 }
@@ -116,9 +118,15 @@ impl<'a> Contestant<'a> {
         Contestant {
             server,
             goal,
+            cores: 1.0,
             load: Box::new(load),
             turns: Vec::new(),
         }
+    }
+
+    /// Counts what it would do on so many cores.
+    pub fn on_cores(self, cores: f64) -> Contestant<'a> {
+        Contestant { cores, ..self }
     }
 
     fn play(&mut self, length: Duration) -> io::Result<()> {
@@ -293,7 +301,9 @@ impl Contest<'_> {
     fn ratio(&self, index: usize, rounds: &[usize]) -> Figure {
         let (reference, contestant) = (&self.contestants[0], &self.contestants[index]);
         let ratio = Spread::of(rounds.iter().map(|&round| {
-            contestant.turns[round].get(self.measure) / reference.turns[round].get(self.measure)
+            let ratio = contestant.turns[round].get(self.measure)
+                / reference.turns[round].get(self.measure);
+            ratio * contestant.cores / reference.cores
         }))
         .expect("at least one round");
         let text = format!(

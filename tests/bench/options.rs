@@ -19,15 +19,16 @@ The tracker is the one that cargo built, or ANNOUNCED_BIN.
   --only CASE[,CASE...]  of: udp udp-large http http-new memory idle size
                          insert-hash insert-peer wire latency sweep lists state
                          fullscrape fullscrape-large fullscrape-latency join
-                         sync-apply sync-wire
+                         sync-apply sync-wire workers
   --full                 every case, and opentracker in all of them; without it and
                          --only: udp http http-new memory idle size wire latency
                          fullscrape fullscrape-latency sync-apply sync-wire
+                         workers
   --protocol P           udp, http (connections kept) or http-new (one a request):
                          the same as --only with that name
   --family 4|6           addresses to announce from (4)
-  --torrents N           torrents of udp, http and sweep (100,000; 10,000,000 if large),
-                         and of lists, state and join (1,000,000)
+  --torrents N           torrents of udp, http, sweep and workers (100,000; 10,000,000 if large),
+                         of lists, state and join (1,000,000)
   --peers N              peers in them, in total (1,000,000; 20,000,000)
   --numwant N            peers asked for (30)
   --seconds S            length of one turn of one server (1)
@@ -58,10 +59,11 @@ pub enum Case {
     FullScrapeLatency,
     SyncApply,
     SyncWire,
+    Workers,
 }
 
 /// All cases in the order of the table, by name, and whether each runs when none is chosen.
-const CASES: [(&str, Case, bool); 20] = [
+const CASES: [(&str, Case, bool); 21] = [
     ("udp", Case::Udp, true),
     ("udp-large", Case::UdpLarge, false),
     ("http", Case::Http, true),
@@ -82,6 +84,7 @@ const CASES: [(&str, Case, bool); 20] = [
     ("fullscrape-latency", Case::FullScrapeLatency, true),
     ("sync-apply", Case::SyncApply, true),
     ("sync-wire", Case::SyncWire, true),
+    ("workers", Case::Workers, true),
 ];
 
 impl Case {

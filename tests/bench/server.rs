@@ -54,6 +54,8 @@ pub struct Server {
     /// For UDP and TCP alike.
     pub address: SocketAddr,
     child: Child,
+    /// Those of the processes that the child has started and that are measured with it.
+    children: Vec<u32>,
     directory: Directory,
 }
 
@@ -181,6 +183,7 @@ impl Server {
             name: name.to_string(),
             address,
             child,
+            children: Vec::new(),
             directory,
         };
         server.wait_until_ready(answers)?;
@@ -232,25 +235,27 @@ impl Server {
             .to_string()
     }
 
-    pub fn processor_time(&self) -> io::Result<Duration> {
-        sys::processor_time(self.child.id())
+    /// Measures the processes that the child has started with it.
+    pub fn count_children(&mut self) -> io::Result<()> {
+        let id = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
+        let ids = children.split_ascii_whitespace();
+        self.children = ids.filter_map(|id| id.parse().ok()).collect();
+        Ok(())
     }
 
-    /// Resident set in octets. smaps_rollup is exact; statm lags by what each core has not yet
+    fn processes(&self) -> impl Iterator<Item = u32> {
+        std::iter::once(self.child.id()).chain(self.children.iter().copied())
+    }
+
+    pub fn processor_time(&self) -> io::Result<Duration> {
+        self.processes().map(sys::processor_time).sum()
+    }
+
+    /// Resident set in octets; what processes share counts for each. smaps_rollup is exact; statm lags by what each core has not yet
     /// added up, which at a few hundred kilobytes matters beside an idle tracker's two megabytes.
     pub fn resident(&self) -> io::Result<u64> {
-        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
-        rollup
-            .lines()
-            .find_map(|line| {
-                line.strip_prefix("Rss:")?
-                    .trim()
-                    .strip_suffix(" kB")?
-                    .parse()
-                    .ok()
-            })
-            .map(|kilobytes: u64| kilobytes * 1024)
-            .ok_or_else(|| io::Error::other("no Rss in smaps_rollup"))
+        self.processes().map(resident).sum()
     }
 
     /// The resident set when it no longer changes: what was needed for a while is given back.
@@ -317,6 +322,18 @@ fn listen(address: SocketAddr) -> [String; 6] {
         "-P".into(),
         port,
     ]
+}
+
+fn resident(process: u32) -> io::Result<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
+    let kilobytes = |line: &str| -> Option<u64> {
+        let number = line.strip_prefix("Rss:")?.trim().strip_suffix(" kB")?;
+        number.parse().ok()
+    };
+    let found = rollup.lines().find_map(kilobytes);
+    found
+        .map(|kilobytes| kilobytes * 1024)
+        .ok_or_else(|| io::Error::other("no Rss in smaps_rollup"))
 }
 
 /// An address that was free a moment ago, for UDP and TCP.

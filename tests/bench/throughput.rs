@@ -7,17 +7,17 @@ use crate::bare::Kind;
 use crate::contest::{Contest, Contestant, Load, Measure, Tally};
 use crate::http_load::{Connections, HttpLoad};
 use crate::options::{Case, Options};
-use crate::population::{Family, Fill, Population, Reannounce};
+use crate::population::{Family, Fill, Population, Reannounce, Requests};
 use crate::report::{Goal, Report, grouped};
 use crate::server::{self, Server};
 use crate::udp_load::{self, Event, UdpLoad};
 
-pub struct UdpTurns<'a> {
+pub struct UdpTurns<'a, R> {
     pub load: UdpLoad<'a>,
-    pub requests: Reannounce<'a>,
+    pub requests: R,
 }
 
-impl Load for UdpTurns<'_> {
+impl<R: Requests> Load for UdpTurns<'_, R> {
     fn begin(&mut self) -> io::Result<()> {
         self.load.connect()
     }
