@@ -13,7 +13,7 @@ use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const A: [u8; 20] = [0xaa; 20];
 const B: [u8; 20] = [0xbb; 20];
@@ -287,6 +287,54 @@ fn a_killed_worker_is_replaced_and_has_the_table_again() {
         assert!(announces(&daemon) >= before, "counts do not go back");
         stop(daemon);
     }
+}
+
+/// The goal is a second; how long it takes on a machine that does other things besides is no fault.
+#[test]
+fn a_killed_workers_share_is_served_again_soon() {
+    let daemon = two(&[]);
+    let sockets: Vec<UdpSocket> = (0..MANY)
+        .map(|_| {
+            let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+            socket.connect(daemon.udp4()).expect("a route");
+            socket
+        })
+        .collect();
+    for worker in [1, 0] {
+        let begin = Instant::now();
+        kill(processes(&daemon)[&worker]);
+        for socket in &sockets {
+            let reply = ask(socket, &common::udp::connect_request());
+            assert_eq!((reply.len(), &reply[..4]), (16, &[0; 4][..]));
+        }
+        let took = begin.elapsed();
+        println!("worker {worker}'s share was served again after {took:?}");
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        daemon.wait_for_line(&format!("worker {worker}: cluster: whole"));
+    }
+}
+
+#[test]
+fn each_has_its_share_of_the_connections() {
+    let daemon = two(&["--max-connections", "10"]);
+    let request = "GET /health HTTP/1.1\r\n\r\n";
+    let mut clients: Vec<http::Client> = Vec::new();
+    // So many that each worker gets more than its five.
+    for _ in 0..2 * MANY {
+        let mut client = http::Client::new(daemon.tcp4());
+        assert_eq!(client.request(request).status, 200);
+        clients.push(client);
+    }
+    let is_open = |client: &&http::Client| {
+        let stream = client.stream();
+        stream.set_nonblocking(true).expect("is a socket");
+        matches!(stream.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    };
+    let open = || clients.iter().filter(is_open).count();
+    wait_for("what is too much to be closed", || {
+        (open() <= 10).then_some(())
+    });
+    assert_eq!(open(), 10, "five for each of two");
 }
 
 #[test]

@@ -27,8 +27,8 @@ The tracker is the one that cargo built, or ANNOUNCED_BIN.
   --protocol P           udp, http (connections kept) or http-new (one a request):
                          the same as --only with that name
   --family 4|6           addresses to announce from (4)
-  --torrents N           torrents of udp, http, sweep and workers (100,000; 10,000,000 if large),
-                         of lists, state and join (1,000,000)
+  --torrents N           torrents of udp, http, sweep and workers (100,000; 10,000,000
+                         if large), and of lists, state and join (1,000,000)
   --peers N              peers in them, in total (1,000,000; 20,000,000)
   --numwant N            peers asked for (30)
   --seconds S            length of one turn of one server (1)
