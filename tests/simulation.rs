@@ -212,7 +212,8 @@ impl World {
             entropy: [self.random.draw(), self.random.draw()],
             peer_timeout: self.plan.peer_timeout,
             most_records: 1_000_000,
-            most_stops: 4096,
+            // Of five minutes: more are forgotten, and then repair brings the dead back.
+            most_stops: if is_full() { 1 << 18 } else { 4096 },
         };
         let own = self.own_clock(index);
         let mut tracker = Tracker::new(limits);

@@ -31,12 +31,12 @@ const OFTEN: u8 = 6;
 /// In what is told of a row: it was off in the same way in the round before.
 const SETTLED: u8 = 0x80;
 /// Rounds after which somebody else is compared with, if all but that has been mended.
-const ROUNDS: u32 = 8;
+const ROUNDS: u32 = 3;
 /// Rounds without a difference that counts after which tables are said to agree.
 const QUIET: u32 = 2;
 
 /// Nodes that are compared with at a time, and that are mended with.
-const PARTNERS: usize = 4;
+const PARTNERS: usize = 8;
 
 /// Milliseconds without progress after which another node may have a bucket.
 const PATIENCE: u64 = 2500;
