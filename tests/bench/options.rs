@@ -22,8 +22,8 @@ The tracker is the one that cargo built, or ANNOUNCED_BIN.
                          sync-apply sync-wire workers
   --full                 every case, and opentracker in all of them; without it and
                          --only: udp http http-new memory idle size wire latency
-                         fullscrape fullscrape-latency sync-apply sync-wire
-                         workers
+                         join fullscrape fullscrape-latency sync-apply
+                         sync-wire workers
   --protocol P           udp, http (connections kept) or http-new (one a request):
                          the same as --only with that name
   --family 4|6           addresses to announce from (4)
@@ -78,7 +78,7 @@ const CASES: [(&str, Case, bool); 21] = [
     ("sweep", Case::Sweep, false),
     ("lists", Case::Lists, false),
     ("state", Case::State, false),
-    ("join", Case::Join, false),
+    ("join", Case::Join, true),
     ("fullscrape", Case::FullScrape, true),
     ("fullscrape-large", Case::FullScrapeLarge, false),
     ("fullscrape-latency", Case::FullScrapeLatency, true),
