@@ -356,6 +356,11 @@ impl Flag {
             .ok_or_else(|| self.wrong(value, &format!("a number from {least} to {most}")))
     }
 
+    fn port(&self, value: &OsStr) -> Result<u16, Wrong> {
+        let number = self.number(value, 0, u16::MAX.into())?;
+        u16::try_from(number).map_err(|_| self.wrong(value, "less"))
+    }
+
     fn number_u32(&self, value: &OsStr, least: u32, most: u32) -> Result<u32, Wrong> {
         let number = self.number(value, least.into(), most.into())?;
         u32::try_from(number).map_err(|_| self.wrong(value, "less"))
@@ -469,24 +474,8 @@ impl Draft {
                 let address = address.ok_or_else(|| flag.wrong(value, wanted))?;
                 self.address = Some((address, false));
             }
-            Id::TcpPort if value.as_bytes().starts_with(UNIX) => {
-                self.listen.push(Listen {
-                    address: Address::Unix(parse_socket_path(flag, value)?),
-                    optional: false,
-                });
-            }
-            Id::TcpPort if value.to_str().and_then(digits).is_none_or(|n| n > 65535) => {
-                return Err(flag.wrong(value, "a number from 0 to 65535, or unix:/PATH"));
-            }
-            Id::TcpPort | Id::UdpPort => {
-                let port = flag.number(value, 0, 65535)?;
-                let port = u16::try_from(port).unwrap_or_default();
-                let protocol = match flag.id {
-                    Id::TcpPort => Protocol::Tcp,
-                    _ => Protocol::Udp,
-                };
-                self.add_port(protocol, port);
-            }
+            Id::TcpPort => self.set_tcp(flag, value)?,
+            Id::UdpPort => self.add_port(Protocol::Udp, flag.port(value)?),
             Id::User => self.user = Some(parse_user(flag, value)?),
             Id::Root => match value.is_empty() {
                 true => return Err(flag.wrong(value, "a directory")),
@@ -541,6 +530,21 @@ impl Draft {
             Id::ClusterStatus => self.cluster_status = Some(parse_target(flag, value)?),
             Id::Config | Id::MakeKey | Id::Version | Id::Help => {} // Dealt with where they are read.
         }
+        Ok(())
+    }
+
+    fn set_tcp(&mut self, flag: &Flag, value: &OsStr) -> Result<(), Wrong> {
+        if value.as_bytes().starts_with(UNIX) {
+            self.listen.push(Listen {
+                address: Address::Unix(parse_socket_path(flag, value)?),
+                optional: false,
+            });
+            return Ok(());
+        }
+        let port = flag.port(value);
+        let port =
+            port.map_err(|_| flag.wrong(value, "a number from 0 to 65535, or unix:/PATH"))?;
+        self.add_port(Protocol::Tcp, port);
         Ok(())
     }
 
