@@ -21,6 +21,9 @@ const REORDERED: u64 = 250;
 /// request in three is in vain: after eight, one batch in 4000 is left to repair, which takes ten seconds.
 const RETRY: u64 = 500;
 const TRIES: u8 = 8;
+/// Milliseconds by which the time of another node may seem to differ, that of a slow line included.
+const APART: u64 = 2500;
+
 /// Batches that may be missing; beyond that repair is cheaper.
 const MOST_MISSING: usize = 256;
 
@@ -418,6 +421,13 @@ impl Link {
         let theirs = pulse.time.wrapping_add(trip / 2);
         self.samples
             .add(pulse.set, trip, theirs.wrapping_sub(cluster) as i64);
+    }
+
+    /// Whether its stamps mean the same as ours, as far as is known: one of us may have yet to be given the
+    /// cluster's time.
+    pub fn shares_time(&self) -> bool {
+        let ahead = self.samples.best();
+        ahead.is_some_and(|ahead| ahead.unsigned_abs() <= APART)
     }
 
     /// Batch `number` has come. Those before it that have not are missing.

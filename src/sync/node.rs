@@ -147,6 +147,13 @@ impl Stream {
         self.pending.extend(changes.iter().take(room));
     }
 
+    /// Stamps mean something else from now on, by so many units. What has been sent with the old ones is not
+    /// sent again.
+    fn restamp(&mut self, by: u8) {
+        restamp(&mut self.pending, by);
+        self.ring.clear();
+    }
+
     /// The batch of this number, if it is still kept.
     fn kept(&self, batch: u64) -> Option<&Vec<u8>> {
         let oldest = self.next_batch - self.ring.len() as u64;
@@ -434,7 +441,8 @@ impl Node {
         }
         let links = self.links.iter();
         let wanted = links.clone().filter_map(Link::next_wanted).min();
-        let pending = self.streams.iter().filter_map(Stream::next_tick).min();
+        let told = self.streams.iter().filter(|s| !self.holds_back(s.realm));
+        let pending = told.filter_map(Stream::next_tick).min();
         let hello = links
             .filter(|link| link.is_configured && link.session.is_none())
             .map(Link::next_hello)
@@ -496,7 +504,17 @@ impl Node {
         self.changes = changes;
     }
 
+    /// Whether nobody there would know what stamps of this node's mean: it has yet to be given their time.
+    fn holds_back(&self, realm: Realm) -> bool {
+        let mut up = self.links.iter().filter(|l| l.realm == realm && l.is_up);
+        let has_some = up.clone().next().is_some();
+        has_some && !self.is_ending && !up.any(|link| link.shares_time())
+    }
+
     fn send_batches(&mut self, realm: Realm, out: &mut Outbox) {
+        if self.holds_back(realm) {
+            return;
+        }
         let stream = &mut self.streams[realm as usize];
         if stream.pending.is_empty() {
             return;
@@ -620,6 +638,15 @@ impl Node {
         send(link, Kind::Heartbeat, &self.body, out);
     }
 
+    /// Takes the time of the first node that is sure of it, rather than wait for the next heartbeat: what the others
+    /// tell until then means nothing here.
+    fn learn_time(&mut self, index: usize, tracker: &mut Tracker) {
+        let is_sure = self.links.get(index).is_some_and(|link| link.sure_for > 0);
+        if is_sure && self.time.sure_for() == 0 {
+            self.set_time(tracker);
+        }
+    }
+
     /// Sets the time by what the others say: a worker by its gateway alone, that by other sites alone, unless
     /// it has just taken the place of another.
     fn set_time(&mut self, tracker: &mut Tracker) {
@@ -648,8 +675,22 @@ impl Node {
             for link in &mut self.links {
                 link.samples.shift(by);
             }
+            let shift = |tracker: &Tracker| tracker.ledger().map_or(0, |ledger| ledger.shift);
+            let before = shift(tracker);
             tracker.set_cluster_time(self.time.cluster(), has_passed);
+            if let by @ 1.. = shift(tracker).wrapping_sub(before) {
+                self.restamp((by & 0x7f) as u8);
+            }
             self.event(Event::TimeSet(by));
+        }
+    }
+
+    fn restamp(&mut self, by: u8) {
+        self.streams
+            .iter_mut()
+            .for_each(|stream| stream.restamp(by));
+        if let Some(outside) = &mut self.outside {
+            restamp(outside, by);
         }
     }
 
@@ -701,11 +742,14 @@ impl Node {
         link.counters.bytes_in += packet.len() as u64;
         link.address = from;
         self.greet(index, has_begun, tracker, out);
+        let shares_time = self.links.get(index).is_some_and(Link::shares_time);
         let is_whole = match kind {
             Kind::Heartbeat => self.hear_heartbeat(index, body, tracker, out),
-            Kind::Records => self.hear_records(index, body, tracker, refuses),
             Kind::Missing => self.hear_missing(index, body, out),
             Kind::Hello => None,
+            // What its stamps mean is not known yet. A batch is not noted, and asked for once more.
+            _ if !shares_time => Some(()),
+            Kind::Records => self.hear_records(index, body, tracker, refuses),
             _ => self.hear_repair(index, kind, body, tracker, refuses, out),
         };
         if let (None, Some(link)) = (is_whole, self.links.get_mut(index)) {
@@ -778,6 +822,7 @@ impl Node {
         if let (false, Some(link)) = (has_begun, self.links.get_mut(index)) {
             link.address = back;
         }
+        self.learn_time(index, tracker);
         self.greet(index, has_begun, tracker, out);
     }
 
@@ -817,13 +862,14 @@ impl Node {
         &mut self,
         index: usize,
         body: &[u8],
-        tracker: &Tracker,
+        tracker: &mut Tracker,
         out: &mut Outbox,
     ) -> Option<()> {
         let heartbeat = Heartbeat::read(body)?;
         let link = self.links.get_mut(index)?;
         link.hear_pulse(&heartbeat.pulse, self.now, self.time.cluster());
         link.expect(heartbeat.next_batch, self.now);
+        self.learn_time(index, tracker);
         self.compare(index, heartbeat.digest, tracker, out);
         Some(())
     }
@@ -992,6 +1038,12 @@ pub(super) fn apply_all(
             let applied = tracker.apply(change, hint);
             then(change, applied);
         }
+    }
+}
+
+fn restamp(changes: &mut [Change], by: u8) {
+    for change in changes {
+        change.stamp = change.stamp.wrapping_add(by) & 0x7f;
     }
 }
 

@@ -319,6 +319,34 @@ fn workers_take_the_time_of_their_gateway() {
     assert!(times.iter().all(|off| *off < 200), "{times:?}");
 }
 
+/// What is said in stamps of a time that the cluster does not have would outdo what is said later.
+#[test]
+fn what_a_node_says_before_it_has_the_time_means_the_same_to_all() {
+    let unit = i64::from(TIMEOUT) * 1000 / 96;
+    for off in [-1, 1, 3, -40, 64, 100, 1000, -100_000] {
+        let mut net = Net::new(2);
+        (0..30).for_each(|peer| net.announce(1, peer % 3, peer, Role::Leecher));
+        net.run(15_000);
+        assert_eq!(net.peers(), [30, 30]);
+        let (mut node, mut tracker) = member(1, 2, 7, TIMEOUT, 1);
+        let wrong = net.members[0].0.cluster_time();
+        let wrong = wrong.wrapping_add_signed(off * unit);
+        node.time = Time::new(net.now, wrong);
+        tracker.set_cluster_time(wrong, false);
+        net.members[1] = (node, tracker);
+        // Half of the peers are heard again, and all of those stop a moment later.
+        for peer in 0..30_u32 {
+            let (heard, stops) = (peer % 15, (peer + 10) % 15);
+            net.announce(1, heard % 3, heard, Role::Seeder);
+            net.run(100);
+            net.stop(1, stops % 3, stops);
+        }
+        (0..15).for_each(|peer| net.stop(1, peer % 3, peer));
+        net.run(60_000);
+        assert_eq!(net.peers(), [15, 15], "{off} units");
+    }
+}
+
 #[test]
 fn nodes_find_each_other_and_tell_within_two_seconds() {
     let mut net = Net::new(3);
