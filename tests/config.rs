@@ -476,3 +476,74 @@ fn the_rc_scripts_are_scripts() {
         assert!(status.is_ok_and(|status| status.success()), "{path}");
     }
 }
+
+/// What rc.subr(8) of FreeBSD and rc.d(8) of OpenBSD do with the scripts' variables and functions, as far as
+/// these go; what would be started is printed.
+const FREEBSD_SUBR: &str = r#"
+load_rc_config() { announced_flags="-j 1"; }
+run_rc_command() {
+    test -r "$required_files" || exit 1
+    case $1 in
+    start) $start_precmd && echo $command $announced_flags $command_args ;;
+    configtest) $configtest_cmd ;;
+    esac
+}
+"#;
+const OPENBSD_SUBR: &str = r#"
+rc_cmd() {
+    case $1 in
+    start) rc_pre && echo $daemon $daemon_flags ;;
+    configtest) rc_configtest ;;
+    esac
+}
+"#;
+
+#[test]
+fn the_rc_scripts_start_the_daemon_and_refuse_a_bad_configuration() {
+    let conf = Conf::new("rc", "listen.udp 127.0.0.1:0\n");
+    let directory = common::Directory::new("rc");
+    let path = conf.0.to_str().expect("is UTF-8");
+    let program = common::program();
+    let scripts = [
+        (
+            [
+                "announced.freebsd",
+                "/etc/rc.subr",
+                "/usr/local/etc/announced.conf",
+            ],
+            FREEBSD_SUBR,
+            format!("{program} -j 1 --daemon --pidfile /var/run/announced.pid -f {path}\n"),
+        ),
+        (
+            [
+                "announced.openbsd",
+                "/etc/rc.d/rc.subr",
+                "/etc/announced.conf",
+            ],
+            OPENBSD_SUBR,
+            format!("{program} --daemon -f {path}\n"),
+        ),
+    ];
+    for ([name, subr, config], stub, started) in scripts {
+        let stub = directory.write("rc.subr", stub);
+        let text = source(&format!("contrib/{name}"))
+            .replace(subr, &stub)
+            .replace("/usr/local/sbin/announced", &program)
+            .replace(config, path);
+        let script = directory.write(name, text);
+        let run = |action: &str| {
+            let output = Command::new("sh").arg(&script).arg(action).output();
+            let output = output.expect("there is a shell");
+            (
+                output.status.success(),
+                String::from_utf8_lossy(&output.stdout).into_owned(),
+            )
+        };
+        fs::write(&conf.0, "listen.udp 127.0.0.1:0\n").expect("can be written");
+        assert_eq!(run("start"), (true, started), "{name}");
+        assert_eq!(run("configtest"), (true, String::new()), "{name}");
+        fs::write(&conf.0, "listen.udp nowhere\n").expect("can be written");
+        assert_eq!(run("start"), (false, String::new()), "{name}");
+        assert_eq!(run("configtest"), (false, String::new()), "{name}");
+    }
+}

@@ -7,7 +7,7 @@ mod common;
 
 use common::net::{Host, Lan, in_sandbox};
 use common::udp::{Announce, Client};
-use common::{DEADLINE, Daemon, skip, wait_for};
+use common::{DEADLINE, Daemon, http, skip, wait_for};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -457,6 +457,163 @@ fn a_flood_keeps_no_client_waiting() {
         assert!(answers > 0);
         wait_for_counts(&asking, [52; 20], [0, 0, 1]);
     });
+}
+
+/// Source ports of clients: enough that each of two workers answers some, and that their records fill a
+/// packet.
+const CLIENTS: u16 = 52;
+
+/// Two processes on a host, with clients of that host's own.
+struct Workers<'a> {
+    host: &'a Host,
+    daemon: Daemon,
+    listener: UdpSocket,
+    /// What all packets to the group begin with.
+    id: Option<Vec<u8>>,
+}
+
+impl Workers<'_> {
+    fn clients(&self, tracker: SocketAddr) -> Vec<Client> {
+        (0..CLIENTS).map(|_| client(self.host, tracker)).collect()
+    }
+
+    /// The process that a worker is now.
+    fn process(&self, worker: usize) -> String {
+        let start = format!("announced: worker {worker} is process ");
+        let log = self.daemon.log();
+        let mut ids = log.iter().filter_map(|line| line.strip_prefix(&start));
+        ids.next_back().expect("is logged").to_owned()
+    }
+
+    /// UDP requests that each worker has answered.
+    fn answered(&self) -> [u64; 2] {
+        let tracker = self.daemon.tcp4();
+        let text = self.host.within(|| http::get(tracker, "/metrics").text());
+        [0, 1].map(|worker| {
+            let name =
+                format!("announced_worker_requests_total{{worker=\"{worker}\",protocol=\"udp\"}} ");
+            let line = text.lines().find_map(|line| line.strip_prefix(&name));
+            line.and_then(|n| n.parse().ok()).expect("a number")
+        })
+    }
+
+    /// Waits until each has answered more than that.
+    fn wait_for_both(&self, before: [u64; 2]) {
+        wait_for("both to answer", || {
+            let now = self.answered();
+            (now[0] > before[0] && now[1] > before[1]).then_some(())
+        });
+    }
+
+    /// Ports and flags of the records in the next packet of IPv4 peers, which is full.
+    fn told(&mut self) -> Vec<(u16, u8)> {
+        let records = loop {
+            let (from, packet) = hear(&self.listener);
+            // The partner hears itself.
+            if from.ip() != self.host.v4() {
+                continue;
+            }
+            let id = packet[..4].to_vec();
+            assert_eq!(*self.id.get_or_insert_with(|| id.clone()), id);
+            if packet[4..8] == [0; 4] {
+                break packet[8..].to_vec();
+            }
+        };
+        assert_eq!(records.len(), 28 * usize::from(CLIENTS));
+        let told = records
+            .chunks(28)
+            .map(|record| (u16::from_be_bytes([record[24], record[25]]), record[26]));
+        let mut told: Vec<_> = told.collect();
+        told.sort_unstable();
+        told
+    }
+
+    /// What clients of both workers announce and stop goes out once, and what is told comes to clients of both.
+    fn exchange(&mut self, hash: [u8; 20], first: u16, tell: &dyn Fn(&[u8])) {
+        let clients = self.clients(self.daemon.udp4());
+        let ports = || first..first + CLIENTS;
+        let records = |flags| ports().map(|port| (port, flags)).collect::<Vec<_>>();
+        let before = self.answered();
+        for (port, client) in ports().zip(&clients) {
+            announce(client, hash, port, 0, 0);
+        }
+        self.wait_for_both(before);
+        assert_eq!(self.told(), records(0x80));
+        for client in &clients {
+            wait_for_counts(client, hash, [u32::from(CLIENTS), 0, 0]);
+        }
+        // Whichever worker they come to now, that has been told.
+        for (port, client) in ports().zip(clients.iter().rev()) {
+            announce(client, hash, port, 0, 0);
+        }
+        for (port, client) in ports().zip(&clients) {
+            announce(client, hash, port, 0, 3);
+        }
+        assert_eq!(self.told(), records(0x20));
+        for client in &clients {
+            wait_for_counts(client, hash, [0; 3]);
+        }
+        self.hear_partner(hash, tell);
+    }
+
+    /// A peer of IPv6, so that those that ask for it are in other packets than those that are counted.
+    fn hear_partner(&self, hash: [u8; 20], tell: &dyn Fn(&[u8])) {
+        let says = |flags| {
+            let peer = bytes("fd770000000000000000000000000002 045c");
+            tell(&[&captured("00000001"), &hash[..], &peer, &[flags, 0]].concat());
+        };
+        let clients = self.clients(self.daemon.udp6());
+        says(0x80);
+        let before = self.answered();
+        for client in &clients {
+            wait_for_counts(client, hash, [1, 0, 0]);
+        }
+        for client in &clients {
+            let asking = Announce {
+                info_hash: hash,
+                port: 9,
+                ..Announce::default()
+            };
+            let partner = "[fd77::2]:1116".parse().expect("an address");
+            assert_eq!(client.announce(&asking).peers, [partner]);
+            announce(client, hash, 9, 1, 3);
+        }
+        self.wait_for_both(before);
+        says(0x20);
+        for client in &clients {
+            wait_for_counts(client, hash, [0; 3]);
+        }
+    }
+}
+
+/// One worker speaks to the group and hears it for all; who takes its place goes on with that.
+#[test]
+fn several_processes_are_one_to_the_group_whatever_becomes_of_their_gateway() {
+    in_sandbox(
+        "several_processes_are_one_to_the_group_whatever_becomes_of_their_gateway",
+        |lan: &Lan| {
+            let [one, two] = [lan.host(), lan.host()];
+            let listener = listener(&two);
+            let mut workers = Workers {
+                host: &one,
+                daemon: start(&one, "-j 2 -A 10.77.0.0/16 -s 9696 --sync-node 10.77.0.2"),
+                listener,
+                id: None,
+            };
+            let tell = speaker(&two);
+            workers.exchange(AA, 1000, &tell);
+            for time in 1..=2 {
+                let gateway = workers.process(0);
+                let killed = Command::new("kill").args(["-s", "KILL", &gateway]).status();
+                assert!(killed.expect("there is a kill").success());
+                wait_for("another gateway that is whole", || {
+                    let whole = "announced: worker 0: cluster: whole: ";
+                    (workers.daemon.count_lines(whole) == time).then_some(())
+                });
+                workers.exchange([time as u8; 20], 2000, &tell);
+            }
+        },
+    );
 }
 
 #[test]

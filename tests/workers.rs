@@ -432,6 +432,44 @@ fn the_end_saves_what_any_of_them_was_told_and_the_start_loads_it_into_all() {
     stop(daemon);
 }
 
+/// As a service manager does that ends all that it has started: the parent's word counts all the same.
+#[test]
+fn a_signal_to_every_process_is_one_to_the_daemon() {
+    let directory = Directory::new("workers-all");
+    let path = directory.file("state");
+    let mut daemon = two(&["--state", &path, "--state-interval", "0"]);
+    for (port, client) in (1000..).zip(clients(daemon.udp4())) {
+        client.announce(&seeder(A, port));
+    }
+    let mut all = vec![daemon.id()];
+    let mut next = 0;
+    while let Some(id) = all.get(next) {
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+        let children = children.unwrap_or_default();
+        all.extend(
+            children
+                .split_whitespace()
+                .filter_map(|id| id.parse::<u32>().ok()),
+        );
+        next += 1;
+    }
+    assert!(all.len() > 3, "workers, and who writes the file: {all:?}");
+    let ids: Vec<String> = all.iter().map(u32::to_string).collect();
+    for (signal, line) in [("USR1", "saved 1 torrents"), ("TERM", "announced: stopped")] {
+        let status = Command::new("kill")
+            .args(["-s", signal])
+            .args(&ids)
+            .status();
+        assert!(status.expect("there is a kill").success());
+        daemon.wait_for_line(line);
+    }
+    let (status, log) = daemon.wait();
+    assert_eq!(status.code(), Some(0), "{log:?}");
+    let last: Vec<_> = log.iter().filter(|line| line.contains("saved ")).collect();
+    assert_eq!(last.len(), 2, "{log:?}");
+    assert!(last[1].contains("saved 1 torrents, 32 peers"), "{log:?}");
+}
+
 fn hex(hash: [u8; 20]) -> String {
     hash.iter()
         .map(|byte| format!("{byte:02x}"))
