@@ -27,7 +27,8 @@
 
 use crate::log;
 use crate::sys::pidfile::Place;
-use crate::sys::process::{self, syslog};
+use crate::sys::process;
+use crate::sys::syslog::Syslog;
 use crate::sys::{files, privileges, sandbox, signals};
 use mio::{Interest, Registry, Token};
 use std::fs;
@@ -37,6 +38,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The files that there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +157,8 @@ impl Keeper {
     }
 
     /// The socket for syslog's lines, if the plan has it; it is not blocking. A datagram is the priority
-    /// of `syslog(3)`, one byte from 0 to 7, and the line, together [`MOST_LINE`] bytes at most.
+    /// of `syslog(3)`, one byte from 0 to 7, and the line, together [`MOST_LINE`] bytes at most. It fills
+    /// while the system's log takes none.
     pub fn take_log(&mut self) -> Option<UnixDatagram> {
         self.log.take()
     }
@@ -370,21 +373,20 @@ fn become_keeper(plan: &Plan, link: &UnixStream, log: Option<&UnixDatagram>) -> 
         pidfile.map(AsFd::as_fd),
     ];
     process::keep_only(&kept.into_iter().flatten().collect::<Vec<_>>());
-    if plan.syslog {
-        // The daemon's id: it is the one that people look for.
-        syslog::open(&format!("announced[{}]", process::parent()));
-    }
+    // The daemon's id: it is the one that people look for.
+    let name = format!("announced[{}]", process::parent());
+    let scribe = log.map(|log| Scribe::new(log, name)).transpose()?;
     if let Some(root) = &plan.root {
         privileges::enter(root)?;
     }
     sandbox::enter_with_files()?;
-    let served = serve(plan, link, log);
+    let served = serve(plan, link, scribe);
     // Only now, as the lock tells that the daemon is gone.
     pidfile.map_or(Ok(()), |place| place.tidy()).and(served)
 }
 
 /// Does what it is told until the daemon is gone.
-fn serve(plan: &Plan, link: &UnixStream, log: Option<&UnixDatagram>) -> io::Result<()> {
+fn serve(plan: &Plan, link: &UnixStream, mut scribe: Option<Scribe>) -> io::Result<()> {
     let mut desk = Desk {
         plan,
         link,
@@ -393,36 +395,104 @@ fn serve(plan: &Plan, link: &UnixStream, log: Option<&UnixDatagram>) -> io::Resu
         saving: None,
     };
     loop {
-        let ready = process::wait_readable([Some(link.as_fd()), log.map(AsFd::as_fd)]);
-        let [told, logged] = match ready {
+        let wait = scribe.as_ref().and_then(|scribe| scribe.wait);
+        // Who has a line at hand takes no other.
+        let log = scribe.as_ref().filter(|_| wait.is_none());
+        let fds = [Some(link.as_fd()), log.map(|scribe| scribe.log.as_fd())];
+        let [told, _] = match process::wait_readable(fds, wait) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             other => other?,
         };
-        if logged && let Some(log) = log {
-            pass_on(log);
+        if let Some(scribe) = &mut scribe {
+            scribe.pass_on();
         }
         // An error of the link is its end too.
         if told && !desk.obey().unwrap_or(false) {
-            // What was logged last is still to be passed on; an unfinished save goes with the desk.
-            while let Some(log) = log
-                && log.set_nonblocking(true).is_ok()
-                && pass_on(log)
-            {}
+            if let Some(scribe) = &mut scribe {
+                scribe.finish();
+            }
+            // An unfinished save goes with the desk.
             return Ok(());
         }
     }
 }
 
-/// Passes a line on to syslog; false if there was none.
-fn pass_on(log: &UnixDatagram) -> bool {
-    let mut line = [0; MOST_LINE];
-    let length = log.recv(&mut line).unwrap_or(0);
-    match line[..length].split_first() {
-        Some((priority, text)) => {
-            syslog::write(*priority, text);
-            true
+/// Passes lines on to the system's log, one at a time. While that takes none they wait in the daemon's
+/// socket, and when that is full the daemon drops and counts them.
+struct Scribe<'a> {
+    log: &'a UnixDatagram,
+    syslog: Syslog,
+    /// The one at hand, with its priority before it; empty if there is none.
+    line: Vec<u8>,
+    /// Milliseconds until it is tried again, if it has been.
+    wait: Option<u16>,
+}
+
+/// How a line fared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Passed,
+    /// There is no line.
+    None,
+    /// It is still at hand: there was no room for it, or nobody to take it.
+    NoRoom,
+    Nobody,
+}
+
+impl Scribe<'_> {
+    /// Milliseconds after which a line is tried again: the shortest and, doubled each time, the longest.
+    const WAIT: u16 = 1;
+    const LONGEST_WAIT: u16 = 1000;
+
+    /// How long what was said last may take to be passed on.
+    const FAREWELL: Duration = Duration::from_secs(1);
+
+    fn new(log: &UnixDatagram, name: String) -> io::Result<Scribe<'_>> {
+        log.set_nonblocking(true)?;
+        Ok(Scribe {
+            log,
+            syslog: Syslog::open(name),
+            line: Vec::with_capacity(MOST_LINE),
+            wait: None,
+        })
+    }
+
+    /// Passes a line on, if there is one: that at hand, or the next.
+    fn pass_on(&mut self) -> Fate {
+        if self.line.is_empty() {
+            self.line.resize(MOST_LINE, 0);
+            let length = self.log.recv(&mut self.line).unwrap_or(0);
+            self.line.truncate(length);
         }
-        None => false,
+        let Some((priority, text)) = self.line.split_first() else {
+            return Fate::None;
+        };
+        let fate = match self.syslog.send(*priority, text) {
+            Ok(()) => Fate::Passed,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Fate::NoRoom,
+            Err(_) => Fate::Nobody,
+        };
+        self.wait = match (fate, self.wait) {
+            (Fate::Passed, _) => None,
+            (_, None) => Some(Self::WAIT),
+            (_, Some(wait)) => Some((wait * 2).min(Self::LONGEST_WAIT)),
+        };
+        if fate == Fate::Passed {
+            self.line.clear();
+        }
+        fate
+    }
+
+    /// The daemon has ended: passes on what it said last, as far as there soon is room.
+    fn finish(&mut self) {
+        let end = Instant::now() + Self::FAREWELL;
+        while Instant::now() < end {
+            match self.pass_on() {
+                Fate::Passed => {}
+                Fate::NoRoom => std::thread::sleep(Duration::from_millis(10)),
+                Fate::None | Fate::Nobody => return,
+            }
+        }
     }
 }
 

@@ -213,15 +213,22 @@ struct Syslog {
     socket: UnixDatagram,
 }
 
+/// A system's log that anybody may write to.
+fn bind_log(directory: &Directory) -> UnixDatagram {
+    let path = directory.file("log");
+    let socket = UnixDatagram::bind(&path).expect("can be bound");
+    socket.set_read_timeout(Some(DEADLINE)).expect("an option");
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    fs::set_permissions(path, everybody).expect("is ours");
+    socket
+}
+
 impl Syslog {
     /// None where there are no mount namespaces to be had.
     fn new(name: &str) -> Option<Syslog> {
         let directory = Directory::new(name);
         fs::write(directory.file("null"), "").expect("can be written");
-        let socket = UnixDatagram::bind(directory.file("log")).expect("can be bound");
-        socket.set_read_timeout(Some(DEADLINE)).expect("an option");
-        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-        fs::set_permissions(directory.file("log"), everybody).expect("is ours");
+        let socket = bind_log(&directory);
         let syslog = Syslog { directory, socket };
         let works = syslog.command("true", &[]).status();
         if !works.is_ok_and(|status| status.success()) {
@@ -244,6 +251,12 @@ impl Syslog {
     fn daemon(&self, flags: &[&str]) -> Command {
         let flags: Vec<&str> = LISTEN.iter().chain(flags).copied().collect();
         self.command(&program(), &flags)
+    }
+
+    /// Ends whoever reads it; somebody else does later.
+    fn restart(&mut self) {
+        fs::remove_file(self.directory.file("log")).expect("is ours");
+        self.socket = bind_log(&self.directory);
     }
 
     fn receive(&self) -> String {
@@ -349,6 +362,86 @@ fn a_daemon_logs_to_syslog_and_falls_back_when_its_keeper_is_gone() {
     udp::Client::new(daemon.udp4()).announce(&udp::Announce::default());
     daemon.signal("TERM");
     daemon.wait_for_line("announced: stopped");
+}
+
+#[test]
+fn a_system_log_that_is_started_again_has_the_next_line() {
+    let Some(mut syslog) = Syslog::new("restarted") else {
+        return;
+    };
+    let mut daemon = Daemon::spawn(syslog.daemon(&["--syslog"]));
+    syslog.wait_for_line(daemon.id(), "ready");
+    syslog.restart();
+    daemon.signal("HUP");
+    let (priority, _) = syslog.wait_for_line(daemon.id(), "there is nothing to reload");
+    assert_eq!(priority, NOTICE);
+    // What is said while nobody is there waits for who comes.
+    fs::remove_file(syslog.directory.file("log")).expect("is ours");
+    syslog.socket = UnixDatagram::unbound().expect("a socket");
+    daemon.signal("HUP");
+    udp::Client::new(daemon.udp4()).announce(&udp::Announce::default());
+    syslog.socket = bind_log(&syslog.directory);
+    syslog.wait_for_line(daemon.id(), "there is nothing to reload");
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait().0.code(), Some(0));
+}
+
+#[test]
+fn a_system_log_that_nobody_reads_keeps_nobody_waiting() {
+    let Some(syslog) = Syslog::new("unread") else {
+        return;
+    };
+    let start = |flags: &[&str]| {
+        let flags = [&["--syslog", "--log-completed"], flags].concat();
+        Daemon::spawn(syslog.daemon(&flags))
+    };
+    let directory = Directory::new("unread-files");
+    let [list, pidfile] = ["list", "pid"].map(|name| directory.file(name));
+    fs::write(&list, "").expect("can be written");
+    let mut daemon = start(&["-b", &list, "--pidfile", &pidfile]);
+    let (id, keeper) = (daemon.id(), keeper(daemon.id()));
+    let client = udp::Client::new(daemon.udp4());
+    // More than fits into all that is between the two. Everybody is answered.
+    for port in 1..=2000 {
+        client.announce(&completed(port));
+    }
+    // The keeper does what else it is for.
+    fs::write(&list, "aa".repeat(20)).expect("can be written");
+    daemon.signal("HUP");
+    wait_for("the list to be reloaded", || {
+        let reply = client.exchange(&client.announce_request(&completed(1)));
+        (reply[..4] == [0, 0, 0, 3]).then_some(())
+    });
+    // What was dropped is told once there is room again.
+    let mut seen = 0;
+    let dropped = wait_for("the count", || {
+        let (_, line) = syslog.line(id);
+        if let Some(count) = line.strip_suffix(" lines of this log were dropped") {
+            return count.parse::<u32>().ok();
+        }
+        seen += 1;
+        // The list allows none of the torrents of before.
+        let other = udp::Announce {
+            info_hash: [0xbb; 20],
+            ..completed(1 + seen)
+        };
+        client.announce(&other);
+        None
+    });
+    assert!(dropped > 100, "{dropped}");
+    // Neither the daemon nor its keeper stays for the log's sake.
+    for port in 1..=2000 {
+        client.announce(&udp::Announce {
+            info_hash: [0xcc; 20],
+            ..completed(port)
+        });
+    }
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait().0.code(), Some(0));
+    wait_for_end(keeper);
+    wait_for("the pidfile to go", || {
+        (!Path::new(&pidfile).exists()).then_some(())
+    });
 }
 
 #[test]

@@ -16,6 +16,7 @@ pub mod process;
 pub mod sandbox;
 pub mod signals;
 pub mod sockets;
+pub mod syslog;
 
 use std::io;
 

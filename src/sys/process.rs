@@ -154,8 +154,13 @@ fn close_each_from(first: libc::c_int) {
     }
 }
 
-/// Waits until one of these has something to read, or is at its end; which of them do.
-pub fn wait_readable<const N: usize>(fds: [Option<BorrowedFd>; N]) -> io::Result<[bool; N]> {
+/// Waits until one of these has something to read, or is at its end, or for so many milliseconds; which of
+/// them do.
+pub fn wait_readable<const N: usize>(
+    fds: [Option<BorrowedFd>; N],
+    timeout: Option<u16>,
+) -> io::Result<[bool; N]> {
+    let timeout = timeout.map_or(-1, libc::c_int::from);
     let mut polled = fds.map(|fd| libc::pollfd {
         // A negative one is passed over.
         fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
@@ -163,7 +168,7 @@ pub fn wait_readable<const N: usize>(fds: [Option<BorrowedFd>; N]) -> io::Result
         revents: 0,
     });
     // SAFETY: the pointer is to as many structs as the count says, alive for the call.
-    check(unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, -1) })?;
+    check(unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, timeout) })?;
     Ok(polled.map(|one| one.revents != 0))
 }
 
@@ -191,27 +196,5 @@ pub fn wait(interests: &[Interest], timeout: Option<u64>) -> io::Result<()> {
     match check(result) {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
         _ => Ok(()),
-    }
-}
-
-/// The system's log.
-pub mod syslog {
-    use std::ffi::CString;
-
-    /// Opens the connection to it at once, so that it still works after a chroot. The name goes before
-    /// each line.
-    pub fn open(name: &str) {
-        let name = CString::new(name).unwrap_or_default();
-        // SAFETY: a C string, which is kept by the C library and therefore never freed.
-        unsafe { libc::openlog(name.into_raw(), libc::LOG_NDELAY, libc::LOG_DAEMON) };
-    }
-
-    /// Writes a line; a priority of `syslog(3)`, from 0 to 7.
-    pub fn write(priority: u8, line: &[u8]) {
-        let text: Vec<u8> = line.iter().copied().filter(|&b| b != 0).collect();
-        let text = CString::new(text).unwrap_or_default();
-        let priority = libc::c_int::from(priority & 7);
-        // SAFETY: two C strings that outlive the call; the format takes the one that follows.
-        unsafe { libc::syslog(priority, c"%s".as_ptr(), text.as_ptr()) };
     }
 }
