@@ -141,6 +141,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
         return lead(options, leading);
     }
     let keeper = start_keeper(keeper_plan(options, pidfile))?;
+    let key = read_key(options)?;
     for note in &options.notes {
         log::line(format_args!("{note}"));
     }
@@ -153,7 +154,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
         descriptors,
         sockets: open_all(options, Sharing::Nobody)?,
         cluster: open_cluster(options)?,
-        key: read_key(options)?,
+        key,
         common,
         background,
     };
@@ -307,13 +308,17 @@ fn lead(options: &Options, leading: Leading) -> Result<(), Problem> {
         pidfile: pidfile.map(Arc::new),
         ..Plan::default()
     })?;
+    let key = match read_key(options)? {
+        Some(key) => key,
+        None => random_key()?,
+    };
     for note in &options.notes {
         log::line(format_args!("{note}"));
     }
     let descriptors =
         limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))?;
     let mut parent = Parent::new(leading.signals, open_for_workers(options)?);
-    let inheritance = Inheritance::new(options, descriptors)?;
+    let inheritance = Inheritance::new(options, descriptors, key)?;
     let mut background = leading.background;
     let outcome = parent.run(&mut || {
         log::line(format_args!("ready"));
@@ -340,7 +345,7 @@ fn lead(options: &Options, leading: Leading) -> Result<(), Problem> {
 }
 
 impl Inheritance {
-    fn new(options: &Options, descriptors: u64) -> Result<Inheritance, Problem> {
+    fn new(options: &Options, descriptors: u64, key: Vec<u8>) -> Result<Inheritance, Problem> {
         let count = options.processes;
         let cluster = open_cluster(options)?;
         identity(options)?;
@@ -348,10 +353,7 @@ impl Inheritance {
         Ok(Inheritance {
             descriptors,
             cluster,
-            key: match read_key(options)? {
-                Some(key) => key,
-                None => random_key()?,
-            },
+            key,
             board: Board::new(count).map_err(problem("cannot share memory"))?,
             pairs: pairs.map_err(problem("cannot make sockets for workers"))?,
         })
@@ -764,7 +766,8 @@ fn open_multicast(options: &Options, group: Group) -> Result<live::Sockets, Prob
     Ok(live::Sockets { input, output })
 }
 
-/// The key of the cluster, if this is to be a node of one.
+/// The key of the cluster, if this is to be a node of one. Before the sockets are opened, so that a node
+/// without its key is nowhere to be found.
 fn read_key(options: &Options) -> Result<Option<Vec<u8>>, Problem> {
     let Some(path) = &options.cluster.key else {
         return Ok(None);
