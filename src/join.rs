@@ -12,6 +12,7 @@
 
 use crate::log;
 use crate::service::Service;
+use crate::stats::people::plural;
 use crate::sync::link::Realm;
 use crate::sync::node::Node;
 use crate::sync::snapshot::{Failure, Fetch, Host, Offer, Progress};
@@ -163,6 +164,17 @@ impl fmt::Display for Place {
             Some(address) => address.fmt(f),
             None => f.write_str("another worker"),
         }
+    }
+}
+
+/// Of a table, with so many torrents and peers, for the log.
+struct Size(u64, u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let &Size(torrents, peers) = self;
+        let [s, t] = [torrents, peers].map(plural);
+        write!(f, "{torrents} torrent{s} and {peers} peer{t}")
     }
 }
 
@@ -386,14 +398,16 @@ impl Joins {
             Ok(true) => {
                 let taken = fetching.fetch.taken();
                 let (from, ms) = (Place(fetching.from), now - fetching.io.began);
+                let size = Size(taken.torrents, taken.peers);
                 log::line(format_args!(
-                    "cluster: whole: {} torrents and {} peers in {} bytes from {from}, within {ms} ms",
-                    taken.torrents, taken.peers, taken.bytes
+                    "cluster: whole: {size} in {} bytes from {from}, within {ms} ms",
+                    taken.bytes
                 ));
                 if taken.left_out > 0 {
                     log::line(format_args!(
-                        "cluster: no room for {} peers more (--max-peers, --max-torrents)",
-                        taken.left_out
+                        "cluster: no room for {} peer{} more (--max-peers, --max-torrents)",
+                        taken.left_out,
+                        plural(taken.left_out)
                     ));
                 }
                 self.end(service);
@@ -639,9 +653,9 @@ impl Guest {
             return;
         };
         let (from, ms) = (Place(self.from), now - self.io.began);
+        let size = Size(written.torrents, written.peers);
         log::line(format_args!(
-            "cluster: gave {} torrents and {} peers to {from}, within {ms} ms",
-            written.torrents, written.peers
+            "cluster: gave {size} to {from}, within {ms} ms"
         ));
     }
 }

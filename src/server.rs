@@ -8,7 +8,7 @@ use crate::log::{self, Level};
 use crate::resolver::Resolver;
 use crate::service::Service;
 use crate::state::{Saves, wall_ms};
-use crate::stats;
+use crate::stats::{self, people::plural};
 use crate::sync::cluster;
 use crate::sys::mmsg::Batch;
 use crate::sys::signals::{self, Signal};
@@ -454,7 +454,10 @@ impl Server {
         let cluster = self.service.cluster.as_mut();
         let names = cluster.map_or(0, |cluster| cluster.resolve_again());
         if names > 0 {
-            log::line(format_args!("SIGHUP: resolving {names} names of nodes"));
+            log::line(format_args!(
+                "SIGHUP: resolving {names} name{} of nodes",
+                plural(names as u64)
+            ));
         }
         match (&mut self.service.access, &mut self.keeper) {
             (Some(access), Some(keeper)) => access.reload(keeper),

@@ -403,7 +403,7 @@ fn nodes_of_one_key_leave_each_other_s_multicast_alone() {
             loop {
                 let [ours, theirs] = [status(&one, &first), status(&two, &second)];
                 let agree =
-                    |text: &str| text.starts_with("cluster ok: 1 of 1 nodes up and agreeing\n");
+                    |text: &str| text.starts_with("cluster ok: 1 of 1 node up and agreeing\n");
                 if agree(&ours) && agree(&theirs) && theirs.ends_with(own) {
                     break;
                 }

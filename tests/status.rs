@@ -72,7 +72,7 @@ fn two_nodes_agree_and_say_so_until_one_is_gone() {
     wait_for_status(&a, 0, "cluster ok: no other node has been heard");
     let a_address = cluster_address(&a);
     let b = node(&key, &[&a_address], &[]);
-    let well = "cluster ok: 1 of 1 nodes up and agreeing";
+    let well = "cluster ok: 1 of 1 node up and agreeing";
     wait_for_status(&b, 0, well);
     announce(a.tcp4(), 1, 1001);
     announce(a.tcp4(), 2, 1002);
@@ -122,7 +122,7 @@ fn two_nodes_agree_and_say_so_until_one_is_gone() {
     assert!(everything.contains("<livesync>\n      <count>2</count>\n"));
 
     drop(a);
-    let report = wait_for_status(&b, 3, "cluster incomplete: 1 of 1 nodes down");
+    let report = wait_for_status(&b, 3, "cluster incomplete: 1 of 1 node down");
     assert!(report.contains("  down   -"), "{report}");
     assert_eq!(at_b("sync_up"), Some(0.0));
     assert_eq!(at_b("sync_agrees"), None);
@@ -140,7 +140,7 @@ fn a_node_with_another_key_is_dropped_and_counted() {
     });
     let report = wait_for_status(&a, 0, "cluster ok: no other node has been heard");
     assert!(report.contains("\ndropped of others: forged "), "{report}");
-    wait_for_status(&b, 3, "cluster incomplete: 1 of 1 nodes down");
+    wait_for_status(&b, 3, "cluster incomplete: 1 of 1 node down");
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn a_name_that_has_no_address_is_a_node_that_is_down() {
     let directory = Directory::new("status-name");
     let key = key(&directory, "key");
     let a = node(&key, &["nowhere.invalid:6970"], &[]);
-    let report = wait_for_status(&a, 3, "cluster incomplete: 1 of 1 nodes down");
+    let report = wait_for_status(&a, 3, "cluster incomplete: 1 of 1 node down");
     assert!(
         report.ends_with("\nno address is known of nowhere.invalid:6970\n"),
         "{report}"

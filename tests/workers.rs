@@ -273,7 +273,8 @@ fn a_killed_worker_is_replaced_and_has_the_table_again() {
         let before = announces(&daemon);
         replace(&daemon, worker);
         serves_everybody(daemon.udp4());
-        daemon.wait_for_line(&format!("worker {worker}: cluster: whole"));
+        let whole = format!("worker {worker}: cluster: whole: 1 torrent and {MANY} peers in ");
+        daemon.wait_for_line(&whole);
         // Whoever answers now knows all.
         let all = scraped(&self::clients(daemon.udp4()), A);
         assert!(all.iter().all(|seeders| *seeders == MANY as u32), "{all:?}");

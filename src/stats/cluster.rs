@@ -6,7 +6,7 @@
 pub mod numbers;
 
 use super::metrics::{Number, begin_family, sample};
-use super::people::{bytes, milliseconds, short_number, text};
+use super::people::{bytes, milliseconds, plural, short_number, text};
 use super::{View, fill};
 use crate::sync::cluster::Cluster;
 use crate::sync::link::Realm;
@@ -125,31 +125,26 @@ fn write_verdict(overview: &Overview, out: &mut Vec<u8>) {
     let down = overview.count(|node| !node.is_up) + unresolved;
     let differ = overview.count(|node| node.is_up && node.agrees == Some(false));
     let unknown = overview.count(|node| node.is_up && node.agrees.is_none());
-    let of = |count| [count, all];
-    match () {
+    let (verdict, count, are) = match () {
         () if overview.is_joining => {
-            text(out, "cluster starting: this node has no whole table yet");
+            return text(out, "cluster starting: this node has no whole table yet");
         }
-        () if down > 0 => fill(out, "cluster incomplete: $ of $ nodes down", &of(down)),
-        () if differ > 0 => fill(
-            out,
-            "cluster differs: $ of $ nodes have other peers",
-            &of(differ),
-        ),
-        () if unknown > 0 => fill(
-            out,
-            "cluster starting: $ of $ nodes not compared yet",
-            &of(unknown),
-        ),
+        () if down > 0 => ("cluster incomplete", down, " down"),
+        () if differ > 0 => ("cluster differs", differ, " with other peers"),
+        () if unknown > 0 => ("cluster starting", unknown, " not compared yet"),
+        () if all > 0 => (WELL, all, " up and agreeing"),
         () => {
             text(out, WELL);
-            match (all, overview.multicast) {
-                (0, None) => text(out, ": no other node has been heard"),
-                (0, Some(_)) => text(out, ": multicast alone, by which nothing can be compared"),
-                _ => fill(out, ": $ of $ nodes up and agreeing", &of(all)),
-            }
+            return match overview.multicast {
+                None => text(out, ": no other node has been heard"),
+                Some(_) => text(out, ": multicast alone, by which nothing can be compared"),
+            };
         }
-    }
+    };
+    text(out, verdict);
+    fill(out, ": $ of $ node", &[count, all]);
+    text(out, plural(all));
+    text(out, are);
 }
 
 fn write_own(overview: &Overview, out: &mut Vec<u8>) {

@@ -9,7 +9,7 @@ pub mod history;
 mod metrics;
 pub mod modes;
 pub mod page;
-mod people;
+pub mod people;
 pub mod walks;
 mod workers;
 

@@ -52,6 +52,14 @@ pub fn short_number(out: &mut Vec<u8>, hundredths: u64) {
     number(out, hundredths);
 }
 
+/// The end of a noun that is counted.
+pub fn plural(count: u64) -> &'static str {
+    match count {
+        1 => "",
+        _ => "s",
+    }
+}
+
 pub fn bytes(out: &mut Vec<u8>, bytes: u64) {
     let units = [
         (1 << 40, " TiB"),
@@ -125,6 +133,11 @@ mod tests {
         ] {
             assert_eq!(written(short_number, hundredths), text);
         }
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!([0, 1, 2].map(plural), ["s", "", "s"]);
     }
 
     #[test]

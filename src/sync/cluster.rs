@@ -13,6 +13,7 @@ use super::wire::Rejection;
 use crate::log;
 use crate::nets::Net;
 use crate::options::PeerName;
+use crate::stats::people::plural;
 use crate::sys::mmsg::{BATCH, Batch};
 use crate::tracker::Tracker;
 use crate::tracker::ledger::Change;
@@ -484,7 +485,10 @@ impl Cluster {
             if news > 0 && self.now >= *again_at {
                 *before = sum;
                 *again_at = self.now + TELL_AGAIN;
-                let line = format_args!("cluster: {news} packets rejected as {reason}: {why}");
+                let line = format_args!(
+                    "cluster: {news} packet{} rejected as {reason}: {why}",
+                    plural(news)
+                );
                 self.teller.tell(self.now, line);
             }
         }

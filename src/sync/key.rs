@@ -1,5 +1,6 @@
 //! The file with the key that the nodes of a cluster have in common.
 
+use crate::stats::people::plural;
 use crate::sys::files;
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read, Write};
@@ -37,7 +38,11 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut key = Vec::new();
     file.take(MOST as u64 + 1).read_to_end(&mut key)?;
     match key.len() {
-        0..LEAST => wrong(format!("{} bytes: wanted are {LEAST} or more", key.len())),
+        0..LEAST => wrong(format!(
+            "{} byte{}: wanted are {LEAST} or more",
+            key.len(),
+            plural(key.len() as u64)
+        )),
         LEAST..=MOST => Ok(key),
         _ => wrong(format!("wanted are {MOST} bytes at most")),
     }

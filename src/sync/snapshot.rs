@@ -308,7 +308,7 @@ pub enum Progress {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     pub torrents: u64,
-    /// Peers that were news.
+    /// Peers of which this much is known now, by this table or before.
     pub peers: u64,
     /// Peers that there was no room for.
     pub left_out: u64,
@@ -656,7 +656,8 @@ impl Merge {
                 tracker,
                 &|_, _| false,
                 &mut |_, applied| match applied {
-                    Applied::Changed => taken.peers += 1,
+                    // By records and repair, which are at it too, peers may have come before.
+                    Applied::Changed | Applied::Known => taken.peers += 1,
                     Applied::NoRoom => taken.left_out += 1,
                     _ => {}
                 },

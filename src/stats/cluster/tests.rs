@@ -80,14 +80,14 @@ fn the_worst_is_told_first() {
     let (well, other, new) = (up(3, Some(true)), up(4, Some(false)), up(5, None));
     for (nodes, verdict) in [
         (&[][..], "cluster ok: no other node has been heard"),
-        (&[well], "cluster ok: 1 of 1 nodes up and agreeing"),
+        (&[well], "cluster ok: 1 of 1 node up and agreeing"),
         (
             &[well, new],
             "cluster starting: 1 of 2 nodes not compared yet",
         ),
         (
             &[new, other, well],
-            "cluster differs: 1 of 3 nodes have other peers",
+            "cluster differs: 1 of 3 nodes with other peers",
         ),
         (&[other, down, new], "cluster incomplete: 1 of 3 nodes down"),
     ] {
@@ -144,7 +144,7 @@ fn a_name_without_address_is_a_node_that_is_down() {
         ..Overview::default()
     };
     let text = written(write, &overview);
-    assert!(text.starts_with("cluster incomplete: 1 of 1 nodes down\n"));
+    assert!(text.starts_with("cluster incomplete: 1 of 1 node down\n"));
     assert!(text.ends_with("\nno address is known of b.example:6970\n"));
 }
 
