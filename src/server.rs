@@ -517,8 +517,11 @@ impl Server {
     /// What is due with time and not with events.
     fn keep_house(&mut self, now: u64) {
         self.connections.expire(now);
-        if let (Some(access), Some(keeper)) = (&mut self.service.access, &mut self.keeper) {
-            access.step(keeper);
+        if let (Some(access), Some(keeper)) = (&mut self.service.access, &mut self.keeper)
+            && access.step(keeper)
+            && let Some(cluster) = &mut self.service.cluster
+        {
+            cluster.node_mut().note_list();
         }
         self.save_on(now);
         let progress = self.service.sweep(SWEEP_BUDGET);

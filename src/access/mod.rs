@@ -226,13 +226,13 @@ impl Access {
         is_going_on || self.old.len() > 0
     }
 
-    /// Goes on with a reload, for a fraction of a millisecond.
-    pub fn step(&mut self, keeper: &mut Keeper) {
+    /// Goes on with a reload, for a fraction of a millisecond; whether another list has come into force.
+    pub fn step(&mut self, keeper: &mut Keeper) -> bool {
         if self.old.len() > 0 {
             if !self.old.shrink() {
                 self.old = List::default();
             }
-            return;
+            return false;
         }
         match std::mem::replace(&mut self.reload, Reload::Idle) {
             Reload::Merging(mut merge, skipped, later) => match merge.step(STEP) {
@@ -242,6 +242,7 @@ impl Access {
                     self.changes = later;
                     self.version += 1;
                     self.report(&skipped);
+                    return true;
                 }
             },
             Reload::Idle if self.again => {
@@ -250,6 +251,7 @@ impl Access {
             }
             other => self.reload = other,
         }
+        false
     }
 
     /// What has been loaded.

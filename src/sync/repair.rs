@@ -42,7 +42,8 @@ const PARTNERS: usize = 8;
 const PATIENCE: u64 = 2500;
 
 /// Milliseconds for which a node does not compare tables that was brought what it has no room for or what
-/// its list refuses: it would be brought that once more. At first, and at most.
+/// its list refuses: it would be brought that once more. At first, and at most; another list or room for all
+/// that ends it.
 const REST: u64 = 60_000;
 const LONGEST_REST: u64 = 300_000;
 
@@ -81,17 +82,30 @@ struct Rest {
     until: u64,
     /// How long it is, or was.
     wait: u64,
-    /// Since it began, peers that were brought and taken, and those that could not be.
+    /// What was brought since it began.
+    sum: Brought,
+}
+
+/// What became of peers that repair brought: some were news, some the list refuses, and some there was no
+/// room for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Brought {
     taken: u64,
-    left_out: u64,
+    refused: u64,
+    no_room: u64,
+}
+
+impl Brought {
+    fn left_out(&self) -> u64 {
+        self.refused + self.no_room
+    }
 }
 
 impl Rest {
-    /// So many peers were brought, of which some were news and some could not be taken.
-    fn note(&mut self, taken: u64, left_out: u64, now: u64) {
-        if left_out > 0 && now >= self.until {
+    fn note(&mut self, brought: Brought, now: u64) {
+        if brought.left_out() > 0 && now >= self.until {
             // The longer, the less was mended the last time.
-            self.wait = match self.left_out > self.taken {
+            self.wait = match self.sum.left_out() > self.sum.taken {
                 true => (self.wait * 2).min(LONGEST_REST),
                 false => REST,
             };
@@ -101,8 +115,16 @@ impl Rest {
                 ..Rest::default()
             };
         }
-        self.taken += taken;
-        self.left_out += left_out;
+        self.sum.taken += brought.taken;
+        self.sum.refused += brought.refused;
+        self.sum.no_room += brought.no_room;
+    }
+
+    /// Ends when there is room for so many peers as there was none for, if that was all.
+    fn note_room(&mut self, room: u64) {
+        if self.sum.refused == 0 && room >= self.sum.no_room {
+            self.until = 0;
+        }
     }
 }
 
@@ -601,24 +623,28 @@ impl Node {
             return;
         };
         let mut stopped = Vec::new();
-        let mut left_out = changes.len() as u64;
         let mut news = Vec::new();
+        let mut brought = Brought {
+            refused: changes.len() as u64,
+            ..Brought::default()
+        };
         self.apply_from(realm, changes, tracker, refuses, &mut |change, applied| {
-            if applied == Applied::Changed {
-                news.push(*change);
-            }
-            left_out -= u64::from(applied != Applied::NoRoom);
-            if let Applied::Stopped(stamp) = applied {
-                stopped.push(Change {
+            brought.refused -= 1;
+            match applied {
+                Applied::Changed => news.push(*change),
+                Applied::NoRoom => brought.no_room += 1,
+                Applied::Stopped(stamp) => stopped.push(Change {
                     state: State::Stopped,
                     completed: false,
                     newly_completed: false,
                     stamp,
                     ..*change
-                });
+                }),
+                Applied::Known | Applied::Stale => {}
             }
         });
-        self.repair.rest.note(news.len() as u64, left_out, self.now);
+        brought.taken = news.len() as u64;
+        self.repair.rest.note(brought, self.now);
         for (info_hash, downloaded) in counts {
             tracker.raise_downloaded(&Downloads {
                 info_hash: *info_hash,
@@ -647,6 +673,7 @@ impl Node {
             return;
         };
         self.repair.turn_to(ledger.sixth());
+        self.repair.rest.note_room(tracker.room() as u64);
         self.repair.wait = 0;
         let mut left = budget;
         let mut held_back = 0;
@@ -694,6 +721,11 @@ impl Node {
         if held_back < self.repair.works.len() {
             self.repair.wait = 0;
         }
+    }
+
+    /// Another list of info-hashes is in force: what it was that the one before refused may be welcome.
+    pub fn note_list(&mut self) {
+        self.repair.rest = Rest::default();
     }
 
     /// The table has been looked at: does what that calls for.

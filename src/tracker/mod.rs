@@ -469,6 +469,13 @@ impl Tracker {
         self.swarms.totals.iter().sum::<usize>() < self.limits.max_peers
     }
 
+    /// Peers that there is room for, each in a torrent of its own.
+    pub fn room(&self) -> usize {
+        let peers = self.swarms.totals.iter().sum::<usize>();
+        let peers = self.limits.max_peers.saturating_sub(peers);
+        peers.min(self.limits.max_torrents.saturating_sub(self.torrents.len()))
+    }
+
     /// Whether memories of torrents without peers must make room for torrents with some.
     fn is_crowded(&self) -> bool {
         self.torrents.len() >= self.limits.max_torrents - self.limits.max_torrents / 4

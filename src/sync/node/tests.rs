@@ -11,6 +11,8 @@ struct Net {
     /// Each packet that was sent: from, to.
     passed: Vec<(usize, usize, Vec<u8>)>,
     is_cut: bool,
+    /// The member whose list allows nothing.
+    refusing: Option<usize>,
 }
 
 fn address(n: usize) -> SocketAddr {
@@ -57,6 +59,7 @@ impl Net {
             now: 0,
             passed: Vec::new(),
             is_cut: false,
+            refusing: None,
         }
     }
 
@@ -99,7 +102,8 @@ impl Net {
         let (node, tracker) = &mut self.members[to];
         let time = node.advance(self.now);
         tracker.advance(time);
-        node.hear(from, packet, tracker, &mut out);
+        let is_refused = self.refusing == Some(to);
+        node.hear_tracked(from, packet, tracker, &|_, _| is_refused, &mut out);
         self.carry(to, &out);
     }
 
@@ -594,21 +598,25 @@ fn what_is_more_than_can_be_applied_is_shed_and_mended_later() {
     assert_eq!(net.peers(), [2000, 2000]);
 }
 
+/// Two nodes, of which the second has room for so many peers.
+fn one_with_room_for(max_peers: usize) -> Net {
+    let mut net = Net::new(2);
+    let (node, tracker) = &mut net.members[1];
+    *tracker = Tracker::new(Limits {
+        peer_timeout: TIMEOUT,
+        max_peers,
+        max_torrents: usize::MAX,
+    });
+    tracker.join_cluster(node.keys.digests(), 4096);
+    tracker.set_cluster_time(node.time.cluster(), false);
+    net.run(3000);
+    net
+}
+
 /// What one node has no room for cannot be mended, and is not to be sent again and again.
 #[test]
 fn a_table_that_is_full_costs_the_others_little() {
-    let mut net = Net::new(2);
-    let mut tracker = Tracker::new(Limits {
-        peer_timeout: TIMEOUT,
-        max_peers: 100,
-        max_torrents: usize::MAX,
-    });
-    std::mem::swap(&mut net.members[1].1, &mut tracker);
-    let key = net.members[1].0.keys.digests();
-    net.members[1].1.join_cluster(key, 4096);
-    let time = net.members[1].0.time.cluster();
-    net.members[1].1.set_cluster_time(time, false);
-    net.run(3000);
+    let mut net = one_with_room_for(100);
     for peer in 0..2000 {
         net.announce(0, peer, peer, Role::Leecher);
     }
@@ -617,6 +625,37 @@ fn a_table_that_is_full_costs_the_others_little() {
     // Of which four attempts at 1900 peers are most.
     let bytes = net.report(0, 1).counters.repair_bytes_out;
     assert!(bytes < 2_000_000, "{bytes}");
+}
+
+/// What keeps a node from comparing has gone: it does not wait any longer.
+#[test]
+fn a_node_that_can_take_what_it_could_not_compares_at_once() {
+    let mut net = one_with_room_for(100);
+    for peer in 0..150 {
+        net.announce(0, peer, peer, Role::Leecher);
+    }
+    net.run(25_000);
+    assert!(!net.members[1].0.is_comparable());
+    assert_eq!(net.peers(), [150, 100]);
+    for peer in 0..100 {
+        net.stop(0, peer, peer);
+    }
+    net.run(25_000);
+    assert_eq!(net.peers(), [50, 50]);
+
+    let mut net = Net::new(2);
+    net.refusing = Some(1);
+    net.run(1000);
+    for peer in 0..50 {
+        net.announce(0, peer, peer, Role::Leecher);
+    }
+    net.run(25_000);
+    assert!(!net.members[1].0.is_comparable());
+    assert_eq!(net.peers(), [50, 0]);
+    net.refusing = None;
+    net.members[1].0.note_list();
+    net.run(25_000);
+    assert_eq!(net.peers(), [50, 50]);
 }
 
 /// Fills both nodes alike, behind the protocol's back.
