@@ -17,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A reply has some hundred bytes a node; what is longer is something else.
 const MOST: u64 = 1 << 20;
 
+const CLOSED: &str = "the connection was closed without a reply, as it is where a PROXY header is expected, see \
+     --proxy-protocol";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
     Well,
@@ -41,6 +44,8 @@ pub fn ask(inquiry: &Inquiry) -> Result<(String, Health), String> {
     };
     let reply = reply.map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => String::from("no answer in time"),
+        // A request that was not read makes a close a reset.
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => CLOSED.into(),
         _ => error.to_string(),
     })?;
     judge(&reply, &inquiry.stats_path)
@@ -71,7 +76,7 @@ fn exchange(mut stream: impl Read + Write, request: &str) -> io::Result<Vec<u8>>
 fn judge(reply: &[u8], stats_path: &str) -> Result<(String, Health), String> {
     let text = String::from_utf8_lossy(reply);
     if text.is_empty() {
-        return Err("the connection was closed without a reply".into());
+        return Err(CLOSED.into());
     }
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5));

@@ -246,6 +246,15 @@ fn whoever_cannot_be_asked_is_an_error() {
         error(&["--cluster-status", &strict.tcp4().to_string()]),
         "403 Forbidden: only admins are told, see -A/--admin there"
     );
+    let relayed = format!("unix:{}", directory.file("relayed"));
+    let flags = ["-p", &relayed, "--proxy", "127.0.0.1", "--proxy-protocol"];
+    let proxied = Daemon::start(&flags);
+    for target in [&relayed, &proxied.tcp4().to_string()] {
+        let told = error(&["--cluster-status", target]);
+        assert!(told.ends_with(", see --proxy-protocol"), "{told}");
+    }
+    let other = proxied.tcp6().to_string();
+    assert_eq!(error(&["--cluster-status", &other]), alone);
     let missing = format!("unix:{}", directory.file("nothing"));
     assert!(error(&["--cluster-status", &missing]).starts_with("No such file"));
 }
