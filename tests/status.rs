@@ -2,9 +2,14 @@
 
 mod common;
 
+use announced::random::Random;
+use announced::sync::node::{Node, Outbox, Settings};
+use announced::tracker::{Announce, Event, Hint, Limits, Peer, Role, Sink, Sinks, Tracker};
 use common::http::get;
-use common::{Daemon, Directory, run, wait_for};
+use common::udp::{self, Client};
+use common::{Daemon, Directory, run, wait_for, wait_longer};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::time::{Duration, Instant};
 
 /// Where a daemon listens for other nodes.
 fn cluster_address(daemon: &Daemon) -> String {
@@ -304,4 +309,153 @@ fn whichever_worker_is_asked_tells_of_all_nodes() {
     });
     let report = wait_for_status(&daemon, 3, "cluster incomplete: 1 of 2 nodes down");
     assert!(is_told(&report), "{report}");
+}
+
+/// A node without clients, of which the test says when it sends what it has to send.
+struct Flood {
+    socket: UdpSocket,
+    node: Node,
+    tracker: Tracker,
+    random: Random,
+    began: Instant,
+    out: Outbox,
+    packets: Vec<Vec<u8>>,
+}
+
+/// Peers of the one torrent that it has.
+const CROWD: u32 = 20_000;
+const TORRENT: [u8; 20] = [0xcc; 20];
+
+impl Flood {
+    fn new(key: &str, to: SocketAddr) -> Flood {
+        let mut tracker = Tracker::new(Limits {
+            peer_timeout: 2700,
+            max_peers: usize::MAX,
+            max_torrents: usize::MAX,
+        });
+        let settings = Settings {
+            id: 7,
+            secret: std::fs::read(key).expect("can be read"),
+            entropy: [1, 2],
+            peer_timeout: 2700,
+            most_records: 1000,
+            most_stops: 1000,
+        };
+        let mut node = Node::new(settings, 0, announced::state::wall_ms(), &mut tracker);
+        node.set_peers(&[to]);
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        socket.set_nonblocking(true).expect("is a socket");
+        Flood {
+            socket,
+            node,
+            tracker,
+            random: Random::seeded(1),
+            began: Instant::now(),
+            out: Outbox::default(),
+            packets: Vec::new(),
+        }
+    }
+
+    /// Every peer changes its role; what is to be told of that is kept.
+    fn change(&mut self, role: Role) {
+        for n in 0..CROWD {
+            let [_, a, b, c] = n.to_be_bytes();
+            let announce = Announce {
+                info_hash: &TORRENT,
+                peer: Peer::from_endpoint(&[10, a, b, c, 1, 1]).expect("an endpoint"),
+                role,
+                event: Event::None,
+                want: 0,
+                hint: Hint::default(),
+            };
+            let mut sinks = Sinks {
+                v4: Sink::new(&mut []),
+                v6: Sink::new(&mut []),
+            };
+            self.tracker
+                .announce(&announce, &mut self.random, &mut sinks);
+        }
+        self.tick();
+    }
+
+    fn tick(&mut self) {
+        let now = self.began.elapsed().as_millis() as u64;
+        self.tracker.advance(self.node.advance(now));
+        self.node.tick(4096, &mut self.tracker, &mut self.out);
+        let packets = self.out.packets().map(|(_, packet)| packet.to_vec());
+        self.packets.extend(packets);
+        self.out.clear();
+    }
+
+    fn send(&self, to: SocketAddr, packets: &[Vec<u8>]) {
+        for packet in packets {
+            // What is lost is asked for again, or found.
+            let _ = self.socket.send_to(packet, to);
+        }
+    }
+
+    /// Does for a while what nodes do.
+    fn run(&mut self, to: SocketAddr) {
+        let end = Instant::now() + Duration::from_millis(20);
+        let mut packet = [0; 2000];
+        while Instant::now() < end {
+            while let Ok((length, from)) = self.socket.recv_from(&mut packet) {
+                let (tracker, packet) = (&mut self.tracker, &packet[..length]);
+                self.node.hear(from, packet, tracker, &mut self.out);
+            }
+            self.tick();
+            let packets = std::mem::take(&mut self.packets);
+            self.send(to, &packets);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Far more than it may take: some is dropped and counted, clients are answered all along, and in the end
+/// nothing is missing.
+#[test]
+fn what_is_more_than_can_be_applied_is_shed_in_sight_and_mended() {
+    let directory = Directory::new("status-flood");
+    let key = key(&directory, "key");
+    let daemon = node(&key, &[], &[]);
+    daemon.wait_for_line("cluster: no other node is there");
+    let to = daemon.cluster();
+    let mut flood = Flood::new(&key, to);
+    wait_for("the node to be up", || {
+        flood.run(to);
+        (metric(&daemon, "sync_up", &[]) == Some(1.0)).then_some(())
+    });
+    let asking = Client::new(daemon.udp4());
+    let shed = || {
+        let name = "sync_rejected_packets_total";
+        metric(&daemon, name, &["reason=\"shed\"", "127.0.0.1:"]).expect("is there")
+    };
+    assert_eq!(shed(), 0.0);
+    wait_longer("something to be shed", Duration::from_secs(60), || {
+        // Made before, so that it comes faster than it could be made.
+        for _ in 0..75 {
+            flood.change(Role::Leecher);
+            flood.change(Role::Seeder);
+        }
+        let packets = std::mem::take(&mut flood.packets);
+        for (number, part) in packets.chunks(32).enumerate() {
+            flood.send(to, part);
+            std::thread::sleep(Duration::from_millis(1));
+            if number % 32 == 0 {
+                asking.announce(&udp::Announce::default());
+            }
+        }
+        flood.run(to);
+        (shed() > 0.0).then_some(())
+    });
+    daemon.wait_for_line(
+        "packets rejected as shed: more than this node can apply; repair will bring it",
+    );
+    let (_, out, _) = status(&daemon);
+    assert!(out.contains("shed "), "{out}");
+    wait_longer("both to agree", Duration::from_secs(120), || {
+        flood.run(to);
+        let all = asking.scrape(&[TORRENT]) == [[CROWD, 0, 0]];
+        (all && metric(&daemon, "sync_agrees", &[]) == Some(1.0)).then_some(())
+    });
 }

@@ -15,6 +15,7 @@ use crate::nets::Net;
 use crate::options::PeerName;
 use crate::stats::people::plural;
 use crate::sys::mmsg::{BATCH, Batch};
+use crate::sys::process::cpu_us;
 use crate::tracker::Tracker;
 use crate::tracker::ledger::Change;
 use crate::worker::group::{self, Group};
@@ -27,8 +28,14 @@ use std::net::{IpAddr, SocketAddr};
 /// Peers that walks look at between two rounds of requests.
 const BUDGET: usize = 4096;
 
-/// Records that are applied a second: at a quarter of a microsecond each, a quarter of a core.
+/// Records that are applied a second: as many as take half a core, at most so many and at least so many. What
+/// one takes, from a quarter of a microsecond up, is measured where they come in full batches.
 const MOST_RECORDS: u32 = 1_000_000;
+const LEAST_RECORDS: u64 = 10_000;
+const HALF_US: u64 = 500_000;
+
+/// Records that tell what one takes.
+const MEASURED: u64 = 4096;
 
 /// Stops that are remembered, at 16 bytes each: so many for each peer that may be stored, up to so many.
 const PEERS_A_STOP: usize = 64;
@@ -99,6 +106,8 @@ pub struct Cluster {
     live: Option<Live>,
     outside: Vec<Change>,
     pub counters: Counters,
+    /// Records of full batches, and the microseconds that they took.
+    measured: (u64, u64),
     look_at: u64,
     teller: Teller,
     refusals: Refusals,
@@ -161,6 +170,7 @@ impl Cluster {
             live: None,
             outside: Vec::new(),
             counters: Counters::default(),
+            measured: (0, 0),
             look_at: 0,
             teller: Teller::default(),
             refusals: Refusals::default(),
@@ -234,11 +244,32 @@ impl Cluster {
         let Ok(received) = batch.receive(socket) else {
             return false;
         };
+        let is_full = received == BATCH;
+        let before = is_full.then(|| (self.node.applied(), cpu_us()));
         for (from, packet) in batch.datagrams() {
             self.node
                 .hear_tracked(from, packet, tracker, refuses, &mut self.out);
         }
-        received == BATCH
+        if let Some((records, us)) = before {
+            self.measure(self.node.applied() - records, cpu_us().saturating_sub(us));
+        }
+        is_full
+    }
+
+    /// So many records took so long: how many may come from now on. Where nothing was applied, packets were
+    /// dropped.
+    fn measure(&mut self, records: u64, us: u64) {
+        if records == 0 {
+            return;
+        }
+        self.measured.0 += records;
+        self.measured.1 += us;
+        if self.measured.0 >= MEASURED {
+            let (records, us) = std::mem::take(&mut self.measured);
+            let most = HALF_US * records / us.max(1);
+            self.node
+                .set_most_records(most.clamp(LEAST_RECORDS, MOST_RECORDS.into()));
+        }
     }
 
     /// The same with what opentrackers have sent.

@@ -208,6 +208,7 @@ pub struct Node {
     most_records: u64,
     /// Thousandths of records that may be applied now.
     credit: u64,
+    applied: u64,
     refilled_at: u64,
     pub(super) repair: Repair,
     pub(super) counting: Counting,
@@ -270,6 +271,7 @@ impl Node {
             is_ending: false,
             most_records: settings.most_records.into(),
             credit: u64::from(settings.most_records) * 1000,
+            applied: 0,
             refilled_at: 0,
             repair: Repair::default(),
             counting: Counting::default(),
@@ -487,6 +489,17 @@ impl Node {
         for link in &mut self.links {
             link.refill(self.now);
         }
+    }
+
+    /// Records that were applied as they came, since the start.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// From now on so many records are applied a second, whatever the settings were.
+    pub fn set_most_records(&mut self, most: u64) {
+        self.most_records = most;
+        self.credit = self.credit.min(most * 1000);
     }
 
     /// Takes the tracker's changes, and sends a batch once it fills a packet or has waited long enough.
@@ -897,6 +910,7 @@ impl Node {
                 link.counters.reject(Rejection::Shed);
             } else {
                 self.credit -= cost;
+                self.applied += changes.len() as u64;
                 link.counters.records_in += changes.len() as u64;
                 let realm = link.realm;
                 if self.now < self.counted_until {

@@ -22,6 +22,20 @@ pub fn fork(child: impl FnOnce()) -> io::Result<()> {
     Ok(())
 }
 
+/// Microseconds of a processor that this process has used.
+pub fn cpu_us() -> u64 {
+    // SAFETY: zeros are valid for a struct of integers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a struct of the type that is asked for, alive for the call.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+    let us = |time: libc::timeval| {
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        let rest = u64::try_from(time.tv_usec).unwrap_or(0);
+        seconds * 1_000_000 + rest
+    };
+    us(usage.ru_utime) + us(usage.ru_stime)
+}
+
 /// A process that [`split`] made.
 #[derive(Debug)]
 pub struct Child(libc::pid_t);
