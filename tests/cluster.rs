@@ -3,7 +3,7 @@
 mod common;
 
 use common::udp::{Announce, Client, TRANSACTION};
-use common::{Daemon, Directory, run, wait_for, wait_longer};
+use common::{Daemon, Directory, free_address, run, uninterrupted, wait_for, wait_longer};
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
@@ -38,12 +38,6 @@ fn node(listen: &str, key: &str, peers: &[SocketAddr], flags: &[&str]) -> Daemon
 }
 
 const V4: &str = "127.0.0.1:0";
-
-/// An address that was free a moment ago.
-fn free_address() -> String {
-    let socket = UdpSocket::bind(V4).expect("a port");
-    socket.local_addr().expect("is bound").to_string()
-}
 
 fn announce(to: &Daemon, announce: &Announce) {
     Client::new(to.udp4()).announce(announce);
@@ -130,7 +124,7 @@ fn what_is_told_last_is_not_lost() {
 #[test]
 fn three_nodes_and_one_that_restarts() {
     let (_directory, key) = key("three");
-    let address = free_address();
+    let address = free_address().to_string();
     let a = node(V4, &key, &[], &[]);
     let mut b = node(&address, &key, &[a.cluster()], &[]);
     let c = node(V4, &key, &[a.cluster(), b.cluster()], &[]);
@@ -220,7 +214,8 @@ fn a_client_may_connect_at_one_node_and_announce_at_another() {
         let mut buffer = [0; 4096];
         let mut exchange = |to: SocketAddr, request: &[u8]| {
             socket.send_to(request, to).expect("is sent");
-            let (length, from) = socket.recv_from(&mut buffer).expect("a reply");
+            let received = uninterrupted(|| socket.recv_from(&mut buffer));
+            let (length, from) = received.expect("a reply");
             assert_eq!(from, to);
             buffer[..length].to_vec()
         };
@@ -415,7 +410,7 @@ fn a_name_is_resolved_again_when_its_node_is_silent() {
 #[test]
 fn who_is_not_there_costs_a_line() {
     let (_directory, key) = key("absent");
-    let own = free_address();
+    let own = free_address().to_string();
     let absent = ["127.0.0.1:1", "127.255.255.255:1", "192.0.2.1:1"];
     let mut peers: Vec<SocketAddr> = absent
         .iter()
@@ -466,7 +461,7 @@ fn all_nodes_name_the_same_decoys() {
 #[test]
 fn a_node_with_state_goes_on_from_there() {
     let (directory, key) = key("state");
-    let (address, state) = (free_address(), directory.file("state"));
+    let (address, state) = (free_address().to_string(), directory.file("state"));
     let mut a = node(&address, &key, &[], &["--state", &state]);
     let b = node(V4, &key, &[a.cluster()], &[]);
     b.wait_for_line(" is up");

@@ -4,7 +4,7 @@ mod common;
 
 use common::bencode::Value;
 use common::http::{Client, Response};
-use common::{Daemon, skip, udp, wait_for};
+use common::{Daemon, skip, udp, uninterrupted, wait_for};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -238,7 +238,7 @@ fn what_is_there_throughout_is_told_once() {
             announce_all(&daemon, &passing, &udp::Announce::default());
             announce_all(&daemon, &passing[..32], &stopped);
             let mut piece = vec![0; 64 * 1024];
-            let count = stream.read(&mut piece).expect("a piece");
+            let count = uninterrupted(|| stream.read(&mut piece)).expect("a piece");
             all.extend_from_slice(&piece[..count]);
             if count == 0 {
                 break;

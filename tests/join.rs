@@ -6,7 +6,7 @@ use announced::sync::node::{Node, Outbox, Settings};
 use announced::tracker::{Limits, Tracker};
 use common::http;
 use common::udp::{Announce, Client};
-use common::{Daemon, Directory, run, wait_for};
+use common::{Daemon, Directory, free_address, run, uninterrupted, wait_for};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -250,7 +250,7 @@ fn whoever_connects_without_the_key_is_of_no_harm() {
     wait_until_whole(&c);
     assert_eq!(counts(&c, 0..1000), counts(&a, 0..1000));
     for mut stream in strangers {
-        let read = stream.read(&mut [0; 64]);
+        let read = uninterrupted(|| stream.read(&mut [0; 64]));
         let is_timeout = read.as_ref().is_err_and(|e| {
             let kind = e.kind();
             kind == std::io::ErrorKind::WouldBlock || kind == std::io::ErrorKind::TimedOut
@@ -302,8 +302,8 @@ fn a_node_that_gives_nothing_is_left_for_the_next() {
     let a = alone(&key, &[]);
     fill(&a, 0..1000);
     for (is_silent, trouble) in [(false, "refused"), (true, "it takes too long")] {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
-        let half = socket.local_addr().expect("is bound");
+        let half = free_address();
+        let socket = UdpSocket::bind(half).expect("is free");
         let _listener = is_silent.then(|| TcpListener::bind(half).expect("the same port"));
         let is_over = AtomicBool::new(false);
         // In any case, or a test that fails would not end.
@@ -315,9 +315,7 @@ fn a_node_that_gives_nothing_is_left_for_the_next() {
         }
         std::thread::scope(|scope| {
             let _end = End(&is_over);
-            let own = UdpSocket::bind("127.0.0.1:0").expect("a port");
-            let listen = own.local_addr().expect("is bound").to_string();
-            drop(own);
+            let listen = free_address().to_string();
             let (half_peer, other) = (half.to_string(), a.cluster().to_string());
             let flags = ["--cluster-listen", &listen, "--cluster-key", &key];
             let peers = ["--cluster-peer", &half_peer, "--cluster-peer", &other];

@@ -4,9 +4,9 @@
 
 mod common;
 
-use common::{DEADLINE, Daemon, Directory, http, program, run, skip, udp, wait_for};
+use common::{DEADLINE, Daemon, Directory, http, program, run, skip, udp, uninterrupted, wait_for};
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -261,14 +261,9 @@ impl Syslog {
 
     fn receive(&self) -> String {
         let mut datagram = [0; 2000];
-        loop {
-            match self.socket.recv(&mut datagram) {
-                Ok(length) => return String::from_utf8_lossy(&datagram[..length]).into_owned(),
-                // With a timeout, being stopped and continued ends the call.
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => panic!("waited in vain for a line: {error}"),
-            }
-        }
+        let received = uninterrupted(|| self.socket.recv(&mut datagram));
+        let length = received.expect("a line in time");
+        String::from_utf8_lossy(&datagram[..length]).into_owned()
     }
 
     /// The next line: priority and text, the daemon's id taken away.

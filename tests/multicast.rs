@@ -7,7 +7,7 @@ mod common;
 
 use common::net::{Host, Lan, in_sandbox};
 use common::udp::{Announce, Client};
-use common::{DEADLINE, Daemon, http, skip, wait_for};
+use common::{DEADLINE, Daemon, http, skip, uninterrupted, wait_for};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -70,7 +70,8 @@ fn listener(host: &Host) -> UdpSocket {
 /// The next packet to the group, and who sent it.
 fn hear(listener: &UdpSocket) -> (SocketAddr, Vec<u8>) {
     let mut buffer = [0; 2048];
-    let (length, from) = listener.recv_from(&mut buffer).expect("a packet");
+    let received = uninterrupted(|| listener.recv_from(&mut buffer));
+    let (length, from) = received.expect("a packet");
     (from, buffer[..length].to_vec())
 }
 

@@ -12,14 +12,13 @@ mod common;
 
 use announced::random::Random;
 use common::http::{self, Response};
-use common::{Daemon, skip, udp, wait_for};
+use common::{Daemon, free_address, skip, udp, wait_for};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 const OPENTRACKER: &str = "/usr/bin/opentracker";
 
@@ -128,18 +127,6 @@ impl Drop for Opentracker {
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.root);
     }
-}
-
-/// Each opentracker has an address of the loopback for itself, so that nobody takes the port between
-/// its being found free and its being bound again.
-fn free_address() -> SocketAddr {
-    static COUNT: AtomicU32 = AtomicU32::new(1);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let ip = Ipv4Addr::from(0x7f80_0000 | (std::process::id() & 0x7fff) << 8 | count & 0xff);
-    let tcp = TcpListener::bind((ip, 0)).expect("a port");
-    let address = tcp.local_addr().expect("is bound");
-    UdpSocket::bind(address).expect("is free for UDP as well");
-    address
 }
 
 /// In a directory that opentracker can make its root and, no longer being root itself, read.

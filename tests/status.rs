@@ -191,18 +191,9 @@ fn where_nodes_are_is_for_admins() {
 fn a_node_that_is_listed_itself_is_not_missed() {
     let directory = Directory::new("status-self");
     let key = key(&directory, "key");
-    // A port that was free a moment ago may be taken by another test.
-    let (daemon, address) = (0..20)
-        .find_map(|_| {
-            let free = UdpSocket::bind("127.0.0.1:0").expect("a port");
-            let address = free.local_addr().expect("is bound").to_string();
-            drop(free);
-            let mut command = std::process::Command::new(common::program());
-            command.args(["-i", "127.0.0.1", "-p", "0", "--cluster-key", &key]);
-            command.args(["--cluster-listen", &address, "--cluster-peer", &address]);
-            Some((Daemon::try_spawn(command).ok()?, address))
-        })
-        .expect("one of twenty ports is free");
+    let address = common::free_address().to_string();
+    let flags = ["--cluster-listen", &address, "--cluster-peer", &address];
+    let daemon = Daemon::start(&[&flags[..], &["--cluster-key", &key]].concat());
     let report = wait_for_status(&daemon, 0, "cluster ok: no other node has been heard");
     let row = format!("\n1  {address}  -   self ");
     assert!(report.contains(&row), "{report}");

@@ -1,9 +1,9 @@
 //! An HTTP client that shows every byte.
 
-use super::DEADLINE;
 use super::bencode::Value;
 use super::udp::split_peers;
-use std::io::{ErrorKind, Read, Write};
+use super::{DEADLINE, uninterrupted};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -157,13 +157,7 @@ impl Client {
 
     fn read_more(&mut self) {
         let mut buffer = [0; 65536];
-        let count = loop {
-            match self.stream.read(&mut buffer) {
-                // As may happen on a busy machine to a read that has a timeout.
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                read => break read.expect("a response"),
-            }
-        };
+        let count = uninterrupted(|| self.stream.read(&mut buffer)).expect("a response");
         assert!(
             count > 0,
             "closed after {:?}",

@@ -15,10 +15,11 @@ mod sandbox;
 mod sys;
 pub mod udp;
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -46,6 +47,33 @@ pub fn wait_longer<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> 
         assert!(start.elapsed() < deadline, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Calls again what was interrupted: what has a timeout is, when the process is stopped and goes on (signal(7)), as
+/// may happen to it on a busy machine.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// A port that is free for UDP and TCP. Where all of 127/8 is on the loopback each has an address for itself, so that
+/// nobody takes the port before it is bound, or while what is bound to it is started again.
+pub fn free_address() -> SocketAddr {
+    static COUNT: AtomicU32 = AtomicU32::new(1);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let own = 0x7f80_0000 | (std::process::id() & 0x7fff) << 8 | count & 0xff;
+    let ip = match cfg!(target_os = "linux") {
+        true => Ipv4Addr::from(own),
+        false => Ipv4Addr::LOCALHOST,
+    };
+    let tcp = TcpListener::bind((ip, 0)).expect("a port");
+    let address = tcp.local_addr().expect("is bound");
+    UdpSocket::bind(address).expect("is free for UDP as well");
+    address
 }
 
 /// Says that a test did not run and why; where all must run, with `CI=true`, that is a failure.

@@ -1,6 +1,6 @@
 //! A UDP client (BEP 15), which can also send what is none of the protocol.
 
-use super::DEADLINE;
+use super::{DEADLINE, uninterrupted};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -89,7 +89,7 @@ impl Client {
 
     pub fn receive(&self) -> Vec<u8> {
         let mut buffer = [0; 4096];
-        let length = self.socket.recv(&mut buffer).expect("a reply");
+        let length = uninterrupted(|| self.socket.recv(&mut buffer)).expect("a reply");
         buffer[..length].to_vec()
     }
 
@@ -106,7 +106,7 @@ impl Client {
         self.socket
             .set_read_timeout(Some(Duration::from_millis(1)))
             .expect("a timeout");
-        let another = self.socket.recv(&mut buffer);
+        let another = uninterrupted(|| self.socket.recv(&mut buffer));
         self.socket
             .set_read_timeout(Some(DEADLINE))
             .expect("a timeout");

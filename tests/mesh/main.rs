@@ -13,7 +13,7 @@ mod nodes;
 mod table;
 
 use common::net::{self, Faults, Host};
-use common::{skip, wait_for};
+use common::{skip, uninterrupted, wait_for};
 use nodes::{Links, Mesh};
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -31,7 +31,7 @@ fn numbers(from: &Host, to: &Host, is_v6: bool, count: u32) -> Vec<u32> {
     }
     let mut buffer = [0; 4];
     let mut come = Vec::new();
-    while let Ok((_, source)) = receiver.recv_from(&mut buffer) {
+    while let Ok((_, source)) = uninterrupted(|| receiver.recv_from(&mut buffer)) {
         assert_eq!(source, address(from));
         come.push(u32::from_be_bytes(buffer));
     }
