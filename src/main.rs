@@ -228,19 +228,13 @@ fn work(options: &Options, start: Start) -> Result<(), Problem> {
     let ids = join_cluster(options, start.key, place.as_ref(), &mut service)?;
     use_decoys(options, &mut service)?;
     if let Some(board) = board {
-        let machine = Machine::new(board);
-        service.counters = machine.first_counters();
-        service.machine = Some(Box::new(machine));
+        join_machine(board, &mut service);
     }
     let (cluster, listeners) = start.cluster;
     let joins = new_joins(listeners, place.as_ref(), options, &mut service);
-    drop_privileges(options, identity)?;
-    let is_unix = |listen: &Listen| matches!(listen.address, Address::Unix(_));
-    sandbox::enter(options.listen.iter().any(is_unix))
-        .map_err(problem("cannot enter the sandbox"))?;
-    let is_worker = place.is_some();
+    give_up_rights(options, identity)?;
     let saves = options.state.as_deref().filter(|_| is_gateway);
-    let server = Server::new(Parts {
+    let parts = Parts {
         signals: start.signals,
         place,
         keeper: start.keeper,
@@ -258,13 +252,19 @@ fn work(options: &Options, start: Start) -> Result<(), Problem> {
         },
         service,
         ids,
-    })
-    .map_err(problem("cannot poll"))?;
+    };
+    run(parts, start.background)
+}
+
+/// Serves until that is to end.
+fn run(parts: Parts, background: Option<daemon::Starting>) -> Result<(), Problem> {
+    let is_worker = parts.place.is_some();
+    let server = Server::new(parts).map_err(problem("cannot poll"))?;
     memory::release_code();
     if !is_worker {
         log::line(format_args!("ready"));
     }
-    leave_terminal(start.background)?;
+    leave_terminal(background)?;
     match server.run().map_err(problem("cannot poll"))? {
         true => Ok(()),
         false => Err(String::from("ended without its state saved")),
@@ -488,6 +488,13 @@ fn join_cluster(
     }
     service.cluster = Some(Box::new(cluster));
     Ok(ids)
+}
+
+/// Counts together with the other workers.
+fn join_machine(board: Board, service: &mut Service) {
+    let machine = Machine::new(board);
+    service.counters = machine.first_counters();
+    service.machine = Some(Box::new(machine));
 }
 
 fn random_key() -> Result<Vec<u8>, Problem> {
@@ -894,6 +901,13 @@ fn open_fifos(options: &Options, owner: Option<Identity>) -> Result<Fifos, Probl
     }
     let [add, remove] = opened;
     Ok(Fifos { add, remove })
+}
+
+/// Keeps what it takes to serve, and nothing else.
+fn give_up_rights(options: &Options, identity: Option<Identity>) -> Result<(), Problem> {
+    drop_privileges(options, identity)?;
+    let is_unix = |listen: &Listen| matches!(listen.address, Address::Unix(_));
+    sandbox::enter(options.listen.iter().any(is_unix)).map_err(problem("cannot enter the sandbox"))
 }
 
 /// As root: becomes somebody else for good. As anybody else there is nothing to give up.

@@ -642,33 +642,54 @@ impl Draft {
             self.add_port(Protocol::Udp, DEFAULT_PORT);
             self.add_port(Protocol::Tcp, DEFAULT_PORT);
         }
+        self.expect_company()?;
+        let times = self.times()?;
+        let list = self.take_list()?;
+        self.cluster.check()?;
+        self.multicast.check()?;
+        let stats_path = self.stats_path.take();
+        let stats_path = stats_path.unwrap_or_else(|| "/stats".into());
+        if let Some(target) = self.cluster_status {
+            return Ok(Command::ClusterStatus(Inquiry { target, stats_path }));
+        }
+        Ok(match self.check {
+            true => Command::Check(self.into_options(times, list, stats_path)),
+            false => Command::Serve(self.into_options(times, list, stats_path)),
+        })
+    }
+
+    /// Some flags mean nothing without others.
+    fn expect_company(&self) -> Result<(), Wrong> {
         let is_unix = |listen: &Listen| matches!(listen.address, Address::Unix(_));
         if self.proxy_protocol && self.proxies.is_empty() && !self.listen.iter().any(is_unix) {
             return Err("--proxy-protocol: wanted is a --proxy or a -p unix:/PATH too".into());
         }
+        match (&self.state, self.state_interval) {
+            (None, Some(seconds)) => Err(format!(
+                "--state-interval '{seconds}': wanted is a --state with it"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The interval and the peer timeout, which go together.
+    fn times(&self) -> Result<[u32; 2], Wrong> {
         let interval = self.interval.unwrap_or(DEFAULT_INTERVAL);
         // The longest interval handed out, and time for the announce to arrive.
         let least_timeout = (interval + interval.div_ceil(2)).max(2);
         let peer_timeout = self.peer_timeout.unwrap_or(least_timeout);
-        if peer_timeout < least_timeout {
-            return Err(format!(
+        match peer_timeout < least_timeout {
+            true => Err(format!(
                 "--peer-timeout '{peer_timeout}': wanted is {least_timeout} or more, 1.5 times the \
                  --interval of {interval}"
-            ));
+            )),
+            false => Ok([interval, peer_timeout]),
         }
-        let list = self.take_list()?;
-        if let (None, Some(seconds)) = (&self.state, self.state_interval) {
-            return Err(format!(
-                "--state-interval '{seconds}': wanted is a --state with it"
-            ));
-        }
-        self.cluster.check()?;
-        self.multicast.check()?;
-        let stats_path = self.stats_path.unwrap_or_else(|| "/stats".into());
-        if let Some(target) = self.cluster_status {
-            return Ok(Command::ClusterStatus(Inquiry { target, stats_path }));
-        }
-        let options = Options {
+    }
+
+    fn into_options(self, times: [u32; 2], list: Option<List>, stats_path: String) -> Options {
+        let [interval, peer_timeout] = times;
+        Options {
             config: self.config,
             notes: self.notes,
             list,
@@ -701,11 +722,7 @@ impl Draft {
             daemon: self.daemon,
             pidfile: self.pidfile,
             log_completed: self.log_completed,
-        };
-        Ok(match self.check {
-            true => Command::Check(options),
-            false => Command::Serve(options),
-        })
+        }
     }
 }
 
@@ -859,6 +876,24 @@ impl fmt::Display for Options {
         for note in &self.notes {
             writeln!(f, "note {note}")?;
         }
+        self.fmt_place(f)?;
+        self.fmt_site(f)?;
+        self.fmt_answers(f)?;
+        for net in &self.proxies {
+            writeln!(f, "believe proxies from {net} about their clients")?;
+        }
+        if self.proxy_protocol {
+            writeln!(f, "expect a PROXY header on connections from proxies")?;
+        }
+        self.fmt_state(f)?;
+        write!(f, "{}", self.cluster)?;
+        write!(f, "{}", self.multicast)?;
+        self.fmt_log(f)
+    }
+}
+
+impl Options {
+    fn fmt_place(&self, f: &mut fmt::Formatter) -> fmt::Result {
         for Listen { address, optional } in &self.listen {
             let unless = if *optional {
                 ", if the host has IPv6"
@@ -876,6 +911,10 @@ impl fmt::Display for Options {
             let root = root.as_os_str().to_string_lossy();
             writeln!(f, "chroot to {root} if started as root, else work in it")?;
         }
+        Ok(())
+    }
+
+    fn fmt_site(&self, f: &mut fmt::Formatter) -> fmt::Result {
         if let Some(url) = &self.redirect {
             writeln!(f, "redirect / to {url}")?;
         }
@@ -886,7 +925,10 @@ impl fmt::Display for Options {
         if self.public_stats {
             f.write_str(", and to all what names no torrent and no peer")?;
         }
-        writeln!(f)?;
+        writeln!(f)
+    }
+
+    fn fmt_answers(&self, f: &mut fmt::Formatter) -> fmt::Result {
         if let Some(list) = &self.list {
             write!(f, "{list}")?;
         }
@@ -903,23 +945,12 @@ impl fmt::Display for Options {
             "store at most {} peers in {} torrents, keep at most {} connections",
             self.max_peers, self.max_torrents, self.max_connections
         )?;
-        if self.processes > 1 {
-            writeln!(f, "serve with {} processes", self.processes)?;
+        match self.processes {
+            1 => Ok(()),
+            processes => writeln!(f, "serve with {processes} processes"),
         }
-        for net in &self.proxies {
-            writeln!(f, "believe proxies from {net} about their clients")?;
-        }
-        if self.proxy_protocol {
-            writeln!(f, "expect a PROXY header on connections from proxies")?;
-        }
-        self.fmt_state(f)?;
-        write!(f, "{}", self.cluster)?;
-        write!(f, "{}", self.multicast)?;
-        self.fmt_log(f)
     }
-}
 
-impl Options {
     fn fmt_log(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let place = if self.syslog {
             "syslog"

@@ -645,13 +645,7 @@ impl Node {
         });
         brought.taken = news.len() as u64;
         self.repair.rest.note(brought, self.now);
-        for (info_hash, downloaded) in counts {
-            tracker.raise_downloaded(&Downloads {
-                info_hash: *info_hash,
-                downloaded: *downloaded,
-                idle: 0,
-            });
-        }
+        raise_counts(counts, tracker);
         if let Some(link) = self.links.get_mut(index) {
             link.counters.repairs_in += changes.len() as u64;
             // What is recent may have been on its way.
@@ -760,6 +754,16 @@ impl Node {
             }
             Task::Items | Task::Push { .. } => {}
         }
+    }
+}
+
+fn raise_counts(counts: &[(InfoHash, u32)], tracker: &mut Tracker) {
+    for (info_hash, downloaded) in counts {
+        tracker.raise_downloaded(&Downloads {
+            info_hash: *info_hash,
+            downloaded: *downloaded,
+            idle: 0,
+        });
     }
 }
 
