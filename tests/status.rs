@@ -440,7 +440,7 @@ fn what_is_more_than_can_be_applied_is_shed_in_sight_and_mended() {
         (shed() > 0.0).then_some(())
     });
     daemon.wait_for_line(
-        "packets rejected as shed: more than this node can apply; repair will bring it",
+        " rejected as shed: more than this node can apply; repair will bring it",
     );
     let (_, out, _) = status(&daemon);
     assert!(out.contains("shed "), "{out}");
