@@ -102,6 +102,9 @@ pub struct Limits {
     pub max_torrents: usize,
 }
 
+/// Torrents between the one that a sweep looks at and the one whose swarm it fetches into the cache.
+const SWEEP_AHEAD: usize = 8;
+
 /// Which torrents are tracked, if not all are: a sweep drops the others.
 pub type Tracked<'a> = Option<&'a dyn Fn(&InfoHash) -> bool>;
 
@@ -214,6 +217,8 @@ struct Sweep {
     /// The unit in which the last whole sweep began: no stamp is older than its life and what has
     /// passed since.
     vouched: u64,
+    /// The unit in which the next one begins.
+    next: u64,
     running: Option<Running>,
 }
 
@@ -240,6 +245,7 @@ impl Tracker {
             now: KEEP_EMPTY,
             sweep: Sweep {
                 vouched: Clock::FIRST,
+                next: Clock::FIRST + Clock::SWEEP_WITHIN / 2,
                 running: None,
             },
             tally: Tally::new(unit_ms),
@@ -313,6 +319,7 @@ impl Tracker {
         self.begin_sweep();
         while self.sweep_slice(usize::MAX, None) {}
         self.sweep.vouched = unit;
+        self.sweep.next = unit + Clock::SWEEP_WITHIN / 2;
     }
 
     /// The first step of looking ahead: finds a torrent's chunk and prefetches its entry.
@@ -567,11 +574,11 @@ impl Tracker {
         }
     }
 
-    /// Sweeps on by about `budget` records. A new sweep begins four units after the last began, so
-    /// that all is passed within [`Clock::SWEEP_WITHIN`].
+    /// Sweeps on by about `budget` records. A new sweep begins so long after the last began that all is passed
+    /// within [`Clock::SWEEP_WITHIN`] if it takes no longer than that.
     pub fn sweep(&mut self, budget: usize, tracked: Tracked) -> Progress {
         if self.sweep.running.is_none() {
-            if self.clock.unit() < self.sweep.vouched + Clock::SWEEP_WITHIN / 2 {
+            if self.clock.unit() < self.sweep.next {
                 return Progress::NotDue;
             }
             self.begin_sweep();
@@ -584,7 +591,7 @@ impl Tracker {
 
     /// When the next sweep begins, in milliseconds since the start; none while nothing is stored.
     pub fn next_sweep(&self) -> Option<u64> {
-        let unit = self.sweep.vouched + Clock::SWEEP_WITHIN / 2;
+        let unit = self.sweep.next;
         (!self.torrents.is_empty())
             .then_some((unit * self.unit_ms).saturating_add_signed(self.ahead_ms.saturating_neg()))
     }
@@ -619,6 +626,9 @@ impl Tracker {
             });
             if self.sweep.running.is_none() {
                 self.sweep.vouched = began;
+                // The next one is taken to last as long as this one, and a unit more.
+                let took = self.clock.unit().saturating_sub(began) + 1;
+                self.sweep.next = began + Clock::SWEEP_WITHIN - took.min(Clock::SWEEP_WITHIN / 2);
             }
         }
         false
@@ -639,7 +649,10 @@ impl Tracker {
         let mut spent = 0;
         let mut stopped = None;
         let mut is_dropping = false;
-        self.torrents.visit_chunk(at, |torrent| {
+        self.torrents.visit_chunk(at, |torrent, rest| {
+            if let Some(later) = rest.get(SWEEP_AHEAD) {
+                swarms.prefetch(&later.peers);
+            }
             if spent >= budget {
                 stopped = Some((torrent.info_hash, None));
                 return false;

@@ -230,16 +230,21 @@ impl Torrents {
         self.retain_chunk(at, |index, _| index != at.index);
     }
 
-    /// Visits the torrents of the chunk at this position, from its index on, until `visit` returns
-    /// false.
-    pub fn visit_chunk(&mut self, at: Position, mut visit: impl FnMut(&mut Torrent) -> bool) {
+    /// Visits the torrents of the chunk at this position, from its index on, each with those that come after
+    /// it, until `visit` returns false.
+    pub fn visit_chunk(
+        &mut self,
+        at: Position,
+        mut visit: impl FnMut(&mut Torrent, &[Torrent]) -> bool,
+    ) {
         let group = self.groups.get_mut(at.group);
-        if let Some(chunk) = group.and_then(|g| g.chunks.get_mut(at.chunk)) {
-            for torrent in chunk.torrents.iter_mut().skip(at.index) {
-                if !visit(torrent) {
-                    return;
-                }
+        let chunk = group.and_then(|g| g.chunks.get_mut(at.chunk));
+        let mut torrents = chunk.and_then(|chunk| chunk.torrents.get_mut(at.index..));
+        while let Some((torrent, rest)) = torrents.take().and_then(<[_]>::split_first_mut) {
+            if !visit(torrent, rest) {
+                return;
             }
+            torrents = Some(rest);
         }
     }
 
@@ -574,7 +579,7 @@ mod tests {
         let mut from = Some([0; 20]);
         while let Some(hash) = from {
             let at = table.find(&hash).unwrap_or_else(|at| at);
-            table.visit_chunk(at, |t| {
+            table.visit_chunk(at, |t, _| {
                 seen.push(t.info_hash);
                 true
             });
