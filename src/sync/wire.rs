@@ -450,8 +450,20 @@ pub fn most_bytes(change: &Change) -> usize {
 }
 
 /// How changes go into packets: by info-hash, IPv4 before IPv6.
+///
+/// Sorting keys of integers apart from the changes, which are twice as large, halves what it takes.
 pub fn sort(changes: &mut [Change]) {
-    changes.sort_by_key(|change| (change.info_hash, matches!(change.peer, Peer::V6(_))));
+    changes.sort_by_cached_key(|change| {
+        let [first @ .., a, b, c, d] = change.info_hash;
+        let (halves, _) = first.as_chunks();
+        let [one, two] = [0, 1].map(|half| halves.get(half).copied().map_or(0, u64::from_be_bytes));
+        let last = u64::from(u32::from_be_bytes([a, b, c, d])) << 1;
+        (
+            one,
+            two,
+            last | u64::from(matches!(change.peer, Peer::V6(_))),
+        )
+    });
 }
 
 /// Writes changes, sorted, as far as they fit into so many bytes; tells how many did. Each info-hash is

@@ -3,7 +3,7 @@
 
 use super::clock::{Clock, LIFE};
 use super::ledger::{Change, Key, Ledger, Presence, State};
-use super::peers::{Peer, Record, V4, V6};
+use super::peers::{Peer, Record, Role, V4, V6};
 use super::swarms::{Peers, Update};
 use super::torrents::{InfoHash, Position, Torrent};
 use super::{Hint, Tracker};
@@ -189,8 +189,13 @@ impl Tracker {
         }
         let fingerprint = ledger.fingerprint(&change.info_hash, &change.peer);
         let at = self.torrents.find_near(&change.info_hash, hint.at);
-        let torrent = at.ok().and_then(|at| self.torrents.get(at));
-        let stored = torrent.and_then(|torrent| self.swarms.get(&torrent.peers, change.peer));
+        let first = match change.state {
+            State::Present(role) => role,
+            State::Stopped => Role::Leecher,
+        };
+        let torrent = at.ok().and_then(|at| self.torrents.get_mut(at));
+        let found = torrent.and_then(|t| self.swarms.find(&mut t.peers, change.peer, first));
+        let stored = found.as_ref().map(|found| (found.role, *found.tag));
         let known = stored.filter(|(_, tag)| !clock.expired(*tag));
         let before = known.map(|(role, tag)| Presence::new(role, tag, clock));
         // Of a peer that is here, all stops are older than its stamp.
@@ -224,7 +229,18 @@ impl Tracker {
         if before == Some(after) {
             return Applied::Known;
         }
-        self.apply_presence(at, change, fingerprint, before, after)
+        match found {
+            // Of a completion that is news to the table, and of it alone, the torrent's count may go up.
+            Some(found) if found.role == after.role && after.completed == was_completed => {
+                found.renew(after.completed, Clock::at(after.unit));
+            }
+            _ => return self.apply_presence(at, change, fingerprint, before, after),
+        }
+        if let Some(ledger) = &mut self.ledger {
+            let (hash, peer) = (&change.info_hash, &change.peer);
+            ledger.count(hash, peer, fingerprint, before, Some(after));
+        }
+        Applied::Changed
     }
 
     fn apply_stop(

@@ -340,7 +340,8 @@ impl Ledger {
         clock: Clock,
     ) -> Option<Seen> {
         let fingerprint = self.fingerprint(&torrent.info_hash, &peer);
-        let stored = swarms.get(&torrent.peers, peer);
+        let found = swarms.find(&mut torrent.peers, peer, update.role);
+        let stored = found.as_ref().map(|found| (found.role, *found.tag));
         let before = stored.map(|(role, tag)| Presence::new(role, tag, clock));
         let contradicted = match before {
             Some(before) if before.role == update.role => before.unit,
@@ -349,7 +350,11 @@ impl Ledger {
         };
         let last = clock.unit() + u64::from(Clock::AHEAD) - 1;
         let unit = clock.unit().max(contradicted.min(last));
-        let seen = swarms.update(&mut torrent.peers, peer, update, Clock::at(unit))?;
+        let then = Clock::at(unit);
+        let seen = match found {
+            Some(found) if found.role == update.role => found.renew(update.completed, then),
+            _ => swarms.update(&mut torrent.peers, peer, update, then)?,
+        };
         let after = Presence {
             unit,
             role: update.role,

@@ -49,7 +49,7 @@ pub trait Record: Copy + Eq + std::fmt::Debug {
     fn key(&self) -> Self::Key;
     fn bytes(&self) -> &[u8];
     fn tag(&self) -> u8;
-    fn set_tag(&mut self, tag: u8);
+    fn tag_mut(&mut self) -> &mut u8;
     /// The records that these bytes hold; a remainder is left out.
     fn from_bytes(bytes: &[u8]) -> &[Self];
     fn from_bytes_mut(bytes: &mut [u8]) -> &mut [Self];
@@ -58,6 +58,10 @@ pub trait Record: Copy + Eq + std::fmt::Debug {
     /// Address and port, as a reply has them.
     fn endpoint(&self) -> &[u8] {
         &self.bytes()[..Self::SIZE - 1]
+    }
+
+    fn set_tag(&mut self, tag: u8) {
+        *self.tag_mut() = tag;
     }
 
     fn completed(&self) -> bool {
@@ -75,8 +79,7 @@ pub trait Record: Copy + Eq + std::fmt::Debug {
 
     /// Marks the peer as seen now. What is completed stays so.
     fn renew(&mut self, clock: Clock, completed: bool) {
-        let completed = if completed { COMPLETED } else { 0 };
-        self.set_tag(clock.stamp() | completed | self.tag() & COMPLETED);
+        renew(self.tag_mut(), clock, completed);
     }
 }
 
@@ -96,8 +99,8 @@ macro_rules! record {
             fn tag(&self) -> u8 {
                 self[$size - 1]
             }
-            fn set_tag(&mut self, tag: u8) {
-                self[$size - 1] = tag;
+            fn tag_mut(&mut self) -> &mut u8 {
+                &mut self[$size - 1]
             }
             fn from_bytes(bytes: &[u8]) -> &[Self] {
                 bytes.as_chunks().0
@@ -122,6 +125,12 @@ record!(19, (u128, u16), |b| {
         u16::from_be_bytes([high, low]),
     )
 });
+
+/// Makes a tag one of now. What is completed stays so.
+pub fn renew(tag: &mut u8, clock: Clock, completed: bool) {
+    let completed = if completed { COMPLETED } else { 0 };
+    *tag = clock.stamp() | completed | *tag & COMPLETED;
+}
 
 /// Where a peer listens. IPv4 addresses mapped into IPv6 are IPv4 (RFC 4291, 2.5.5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

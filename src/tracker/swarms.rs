@@ -6,7 +6,7 @@
 
 use super::blocks::{Block, Blocks};
 use super::clock::Clock;
-use super::peers::{Peer, PeerList, Record, Role, V4, V6, reserve_one};
+use super::peers::{COMPLETED, Peer, PeerList, Record, Role, V4, V6, renew, reserve_one};
 use super::sample::{List, Pool};
 use super::small;
 use crate::sys::memory::prefetch;
@@ -67,6 +67,7 @@ impl Large {
 pub trait Stored: Record {
     /// The peer of a torrent's own entry, as a list of this family.
     fn lone(peer: &V4) -> &[Self];
+    fn lone_mut(peer: &mut V4) -> &mut [Self];
     fn to_lone(self) -> Option<V4>;
     fn lists(large: &Large) -> &[PeerList<Self>; 2];
     fn lists_mut(large: &mut Large) -> &mut [PeerList<Self>; 2];
@@ -75,6 +76,9 @@ pub trait Stored: Record {
 impl Stored for V4 {
     fn lone(peer: &V4) -> &[V4] {
         std::slice::from_ref(peer)
+    }
+    fn lone_mut(peer: &mut V4) -> &mut [V4] {
+        std::slice::from_mut(peer)
     }
     fn to_lone(self) -> Option<V4> {
         Some(self)
@@ -90,6 +94,9 @@ impl Stored for V4 {
 impl Stored for V6 {
     fn lone(_: &V4) -> &[V6] {
         &[]
+    }
+    fn lone_mut(_: &mut V4) -> &mut [V6] {
+        &mut []
     }
     fn to_lone(self) -> Option<V4> {
         None
@@ -120,6 +127,28 @@ pub struct Seen {
     pub newly_completed: bool,
     /// Units since its last announce, or [`NEWCOMER`].
     pub age: u8,
+}
+
+/// A peer where it is stored.
+#[derive(Debug)]
+pub struct Found<'a> {
+    pub role: Role,
+    /// Among those of its role and family.
+    rank: usize,
+    pub tag: &'a mut u8,
+}
+
+impl Found<'_> {
+    /// The same as [`Swarms::update`] for a peer that stays in its role.
+    pub fn renew(self, completed: bool, clock: Clock) -> Seen {
+        let seen = Seen {
+            rank: self.rank,
+            newly_completed: completed && *self.tag & COMPLETED == 0,
+            age: clock.age(*self.tag),
+        };
+        renew(self.tag, clock, completed);
+        seen
+    }
 }
 
 /// No age: stamps have seven bits.
@@ -216,6 +245,55 @@ impl Swarms {
             let found = self.list::<R>(peers, role).find(key);
             found.map(|record| (role, record.tag()))
         })
+    }
+
+    /// Finds a peer, which is looked for in this role first.
+    pub fn find<'a>(
+        &'a mut self,
+        peers: &'a mut Peers,
+        peer: Peer,
+        first: Role,
+    ) -> Option<Found<'a>> {
+        match peer {
+            Peer::V4(record) => self.find_as::<V4>(peers, record.key(), first),
+            Peer::V6(record) => self.find_as::<V6>(peers, record.key(), first),
+        }
+    }
+
+    fn find_as<'a, R: Stored + 'a>(
+        &'a mut self,
+        peers: &'a mut Peers,
+        key: R::Key,
+        first: Role,
+    ) -> Option<Found<'a>> {
+        let mut roles = [first, first.other()].into_iter();
+        let (role, rank, tag) = match peers {
+            Peers::Empty(_) => return None,
+            Peers::Leecher(lone) => (Role::Leecher, 0, lone_tag::<R>(lone, key)?),
+            Peers::Seeder(lone) => (Role::Seeder, 0, lone_tag::<R>(lone, key)?),
+            &mut Peers::Small { class, place } => {
+                let bytes = self.blocks.get_mut(Block { class, place });
+                let (role, rank) = roles.find_map(|role| {
+                    let list = small::list::<R>(bytes, role);
+                    let rank = list.binary_search_by_key(&key, R::key).ok()?;
+                    Some((role, rank))
+                })?;
+                let record = small::list_mut::<R>(bytes, role).get_mut(rank)?;
+                (role, rank, record.tag_mut())
+            }
+            &mut Peers::Large(number) => {
+                let large = self.large.get(number as usize)?.as_deref()?;
+                let (lists, blocks) = (R::lists(large), &mut self.blocks);
+                let (role, place) = roles.find_map(|role| {
+                    let place = lists[role as usize].find(key, blocks).ok()?;
+                    Some((role, place))
+                })?;
+                let list = &lists[role as usize];
+                let rank = list.rank(place);
+                (role, rank, list.get_mut(place, blocks)?.tag_mut())
+            }
+        };
+        Some(Found { role, rank, tag })
     }
 
     /// Visits a family's peers in order of address and port, leechers and seeders together, from this key
@@ -807,6 +885,11 @@ impl Swarms {
             _ => List::Slice(&[]),
         }
     }
+}
+
+fn lone_tag<'a, R: Stored + 'a>(lone: &'a mut V4, key: R::Key) -> Option<&'a mut u8> {
+    let known = R::lone_mut(lone).first_mut().filter(|p| p.key() == key)?;
+    Some(known.tag_mut())
 }
 
 fn lists_of<R: Stored>(block: &[u8], blocks: &mut Blocks) -> Option<[PeerList<R>; 2]> {
