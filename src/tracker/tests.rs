@@ -408,6 +408,30 @@ fn a_seeder_is_sent_leechers_only() {
     assert!(none.peers.is_empty());
 }
 
+/// However long sweeps take, up to half of what they may, and though each begins as late as it can.
+#[test]
+fn nobody_stays_eight_units_after_the_timeout() {
+    for units_a_sweep in 1..=4 {
+        let mut subject = Subject::new(LIMITS);
+        let mut oldest = 0;
+        for second in 0..400 {
+            subject.tracker.advance(second as u64 * 1000);
+            for peer in second * 10..(second + 1) * 10 {
+                subject.announce(peer, peer, Role::Leecher, Event::Started);
+            }
+            subject.tracker.sweep(1050 / units_a_sweep, None);
+            while subject.tracker.scrape(&hash(oldest)).is_none() {
+                oldest += 1;
+            }
+            let age = second - oldest / 10;
+            assert!(
+                age <= 96 + 8,
+                "{age} at {second}, {units_a_sweep} units a sweep"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_sweep_goes_on_within_a_large_swarm_that_changes_meanwhile() {
     let mut subject = Subject::new(LIMITS);
