@@ -439,9 +439,7 @@ fn what_is_more_than_can_be_applied_is_shed_in_sight_and_mended() {
         flood.run(to);
         (shed() > 0.0).then_some(())
     });
-    daemon.wait_for_line(
-        " rejected as shed: more than this node can apply; repair will bring it",
-    );
+    daemon.wait_for_line(" rejected as shed: more than this node can apply; repair will bring it");
     let (_, out, _) = status(&daemon);
     assert!(out.contains("shed "), "{out}");
     wait_longer("both to agree", Duration::from_secs(120), || {
