@@ -335,6 +335,9 @@ fn lead(options: &Options, leading: Leading) -> Result<(), Problem> {
     // From here on this is a worker. What is the parent's alone is closed, as others must see its end.
     signals::ignore().map_err(problem("cannot ignore signals"))?;
     log::become_worker(seat.number);
+    seat.link
+        .hold()
+        .map_err(problem("cannot keep the link to the parent"))?;
     drop((locked, keeper));
     let start = Start {
         sockets: parent.into_sockets().into_iter().flatten().collect(),

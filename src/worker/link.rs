@@ -126,6 +126,13 @@ impl Link {
         })
     }
 
+    /// Keeps it open until the process ends, whatever becomes of the value. A worker whose link has ended is killed,
+    /// and one that cannot go on has yet to say why when all that it has is dropped.
+    pub fn hold(&self) -> io::Result<()> {
+        std::mem::forget(self.stream.try_clone()?);
+        Ok(())
+    }
+
     /// Bytes that wait to be sent.
     pub fn waiting(&self) -> usize {
         self.output.len()
