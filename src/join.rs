@@ -391,7 +391,9 @@ impl Joins {
         let turn = fetching.turn(service, now);
         // Who only says that it has no table takes no count away.
         if let (true, Some(cluster)) = (fetching.fetch.has_begun(), &mut service.cluster) {
-            cluster.node_mut().note_counts();
+            let is_worker = fetching.from.is_none();
+            let realm = if is_worker { Realm::Group } else { Realm::Site };
+            cluster.node_mut().note_counts(realm);
         }
         match turn {
             Ok(false) => {}

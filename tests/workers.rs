@@ -290,6 +290,48 @@ fn a_killed_worker_is_replaced_and_has_the_table_again() {
     }
 }
 
+/// What is completed while a worker takes the table is told it, and may be in that already: which of these it has
+/// to count, it finds out within seconds.
+#[test]
+fn a_new_worker_soon_counts_downloads_as_the_other_does() {
+    let daemon = two(&[]);
+    let mut port = 0;
+    for worker in [1, 0] {
+        let all = clients(daemon.udp4());
+        kill(processes(&daemon)[&worker]);
+        let whole = format!("announced: worker {worker}: cluster: whole: ");
+        // On and on until some time after it has the table.
+        let mut later = 0;
+        while later < 100 {
+            for client in &all {
+                port += 1;
+                let completed = Announce {
+                    event: 1,
+                    ..seeder(A, port)
+                };
+                // Replies are of no interest, and the worker may be dead.
+                client.send(&client.announce_request(&completed));
+            }
+            later += daemon.count_lines(&whole);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let all = clients(daemon.udp4());
+        let mut counts = Vec::new();
+        let begin = Instant::now();
+        // Each of the seeders has completed it.
+        let is_counted = |[seeders, completed, _]: &[u32; 3]| seeders == completed;
+        while counts.is_empty() || !counts.iter().all(is_counted) {
+            assert!(begin.elapsed() < common::DEADLINE, "{counts:?}");
+            std::thread::sleep(Duration::from_millis(100));
+            let scraped = all.iter().map(|client| client.scrape(&[A])[0]);
+            counts = scraped.collect();
+        }
+        println!("worker {worker} counts all after {:?}", begin.elapsed());
+    }
+    both_answered(&daemon);
+    stop(daemon);
+}
+
 /// The goal is a second; how long it takes on a machine that does other things besides is no fault.
 #[test]
 fn a_killed_workers_share_is_served_again_soon() {

@@ -6,7 +6,7 @@
 //! other; nobody else ever tells on. The two sides are told by batches that are counted apart.
 
 use super::clock::{Time, Vote};
-use super::counts::Counting;
+use super::counts::{Counting, settled_after};
 use super::link::{Counters, Link, Realm, SILENCE};
 use super::repair::Repair;
 use super::wire::{self, Heartbeat, Hello, Keys, Kind, Nonce, Party, Reader, Rejection};
@@ -27,9 +27,6 @@ const RING: usize = 1024;
 const MOST_PENDING: usize = 1 << 17;
 /// Before a batch's changes: its number, and the cluster time of the first.
 const BATCH_HEAD: usize = 16;
-
-/// Milliseconds after which all that was told before a table was given has come, sent again or not.
-const COUNTED: u64 = 10_000;
 
 /// Nodes that may come without being configured.
 const MOST_LINKS: usize = 1024;
@@ -450,7 +447,8 @@ impl Node {
             .map(Link::next_hello)
             .min();
         let repair = self.repair.next_step(self.now);
-        let counting = self.counting.is_busy().then_some(self.now + COUNTS);
+        let counting = self.counting.wait(self.now, COUNTS);
+        let counting = counting.map(|wait| self.now + wait);
         let others = [wanted, pending, hello, repair, counting]
             .into_iter()
             .flatten();
@@ -986,9 +984,12 @@ impl Node {
         self.is_fetching = is_fetching;
     }
 
-    /// A piece of a table has come, and with it counts.
-    pub fn note_counts(&mut self) {
-        self.counted_until = self.now + COUNTED;
+    /// A piece of a table has come, and with it counts: of a node of this realm.
+    pub fn note_counts(&mut self, realm: Realm) {
+        self.counted_until = self.now + settled_after(realm);
+        if realm == Realm::Group {
+            self.counting.hurry(self.counted_until);
+        }
     }
 
     /// In seconds.

@@ -927,7 +927,7 @@ fn a_completion_that_a_table_has_counted_is_not_counted_again() {
         net.say(0, 1, peer, Role::Seeder, Event::Completed);
         net.say(0, 1, peer, Role::Seeder, Event::Stopped);
         let (node, tracker) = &mut net.members[1];
-        node.note_counts();
+        node.note_counts(Realm::Site);
         let known = tracker.scrape(&info_hash(1)).map_or(0, |c| c.downloaded);
         tracker.merge_memory(&info_hash(1), known + 1, 0);
         net.run(2000);
