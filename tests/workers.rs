@@ -502,8 +502,10 @@ fn a_signal_to_every_process_is_one_to_the_daemon() {
         let status = Command::new("kill")
             .args(["-s", signal])
             .args(&ids)
+            .stderr(std::process::Stdio::null())
             .status();
-        assert!(status.expect("there is a kill").success());
+        // Not all that are told may still be there: what ends first ends others.
+        status.expect("there is a kill");
         daemon.wait_for_line(line);
     }
     let (status, log) = daemon.wait();
