@@ -83,7 +83,9 @@ pub fn expire(block: &mut [u8], clock: Clock) -> [usize; 4] {
                 dropped[number] += 1;
                 block[number] -= 1;
             } else {
-                block.copy_within(from..from + size, to);
+                if to < from {
+                    block.copy_within(from..from + size, to);
+                }
                 to += size;
             }
             from += size;

@@ -771,8 +771,10 @@ impl Swarms {
                 (1, None)
             }
             Peers::Small { class, place } => {
-                let block = Block { class, place };
-                let looked_at = self.expire_small(block, clock);
+                let (looked_at, dropped) = self.expire_small(Block { class, place }, clock);
+                if dropped == 0 {
+                    return (looked_at, None);
+                }
                 (looked_at, None)
             }
             Peers::Large(number) => self.expire_large(number, within.unwrap_or(FIRST), clock),
@@ -783,14 +785,15 @@ impl Swarms {
         (looked_at, next)
     }
 
-    fn expire_small(&mut self, block: Block, clock: Clock) -> usize {
+    /// How many peers there were, and how many have gone.
+    fn expire_small(&mut self, block: Block, clock: Clock) -> (usize, usize) {
         let bytes = self.blocks.get_mut(block);
         let looked_at = small::counts(bytes).iter().sum();
         let dropped = small::expire(bytes, clock);
         for (total, dropped) in self.totals.iter_mut().zip(dropped) {
             *total -= dropped;
         }
-        looked_at
+        (looked_at, dropped.iter().sum())
     }
 
     fn expire_large(
