@@ -56,7 +56,7 @@ impl Overview {
             id: node.id(),
             ahead: node.cluster_time().wrapping_sub(wall).cast_signed(),
             pending: node.pending() as u64,
-            untold: ledger.map_or(0, |ledger| ledger.lost),
+            untold: ledger.map_or(0, |ledger| ledger.lost) + node.untold(),
             is_joining: node.is_joining,
             is_counted: ledger.is_some_and(|ledger| ledger.counted_to.is_none()),
             synced: node.synced() + multicast.map_or(0, |m| m.records_in),

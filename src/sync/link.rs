@@ -156,6 +156,8 @@ pub struct Link {
     pub id: u64,
     /// What the last hello said, which may have been an old one.
     pub claimed_id: u64,
+    /// For which it was refused since it was last there, in seconds.
+    pub other_timeout: Option<u32>,
     /// Our nonce for the next session.
     pending: Option<Nonce>,
     pub session: Option<Session>,
@@ -230,6 +232,7 @@ impl Link {
             is_own: false,
             id: 0,
             claimed_id: 0,
+            other_timeout: None,
             pending: None,
             session: None,
             tentative: None,
@@ -344,6 +347,7 @@ impl Link {
             self.samples = Samples::default();
         }
         self.is_own = false;
+        self.other_timeout = None;
         self.cookie = None;
         self.agrees = None;
         self.session = Some(session);

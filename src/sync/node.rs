@@ -111,6 +111,8 @@ struct Stream {
     /// Changes that wait to be told, and since when.
     pending: Vec<Change>,
     since: Option<u64>,
+    /// Changes that there was no room for.
+    untold: u64,
     next_batch: u64,
     ring: VecDeque<Vec<u8>>,
 }
@@ -121,6 +123,7 @@ impl Stream {
             realm,
             pending: Vec::new(),
             since: None,
+            untold: 0,
             next_batch: 1,
             ring: VecDeque::new(),
         }
@@ -142,6 +145,7 @@ impl Stream {
     fn push(&mut self, changes: &[Change]) {
         let room = MOST_PENDING.saturating_sub(self.pending.len());
         self.pending.extend(changes.iter().take(room));
+        self.untold += changes.len().saturating_sub(room) as u64;
     }
 
     /// Stamps mean something else from now on, by so many units. What has been sent with the old ones is not
@@ -381,6 +385,11 @@ impl Node {
     /// Changes that wait to be told.
     pub fn pending(&self) -> usize {
         self.streams.iter().map(|stream| stream.pending.len()).sum()
+    }
+
+    /// Changes that waited to be told and that there was no room for: they are left to repair.
+    pub fn untold(&self) -> u64 {
+        self.streams.iter().map(|stream| stream.untold).sum()
     }
 
     /// Of packets that no node can be named for, by the number of the [`Rejection`].
@@ -810,7 +819,7 @@ impl Node {
         link.claimed_id = hello.from.id;
         if hello.peer_timeout != self.peer_timeout {
             link.counters.reject(Rejection::Timeout);
-            if link.counters.rejections[Rejection::Timeout as usize] == 1 {
+            if link.other_timeout.replace(hello.peer_timeout) != Some(hello.peer_timeout) {
                 self.event(Event::OtherTimeout(from, hello.peer_timeout));
                 // So that the other end can name us too.
                 self.say_hello(index, None, out);

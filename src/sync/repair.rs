@@ -16,7 +16,7 @@
 //! everybody, yet may be sent parts by several.
 
 use super::link::{Link, Realm, Rows};
-use super::node::{Node, Outbox, Refuses, send};
+use super::node::{Node, Outbox, Refuses, apply_all, send};
 use super::wire::{self, Kind, Reader};
 use crate::tracker::ledger::{self, BUCKETS, Change, Key, Ledger, ROW, ROWS, State};
 use crate::tracker::{Applied, Downloads, InfoHash, Item, Tracker};
@@ -361,8 +361,9 @@ impl Node {
             return;
         }
         if link.realm == Realm::Group && tracker.totals().torrents == 0 {
-            // A worker that has just been started: there is nothing to compare.
-            if repair.active.is_empty() && repair.takes(number, self.now) {
+            // A worker that has just been started: there is nothing to compare, and a table is on its way if it can
+            // be had at once.
+            if !self.is_joining && repair.active.is_empty() && repair.takes(number, self.now) {
                 send_cuts(link, sixth, Key::FIRST, &[(Key::END, Sum::default())], out);
             }
             return;
@@ -628,7 +629,7 @@ impl Node {
             refused: changes.len() as u64,
             ..Brought::default()
         };
-        self.apply_from(realm, changes, tracker, refuses, &mut |change, applied| {
+        let mut note = |change: &Change, applied| {
             brought.refused -= 1;
             match applied {
                 Applied::Changed => news.push(*change),
@@ -642,7 +643,12 @@ impl Node {
                 }),
                 Applied::Known | Applied::Stale => {}
             }
-        });
+        };
+        match self.is_joining && realm == Realm::Group {
+            // What its group knows another gateway has told on before, or it is found.
+            true => apply_all(changes, tracker, refuses, &mut note),
+            false => self.apply_from(realm, changes, tracker, refuses, &mut note),
+        }
         brought.taken = news.len() as u64;
         self.repair.rest.note(brought, self.now);
         raise_counts(counts, tracker);

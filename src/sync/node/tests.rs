@@ -305,6 +305,28 @@ fn what_repair_brought_is_told_on_too() {
 }
 
 /// A worker's clock and those of its siblings count for nothing.
+/// It takes the table of its group, which the other sites have.
+#[test]
+fn a_gateway_in_the_place_of_another_tells_nobody_what_all_know() {
+    let mut net = two_groups();
+    (0..300).for_each(|peer| net.announce(1, peer, peer, Role::Leecher));
+    net.run(5000);
+    assert_eq!(net.peers(), [300; 5]);
+    let before = heard(&net, 3, address(0));
+    let (mut node, tracker) = member(0, 1, 7, TIMEOUT, 1);
+    node.set_siblings(&[worker(1), worker(2)], None);
+    node.set_peers(&[address(3)]);
+    node.take_place();
+    node.is_joining = true;
+    net.members[0] = (node, tracker);
+    net.run(20_000);
+    net.announce(1, 0, 1000, Role::Leecher);
+    net.members[0].0.is_joining = false;
+    net.run(20_000);
+    assert_eq!(net.peers(), [301; 5]);
+    assert_eq!(heard(&net, 3, address(0)), before + 1);
+}
+
 #[test]
 fn workers_take_the_time_of_their_gateway() {
     let mut net = two_groups();
