@@ -150,8 +150,8 @@ pub struct Link {
     pub address: SocketAddr,
     /// The address is one of the operator's; other links go when they fall silent.
     pub is_configured: bool,
-    /// What was sent there came back: the operator has named this very node among the others.
-    pub is_own: bool,
+    /// When what was sent there last came back.
+    pub own_at: Option<u64>,
     /// 0 until it is known.
     pub id: u64,
     /// What the last hello said, which may have been an old one.
@@ -229,7 +229,7 @@ impl Link {
             realm,
             address,
             is_configured,
-            is_own: false,
+            own_at: None,
             id: 0,
             claimed_id: 0,
             other_timeout: None,
@@ -260,6 +260,13 @@ impl Link {
     /// Who came by itself and has not shown that it has the key, and that now: it may be anybody.
     pub fn is_stranger(&self) -> bool {
         !self.is_configured && self.session.is_none()
+    }
+
+    /// Whether what is sent there comes back, now and not once: the operator has named this very node among the
+    /// others.
+    pub fn is_own(&self, now: u64) -> bool {
+        let is_recent = |at| now - at <= 2 * LONGEST_WAIT;
+        self.session.is_none() && self.own_at.is_some_and(is_recent)
     }
 
     /// Whether it is time to say hello: there is no session, or it has fallen silent. A
@@ -346,7 +353,7 @@ impl Link {
             self.missing.clear();
             self.samples = Samples::default();
         }
-        self.is_own = false;
+        self.own_at = None;
         self.other_timeout = None;
         self.cookie = None;
         self.agrees = None;

@@ -363,7 +363,7 @@ impl Node {
             address: link.address,
             id: link.id,
             is_up: link.is_up,
-            is_own: link.is_own,
+            is_own: link.is_own(self.now),
             counters: link.counters,
             lag: link.lag,
             clock_offset: link.samples.best(),
@@ -796,7 +796,7 @@ impl Node {
         };
         if hello.from.id == self.id {
             if let Some(link) = self.links.iter_mut().find(|link| link.address == from) {
-                link.is_own = link.session.is_none();
+                link.own_at = Some(self.now);
             }
             return;
         }

@@ -423,6 +423,32 @@ fn another_key_is_forgery_and_another_timeout_is_refused_by_name() {
     assert_eq!(events, [Event::OtherTimeout(address(2), 1800)]);
     let events = net.members[2].0.take_events();
     assert!(events.contains(&Event::OtherTimeout(address(0), TIMEOUT)));
+
+    // Once it had the right one, another is told of again.
+    net.members[2] = member(2, 3, 7, TIMEOUT, 1);
+    net.run(5000);
+    assert_eq!(net.members[0].0.take_events(), [Event::Up(address(2))]);
+    net.members[2] = member(2, 3, 7, 1800, 2);
+    net.run(20_000);
+    let events = net.members[0].0.take_events();
+    assert!(events.contains(&Event::OtherTimeout(address(2), 1800)));
+}
+
+/// Until it no longer does: then there may be another one.
+#[test]
+fn a_node_is_itself_where_its_own_hellos_come_back() {
+    let mut net = Net::new(2);
+    net.is_cut = true;
+    for _ in 0..30 {
+        net.run(1000);
+        let passed = std::mem::take(&mut net.passed);
+        for (_, _, hello) in passed.iter().filter(|(from, ..)| *from == 0) {
+            net.deliver_from(address(1), 0, hello);
+        }
+    }
+    assert!(net.report(0, 1).is_own);
+    net.run(20_000);
+    assert!(!net.report(0, 1).is_own);
 }
 
 /// All that ever passed is played back, to the same nodes and to one that has restarted.
