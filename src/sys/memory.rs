@@ -192,9 +192,15 @@ mod tests {
         let resident = Resident::open();
         let before = resident.bytes();
         assert!(before > 100_000 && before < 1 << 40, "{before}");
-        let block = vec![1_u8; 64 << 20];
-        assert!(resident.bytes() > before.saturating_add(32 << 20));
-        assert!(Resident::default().bytes() >= block.len() as u64);
+        // Other tests of this process may give back as much at the same time, but not each time.
+        let has_grown = (0..20).any(|_| {
+            let before = resident.bytes();
+            let block = vec![1_u8; 64 << 20];
+            let after = resident.bytes();
+            assert!(Resident::default().bytes() >= block.len() as u64);
+            after > before.saturating_add(32 << 20)
+        });
+        assert!(has_grown);
     }
 
     #[test]
