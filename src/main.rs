@@ -497,6 +497,10 @@ fn join_cluster(
 fn join_machine(board: Board, service: &mut Service) {
     let machine = Machine::new(board);
     service.counters = machine.first_counters();
+    let before = machine.cluster().filter(|_| machine.is_gateway());
+    if let (Some(before), Some(cluster)) = (before, &mut service.cluster) {
+        before.hand_on(cluster);
+    }
     service.machine = Some(Box::new(machine));
 }
 

@@ -638,6 +638,60 @@ fn two_groups_are_two_nodes_whatever_becomes_of_their_gateways() {
     stop(here);
 }
 
+/// What is counted of the cluster, but of packets between the workers themselves.
+fn counted(daemon: &Daemon) -> BTreeMap<String, u64> {
+    let mut metrics = metrics(daemon);
+    metrics.retain(|name, _| {
+        let is_count = name.contains("_total");
+        is_count && name.starts_with("sync") && !name.contains("\"worker ")
+    });
+    metrics
+}
+
+/// Of a node that it has been told of, and of one that has come by itself.
+#[test]
+fn what_a_gateway_has_counted_is_counted_on_by_the_next() {
+    let directory = Directory::new("workers-counts");
+    let key = directory.file("key");
+    assert_eq!(run(&["--make-key", &key]).0, Some(0));
+    let listen = ["--cluster-listen", "127.0.0.1:0", "--cluster-key", &key];
+    let there = Daemon::start(&listen);
+    let peer = cluster_address(&there);
+    let here = two(&[&listen[..], &["--cluster-peer", &peer]].concat());
+    let by_itself =
+        Daemon::start(&[&listen[..], &["--cluster-peer", &cluster_address(&here)]].concat());
+    let heard = |name: &str, least: u64| {
+        let start = format!("{name}{{node=\"127.");
+        let all = metrics(&here).into_iter();
+        let nodes = all.filter(|(name, count)| name.starts_with(&start) && *count >= least);
+        nodes.count()
+    };
+    wait_for("both nodes", || (heard("sync_up", 1) == 2).then_some(()));
+    for (port, node) in [(1000, &there), (2000, &by_itself)] {
+        let client = Client::new(node.udp4());
+        (0..50).for_each(|n| {
+            client.announce(&seeder(A, port + n));
+        });
+    }
+    wait_for("the peers of both", || {
+        (metrics(&here)["synced_peers_total"] >= 100).then_some(())
+    });
+    assert_eq!(heard("sync_received_bytes_total", 100), 2);
+    let before = counted(&here);
+    for _ in 0..2 {
+        replace(&here, 0);
+        for _ in 0..MANY {
+            let now = counted(&here);
+            for (name, count) in &before {
+                assert!(now.get(name) >= Some(count), "{name} {count}: {now:?}");
+            }
+        }
+    }
+    for daemon in [by_itself, here, there] {
+        stop(daemon);
+    }
+}
+
 #[test]
 fn without_the_parent_all_end() {
     let directory = Directory::new("workers-orphans");

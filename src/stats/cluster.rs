@@ -8,12 +8,13 @@ pub mod numbers;
 use super::metrics::{Number, begin_family, sample};
 use super::people::{bytes, milliseconds, plural, short_number, text};
 use super::{View, fill};
-use crate::sync::cluster::Cluster;
+use crate::sync::cluster::{self, Cluster};
 use crate::sync::link::Realm;
 use crate::sync::multicast::{Counters as Multicast, Ignored};
 use crate::sync::node::Report;
 use crate::sync::wire::Rejection;
 use crate::tracker::Tracker;
+use numbers::NOBODY;
 use std::net::SocketAddr;
 
 /// What is told of the cluster.
@@ -56,7 +57,9 @@ impl Overview {
             id: node.id(),
             ahead: node.cluster_time().wrapping_sub(wall).cast_signed(),
             pending: node.pending() as u64,
-            untold: ledger.map_or(0, |ledger| ledger.lost) + node.untold(),
+            untold: cluster.counters.untold
+                + node.untold()
+                + ledger.map_or(0, |ledger| ledger.lost),
             is_joining: node.is_joining,
             is_counted: ledger.is_some_and(|ledger| ledger.counted_to.is_none()),
             synced: node.synced() + multicast.map_or(0, |m| m.records_in),
@@ -66,6 +69,21 @@ impl Overview {
             rejections: node.rejections(),
             multicast,
         }
+    }
+
+    /// Has a node that is new in the place of the one that told this count on from here.
+    pub fn hand_on(&self, cluster: &mut Cluster) {
+        let heard = self.multicast.map_or(0, |multicast| multicast.records_in);
+        let synced = self.synced.saturating_sub(heard);
+        let [dropped, refused] = self.unsent;
+        let counters = cluster::Counters {
+            refused,
+            dropped,
+            untold: self.untold,
+        };
+        let node = cluster.node_mut();
+        node.inherit(&self.nodes, synced, self.rejections);
+        cluster.inherit(counters, self.multicast);
     }
 
     /// Leaves out where others are, which is for admins.
@@ -440,7 +458,9 @@ pub fn write_metrics(overview: Option<&Overview>, out: &mut Vec<u8>) {
     };
     write_families(OWN, &[(String::new(), overview)], out);
     let labelled = overview.others().map(|node| (labels(node), node));
-    write_families(NODES, &labelled.collect::<Vec<_>>(), out);
+    let unresolved = overview.unresolved.iter();
+    let unresolved = unresolved.map(|name| (labels_of(name, 0), &NOBODY));
+    write_families(NODES, &labelled.chain(unresolved).collect::<Vec<_>>(), out);
     write_rejected(overview, out);
     if let Some(multicast) = &overview.multicast {
         write_families(MULTICAST, &[(String::new(), multicast)], out);
@@ -456,10 +476,14 @@ pub fn write_metrics(overview: Option<&Overview>, out: &mut Vec<u8>) {
 
 /// An address is not enough: a node may come from where another one was.
 fn labels(node: &Report) -> String {
-    let mut id = Vec::new();
-    write_id(node.id, &mut id);
-    let id = String::from_utf8(id).unwrap_or_default();
-    format!("node=\"{}\",id=\"{id}\"", name(node))
+    labels_of(&name(node), node.id)
+}
+
+fn labels_of(name: &str, id: u64) -> String {
+    let mut digits = Vec::new();
+    write_id(id, &mut digits);
+    let id = String::from_utf8(digits).unwrap_or_default();
+    format!("node=\"{name}\",id=\"{id}\"")
 }
 
 fn write_rejected(overview: &Overview, out: &mut Vec<u8>) {

@@ -91,6 +91,8 @@ pub struct Counters {
     pub refused: u64,
     /// Packets for which the send buffer had no room.
     pub dropped: u64,
+    /// Changes that gateways before this one left to repair, as there were too many.
+    pub untold: u64,
 }
 
 pub struct Cluster {
@@ -200,6 +202,17 @@ impl Cluster {
 
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// Counts on from where the gateway before this one has ended; the node must have been told already.
+    pub fn inherit(&mut self, counters: Counters, multicast: Option<multicast::Counters>) {
+        self.counters = counters;
+        if let (Some(live), Some(counters)) = (&mut self.live, multicast) {
+            live.inherit(counters);
+        }
+        let sums = self.rejected();
+        let told = self.rejections.iter_mut().zip(sums);
+        told.for_each(|((before, _), sum)| *before = sum);
     }
 
     /// Peers that no address is known for.
@@ -499,12 +512,18 @@ impl Cluster {
     }
 
     /// A line for each reason for which packets have been rejected, and again only much later.
-    fn tell_rejections(&mut self) {
+    /// Packets of anybody, by the number of the [`Rejection`].
+    fn rejected(&self) -> [u64; Rejection::COUNT] {
         let mut sums = self.node.rejections();
         for report in self.node.reports() {
             let of_link = report.counters.rejections;
             sums.iter_mut().zip(of_link).for_each(|(sum, n)| *sum += n);
         }
+        sums
+    }
+
+    fn tell_rejections(&mut self) {
+        let sums = self.rejected();
         let told = sums.iter().zip(&mut self.rejections);
         for ((&sum, (before, again_at)), reason) in told.zip(Rejection::NAMES) {
             // Links that have gone take their counts with them.

@@ -174,7 +174,7 @@ pub struct Link {
     cookie: Option<(u64, u64)>,
     pub samples: Samples,
     pub sure_for: u32,
-    /// The number of the batch that is expected next.
+    /// The number of the batch that is expected next; 0 before the first session, though the id may be known.
     next_batch: u64,
     missing: Vec<Missing>,
     /// Milliseconds from the first announce of the last batch to its arrival.
@@ -347,7 +347,7 @@ impl Link {
     }
 
     fn begin(&mut self, session: Session, hello: &Hello, now: u64) {
-        if self.id != session.them.id {
+        if self.id != session.them.id || self.next_batch == 0 {
             self.id = session.them.id;
             self.next_batch = hello.next_batch;
             self.missing.clear();

@@ -371,6 +371,30 @@ impl Node {
         })
     }
 
+    /// Counts on from where the gateway before this one has ended: from what it reported of other nodes, the
+    /// peers that other sites had told it of, and packets that no node can be named for. Nodes that came to
+    /// it by themselves are known here until it is clear that they do not come again.
+    pub fn inherit(
+        &mut self,
+        reports: &[Report],
+        synced: u64,
+        rejections: [u64; Rejection::COUNT],
+    ) {
+        for report in reports {
+            let is_there = |link: &Link| link.address == report.address;
+            if !self.links.iter().any(is_there) {
+                self.add_link(report.realm, report.address, false);
+            }
+            if let Some(link) = self.links.iter_mut().find(|link| is_there(link)) {
+                link.id = report.id;
+                link.counters = report.counters;
+            }
+        }
+        self.rejections.rejections = rejections;
+        self.forgotten = 0;
+        self.forgotten = synced.saturating_sub(self.synced());
+    }
+
     /// What others know this node by.
     pub fn id(&self) -> u64 {
         self.id
@@ -584,8 +608,7 @@ impl Node {
         while let Some(link) = self.links.get_mut(index) {
             let silent_for = now - link.heard_at;
             if silent_for > FORGET && !link.is_configured {
-                self.forgotten += link.counters.told();
-                self.links.swap_remove(index);
+                self.forget(index);
                 continue;
             }
             if link.is_up && silent_for > SILENCE {
@@ -603,6 +626,10 @@ impl Node {
             }
             index += 1;
         }
+    }
+
+    fn forget(&mut self, index: usize) {
+        self.forgotten += self.links.swap_remove(index).counters.told();
     }
 
     /// `parties` is who is in the session that this is for; none is the next one.
@@ -855,7 +882,7 @@ impl Node {
             let age = |link: &Link| (link.claimed_id != id, link.number);
             let oldest = strangers.min_by_key(|(_, link)| age(link));
             if let Some((index, _)) = oldest {
-                self.links.swap_remove(index);
+                self.forget(index);
             }
         }
         self.links.len() < MOST_LINKS

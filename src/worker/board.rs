@@ -16,6 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 const SLOT: usize = Counters::COUNT + 1 + Tally::RENEWALS + GAUGES;
 const GAUGES: usize = 2;
 
+/// Times that what the gateway tells is read, if it tells meanwhile.
+const TRIES: usize = 4;
+
 /// What is a worker's own and makes no sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauges {
@@ -57,7 +60,9 @@ impl Counts {
 #[derive(Debug)]
 pub struct Board {
     numbers: SharedNumbers,
-    /// What the gateway tells of the cluster, behind a number that is odd while it is being written.
+    /// How often the gateway has told of the cluster, then two places for what it tells, each of a length
+    /// and so many numbers. It writes them in turn, so that it may die at any moment: the last that is
+    /// whole is still there.
     cluster: SharedNumbers,
     own: usize,
 }
@@ -67,7 +72,7 @@ impl Board {
     pub fn new(workers: usize) -> io::Result<Board> {
         Ok(Board {
             numbers: SharedNumbers::new(workers * SLOT)?,
-            cluster: SharedNumbers::new(1 + MOST_NUMBERS)?,
+            cluster: SharedNumbers::new(1 + 2 * (1 + MOST_NUMBERS))?,
             own: 0,
         })
     }
@@ -83,28 +88,41 @@ impl Board {
 
     /// Writes what the gateway, and nobody else, knows of the cluster.
     pub fn tell_cluster(&self, numbers: &[u64]) {
-        let Some((version, places)) = self.cluster.split_first() else {
+        let Some(version) = self.cluster.first() else {
             return;
         };
-        // A gateway that died in the middle of this has left it odd.
-        let odd = version.load(Ordering::Relaxed) | 1;
-        version.store(odd, Ordering::Relaxed);
+        let next = version.load(Ordering::Relaxed).wrapping_add(1);
+        let Some((length, places)) = self.told(next) else {
+            return;
+        };
+        // Whoever still reads what was there must see that there is something newer.
         fence(Ordering::Release);
+        length.store(numbers.len() as u64, Ordering::Relaxed);
         for (place, number) in places.iter().zip(numbers) {
             place.store(*number, Ordering::Relaxed);
         }
-        version.store(odd.wrapping_add(1), Ordering::Release);
+        version.store(next, Ordering::Release);
     }
 
-    /// What the gateway has told; none if it is telling that at this moment, or never has.
+    /// What the gateway, or the one before it, has told last; none if none ever has.
     pub fn cluster(&self) -> Option<Vec<u64>> {
-        let (version, places) = self.cluster.split_first()?;
-        let before = version.load(Ordering::Acquire);
-        let numbers = places.iter().map(|place| place.load(Ordering::Relaxed));
-        let numbers: Vec<u64> = numbers.collect();
-        fence(Ordering::Acquire);
-        let is_whole = before > 0 && before & 1 == 0 && version.load(Ordering::Relaxed) == before;
-        is_whole.then_some(numbers)
+        // Only a reader that was stopped while the gateway told twice has to read again.
+        (0..TRIES).find_map(|_| {
+            let version = self.cluster.first()?;
+            let before = version.load(Ordering::Acquire);
+            let (length, places) = self.told(before).filter(|_| before > 0)?;
+            let length = length.load(Ordering::Relaxed);
+            let places = places.iter().take(usize::try_from(length).ok()?);
+            let numbers = places.map(|place| place.load(Ordering::Relaxed)).collect();
+            fence(Ordering::Acquire);
+            (version.load(Ordering::Relaxed) == before).then_some(numbers)
+        })
+    }
+
+    /// Where the gateway tells for this time: the length, and the numbers.
+    fn told(&self, version: u64) -> Option<(&AtomicU64, &[AtomicU64])> {
+        let mut places = self.cluster.get(1..)?.chunks_exact(1 + MOST_NUMBERS);
+        places.nth((version & 1) as usize)?.split_first()
     }
 
     fn slots(&self) -> impl Iterator<Item = &[AtomicU64]> {
@@ -181,12 +199,17 @@ mod tests {
         for told in [[7, 8, 9], [1, 2, 3]] {
             board.tell_cluster(&told);
             let read = board.cluster().expect("was told");
-            assert_eq!((&read[..3], read.len()), (&told[..], MOST_NUMBERS));
+            assert_eq!(read, told);
         }
-        board.cluster[0].fetch_add(1, Ordering::Relaxed);
-        assert_eq!(board.cluster(), None, "it died over that");
+        let version = board.cluster[0].load(Ordering::Relaxed);
+        let (length, places) = board.told(version + 1).expect("has a place");
+        length.store(1, Ordering::Relaxed);
+        places[0].store(9, Ordering::Relaxed);
+        assert_eq!(board.cluster(), Some(vec![1, 2, 3]), "it died over that");
         board.tell_cluster(&[4]);
-        assert_eq!(board.cluster().expect("was told")[0], 4);
+        assert_eq!(board.cluster(), Some(vec![4]));
+        board.tell_cluster(&[6; MOST_NUMBERS + 1]);
+        assert_eq!(board.cluster(), Some(vec![6; MOST_NUMBERS]));
         assert!(!board.of_worker(1).is_gateway());
     }
 

@@ -7,13 +7,18 @@ use crate::sync::node::Report;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Numbers that an overview takes at most.
-pub const MOST_NUMBERS: usize = 4096;
+pub const MOST_NUMBERS: usize = 20_000;
 
-/// Nodes that find room there; those beyond are not told.
-pub const MOST_NODES: usize = 100;
+/// Nodes that find room there, and names without an address; those beyond are not told. More peers and
+/// workers than that cannot be configured.
+pub const MOST_NODES: usize = 300;
+const MOST_NAMES: usize = 256;
 
-/// What stands for a node until its numbers have been read.
-const NOBODY: Report = Report {
+/// Bytes of a name and its port.
+const MOST_NAME: usize = 264;
+
+/// What stands for a node until its numbers have been read, or until it has an address.
+pub(super) const NOBODY: Report = Report {
     realm: Realm::Site,
     address: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
     id: 0,
@@ -26,10 +31,11 @@ const NOBODY: Report = Report {
 };
 
 impl Overview {
-    /// For another process to read. Names without an address are left out.
+    /// For another process to read.
     pub fn numbers(&self) -> Vec<u64> {
         let mut told = self.clone();
         told.nodes.truncate(MOST_NODES);
+        told.unresolved.truncate(MOST_NAMES);
         let mut numbers = Vec::new();
         told.each(&mut |number| numbers.push(*number));
         numbers
@@ -71,14 +77,42 @@ impl Overview {
             numbers.into_iter().for_each(&mut *take);
             m.ignored.iter_mut().for_each(&mut *take);
         }
-        let mut nodes = self.nodes.len() as u64;
-        take(&mut nodes);
-        let nodes = usize::try_from(nodes).unwrap_or(0).min(MOST_NODES);
+        let nodes = each_length(self.nodes.len(), MOST_NODES, take);
         self.nodes.resize(nodes, NOBODY);
         for node in &mut self.nodes {
             each_of(node, take);
         }
+        let names = each_length(self.unresolved.len(), MOST_NAMES, take);
+        self.unresolved.resize(names, String::new());
+        for name in &mut self.unresolved {
+            each_name(name, take);
+        }
     }
+}
+
+/// How many there are of what there may be so many of.
+fn each_length(length: usize, most: usize, take: &mut dyn FnMut(&mut u64)) -> usize {
+    let mut number = length as u64;
+    take(&mut number);
+    usize::try_from(number).unwrap_or(0).min(most)
+}
+
+/// Eight bytes a number.
+fn each_name(name: &mut String, take: &mut dyn FnMut(&mut u64)) {
+    let mut bytes = std::mem::take(name).into_bytes();
+    let length = each_length(bytes.len(), MOST_NAME, take);
+    bytes.resize(length, 0);
+    for part in bytes.chunks_mut(8) {
+        let mut word = [0; 8];
+        word.iter_mut()
+            .zip(&*part)
+            .for_each(|(to, from)| *to = *from);
+        let mut number = u64::from_ne_bytes(word);
+        take(&mut number);
+        let word = number.to_ne_bytes();
+        part.iter_mut().zip(word).for_each(|(to, from)| *to = from);
+    }
+    *name = String::from_utf8(bytes).unwrap_or_default();
 }
 
 fn each_signed(number: &mut i64, take: &mut dyn FnMut(&mut u64)) {

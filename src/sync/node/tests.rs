@@ -304,7 +304,6 @@ fn what_repair_brought_is_told_on_too() {
     assert_eq!(heard(&net, 1, worker(0)), 300);
 }
 
-/// A worker's clock and those of its siblings count for nothing.
 /// It takes the table of its group, which the other sites have.
 #[test]
 fn a_gateway_in_the_place_of_another_tells_nobody_what_all_know() {
@@ -313,10 +312,12 @@ fn a_gateway_in_the_place_of_another_tells_nobody_what_all_know() {
     net.run(5000);
     assert_eq!(net.peers(), [300; 5]);
     let before = heard(&net, 3, address(0));
+    let reports: Vec<_> = net.members[0].0.reports().collect();
     let (mut node, tracker) = member(0, 1, 7, TIMEOUT, 1);
     node.set_siblings(&[worker(1), worker(2)], None);
     node.set_peers(&[address(3)]);
     node.take_place();
+    node.inherit(&reports, 0, [0; Rejection::COUNT]);
     node.is_joining = true;
     net.members[0] = (node, tracker);
     net.run(20_000);
@@ -325,8 +326,13 @@ fn a_gateway_in_the_place_of_another_tells_nobody_what_all_know() {
     net.run(20_000);
     assert_eq!(net.peers(), [301; 5]);
     assert_eq!(heard(&net, 3, address(0)), before + 1);
+    // Nor does it ask for what had been told before it came.
+    for (node, _) in &net.members {
+        assert!(node.reports().all(|report| report.counters.resends == 0));
+    }
 }
 
+/// A worker's clock and those of its siblings count for nothing.
 #[test]
 fn workers_take_the_time_of_their_gateway() {
     let mut net = two_groups();
