@@ -466,10 +466,13 @@ fn prometheus_reads_those_of_a_cluster_too() {
         --cluster-peer nowhere.invalid:6970 --cluster-key";
     let flags: Vec<&str> = flags.split_whitespace().chain([&key[..]]).collect();
     let daemon = Daemon::start(&flags);
+    daemon.wait_for_line("cluster: no address of nowhere.invalid:6970");
     let samples = metrics(&daemon);
     let node = "{node=[::1]:1,id=0000000000000000";
+    let nowhere = "{node=nowhere.invalid:6970,id=0000000000000000";
     for (name, value) in [
         (format!("sync_up{node}}}"), 0),
+        (format!("sync_up{nowhere}}}"), 0),
         (format!("sync_received_records_total{node}}}"), 0),
         (
             format!("sync_rejected_packets_total{node},reason=replayed}}"),
@@ -487,7 +490,7 @@ fn prometheus_reads_those_of_a_cluster_too() {
         assert_eq!(samples.get(&name), Some(&value), "{name}: {samples:#?}");
     }
     let names = samples.keys();
-    assert_eq!(names.filter(|name| name.contains("sync_up")).count(), 1);
+    assert_eq!(names.filter(|name| name.contains("sync_up")).count(), 2);
 }
 
 #[test]
