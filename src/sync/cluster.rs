@@ -511,7 +511,6 @@ impl Cluster {
         }
     }
 
-    /// A line for each reason for which packets have been rejected, and again only much later.
     /// Packets of anybody, by the number of the [`Rejection`].
     fn rejected(&self) -> [u64; Rejection::COUNT] {
         let mut sums = self.node.rejections();
@@ -522,6 +521,7 @@ impl Cluster {
         sums
     }
 
+    /// A line for each reason for which packets have been rejected, and again only much later.
     fn tell_rejections(&mut self) {
         let sums = self.rejected();
         let told = sums.iter().zip(&mut self.rejections);

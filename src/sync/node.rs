@@ -725,8 +725,9 @@ impl Node {
             let shift = |tracker: &Tracker| tracker.ledger().map_or(0, |ledger| ledger.shift);
             let before = shift(tracker);
             tracker.set_cluster_time(self.time.cluster(), has_passed);
-            if let by @ 1.. = shift(tracker).wrapping_sub(before) {
-                self.restamp((by & 0x7f) as u8);
+            let turned = shift(tracker).wrapping_sub(before);
+            if turned != 0 {
+                self.restamp((turned & 0x7f) as u8);
             }
             self.event(Event::TimeSet(by));
         }
