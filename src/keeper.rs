@@ -23,7 +23,7 @@
 //! the daemon ends before it is whole.
 //!
 //! When the keeper has died, that is logged once, what was underway fails, and `read` and `save` say
-//! no. Syslog lines go through a socket of their own: see [`Keeper::take_log`].
+//! no. Syslog lines go through a socket of their own: see [`log::Syslog`].
 
 use crate::log;
 use crate::sys::pidfile::Place;
@@ -38,7 +38,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The files that there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ const MOST_WAITING: usize = 4 * (HEADER + MOST);
 const MOST_TEXT: usize = 300;
 
 /// The longest line for syslog that is taken, with its priority before it.
-pub const MOST_LINE: usize = 1024;
+const MOST_LINE: usize = 1024;
 
 // To the keeper.
 const READ: u8 = 1;
@@ -107,7 +107,7 @@ pub enum Event {
 pub struct Keeper {
     /// None once the keeper is gone.
     link: Option<mio::net::UnixStream>,
-    log: Option<UnixDatagram>,
+    log: Option<log::Syslog>,
     /// The frame that is being received, as far as it is.
     input: Vec<u8>,
     output: Vec<u8>,
@@ -133,9 +133,14 @@ pub fn start(plan: &Plan) -> io::Result<Keeper> {
         false => (None, None),
     };
     ours.set_nonblocking(true)?;
-    if let Some(log) = &log {
-        log.set_nonblocking(true)?;
-    }
+    let log = match log {
+        Some(socket) => {
+            socket.set_nonblocking(true)?;
+            let hold = ours.try_clone()?.into();
+            Some(log::Syslog { socket, hold })
+        }
+        None => None,
+    };
     process::fork(|| {
         // Whoever might be told of an error is the daemon, which sees that the keeper has ended.
         let _ = become_keeper(plan, &theirs, their_log.as_ref());
@@ -144,7 +149,7 @@ pub fn start(plan: &Plan) -> io::Result<Keeper> {
 }
 
 impl Keeper {
-    fn new(link: UnixStream, log: Option<UnixDatagram>) -> Keeper {
+    fn new(link: UnixStream, log: Option<log::Syslog>) -> Keeper {
         Keeper {
             link: Some(mio::net::UnixStream::from_std(link)),
             log,
@@ -156,10 +161,8 @@ impl Keeper {
         }
     }
 
-    /// The socket for syslog's lines, if the plan has it; it is not blocking. A datagram is the priority
-    /// of `syslog(3)`, one byte from 0 to 7, and the line, together [`MOST_LINE`] bytes at most. It fills
-    /// while the system's log takes none.
-    pub fn take_log(&mut self) -> Option<UnixDatagram> {
+    /// The way to syslog, if the plan has it.
+    pub fn take_log(&mut self) -> Option<log::Syslog> {
         self.log.take()
     }
 
@@ -444,8 +447,10 @@ impl Scribe<'_> {
     const WAIT: u16 = 1;
     const LONGEST_WAIT: u16 = 1000;
 
-    /// How long what was said last may take to be passed on.
-    const FAREWELL: Duration = Duration::from_secs(1);
+    /// How long, and how often, what was said last waits for room: a second together, without a clock, as
+    /// this process comes last and may hardly have run when another second is over.
+    const PAUSE: Duration = Duration::from_millis(10);
+    const PAUSES: u32 = 100;
 
     fn new(log: &UnixDatagram, name: String) -> io::Result<Scribe<'_>> {
         log.set_nonblocking(true)?;
@@ -485,11 +490,14 @@ impl Scribe<'_> {
 
     /// The daemon has ended: passes on what it said last, as far as there soon is room.
     fn finish(&mut self) {
-        let end = Instant::now() + Self::FAREWELL;
-        while Instant::now() < end {
+        let mut pauses = 0;
+        while pauses < Self::PAUSES {
             match self.pass_on() {
                 Fate::Passed => {}
-                Fate::NoRoom => std::thread::sleep(Duration::from_millis(10)),
+                Fate::NoRoom => {
+                    std::thread::sleep(Self::PAUSE);
+                    pauses += 1;
+                }
                 Fate::None | Fate::Nobody => return,
             }
         }

@@ -845,8 +845,8 @@ fn start_keeper(plan: Plan) -> Result<Option<Keeper>, Problem> {
         return Ok(None);
     }
     let mut keeper = keeper::start(&plan).map_err(problem("cannot start the keeper process"))?;
-    if let Some(socket) = keeper.take_log() {
-        log::use_syslog(socket);
+    if let Some(syslog) = keeper.take_log() {
+        log::use_syslog(syslog);
     }
     Ok(Some(keeper))
 }
