@@ -23,7 +23,7 @@
 //! the daemon ends before it is whole.
 //!
 //! When the keeper has died, that is logged once, what was underway fails, and `read` and `save` say
-//! no. Syslog lines go through a socket of their own: see [`log::Syslog`].
+//! no. Syslog lines go through a socket of their own: see [`Keeper::take_log`].
 
 use crate::log;
 use crate::sys::pidfile::Place;
@@ -70,7 +70,7 @@ const MOST_WAITING: usize = 4 * (HEADER + MOST);
 const MOST_TEXT: usize = 300;
 
 /// The longest line for syslog that is taken, with its priority before it.
-const MOST_LINE: usize = 1024;
+pub const MOST_LINE: usize = 1024;
 
 // To the keeper.
 const READ: u8 = 1;
@@ -107,7 +107,7 @@ pub enum Event {
 pub struct Keeper {
     /// None once the keeper is gone.
     link: Option<mio::net::UnixStream>,
-    log: Option<log::Syslog>,
+    log: Option<UnixDatagram>,
     /// The frame that is being received, as far as it is.
     input: Vec<u8>,
     output: Vec<u8>,
@@ -133,23 +133,23 @@ pub fn start(plan: &Plan) -> io::Result<Keeper> {
         false => (None, None),
     };
     ours.set_nonblocking(true)?;
-    let log = match log {
-        Some(socket) => {
-            socket.set_nonblocking(true)?;
-            let hold = ours.try_clone()?.into();
-            Some(log::Syslog { socket, hold })
-        }
-        None => None,
-    };
+    if let Some(log) = &log {
+        log.set_nonblocking(true)?;
+    }
+    // The daemon's id: it is the one that people look for.
+    let name = format!("announced[{}]", std::process::id());
     process::fork(|| {
         // Whoever might be told of an error is the daemon, which sees that the keeper has ended.
-        let _ = become_keeper(plan, &theirs, their_log.as_ref());
+        let _ = become_keeper(plan, &theirs, their_log.as_ref(), name);
     })?;
+    // The link ends with this process and not before: why it ends is told last of all, when the `Keeper` is
+    // gone, and the pidfile goes when its lock is free, while tables take their time to be freed.
+    std::mem::forget(ours.try_clone()?);
     Ok(Keeper::new(ours, log))
 }
 
 impl Keeper {
-    fn new(link: UnixStream, log: Option<log::Syslog>) -> Keeper {
+    fn new(link: UnixStream, log: Option<UnixDatagram>) -> Keeper {
         Keeper {
             link: Some(mio::net::UnixStream::from_std(link)),
             log,
@@ -161,8 +161,10 @@ impl Keeper {
         }
     }
 
-    /// The way to syslog, if the plan has it.
-    pub fn take_log(&mut self) -> Option<log::Syslog> {
+    /// The socket for syslog's lines, if the plan has it; it is not blocking. A datagram is the priority
+    /// of `syslog(3)`, one byte from 0 to 7, and the line, together [`MOST_LINE`] bytes at most. It fills
+    /// while the system's log takes none.
+    pub fn take_log(&mut self) -> Option<UnixDatagram> {
         self.log.take()
     }
 
@@ -365,10 +367,13 @@ fn put_frame(out: &mut Vec<u8>, kind: u8, file: u8, payload: &[u8]) {
 }
 
 /// In the new process: gives up what it does not need, then serves.
-fn become_keeper(plan: &Plan, link: &UnixStream, log: Option<&UnixDatagram>) -> io::Result<()> {
+fn become_keeper(
+    plan: &Plan,
+    link: &UnixStream,
+    log: Option<&UnixDatagram>,
+    name: String,
+) -> io::Result<()> {
     signals::ignore()?;
-    // Where the two share a core, clients would wait for it: a UDP connect 41 ms while a list is read.
-    process::yield_to_others();
     let pidfile = plan.pidfile.as_ref();
     let kept = [
         Some(link.as_fd()),
@@ -376,8 +381,9 @@ fn become_keeper(plan: &Plan, link: &UnixStream, log: Option<&UnixDatagram>) -> 
         pidfile.map(AsFd::as_fd),
     ];
     process::keep_only(&kept.into_iter().flatten().collect::<Vec<_>>());
-    // The daemon's id: it is the one that people look for.
-    let name = format!("announced[{}]", process::parent());
+    // Where the two share a core, clients would wait for it: a UDP connect 41 ms while a list is read. Not
+    // before the sockets are closed, since what comes last may hold them for seconds.
+    process::yield_to_others();
     let scribe = log.map(|log| Scribe::new(log, name)).transpose()?;
     if let Some(root) = &plan.root {
         privileges::enter(root)?;
@@ -447,10 +453,11 @@ impl Scribe<'_> {
     const WAIT: u16 = 1;
     const LONGEST_WAIT: u16 = 1000;
 
-    /// How long, and how often, what was said last waits for room: a second together, without a clock, as
-    /// this process comes last and may hardly have run when another second is over.
-    const PAUSE: Duration = Duration::from_millis(10);
-    const PAUSES: u32 = 100;
+    /// How long, and how often, what was said last waits for room: a second together. It is not the clock
+    /// that ends it, as this process comes last and may not have run when a second is over; and on a busy
+    /// machine each pause takes half a second more.
+    const PAUSE: Duration = Duration::from_millis(100);
+    const PAUSES: u32 = 10;
 
     fn new(log: &UnixDatagram, name: String) -> io::Result<Scribe<'_>> {
         log.set_nonblocking(true)?;
@@ -653,6 +660,10 @@ impl Save {
 
     fn finish(mut self) -> io::Result<()> {
         self.file.sync_all()?;
+        if !self.is_there() {
+            let why = "another process saves it";
+            return Err(io::Error::new(ErrorKind::AlreadyExists, why));
+        }
         fs::rename(&self.temporary, &self.target)?;
         self.is_whole = true;
         let directory = match self.target.parent() {
@@ -663,11 +674,18 @@ impl Save {
         let _ = fs::File::open(directory).and_then(|directory| directory.sync_all());
         Ok(())
     }
+
+    /// False once the name is that of another keeper's file: of a daemon that was started since this one's
+    /// was killed.
+    fn is_there(&self) -> bool {
+        let metadata = self.file.metadata();
+        metadata.is_ok_and(|metadata| files::is_at(&self.temporary, &metadata))
+    }
 }
 
 impl Drop for Save {
     fn drop(&mut self) {
-        if !self.is_whole {
+        if !self.is_whole && self.is_there() {
             // It is only in the way, and the next save removes it too.
             let _ = fs::remove_file(&self.temporary);
         }
@@ -838,6 +856,25 @@ mod tests {
     }
 
     #[test]
+    fn two_that_save_the_same_file_do_not_spoil_it() {
+        let directory = Directory::new("two");
+        let target = directory.0.join("state");
+        let save = |content: &str| {
+            let mut save = Save::begin(&target).expect("begins");
+            save.file.write_all(content.as_bytes()).expect("is written");
+            save
+        };
+        let [given_up, late] = ["given up", "late"].map(save);
+        let own = save("own");
+        drop(given_up);
+        let error = late.finish().expect_err("another has begun since");
+        assert_eq!(error.to_string(), "another process saves it");
+        own.finish().expect("is not disturbed");
+        assert_eq!(fs::read(&target).expect("is there"), b"own");
+        assert_eq!(directory.names(), ["state"]);
+    }
+
+    #[test]
     fn a_save_that_fails_is_told_once() {
         let directory = Directory::new("fail");
         let plan = Plan {
@@ -845,7 +882,9 @@ mod tests {
             ..Plan::default()
         };
         let (mut keeper, _thread) = keeper(&plan);
-        save(&mut keeper, b"for nothing");
+        assert!(keeper.save(File::State));
+        keeper.save_bytes(b"for nothing");
+        keeper.save_end();
         assert!(matches!(next(&mut keeper), Event::SaveFailed(_)));
         assert!(!keeper.read(File::List) || matches!(next(&mut keeper), Event::ReadFailed(_)));
         assert_eq!(keeper.turn(), None);

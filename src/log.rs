@@ -11,7 +11,6 @@
 use crate::sys::stderr_is_writable;
 use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind, Write as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -34,15 +33,6 @@ const MOST: usize = 512;
 /// What a line on standard error begins with; syslog adds the name itself.
 const NAME: &[u8] = b"announced: ";
 
-/// The way to the system's log: the keeper.
-pub struct Syslog {
-    /// Takes lines, and does not block. A datagram is the priority of `syslog(3)`, one byte from 0 to 7, and
-    /// the line, together [`MOST`] bytes at most. It fills while the system's log takes none.
-    pub socket: UnixDatagram,
-    /// While this is open the keeper stays.
-    pub hold: OwnedFd,
-}
-
 /// The number of the worker whose process this is, and one more; 0 for none.
 static WORKER: AtomicUsize = AtomicUsize::new(0);
 
@@ -52,8 +42,8 @@ static TOLD: AtomicU8 = AtomicU8::new(Level::Notice as u8);
 /// Lines that were not written since the last one that was.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Until the process ends: why it does may be all that is left to say when the rest is gone.
-static SYSLOG: OnceLock<Syslog> = OnceLock::new();
+/// The keeper's socket: a priority, one byte, and the line are a datagram.
+static SYSLOG: OnceLock<UnixDatagram> = OnceLock::new();
 
 /// Whether standard error has been left to syslog.
 static IS_READY: AtomicBool = AtomicBool::new(false);
@@ -68,10 +58,10 @@ pub fn set_verbosity(verbosity: u32) {
     TOLD.store(level as u8, Ordering::Relaxed);
 }
 
-/// Sends lines to syslog this way.
-pub fn use_syslog(syslog: Syslog) {
-    // There is one keeper, and so one way.
-    let _ = SYSLOG.set(syslog);
+/// Sends lines to syslog through this socket, which must not block.
+pub fn use_syslog(socket: UnixDatagram) {
+    // There is one keeper, and so one socket.
+    let _ = SYSLOG.set(socket);
 }
 
 /// Lines of this process are a worker's from here on, and say so.
@@ -138,7 +128,7 @@ fn put(level: Level, message: fmt::Arguments) -> bool {
     }
     // The only error is that the line is full, and then it is cut.
     let _ = line.write_fmt(message);
-    match SYSLOG.get().map(|syslog| line.send(level, &syslog.socket)) {
+    match SYSLOG.get().map(|socket| line.send(level, socket)) {
         Some(Ok(has_room)) if IS_READY.load(Ordering::Relaxed) => has_room,
         // Or the keeper is gone, and this is what is left.
         _ => stderr_is_writable() && line.print(),

@@ -99,15 +99,21 @@ pub fn check(path: &Path) -> io::Result<()> {
 /// made is found now and not in ten minutes.
 fn make_sure_of_saving(path: &Path) -> io::Result<()> {
     let probe = with_suffix(path, ".new");
-    match fs::remove_file(&probe) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
+    remove_if_there(&probe)?;
+    let made = OpenOptions::new().write(true).create_new(true).open(&probe);
+    match made {
+        // The keeper of one that was killed saves what it has yet: it can be done.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        other => drop(other?),
     }
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&probe)?;
-    fs::remove_file(&probe)
+    remove_if_there(&probe)
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// Renames to the first of `.damaged`, `.damaged.2`, `.damaged.3` and so on that is not taken.

@@ -3,10 +3,10 @@
 use super::check;
 use super::privileges::Identity;
 use std::ffi::CString;
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Opens a file for reading if it is a regular one. A FIFO would keep whoever opens or reads it waiting,
@@ -26,6 +26,12 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
             "not a regular file",
         )),
     }
+}
+
+/// Whether this name is still that file's, which others may have removed, or put theirs in its place.
+pub fn is_at(path: &Path, file: &Metadata) -> bool {
+    let at = std::fs::symlink_metadata(path);
+    at.is_ok_and(|at| (at.dev(), at.ino()) == (file.dev(), file.ino()))
 }
 
 /// Opens a FIFO, not blocking, for reading and for writing: with a writer of its own it never comes to an
@@ -57,7 +63,7 @@ pub fn open_fifo(path: &Path, owner: Option<Identity>) -> io::Result<File> {
 }
 
 /// An error if this is something else than a FIFO.
-pub fn expect_fifo(metadata: &std::fs::Metadata) -> io::Result<()> {
+pub fn expect_fifo(metadata: &Metadata) -> io::Result<()> {
     match metadata.file_type().is_fifo() {
         true => Ok(()),
         false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a FIFO")),

@@ -4,12 +4,13 @@
 //! mistaken for a running daemon, even where its number belongs to some other process by now.
 
 use super::check;
+use super::files::is_at;
 use std::ffi::{CString, OsStr};
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -83,10 +84,6 @@ fn lock(path: &Path) -> io::Result<File> {
     Err(holder)
 }
 
-fn is_at(path: &Path, file: &fs::Metadata) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|at| (at.dev(), at.ino()) == (file.dev(), file.ino()))
-}
-
 fn held(file: &File) -> io::Error {
     let text = match read_id(file) {
         Some(id) => format!("process {id} holds it"),
@@ -137,6 +134,7 @@ impl AsFd for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn one_holds_it_and_what_is_left_over_is_taken_or_removed() {

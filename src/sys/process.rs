@@ -78,12 +78,6 @@ pub fn yield_to_others() {
     unsafe { libc::nice(19) };
 }
 
-/// The id of the process that this one was forked by.
-pub fn parent() -> libc::pid_t {
-    // SAFETY: takes nothing and cannot fail.
-    unsafe { libc::getppid() }
-}
-
 /// Has the system end this process at once when the one that it was forked by has ended, whatever it waits for
 /// then. Not every system can; and whoever becomes another user after this call must call it again.
 #[cfg(target_os = "linux")]
