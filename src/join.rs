@@ -465,7 +465,7 @@ impl Joins {
         if is_alone || !node.is_sure_of_time() {
             return;
         }
-        let seen_at = *joining.seen_at.get_or_insert(now);
+        let seen_at = joining.see(now);
         let asked = match joining.handed.take() {
             Some(stream) => Some((Ok(stream), None)),
             None if node.is_missing_peers() && now < seen_at + GATHER => return,
@@ -512,6 +512,13 @@ impl Joining {
 
     fn next_look(&self) -> u64 {
         self.until.min(self.next_look)
+    }
+
+    /// Another node is up; when the first was. However late that is, it is asked.
+    fn see(&mut self, now: u64) -> u64 {
+        let seen_at = *self.seen_at.get_or_insert(now);
+        self.until = self.until.max(seen_at + 2 * GATHER);
+        seen_at
     }
 
     /// The next node to ask; none if all have been.

@@ -152,7 +152,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
         worker: None,
         keeper,
         descriptors,
-        sockets: open_all(options, Sharing::Nobody)?,
+        sockets: open_all(&options.listen, Sharing::Nobody, options)?,
         cluster: open_cluster(options)?,
         key,
         common,
@@ -621,9 +621,13 @@ fn announce_address(socket: &Socket) -> Option<(Protocol, SocketAddr)> {
 }
 
 /// Opens every socket before any privilege is dropped.
-fn open_all(options: &Options, sharing: Sharing) -> Result<Vec<Socket>, Problem> {
+fn open_all(
+    listens: &[Listen],
+    sharing: Sharing,
+    options: &Options,
+) -> Result<Vec<Socket>, Problem> {
     let mut sockets = Vec::new();
-    for listen in &options.listen {
+    for listen in listens {
         match open(&listen.address, sharing, options) {
             Ok(socket) => sockets.push(socket),
             Err(error) if listen.optional && sockets::is_without_v6(&error) => {
@@ -637,22 +641,15 @@ fn open_all(options: &Options, sharing: Sharing) -> Result<Vec<Socket>, Problem>
 
 /// Opens the sockets of each worker: those of the first, and for the others more at the same ports.
 fn open_for_workers(options: &Options) -> Result<Vec<Vec<Socket>>, Problem> {
-    // Sockets that share a port would share it with another tracker's too. Without sharing it is found that
-    // there is one.
-    for listen in &options.listen {
-        let tried = match listen.address {
-            Address::Udp(address) => sockets::udp(address, Sharing::Nobody).map(drop),
-            Address::Tcp(address) => sockets::tcp(address, Sharing::Nobody).map(drop),
-            Address::Unix(_) => Ok(()),
-        };
-        match tried {
-            Err(error) if !(listen.optional && sockets::is_without_v6(&error)) => {
-                return Err(format!("cannot listen on {}: {error}", listen.address));
-            }
-            _ => {}
+    let mut listens = options.listen.clone();
+    for listen in &mut listens {
+        match try_alone(&listen.address) {
+            Ok(address) => listen.address = address,
+            Err(error) if listen.optional && sockets::is_without_v6(&error) => {}
+            Err(error) => return Err(format!("cannot listen on {}: {error}", listen.address)),
         }
     }
-    let first = open_all(options, Sharing::Workers)?;
+    let first = open_all(&listens, Sharing::Workers, options)?;
     let mut all = Vec::new();
     for _ in 1..options.processes {
         let more: io::Result<Vec<Socket>> = first.iter().map(open_another).collect();
@@ -660,6 +657,16 @@ fn open_for_workers(options: &Options) -> Result<Vec<Vec<Socket>>, Problem> {
     }
     all.insert(worker::GATEWAY, first);
     Ok(all)
+}
+
+/// Sockets that share a port would share it with another tracker's too, also where the system chooses the port
+/// (Linux does, for UDP). Without sharing it is found that there is one, or a port that is free.
+fn try_alone(address: &Address) -> io::Result<Address> {
+    Ok(match *address {
+        Address::Udp(any) => Address::Udp(sockets::udp(any, Sharing::Nobody)?.local_addr()?),
+        Address::Tcp(any) => Address::Tcp(sockets::tcp(any, Sharing::Nobody)?.local_addr()?),
+        Address::Unix(_) => address.clone(),
+    })
 }
 
 /// One more socket for the same: at the same port another, of a file the same.
@@ -845,8 +852,8 @@ fn start_keeper(plan: Plan) -> Result<Option<Keeper>, Problem> {
         return Ok(None);
     }
     let mut keeper = keeper::start(&plan).map_err(problem("cannot start the keeper process"))?;
-    if let Some(syslog) = keeper.take_log() {
-        log::use_syslog(syslog);
+    if let Some(socket) = keeper.take_log() {
+        log::use_syslog(socket);
     }
     Ok(Some(keeper))
 }

@@ -59,9 +59,10 @@ pub fn start(names: Vec<String>, identity: Option<Identity>) -> io::Result<Resol
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let count = names.len();
+    let daemon = std::process::id();
     process::fork(|| {
         // Whoever might be told of an error is the daemon, which sees that the process has ended.
-        let _ = become_resolver(&names, &theirs, identity);
+        let _ = become_resolver(&names, &theirs, identity, daemon);
     })?;
     Ok(Resolver::new(ours, count))
 }
@@ -70,15 +71,20 @@ fn become_resolver(
     names: &[String],
     link: &UnixStream,
     identity: Option<Identity>,
+    daemon: u32,
 ) -> io::Result<()> {
     signals::end_at_once()?;
-    process::yield_to_others();
     process::keep_only(&[link.as_fd()]);
+    process::yield_to_others();
     if let Some(identity) = identity {
         privileges::become_user(identity)?;
     }
     // A name server may keep it waiting for longer than the daemon lives.
     process::end_with_parent();
+    // It may have ended before that.
+    if std::os::unix::process::parent_id() != daemon {
+        return Ok(());
+    }
     sandbox::enter_with_names()?;
     serve(names, link)
 }
@@ -262,7 +268,9 @@ mod tests {
 
     #[test]
     fn names_have_addresses_or_a_reason() {
-        let mut resolver = resolver(&["localhost", "no such name", "192.0.2.1"]);
+        // Longer than any is, so that no name server is asked.
+        let unknown = "x".repeat(300);
+        let mut resolver = resolver(&["localhost", &unknown, "192.0.2.1"]);
         assert_eq!(resolver.turn(), None);
         for number in [1, 0, 2, 7] {
             resolver.ask(number);

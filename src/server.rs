@@ -462,6 +462,8 @@ impl Server {
         match (&mut self.service.access, &mut self.keeper) {
             (Some(access), Some(keeper)) => access.reload(keeper),
             _ if names > 0 => {}
+            // The gateway says so for all.
+            _ if self.place.as_ref().is_some_and(|place| !place.is_gateway()) => {}
             _ => log::line(format_args!("SIGHUP: there is nothing to reload")),
         }
     }

@@ -209,9 +209,9 @@ impl Access {
     /// The list stays what it was.
     pub fn fail(&mut self, why: &dyn fmt::Display) {
         self.reload = Reload::Idle;
-        let (name, count) = (self.name(), self.list.len());
+        let (name, hashes) = (self.name(), self.hashes());
         log::line(format_args!(
-            "{name}: {why}; the old list stays in force, with {count} hashes"
+            "{name}: {why}; the old list stays in force, with {hashes}"
         ));
     }
 
@@ -256,11 +256,18 @@ impl Access {
 
     /// What has been loaded.
     fn report(&self, skipped: &Skipped) {
-        let (name, count) = (self.name(), self.list.len());
+        let (name, hashes) = (self.name(), self.hashes());
         if let Some(text) = skipped.report() {
             log::line(format_args!("{name}: {text}"));
         }
-        log::line(format_args!("{name}: loaded, {count} hashes"));
+        log::line(format_args!("{name}: loaded, {hashes}"));
+    }
+
+    fn hashes(&self) -> String {
+        match self.list.len() {
+            1 => String::from("1 hash"),
+            count => format!("{count} hashes"),
+        }
     }
 
     fn name(&self) -> String {
