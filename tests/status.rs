@@ -7,8 +7,8 @@ use announced::sync::node::{Node, Outbox, Settings};
 use announced::tracker::{Announce, Event, Hint, Limits, Peer, Role, Sink, Sinks, Tracker};
 use common::http::get;
 use common::udp::{self, Client};
-use common::{Daemon, Directory, run, wait_for, wait_longer};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use common::{Daemon, Directory, hurry, run, wait_for, wait_longer};
+use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 /// Where a daemon listens for other nodes.
@@ -203,9 +203,7 @@ fn a_node_that_is_listed_itself_is_not_missed() {
 
 #[test]
 fn whoever_cannot_be_asked_is_an_error() {
-    let refused = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let closed = refused.local_addr().expect("is bound").to_string();
-    drop(refused);
+    let closed = common::free_address().to_string();
     let (code, out, err) = run(&["--cluster-status", &closed]);
     assert_eq!((code, out.as_str()), (Some(1), ""));
     let start = format!("announced: --cluster-status '{closed}': Connection refused");
@@ -421,13 +419,6 @@ impl Flood {
     }
 }
 
-/// Lets a process go before others, where root asks; by its id, or a thread's.
-fn hurry(id: &str) {
-    let _ = std::process::Command::new("renice")
-        .args(["-n", "-20", "-p", id])
-        .output();
-}
-
 /// Far more than it may take: some is dropped and counted, clients are answered all along, and in the end
 /// nothing is missing.
 #[test]
@@ -442,7 +433,7 @@ fn what_is_more_than_can_be_applied_is_shed_in_sight_and_mended() {
         flood.run(to);
         (metric(&daemon, "sync_up", &[]) == Some(1.0)).then_some(())
     });
-    let asking = Client::new(daemon.udp4());
+    let mut asking = Client::new(daemon.udp4());
     let shed = || {
         let name = "sync_rejected_packets_total";
         metric(&daemon, name, &["reason=\"shed\"", "127.0.0.1:"]).expect("is there")
@@ -456,6 +447,7 @@ fn what_is_more_than_can_be_applied_is_shed_in_sight_and_mended() {
         hurry(&id.to_string_lossy());
     }
     wait_longer("something to be shed", Duration::from_secs(60), || {
+        asking.connect();
         // Made before, so that it comes faster than it could be made.
         for _ in 0..75 {
             flood.change(Role::Leecher);
@@ -477,6 +469,7 @@ fn what_is_more_than_can_be_applied_is_shed_in_sight_and_mended() {
     assert!(out.contains("shed "), "{out}");
     wait_longer("both to agree", Duration::from_secs(120), || {
         flood.run(to);
+        asking.connect();
         let all = asking.scrape(&[TORRENT]) == [[CROWD, 0, 0]];
         (all && metric(&daemon, "sync_agrees", &[]) == Some(1.0)).then_some(())
     });

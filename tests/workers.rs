@@ -298,13 +298,15 @@ fn a_new_worker_soon_counts_downloads_as_the_other_does() {
     let mut port = 0;
     for worker in [1, 0] {
         let all = clients(daemon.udp4());
+        let begin = Instant::now();
         kill(processes(&daemon)[&worker]);
         let whole = format!("announced: worker {worker}: cluster: whole: ");
         // On and on until some time after it has the table.
         let mut later = 0;
         while later < 100 {
+            assert!(begin.elapsed() < 2 * common::DEADLINE, "it is not whole");
             for client in &all {
-                port += 1;
+                port = port % 60_000 + 1;
                 let completed = Announce {
                     event: 1,
                     ..seeder(A, port)
@@ -332,6 +334,16 @@ fn a_new_worker_soon_counts_downloads_as_the_other_does() {
     stop(daemon);
 }
 
+/// Waits until a new worker is whole and its parent knows: the next to be killed has somebody who gives its table.
+fn wait_until_back(daemon: &Daemon, worker: usize) {
+    daemon.wait_for_line(&format!("worker {worker}: cluster: whole"));
+    let before = answered(daemon)[worker];
+    wait_for("it to serve its share", || {
+        serves_everybody(daemon.udp4());
+        (answered(daemon)[worker] > before).then_some(())
+    });
+}
+
 /// The goal is a second; how long it takes on a machine that does other things besides is no fault.
 #[test]
 fn a_killed_workers_share_is_served_again_soon() {
@@ -352,8 +364,8 @@ fn a_killed_workers_share_is_served_again_soon() {
         }
         let took = begin.elapsed();
         println!("worker {worker}'s share was served again after {took:?}");
-        assert!(took < Duration::from_secs(5), "{took:?}");
-        daemon.wait_for_line(&format!("worker {worker}: cluster: whole"));
+        assert!(took < common::DEADLINE, "{took:?}");
+        wait_until_back(&daemon, worker);
     }
 }
 
@@ -559,14 +571,14 @@ fn reloads_and_changes_reach_all_and_those_that_come_later() {
     wait_until_tracked(&daemon, A, false);
     for worker in [0, 1] {
         replace(&daemon, worker);
-        daemon.wait_for_line(&format!("worker {worker}: cluster: whole"));
+        wait_until_back(&daemon, worker);
         wait_until_tracked(&daemon, B, true);
         wait_until_tracked(&daemon, A, false);
     }
     let loaded = |daemon: &Daemon| {
         let log = daemon.log();
         log.iter()
-            .filter(|line| line.contains("loaded, 1 hashes"))
+            .filter(|line| line.contains("loaded, 1 hash"))
             .count()
     };
     let before = loaded(&daemon);

@@ -171,12 +171,17 @@ impl Client {
         self.receive()
     }
 
-    /// Reads on until the other side closes; what came.
-    pub fn read_to_end(&mut self) -> Vec<u8> {
+    /// Reads on until the other side closes; what came, and whether it closed in order.
+    pub fn read_rest(&mut self) -> (Vec<u8>, bool) {
         let mut bytes = std::mem::take(&mut self.rest);
-        self.stream
-            .read_to_end(&mut bytes)
-            .expect("is closed in order");
+        let is_in_order = self.stream.read_to_end(&mut bytes).is_ok();
+        (bytes, is_in_order)
+    }
+
+    /// Reads on until the other side closes, in order; what came.
+    pub fn read_to_end(&mut self) -> Vec<u8> {
+        let (bytes, is_in_order) = self.read_rest();
+        assert!(is_in_order, "cut off");
         bytes
     }
 }

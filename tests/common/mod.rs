@@ -49,6 +49,13 @@ pub fn wait_longer<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> 
     }
 }
 
+/// Lets a process go before others, where root asks; by its id, or a thread's.
+pub fn hurry(id: &str) {
+    let _ = Command::new("renice")
+        .args(["-n", "-20", "-p", id])
+        .output();
+}
+
 /// Calls again what was interrupted: what has a timeout is, when the process is stopped and goes on (signal(7)), as
 /// may happen to it on a busy machine.
 pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
@@ -59,6 +66,10 @@ pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
         }
     }
 }
+
+/// How long a daemon that is to end surely waits for replies to leave, a little less than it does. On a machine that is
+/// so busy that this passes, it may cut them short.
+pub const FAREWELL: Duration = Duration::from_millis(700);
 
 /// A port that is free for UDP and TCP. Where all of 127/8 is on the loopback each has an address for itself, so that
 /// nobody takes the port before it is bound, or while what is bound to it is started again.

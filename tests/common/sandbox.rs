@@ -68,6 +68,8 @@ struct Directory(PathBuf);
 impl Directory {
     fn new(test: &str) -> Directory {
         let dir = env::temp_dir().join(format!("announced-{test}-{}", process::id()));
+        // One with this id may have been killed before it could remove its own.
+        let _ = fs::remove_dir_all(&dir);
         fs::create_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
         Directory(dir)
     }

@@ -22,9 +22,9 @@ pub struct Said {
 }
 
 impl Said {
-    /// Everybody has had the time to hear of it.
-    fn is_old(&self) -> bool {
-        self.at.elapsed() > Duration::from_secs(3)
+    /// Everybody had the time to hear of it by then.
+    fn is_old(&self, then: Instant) -> bool {
+        self.at + Duration::from_secs(3) < then
     }
 }
 
@@ -171,18 +171,19 @@ impl Load {
     pub fn end_at_once(&self, node: usize) {
         self.end(node);
         let truth = &mut *self.shared.truth();
-        let is_sure = |said: &Said| said.home != node || said.is_old();
+        let now = Instant::now();
+        let is_sure = |said: &Said| said.home != node || said.is_old(now);
         let unsure = truth.said.iter().filter(|(_, said)| !is_sure(said));
         truth.unsure.extend(unsure.map(|(key, _)| *key));
         truth.said.retain(|_, said| is_sure(said));
     }
 
-    /// What was said so far, but for the last seconds.
-    pub fn old_truth(&self) -> Truth {
+    /// What was said some seconds before then, and not contradicted since.
+    pub fn truth_before(&self, then: Instant) -> Truth {
         let mut truth = self.shared.truth().clone();
-        let fresh = truth.said.iter().filter(|(_, said)| !said.is_old());
+        let fresh = truth.said.iter().filter(|(_, said)| !said.is_old(then));
         truth.unsure.extend(fresh.map(|(key, _)| *key));
-        truth.said.retain(|_, said| said.is_old());
+        truth.said.retain(|_, said| said.is_old(then));
         truth
     }
 
@@ -248,13 +249,14 @@ fn announce(homes: &mut [Option<Home>], truth: &mut Truth, number: u32, random: 
         port: key.1.port(),
         ..Announce::default()
     };
+    say(client, &announce);
+    // A node that stood still has taken it only now, and told nobody yet.
     let said = Said {
         home: node,
         is_seeder,
         has_stopped: stops,
         at: Instant::now(),
     };
-    say(client, &announce);
     truth.said.insert(key, said);
     if completes {
         *truth.completed.entry(key.0).or_default() += 1;

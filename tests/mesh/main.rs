@@ -16,22 +16,25 @@ use common::net::{self, Faults, Host};
 use common::{skip, uninterrupted, wait_for};
 use nodes::{Links, Mesh};
 use std::net::{SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Sends datagrams that carry their number to another host; the numbers that arrive.
 fn numbers(from: &Host, to: &Host, is_v6: bool, count: u32) -> Vec<u32> {
     let address = |host: &Host| SocketAddr::new(if is_v6 { host.v6() } else { host.v4() }, 7);
     let receiver = to.within(|| UdpSocket::bind(address(to)).expect("a port"));
-    let wait = Some(Duration::from_secs(1));
+    let wait = Some(Duration::from_secs(3));
     receiver.set_read_timeout(wait).expect("a timeout");
     let sender = from.within(|| UdpSocket::bind(address(from)).expect("a port"));
     for number in 0..count {
         let sent = sender.send_to(&number.to_be_bytes(), address(to));
         assert_eq!(sent.expect("is sent"), 4);
     }
+    let all = count as usize;
     let mut buffer = [0; 4];
     let mut come = Vec::new();
-    while let Ok((_, source)) = uninterrupted(|| receiver.recv_from(&mut buffer)) {
+    while come.len() < all
+        && let Ok((_, source)) = uninterrupted(|| receiver.recv_from(&mut buffer))
+    {
         assert_eq!(source, address(from));
         come.push(u32::from_be_bytes(buffer));
     }
@@ -256,9 +259,10 @@ fn a_node_is_replaced() {
         wait_for("a node that is whole", || {
             (mesh.health(2) == (200, "ok\n".into())).then_some(())
         });
-        // In this order: what is said meanwhile is not expected.
+        // What is said meanwhile is not expected.
+        let asked = Instant::now();
         let table = mesh.tables().swap_remove(2);
-        let lost = load.old_truth().differences(&table);
+        let lost = load.truth_before(asked).differences(&table);
         assert!(lost.is_empty(), "{lost:?}");
 
         load.begin(2, &mesh.hosts[2]);
@@ -314,7 +318,7 @@ fn a_wrong_key() {
         let truth = load.stop();
         let (theirs, ours) = truth.clone().split(2);
         let tables = mesh.tables();
-        assert!(theirs.said.len() > 100 && ours.said.len() > 100);
+        assert!(theirs.said.len() > 20 && ours.said.len() > 20);
         let differ = theirs.differences(&tables[2]);
         assert!(differ.is_empty(), "{differ:?}");
         for node in 0..3 {

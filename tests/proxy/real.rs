@@ -240,7 +240,12 @@ impl Proxy {
             let mut table = String::new();
             stream.read_to_string(&mut table).ok()?;
             let server = table.lines().find(|line| line.contains(",one,"))?;
-            server.split(',').any(|field| field == kind).then_some(())
+            let fields: Vec<&str> = server.split(',').collect();
+            // After a first check that took too long it is down until there have been two more.
+            [kind, "UP"]
+                .iter()
+                .all(|field| fields.contains(field))
+                .then_some(())
         });
     }
 }
