@@ -344,6 +344,24 @@ fn wait_until_back(daemon: &Daemon, worker: usize) {
     });
 }
 
+/// Linux takes a port that others share for one that is free, if the system is to choose and all share.
+#[cfg(target_os = "linux")]
+#[test]
+fn several_trackers_do_not_share_what_the_system_chose() {
+    let test = "several_trackers_do_not_share_what_the_system_chose";
+    common::net::in_sandbox(test, |lan| {
+        let host = lan.host();
+        let range = "/proc/sys/net/ipv4/ip_local_port_range";
+        let narrowed = host.within(|| fs::write(range, "40000 40002"));
+        narrowed.expect("is this network's own");
+        let flags = ["-j", "2", "-i", "10.77.0.1", "-P", "0"];
+        let daemons = [(); 3].map(|()| host.start(&flags));
+        let mut ports = daemons.each_ref().map(|daemon| daemon.udp4().port());
+        ports.sort_unstable();
+        assert_eq!(ports, [40000, 40001, 40002]);
+    });
+}
+
 /// The goal is a second; how long it takes on a machine that does other things besides is no fault.
 #[test]
 fn a_killed_workers_share_is_served_again_soon() {
