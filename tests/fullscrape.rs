@@ -4,7 +4,7 @@ mod common;
 
 use common::bencode::Value;
 use common::http::{Client, Response};
-use common::{Daemon, FAREWELL, skip, udp, uninterrupted, wait_for};
+use common::{Daemon, skip, udp, uninterrupted, wait_for};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -465,8 +465,13 @@ fn four_are_served_at_once() {
     }
 }
 
+/// A machine that is busy with other things may take longer over it than the daemon waits, but not five times.
 #[test]
 fn a_signal_ends_it_all_the_same() {
+    assert!((0..5).any(|_| last_one_is_whole()));
+}
+
+fn last_one_is_whole() -> bool {
     let mut daemon = Daemon::start(&["--full-scrape", "open"]);
     // More than the socket's buffers take.
     fill(&daemon, 90_000);
@@ -476,11 +481,12 @@ fn a_signal_ends_it_all_the_same() {
         client.receive_head();
         client
     });
-    let asked = Instant::now();
     daemon.signal("TERM");
     let [reading, ..] = &mut clients;
-    let (rest, _) = reading.read_rest();
-    let is_late = asked.elapsed() > FAREWELL;
-    assert!(rest.ends_with(b"\r\n0\r\n\r\n") || is_late);
+    let is_whole = reading.ends_with(b"\r\n0\r\n\r\n");
+    if is_whole {
+        reading.take_chunks();
+    }
     assert!(daemon.wait().0.success());
+    is_whole
 }

