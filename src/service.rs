@@ -172,6 +172,12 @@ impl Service {
         cluster.is_some_and(|cluster| cluster.node().is_joining)
     }
 
+    /// Whether clients may come to a process that does not know yet what other nodes know: this one, or another worker.
+    pub fn is_partial(&self) -> bool {
+        let machine = self.machine.as_ref();
+        self.is_syncing() || machine.is_some_and(|machine| !machine.is_whole())
+    }
+
     /// Lets the cluster have the tracker, and tells it which torrents are not tracked; what that returns,
     /// or false without a cluster.
     pub fn with_cluster(

@@ -180,6 +180,9 @@ impl Server {
             return;
         };
         let is_syncing = self.service.is_syncing();
+        if let (false, Some(machine)) = (is_syncing, &self.service.machine) {
+            machine.tell_whole();
+        }
         if !self.is_ready && (place.is_first || !is_syncing) {
             self.is_ready = true;
             place.link.send(&Message::Ready);

@@ -64,6 +64,8 @@ pub struct Board {
     /// and so many numbers. It writes them in turn, so that it may die at any moment: the last that is
     /// whole is still there.
     cluster: SharedNumbers,
+    /// Of each worker: 1 once it, or one before it, has had the whole table.
+    whole: SharedNumbers,
     own: usize,
 }
 
@@ -73,6 +75,7 @@ impl Board {
         Ok(Board {
             numbers: SharedNumbers::new(workers * SLOT)?,
             cluster: SharedNumbers::new(1 + 2 * (1 + MOST_NUMBERS))?,
+            whole: SharedNumbers::new(workers)?,
             own: 0,
         })
     }
@@ -84,6 +87,22 @@ impl Board {
 
     pub fn is_gateway(&self) -> bool {
         self.own == GATEWAY
+    }
+
+    /// This worker has the whole table.
+    pub fn tell_whole(&self) {
+        let own = self.whole.get(self.own);
+        // Read first: a line of memory that all have is not to move between them in each round.
+        if let Some(own) = own.filter(|own| own.load(Ordering::Relaxed) == 0) {
+            own.store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether each worker has the whole table, or is one that serves nobody before it does.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+            .iter()
+            .all(|told| told.load(Ordering::Relaxed) > 0)
     }
 
     /// Writes what the gateway, and nobody else, knows of the cluster.
@@ -210,7 +229,11 @@ mod tests {
         assert_eq!(board.cluster(), Some(vec![4]));
         board.tell_cluster(&[6; MOST_NUMBERS + 1]);
         assert_eq!(board.cluster(), Some(vec![6; MOST_NUMBERS]));
-        assert!(!board.of_worker(1).is_gateway());
+        board.tell_whole();
+        assert!(!board.is_whole());
+        let other = board.of_worker(1);
+        other.tell_whole();
+        assert!(other.is_whole() && !other.is_gateway());
     }
 
     #[test]

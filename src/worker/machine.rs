@@ -40,6 +40,15 @@ impl Machine {
         self.board.is_gateway()
     }
 
+    pub fn tell_whole(&self) {
+        self.board.tell_whole();
+    }
+
+    /// Whether each worker has the whole table, or is one that serves nobody before it does.
+    pub fn is_whole(&self) -> bool {
+        self.board.is_whole()
+    }
+
     pub fn tell_cluster(&self, overview: &Overview) {
         self.board.tell_cluster(&overview.numbers());
     }
