@@ -51,6 +51,10 @@ check-bsd:
 			--target x86_64-unknown-$$system || exit 1; \
 	done
 
+# Compiles with Rust 1.85, which .ci/msrv fetches from the archive of Debian 12.
+check-msrv:
+	.ci/msrv
+
 bench:
 	$(CARGO) bench --locked --bench bench -- $(BENCHFLAGS)
 
@@ -74,4 +78,4 @@ uninstall:
 clean:
 	$(CARGO) clean
 
-.PHONY: all tiny tiny-static check check-bsd bench lint install uninstall clean
+.PHONY: all tiny tiny-static check check-bsd check-msrv bench lint install uninstall clean

@@ -160,7 +160,7 @@ fn split(line: &[u8]) -> Result<Option<(&str, &OsStr)>, String> {
     }
     let end = line.iter().position(u8::is_ascii_whitespace);
     let (keyword, value) = line.split_at(end.unwrap_or(line.len()));
-    let keyword = str::from_utf8(keyword).map_err(|_| "the keyword is not text")?;
+    let keyword = std::str::from_utf8(keyword).map_err(|_| "the keyword is not text")?;
     Ok(Some((keyword, OsStr::from_bytes(value.trim_ascii_start()))))
 }
 

@@ -122,7 +122,7 @@ impl FullScrape {
                 let gzip = press.gzip.get_or_insert_with(|| Gzip::begin(out));
                 gzip.compress(&press.slice, out);
                 press.slices += 1;
-                if press.slices.is_multiple_of(SLICES_A_BLOCK) {
+                if press.slices % SLICES_A_BLOCK == 0 {
                     gzip.end_block(out);
                 }
                 if let Place::End = next {
@@ -232,6 +232,7 @@ fn hex(byte: u8, digits: &[u8; 16]) -> [u8; 2] {
 mod tests {
     use super::*;
     use crate::random::Random;
+    use crate::sys::chunks::as_chunks;
     use crate::tracker::{Event, Limits, Peer, Role};
     use miniz_oxide::inflate::decompress_to_vec;
     use std::collections::BTreeMap;
@@ -338,7 +339,7 @@ mod tests {
 
     /// The hashes of a stream in the format `bin`.
     fn hashes(bin: &[u8]) -> Vec<InfoHash> {
-        let entries = bin.as_chunks::<28>().0;
+        let entries = as_chunks::<28>(bin).0;
         let hash = |entry: &[u8; 28]| *entry.first_chunk::<20>().expect("is longer");
         entries.iter().map(hash).collect()
     }

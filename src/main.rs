@@ -893,9 +893,10 @@ fn fifos(options: &Options) -> [(&'static str, Option<&Path>); 2] {
 /// Those that are missing would be made.
 fn check_fifos(options: &Options) -> Result<(), Problem> {
     for (flag, path) in fifos(options) {
-        if let Some(path) = path
-            && let Ok(found) = path.metadata()
-        {
+        let Some(path) = path else {
+            continue;
+        };
+        if let Ok(found) = path.metadata() {
             let shown = path.as_os_str().to_string_lossy();
             files::expect_fifo(&found).map_err(problem(format_args!("{flag} '{shown}'")))?;
         }

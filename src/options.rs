@@ -620,9 +620,7 @@ impl Draft {
                 ));
             }
         };
-        if let (Some(add), Some(remove)) = (&add, &remove)
-            && add == remove
-        {
+        if let Some(remove) = remove.as_ref().filter(|_| add == remove) {
             let fifo = remove.to_string_lossy();
             return Err(format!(
                 "--list-remove '{fifo}': wanted is another FIFO than --list-add's"

@@ -371,9 +371,10 @@ impl Parent {
             .iter_mut()
             .filter_map(|hand| hand.running.as_mut())
         {
-            while running.link.waiting() == 0
-                && let Some(after) = running.replay
-            {
+            while running.link.waiting() == 0 {
+                let Some(after) = running.replay else {
+                    break;
+                };
                 let changes: Vec<(InfoHash, bool)> =
                     self.journal.after(after.as_ref(), MOST_HASHES).collect();
                 running.replay = changes.last().map(|change| Some(change.0));

@@ -10,6 +10,7 @@
 //! a 1 and why there are none.
 
 use crate::log;
+use crate::sys::chunks::as_chunks;
 use crate::sys::privileges::{self, Identity};
 use crate::sys::{process, sandbox, signals};
 use mio::{Interest, Registry, Token};
@@ -164,10 +165,10 @@ impl Resolver {
         }
         let answer = parse(&self.input);
         self.input.clear();
-        if let Some(answer) = &answer
-            && let Some(asked) = self.asked.get_mut(answer.number)
-        {
-            *asked = false;
+        if let Some(answer) = &answer {
+            if let Some(asked) = self.asked.get_mut(answer.number) {
+                *asked = false;
+            }
         }
         Ok(answer)
     }
@@ -177,7 +178,7 @@ fn parse(frame: &[u8]) -> Option<Answer> {
     let (&[low, high, _, _, kind], payload) = frame.split_first_chunk()?;
     let addresses = match kind {
         FOUND => {
-            let (all, _) = payload.as_chunks::<16>();
+            let (all, _) = as_chunks::<16>(payload);
             let ip = |octets: &[u8; 16]| Ipv6Addr::from(*octets).to_canonical();
             Ok(all.iter().map(ip).collect())
         }

@@ -401,9 +401,7 @@ impl Server {
     }
 
     fn hear_resolver(&mut self) {
-        while let Some(resolver) = &mut self.resolver
-            && let Some(answer) = resolver.turn()
-        {
+        while let Some(answer) = self.resolver.as_mut().and_then(Resolver::turn) {
             if let Some(cluster) = &mut self.service.cluster {
                 cluster.resolved(answer.number, answer.addresses);
             }
@@ -519,10 +517,11 @@ impl Server {
     /// What is due with time and not with events.
     fn keep_house(&mut self, now: u64) {
         self.connections.expire(now);
-        if let (Some(access), Some(keeper)) = (&mut self.service.access, &mut self.keeper)
-            && access.step(keeper)
-            && let Some(cluster) = &mut self.service.cluster
-        {
+        let is_other_list = match (&mut self.service.access, &mut self.keeper) {
+            (Some(access), Some(keeper)) => access.step(keeper),
+            _ => false,
+        };
+        if let Some(cluster) = self.service.cluster.as_mut().filter(|_| is_other_list) {
             cluster.node_mut().note_list();
         }
         self.save_on(now);

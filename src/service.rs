@@ -82,9 +82,7 @@ impl Service {
 
     /// Brings what an announce will read first into the cache: see [`Tracker::look_ahead`].
     pub fn look_ahead(&self, info_hash: &InfoHash) -> Ahead {
-        if let Some(access) = &self.access
-            && !self.vouches(access)
-        {
+        if let Some(access) = self.access.as_ref().filter(|list| !self.vouches(list)) {
             access.look_ahead(info_hash);
         }
         self.tracker.look_ahead(info_hash)

@@ -1,5 +1,7 @@
 //! SipHash-2-4 (Aumasson, Bernstein 2012): a short keyed hash that strangers cannot predict.
 
+use crate::sys::chunks::as_chunks;
+
 /// The 64-bit hash of a message under a 128-bit key.
 pub fn siphash24(key: [u64; 2], message: &[u8]) -> u64 {
     let mut state = State::new(key);
@@ -45,7 +47,7 @@ impl Hasher {
             self.state.absorb(u64::from_le_bytes(self.rest));
             bytes = others;
         }
-        let (words, rest) = bytes.as_chunks();
+        let (words, rest) = as_chunks(bytes);
         for word in words {
             self.state.absorb(u64::from_le_bytes(*word));
         }
@@ -98,7 +100,7 @@ impl State {
     }
 
     fn absorb_all(&mut self, message: &[u8]) {
-        let (words, rest) = message.as_chunks();
+        let (words, rest) = as_chunks(message);
         for word in words {
             self.absorb(u64::from_le_bytes(*word));
         }

@@ -14,11 +14,9 @@ use std::net::IpAddr;
 /// cheap; more would only keep the other sockets waiting.
 const BATCHES_A_TURN: usize = 4;
 
-/// IPv6 peers that fit beside the header into an unfragmented packet.
-const MOST_V6_PEERS: usize = 67;
-
 const _: () = assert!(ANNOUNCE_HEADER + MOST_PEERS * 6 <= crate::sys::mmsg::REPLY);
-const _: () = assert!(ANNOUNCE_HEADER + MOST_V6_PEERS * 18 <= crate::sys::mmsg::REPLY);
+// IPv6 peers that fit beside the header into an unfragmented packet: 67.
+const _: () = assert!(ANNOUNCE_HEADER + 67 * 18 <= crate::sys::mmsg::REPLY);
 
 /// Serves what waits on a socket, up to a few batches; whether more may be waiting.
 pub fn serve(

@@ -648,7 +648,7 @@ fn info_hashes_and_parameters_are_read_alike() {
     let upper = "%BC".repeat(20);
     let lower = "%bc".repeat(20);
     let mixed = "%bC%Bc".repeat(10);
-    let marks = str::from_utf8(&MARKS).expect("is ASCII");
+    let marks = std::str::from_utf8(&MARKS).expect("is ASCII");
     // A hash and how it is written, the rest of the query, and whether that tells of a seeder.
     #[rustfmt::skip] // A table reads best a line each.
     let queries = [

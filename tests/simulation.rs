@@ -117,7 +117,7 @@ fn hash(n: usize) -> InfoHash {
             .to_be_bytes(),
     );
     // Some share all but their last bytes.
-    if n.is_multiple_of(10) {
+    if n % 10 == 0 {
         hash[..8].fill(0xaa);
         hash[12..].copy_from_slice(&(n as u64).to_be_bytes());
     }

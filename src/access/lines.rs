@@ -5,6 +5,7 @@
 //! hash.
 
 use crate::proto::find;
+use crate::sys::chunks::as_chunks;
 use crate::tracker::InfoHash;
 
 const DIGITS: usize = 40;
@@ -81,7 +82,7 @@ fn parse(line: &[u8]) -> Line {
         return Line::Nothing;
     }
     let (digits, rest) = line.split_at(line.len().min(DIGITS));
-    let (pairs, _) = digits.as_chunks();
+    let (pairs, _) = as_chunks(digits);
     let mut hash = [0; 20];
     let is_longer = rest.first().is_some_and(u8::is_ascii_hexdigit);
     if pairs.len() != hash.len() || is_longer {

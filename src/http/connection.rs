@@ -437,9 +437,7 @@ impl Connections {
     }
 
     fn enqueue(&mut self, index: u32) {
-        if let Some(connection) = self.get_mut(index)
-            && !connection.queued
-        {
+        if let Some(connection) = self.get_mut(index).filter(|found| !found.queued) {
             connection.queued = true;
             self.queue.push_back(index);
         }

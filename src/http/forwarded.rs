@@ -140,7 +140,7 @@ fn node(text: &[u8]) -> Option<IpAddr> {
         None => {
             let colon = find(text, b':').unwrap_or(text.len());
             let (address, port) = text.split_at_checked(colon)?;
-            let address: Ipv4Addr = str::from_utf8(address).ok()?.parse().ok()?;
+            let address: Ipv4Addr = std::str::from_utf8(address).ok()?.parse().ok()?;
             (IpAddr::V4(address), port)
         }
     };
@@ -148,7 +148,7 @@ fn node(text: &[u8]) -> Option<IpAddr> {
 }
 
 fn v6(text: &[u8]) -> Option<IpAddr> {
-    let address: Ipv6Addr = str::from_utf8(text).ok()?.parse().ok()?;
+    let address: Ipv6Addr = std::str::from_utf8(text).ok()?.parse().ok()?;
     Some(IpAddr::V6(address))
 }
 

@@ -63,7 +63,7 @@ fn version_1(bytes: &[u8]) -> Result<Header, Invalid> {
 
 /// The source in `TCP4 source destination port port`.
 fn relayed(line: &[u8]) -> Option<IpAddr> {
-    let mut words = str::from_utf8(line).ok()?.split(' ');
+    let mut words = std::str::from_utf8(line).ok()?.split(' ');
     let mut word = || words.next();
     let (family, source, destination) = (word()?, word()?, word()?);
     let source: IpAddr = match family {

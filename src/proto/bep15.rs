@@ -1,5 +1,6 @@
 //! The UDP tracker protocol (BEP 15): big-endian fields at fixed offsets.
 
+use crate::sys::chunks::as_chunks;
 use crate::tracker::{Counts, Event, InfoHash};
 
 /// What a connect request has in place of a connection id.
@@ -100,7 +101,7 @@ fn parse_announce(body: &[u8]) -> Result<Announce<'_>, Invalid> {
 }
 
 fn parse_scrape(body: &[u8]) -> Result<&[InfoHash], Invalid> {
-    let (hashes, _) = body.as_chunks();
+    let (hashes, _) = as_chunks(body);
     match hashes.len() {
         0 => Err(Invalid::Short),
         count => Ok(&hashes[..count.min(MOST_SCRAPED)]),

@@ -5,11 +5,13 @@ pub mod bencode;
 pub mod bep15;
 pub mod query;
 
+use crate::sys::chunks::as_chunks;
+
 /// The first place of a byte, eight bytes at a step: requests are searched for little else, and
 /// this is several times as fast as going byte by byte.
 pub fn find(haystack: &[u8], needle: u8) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
-    let (words, _) = haystack.as_chunks();
+    let (words, _) = as_chunks(haystack);
     let pattern = ONES * u64::from(needle);
     for (i, word) in words.iter().enumerate() {
         let different = u64::from_le_bytes(*word) ^ pattern;

@@ -105,9 +105,10 @@ impl Server {
                 Some(Socket::Http(Listener::Unix(..)))
             );
             // A Unix socket is the same for all of them.
-            if (is_own || !is_shared)
-                && let Err(error) = self.begin_serving(index)
-            {
+            if !is_own && is_shared {
+                continue;
+            }
+            if let Err(error) = self.begin_serving(index) {
                 log::error(format_args!(
                     "cannot serve a socket of worker {worker}: {error}"
                 ));
@@ -157,9 +158,10 @@ impl Server {
 
     /// Takes the streams to other workers that the parent hands over.
     pub(super) fn take_streams(&mut self, now: u64) {
-        while let Some(place) = &self.place
-            && let Ok((name, fd)) = handover::receive(&place.streams)
-        {
+        while let Some(place) = &self.place {
+            let Ok((name, fd)) = handover::receive(&place.streams) else {
+                break;
+            };
             // Nothing is asked of it but what a stream socket of any family does.
             let stream = TcpStream::from(fd);
             match name {
@@ -249,9 +251,7 @@ impl Server {
 
     /// Tells the parent what a FIFO has changed.
     pub(super) fn pass_on(&mut self, hashes: Vec<crate::tracker::InfoHash>, listed: bool) {
-        if let Some(place) = &mut self.place
-            && !hashes.is_empty()
-        {
+        if let Some(place) = self.place.as_mut().filter(|_| !hashes.is_empty()) {
             place.link.send(&Message::Changes { listed, hashes });
         }
     }

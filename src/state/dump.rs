@@ -4,6 +4,7 @@
 //! seen with peers. That is not made use of: what is in the dump is remembered for a day from now.
 
 use crate::log;
+use crate::sys::chunks::as_chunks;
 use crate::sys::files::open_regular;
 use crate::tracker::{InfoHash, Tracker};
 use std::fmt;
@@ -138,7 +139,7 @@ fn parse(line: &[u8]) -> Option<(InfoHash, u32)> {
     }
     let (hex, rest) = line.trim_ascii_end().split_first_chunk::<40>()?;
     let mut info_hash = [0; 20];
-    for (byte, pair) in info_hash.iter_mut().zip(hex.as_chunks::<2>().0) {
+    for (byte, pair) in info_hash.iter_mut().zip(as_chunks::<2>(hex).0) {
         let [high, low] = pair.map(|digit| char::from(digit).to_digit(16));
         *byte = u8::try_from(high? * 16 + low?).ok()?;
     }

@@ -199,10 +199,10 @@ fn write_peers(
     out.extend_from_slice(&[list, 0, 0]);
     let mut count = 0_u16;
     for record in records.chunks_exact(size) {
-        if let [endpoint @ .., tag] = record
-            && let Some(age) = age(*tag)
-            && count < u16::MAX
-        {
+        let [endpoint @ .., tag] = record else {
+            continue;
+        };
+        if let Some(age) = age(*tag).filter(|_| count < u16::MAX) {
             out.extend_from_slice(endpoint);
             out.push(age | tag & COMPLETED);
             count += 1;

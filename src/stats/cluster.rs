@@ -55,7 +55,7 @@ impl Overview {
         let multicast = cluster.multicast().copied();
         Overview {
             id: node.id(),
-            ahead: node.cluster_time().wrapping_sub(wall).cast_signed(),
+            ahead: node.cluster_time().wrapping_sub(wall) as i64,
             pending: node.pending() as u64,
             untold: cluster.counters.untold
                 + node.untold()

@@ -6,6 +6,7 @@ use super::modes::{BUSIEST, networks, v4_address};
 use crate::busiest::Busiest;
 use crate::proto::bencode::decimal;
 use crate::random::Random;
+use crate::sys::chunks::as_chunks;
 use crate::tracker::{Cursor, Found, InfoHash, Tracked, Tracker};
 
 /// Torrents or peers in a slice: about a tenth of a millisecond.
@@ -76,7 +77,7 @@ impl Networks {
             else {
                 return;
             };
-            for &[a, b, c, d, ..] in records.as_chunks::<7>().0 {
+            for &[a, b, c, d, ..] in as_chunks::<7>(records).0 {
                 let address = u32::from_be_bytes([a, b, c, d]);
                 for (busiest, prefix) in busiest.iter_mut().zip(Networks::PREFIXES) {
                     let host = 32 - u32::from(prefix);

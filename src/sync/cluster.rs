@@ -348,9 +348,7 @@ impl Cluster {
             group.flush();
         }
         for (to, packet) in self.out.packets() {
-            if let Some(group) = &mut group
-                && group.send(to, packet)
-            {
+            if group.as_mut().is_some_and(|group| group.send(to, packet)) {
                 continue;
             }
             let socket = match to {
@@ -535,11 +533,11 @@ impl Cluster {
             if news > 0 && self.now >= *again_at {
                 *before = sum;
                 *again_at = self.now + TELL_AGAIN;
-                let line = format_args!(
-                    "cluster: {news} packet{} rejected as {reason}: {why}",
-                    plural(news)
+                let plural = plural(news);
+                self.teller.tell(
+                    self.now,
+                    format_args!("cluster: {news} packet{plural} rejected as {reason}: {why}"),
                 );
-                self.teller.tell(self.now, line);
             }
         }
     }

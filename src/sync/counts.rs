@@ -118,9 +118,7 @@ impl Counting {
 
     fn release(&mut self, now: u64, tracker: &mut Tracker) {
         for held in &mut self.held {
-            while let Some((due, tally)) = held.front()
-                && *due <= now
-            {
+            while let Some((_, tally)) = held.front().filter(|(due, _)| *due <= now) {
                 tracker.raise_downloaded(tally);
                 held.pop_front();
             }

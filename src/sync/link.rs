@@ -312,9 +312,8 @@ impl Link {
         fresh: &mut dyn FnMut() -> Nonce,
     ) -> (Option<(Party, Nonce)>, bool) {
         let may_answer = self.answered_at.is_none_or(|at| now >= at + ANSWER);
-        if let Some(session) = &self.session
-            && session.them == hello.from
-        {
+        let session = self.session.as_ref();
+        if let Some(session) = session.filter(|session| session.them == hello.from) {
             // It has not heard our answer yet, unless this is an old one.
             let answer = (session.us, session.them.nonce);
             let is_needed = may_answer && !self.is_confirmed;

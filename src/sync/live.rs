@@ -92,8 +92,10 @@ impl Live {
         };
         if now >= *told {
             *told = now + TELL_AGAIN;
-            let line = format_args!("multicast: packets of {from} are not taken: {text}");
-            teller.tell(now, line);
+            teller.tell(
+                now,
+                format_args!("multicast: packets of {from} are not taken: {text}"),
+            );
         }
     }
 

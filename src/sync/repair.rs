@@ -841,9 +841,7 @@ fn push(
     let budget = (*left).min(SLICE);
     let mut rest = budget;
     let next = tracker.range_within(cursor, end, &mut rest, &mut |item| {
-        if let Some(share) = share(ledger, item)
-            && !theirs.contains(&share)
-        {
+        if share(ledger, item).is_some_and(|share| !theirs.contains(&share)) {
             changes.extend(tracker.change_of(item));
         }
     });

@@ -11,6 +11,7 @@
 //! session and a direction.
 
 use crate::siphash::siphash24_128;
+use crate::sys::chunks::as_chunks;
 use crate::tracker::ledger::{Change, Key, State};
 use crate::tracker::{InfoHash, Peer, Role};
 
@@ -40,7 +41,7 @@ impl Keys {
         for (to, from) in first.iter_mut().zip(secret) {
             *to = *from;
         }
-        let words = first.as_chunks().0;
+        let words = as_chunks(&first).0;
         let words: [u64; 4] = std::array::from_fn(|i| u64::from_le_bytes(words[i]));
         let [a, b, c, d] = words;
         let [e, f] = siphash24_128([a, b], secret);
@@ -290,7 +291,7 @@ pub(super) fn check_code(packet: &[u8], key: SipKey) -> Result<&[u8], Rejection>
         .split_last_chunk::<CODE>()
         .ok_or(Rejection::Malformed)?;
     let [first, second] = siphash24_128(key, message).map(u64::to_be_bytes);
-    let (theirs, _) = code.as_chunks::<8>();
+    let (theirs, _) = as_chunks::<8>(code);
     // Both halves in any case: how much of a guess was right is not to be seen in the time it takes.
     let mut wrong = 0;
     for (ours, theirs) in [first, second].iter().zip(theirs) {
@@ -455,7 +456,7 @@ pub fn most_bytes(change: &Change) -> usize {
 pub fn sort(changes: &mut [Change]) {
     changes.sort_by_cached_key(|change| {
         let [first @ .., a, b, c, d] = change.info_hash;
-        let (halves, _) = first.as_chunks();
+        let (halves, _) = as_chunks(&first);
         let [one, two] = [0, 1].map(|half| halves.get(half).copied().map_or(0, u64::from_be_bytes));
         let last = u64::from(u32::from_be_bytes([a, b, c, d])) << 1;
         (

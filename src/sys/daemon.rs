@@ -2,14 +2,15 @@
 
 use super::check;
 use std::fs::File;
-use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 
 /// A daemon that is still starting: whoever started it waits, and sees what it writes to standard error.
 pub struct Starting {
     null: File,
     /// None in a process that was forked since.
-    parent: Option<PipeWriter>,
+    parent: Option<UnixStream>,
 }
 
 /// Goes on in a child process with a session of its own. The parent stays until the child is ready or
@@ -19,7 +20,7 @@ pub struct Starting {
 pub fn detach() -> io::Result<Starting> {
     // Opened here, where there is no chroot that might lack it.
     let null = File::options().read(true).write(true).open("/dev/null")?;
-    let (reader, writer) = io::pipe()?;
+    let (reader, writer) = UnixStream::pair()?;
     // SAFETY: no pointers, and no other thread whose locks the child would find held for ever.
     let child = check(unsafe { libc::fork() })?;
     if child != 0 {
@@ -35,7 +36,7 @@ pub fn detach() -> io::Result<Starting> {
 }
 
 /// The exit status of the command that was given: the child has said what was wrong, if anything was.
-fn wait(mut reader: PipeReader, child: libc::pid_t) -> i32 {
+fn wait(mut reader: UnixStream, child: libc::pid_t) -> i32 {
     // Neither end is left open elsewhere for longer than the child lives, so this comes to an end.
     if let Ok(1) = read_byte(&mut reader) {
         return 0;
@@ -49,7 +50,7 @@ fn wait(mut reader: PipeReader, child: libc::pid_t) -> i32 {
     }
 }
 
-fn read_byte(reader: &mut PipeReader) -> io::Result<usize> {
+fn read_byte(reader: &mut UnixStream) -> io::Result<usize> {
     loop {
         match reader.read(&mut [0]) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod address;
+pub mod chunks;
 pub mod daemon;
 pub mod files;
 pub mod handover;

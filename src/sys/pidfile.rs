@@ -6,7 +6,7 @@
 use super::check;
 use super::files::is_at;
 use std::ffi::{CString, OsStr};
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -70,18 +70,24 @@ fn lock(path: &Path) -> io::Result<File> {
         if metadata.len() > LONGEST {
             return Err(io::Error::new(ErrorKind::InvalidInput, "not a pidfile"));
         }
-        match file.try_lock() {
+        match try_lock(&file) {
             // Unless it has been removed meanwhile, and the lock is on a file without a name.
             Ok(()) if is_at(path, &metadata) => return Ok(file),
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 holder = held(&file);
                 std::thread::sleep(PAUSE);
             }
-            Err(TryLockError::Error(error)) => return Err(error),
+            Err(error) => return Err(error),
         }
     }
     Err(holder)
+}
+
+/// Locks the file until it is closed. The error of a file that another process has locked is `WouldBlock`.
+fn try_lock(file: &File) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(|_| ())
 }
 
 fn held(file: &File) -> io::Error {
@@ -95,7 +101,7 @@ fn held(file: &File) -> io::Error {
 fn read_id(file: &File) -> Option<u32> {
     let mut text = [0; 16];
     let length = file.read_at(&mut text, 0).ok()?;
-    let text = str::from_utf8(text.get(..length)?).ok()?;
+    let text = std::str::from_utf8(text.get(..length)?).ok()?;
     text.trim_end().parse().ok()
 }
 
@@ -109,7 +115,7 @@ impl Place {
         // SAFETY: it is new and nobody else's.
         let file = unsafe { File::from_raw_fd(fd) };
         for _ in 0..TRIES {
-            let is_free = file.try_lock().is_ok();
+            let is_free = try_lock(&file).is_ok();
             if read_id(&file) != Some(self.id) {
                 break;
             }

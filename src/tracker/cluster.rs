@@ -488,7 +488,10 @@ impl Tracker {
                 meet(key, Peer::V4(peer), role, record.tag())
             })
         });
-        if goes_on && let Some(first) = from.record::<V6>() {
+        if !goes_on {
+            return stopped;
+        }
+        if let Some(first) = from.record::<V6>() {
             swarms.in_order::<V6>(peers, first.key(), &mut |role, record| {
                 let mut peer = *record;
                 peer.set_tag(0);

@@ -252,9 +252,8 @@ impl Ledger {
         before: Option<Presence>,
         after: Option<Presence>,
     ) {
-        if let Some(end) = &self.counted_to
-            && Key::of(info_hash, peer) >= *end
-        {
+        let counted_to = self.counted_to.as_ref();
+        if counted_to.is_some_and(|end| Key::of(info_hash, peer) >= *end) {
             return;
         }
         let bucket = bucket(info_hash);

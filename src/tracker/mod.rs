@@ -344,9 +344,10 @@ impl Tracker {
 
     /// A step after that, for a peer of a large swarm.
     pub fn look_inside(&self, hint: Hint, peer: Peer) {
-        if hint.is_known
-            && let Some(torrent) = self.torrents.get(hint.at)
-        {
+        if !hint.is_known {
+            return;
+        }
+        if let Some(torrent) = self.torrents.get(hint.at) {
             self.swarms.prefetch_peer(&torrent.peers, peer);
         }
     }
@@ -678,7 +679,7 @@ impl Tracker {
                 }
             }
         });
-        if is_dropping && let Some(ledger) = &mut self.ledger {
+        if let Some(ledger) = self.ledger.as_mut().filter(|_| is_dropping) {
             ledger.count_again();
         }
         // Forwards in any case, so that no mistake in the table could make a sweep endless.

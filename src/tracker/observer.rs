@@ -5,6 +5,7 @@
 //! chance that a decoy has more of it than a peer must be near one half.
 
 use super::*;
+use crate::sys::chunks::as_chunks;
 use std::collections::{BTreeMap, BTreeSet};
 
 const MINUTE: u64 = 60;
@@ -93,7 +94,7 @@ impl World {
         };
         self.tracker
             .announce(&announce, &mut self.random, &mut sinks);
-        sinks.v4.bytes().as_chunks().0.to_vec()
+        as_chunks(sinks.v4.bytes()).0.to_vec()
     }
 
     /// Lets a minute pass in a swarm of about so many peers.

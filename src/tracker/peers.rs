@@ -6,6 +6,7 @@
 
 use super::blocks::{self, Block, Blocks};
 use super::clock::Clock;
+use crate::sys::chunks::{as_chunks, as_chunks_mut};
 use crate::sys::memory::prefetch;
 use std::net::IpAddr;
 
@@ -103,10 +104,10 @@ macro_rules! record {
                 &mut self[$size - 1]
             }
             fn from_bytes(bytes: &[u8]) -> &[Self] {
-                bytes.as_chunks().0
+                as_chunks(bytes).0
             }
             fn from_bytes_mut(bytes: &mut [u8]) -> &mut [Self] {
-                bytes.as_chunks_mut().0
+                as_chunks_mut(bytes).0
             }
             fn to_bytes(records: &[Self]) -> &[u8] {
                 records.as_flattened()
@@ -555,11 +556,12 @@ impl Ranks {
         let mut chunk = 0;
         let mut step = self.sums.len().checked_ilog2().map_or(0, |log| 1 << log);
         while step > 0 {
-            if let Some(&sum) = self.sums.get(chunk + step - 1)
-                && sum as usize <= rank
-            {
-                rank -= sum as usize;
-                chunk += step;
+            match self.sums.get(chunk + step - 1) {
+                Some(&sum) if sum as usize <= rank => {
+                    rank -= sum as usize;
+                    chunk += step;
+                }
+                _ => {}
             }
             step /= 2;
         }

@@ -301,6 +301,7 @@ impl Draws {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::chunks::as_chunks;
     use crate::tracker::decoys::Decoys;
     use crate::tracker::peers::V4;
     use std::collections::BTreeSet;
@@ -443,7 +444,7 @@ mod tests {
         let mut sink = Sink::new(&mut room);
         let clock = Clock::at(0);
         pool.pick_mixed(decoys, Role::Leecher, want, clock, random, &mut sink);
-        sink.bytes().as_chunks().0.to_vec()
+        as_chunks(sink.bytes()).0.to_vec()
     }
 
     fn pools(percent: u32, leechers: usize, seeders: usize) -> Pools {

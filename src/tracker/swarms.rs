@@ -350,9 +350,10 @@ impl Swarms {
 
     /// Prefetches what a search for this peer in a large swarm will read.
     pub fn prefetch_peer(&self, peers: &Peers, peer: Peer) {
-        if let &Peers::Large(number) = peers
-            && let Some(large) = self.large(number)
-        {
+        let &Peers::Large(number) = peers else {
+            return;
+        };
+        if let Some(large) = self.large(number) {
             for role in [Role::Leecher, Role::Seeder] {
                 match peer {
                     Peer::V4(record) => {
@@ -711,10 +712,10 @@ impl Swarms {
                 if let Some(shrunk) = shrunk {
                     self.blocks.free(block);
                     *peers = shrunk;
-                } else if Blocks::is_roomy(block, used)
-                    && let Some(block) = self.blocks.move_to(block, used, used)
-                {
-                    *peers = Peers::small(block);
+                } else if Blocks::is_roomy(block, used) {
+                    if let Some(block) = self.blocks.move_to(block, used, used) {
+                        *peers = Peers::small(block);
+                    }
                 }
             }
             _ => {}

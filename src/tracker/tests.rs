@@ -38,7 +38,7 @@ fn hash(n: usize) -> InfoHash {
 }
 
 fn address(n: usize) -> Peer {
-    let ip: IpAddr = if n.is_multiple_of(3) {
+    let ip: IpAddr = if n % 3 == 0 {
         let mut octets = [0x20; 16];
         octets[12..].copy_from_slice(&(n as u32).to_be_bytes());
         octets.into()

@@ -99,9 +99,8 @@ impl Tracker {
         while let Some(within) = next {
             let (records, after) = self.swarms.run(&torrent.peers, within);
             next = after;
-            if let Some(size) = RECORD_SIZES.get(usize::from(within.list))
-                && !records.is_empty()
-            {
+            let size = RECORD_SIZES.get(usize::from(within.list));
+            if let Some(size) = size.filter(|_| !records.is_empty()) {
                 *spent += records.len() / size;
                 let list = within.list;
                 visit(Found::Peers { list, records });

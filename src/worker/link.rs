@@ -3,6 +3,7 @@
 //! Frames are kind 1, argument 1, count 2 (little-endian), then so many info-hashes. Neither end waits for
 //! the other: what cannot be sent now is kept.
 
+use crate::sys::chunks::as_chunks;
 use crate::tracker::InfoHash;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -83,7 +84,7 @@ impl Message {
     }
 
     fn read([kind, argument, ..]: [u8; HEADER], payload: &[u8]) -> Option<Message> {
-        let (hashes, _) = payload.as_chunks::<HASH>();
+        let (hashes, _) = as_chunks::<HASH>(payload);
         Some(match kind {
             STOP => Message::Stop,
             LAST => Message::Last,

@@ -235,10 +235,11 @@ fn body(reply: &[u8]) -> Option<&[u8]> {
         if line.is_empty() {
             return Some(rest).filter(|body| length.is_some_and(|length| body.len() >= length));
         }
-        if let Some((name, value)) = line.split_at_checked(LENGTH.len())
-            && name.eq_ignore_ascii_case(LENGTH)
-        {
-            length = str::from_utf8(value.trim_ascii()).ok()?.parse().ok();
+        let Some((name, value)) = line.split_at_checked(LENGTH.len()) else {
+            continue;
+        };
+        if name.eq_ignore_ascii_case(LENGTH) {
+            length = std::str::from_utf8(value.trim_ascii()).ok()?.parse().ok();
         }
     }
 }

@@ -199,10 +199,9 @@ pub fn connect_from(source: IpAddr, server: SocketAddr) -> io::Result<TcpStream>
     // SAFETY: both addresses are whole and as long as said, and the kernel only reads them.
     unsafe {
         check(libc::bind(fd, from.pointer(), from.length))?;
-        if let Err(error) = check(libc::connect(fd, to.pointer(), to.length))
-            && error.raw_os_error() != Some(libc::EINPROGRESS)
-        {
-            return Err(error);
+        match check(libc::connect(fd, to.pointer(), to.length)) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
         }
     }
     Ok(TcpStream::from(socket))

@@ -99,7 +99,7 @@ fn info_hash(torrent: &[u8]) -> [u8; 20] {
         .write_all(info)
         .expect("sha1sum reads");
     let output = sum.wait_with_output().expect("sha1sum ends").stdout;
-    let hex = str::from_utf8(&output[..40]).expect("hexadecimal digits");
+    let hex = std::str::from_utf8(&output[..40]).expect("hexadecimal digits");
     std::array::from_fn(|i| {
         u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).expect("hexadecimal digits")
     })

@@ -37,7 +37,7 @@ impl Tracker {
             .stdout(Stdio::null())
             .stderr(File::create(&log).expect("a log file"))
             .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+            .unwrap_or_else(|error| panic!("{program:?}: {error}"));
         let mut tracker = Tracker {
             address,
             process,
@@ -80,10 +80,8 @@ impl Tracker {
         let connection_id = connect.first_chunk().ok_or(io::ErrorKind::InvalidData)?;
         let reply = exchange(&socket, u64::from_be_bytes(*connection_id), 2, info_hash)?;
         let counts = reply
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .map(|count| u32::from_be_bytes(*count))
+            .chunks_exact(4)
+            .map(|count| u32::from_be_bytes(count.try_into().expect("4 bytes")))
             .collect::<Vec<_>>();
         match counts[..] {
             [seeders, downloaded, leechers] => Ok(Swarm {

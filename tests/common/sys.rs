@@ -29,7 +29,7 @@ pub fn tap(name: &str) -> io::Result<File> {
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     let (_, room) = request.ifr_name.split_last_mut().expect("16 bytes");
     for (to, from) in room.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
+        *to = from as libc::c_char;
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
     // SAFETY: the request is an ifreq, as TUNSETIFF wants, with a name that ends in 0.

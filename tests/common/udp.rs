@@ -152,11 +152,10 @@ impl Client {
         let reply = self.exchange(&self.scrape_request(hashes));
         assert_eq!(reply[..4], 2_u32.to_be_bytes(), "{reply:?}");
         assert_eq!(reply[4..8], TRANSACTION.to_be_bytes());
-        let (records, rest) = reply[8..].as_chunks::<12>();
-        assert!(rest.is_empty());
+        let records = reply[8..].chunks_exact(12);
+        assert!(records.remainder().is_empty());
         let number = |b: &[u8]| u32::from_be_bytes(b.try_into().expect("4 bytes"));
         records
-            .iter()
             .map(|r| [number(&r[..4]), number(&r[4..8]), number(&r[8..])])
             .collect()
     }

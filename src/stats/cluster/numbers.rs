@@ -116,9 +116,9 @@ fn each_name(name: &mut String, take: &mut dyn FnMut(&mut u64)) {
 }
 
 fn each_signed(number: &mut i64, take: &mut dyn FnMut(&mut u64)) {
-    let mut bits = number.cast_unsigned();
+    let mut bits = *number as u64;
     take(&mut bits);
-    *number = bits.cast_signed();
+    *number = bits as i64;
 }
 
 fn each_flag(flag: &mut bool, take: &mut dyn FnMut(&mut u64)) {
