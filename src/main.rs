@@ -24,7 +24,7 @@ use announced::sys::pidfile::{self, Place};
 use announced::sys::privileges::{self, Identity};
 use announced::sys::sockets::Sharing;
 use announced::sys::{daemon, files, limits, memory, sandbox, signals, sockets};
-use announced::tracker::{Decoys, Limits, Tracker};
+use announced::tracker::{Decoys, InfoHash, Limits, Tracked, Tracker};
 use announced::udp::ConnectionIds;
 use announced::worker::{
     self,
@@ -426,11 +426,17 @@ fn new_service(
     let common = start.common;
     let random = Random::seeded(secret()?);
     let mut service = Service::new(limits, options.interval, options.numwant_max, random);
+    let is_tracked = |hash: &InfoHash| {
+        access
+            .as_ref()
+            .is_none_or(|list| list.refuses(hash).is_none())
+    };
+    let tracked: Tracked = Some(&is_tracked);
     match &start.worker {
-        None => load(options, limits, &mut service.tracker)?,
+        None => load(options, limits, tracked, &mut service.tracker)?,
         Some(worker) if worker.place.is_first => match worker.place.is_gateway() {
-            true => load(options, limits, &mut service.tracker)?,
-            false => load_copy(options, limits, &mut service.tracker)?,
+            true => load(options, limits, tracked, &mut service.tracker)?,
+            false => load_copy(options, limits, tracked, &mut service.tracker)?,
         },
         Some(_) => {}
     }
@@ -548,23 +554,33 @@ fn most_connections(options: &Options, descriptors: u64, sockets: usize) -> usiz
 }
 
 /// The same for a worker that is not the gateway, which has seen to it that what is there is sound.
-fn load_copy(options: &Options, limits: Limits, tracker: &mut Tracker) -> Result<(), Problem> {
+fn load_copy(
+    options: &Options,
+    limits: Limits,
+    tracked: Tracked,
+    tracker: &mut Tracker,
+) -> Result<(), Problem> {
     if let Some(path) = &options.state {
         let shown = path.as_os_str().to_string_lossy();
-        let loaded = state::load_copy(path, tracker, state::wall_ms());
+        let loaded = state::load_copy(path, tracker, tracked, state::wall_ms());
         match loaded.map_err(problem(format_args!("--state '{shown}'")))? {
             Some(summary) => log::info(format_args!("from {shown}: {summary}")),
             None => *tracker = Tracker::new(limits),
         }
     }
-    load_counts(options, tracker)
+    load_counts(options, tracked, tracker)
 }
 
 /// Fills the table with what is known from before.
-fn load(options: &Options, limits: Limits, tracker: &mut Tracker) -> Result<(), Problem> {
+fn load(
+    options: &Options,
+    limits: Limits,
+    tracked: Tracked,
+    tracker: &mut Tracker,
+) -> Result<(), Problem> {
     if let Some(path) = &options.state {
         let shown = path.as_os_str().to_string_lossy();
-        let loaded = state::load(path, tracker, state::wall_ms());
+        let loaded = state::load(path, tracker, tracked, state::wall_ms());
         match loaded.map_err(problem(format_args!("--state '{shown}'")))? {
             Loaded::Nothing => log::line(format_args!("there is no {shown} yet: starting empty")),
             Loaded::State(summary) => log::line(format_args!("from {shown}: {summary}")),
@@ -577,13 +593,13 @@ fn load(options: &Options, limits: Limits, tracker: &mut Tracker) -> Result<(), 
             }
         }
     }
-    load_counts(options, tracker)
+    load_counts(options, tracked, tracker)
 }
 
-fn load_counts(options: &Options, tracker: &mut Tracker) -> Result<(), Problem> {
+fn load_counts(options: &Options, tracked: Tracked, tracker: &mut Tracker) -> Result<(), Problem> {
     if let Some(path) = &options.load_dump {
         let shown = path.as_os_str().to_string_lossy();
-        let loaded = state::load_dump(path, tracker);
+        let loaded = state::load_dump(path, tracker, tracked);
         let summary = loaded.map_err(problem(format_args!("-l/--load-dump '{shown}'")))?;
         log::line(format_args!("from {shown}: {summary}"));
     }

@@ -387,10 +387,13 @@ impl Server {
     fn serve_cluster(&mut self, now: u64) {
         let registry = self.poll.registry();
         self.joins.serve(registry, &mut self.service, now);
+        self.service.with_cluster(&mut |cluster, tracker, refuses| {
+            cluster.tick(tracker, refuses);
+            false
+        });
         let Some(cluster) = &mut self.service.cluster else {
             return;
         };
-        cluster.tick(&mut self.service.tracker);
         let group = self.place.as_mut().map(|place| &mut place.group);
         cluster.send(&self.cluster, group);
         if let Some(resolver) = &mut self.resolver {

@@ -8,7 +8,7 @@ use crate::stats::cluster::Overview;
 use crate::stats::{Counters, Monitor, View};
 use crate::sync::cluster::Cluster;
 use crate::sync::node::Refuses;
-use crate::tracker::{Ahead, Counts, Hint, InfoHash, Limits, Progress, Tracker};
+use crate::tracker::{Ahead, Counts, InfoHash, Limits, Progress, Tracker};
 use crate::worker::board::Gauges;
 use crate::worker::machine::Machine;
 use std::cell::Cell;
@@ -22,10 +22,6 @@ pub struct Service {
     pub access: Option<Access>,
     /// The other nodes, if this is one of several.
     pub cluster: Option<Box<Cluster>>,
-    /// The version of the list of which a whole sweep has left nothing that it refuses, and the one with
-    /// which the sweep that is underway began. What is in the table then need not be looked up.
-    vouched: Option<u64>,
-    sweeping: Option<u64>,
     pub random: Random,
     pub counters: Counters,
     pub monitor: Monitor,
@@ -44,8 +40,6 @@ impl Service {
             tracker: Tracker::new(limits),
             access: None,
             cluster: None,
-            vouched: None,
-            sweeping: None,
             random,
             counters: Counters::default(),
             monitor: Monitor::default(),
@@ -61,28 +55,9 @@ impl Service {
         self.access.as_ref()?.refuses(info_hash)
     }
 
-    /// The same for an announce, for which it was looked ahead.
-    pub fn refuses_announce(&self, info_hash: &InfoHash, hint: Hint) -> Option<Kind> {
-        let access = self.access.as_ref()?;
-        refuses_found(access, self.vouches(access), info_hash, hint)
-    }
-
-    /// Whether the table holds nothing that is refused: nothing comes into it that is, and what was there
-    /// when a list changed goes with the next sweep.
-    fn vouches(&self, access: &Access) -> bool {
-        self.vouched == Some(access.version())
-    }
-
-    /// Whether torrents may be in the table that are no longer tracked: [`Service::refuses`] tells.
-    pub fn is_doubtful(&self) -> bool {
-        self.access
-            .as_ref()
-            .is_some_and(|access| !self.vouches(access))
-    }
-
     /// Brings what an announce will read first into the cache: see [`Tracker::look_ahead`].
     pub fn look_ahead(&self, info_hash: &InfoHash) -> Ahead {
-        if let Some(access) = self.access.as_ref().filter(|list| !self.vouches(list)) {
+        if let Some(access) = &self.access {
             access.look_ahead(info_hash);
         }
         self.tracker.look_ahead(info_hash)
@@ -102,17 +77,7 @@ impl Service {
             return self.tracker.sweep(budget, None);
         };
         let is_tracked = |hash: &InfoHash| access.refuses(hash).is_none();
-        let progress = self.tracker.sweep(budget, Some(&is_tracked));
-        let version = access.version();
-        match progress {
-            Progress::Underway => {
-                self.sweeping.get_or_insert(version);
-            }
-            Progress::Finished => self.vouched = self.sweeping.take().or(Some(version)),
-            Progress::NotDue if self.tracker.totals().torrents == 0 => self.vouched = Some(version),
-            Progress::NotDue => {}
-        }
-        progress
+        self.tracker.sweep(budget, Some(&is_tracked))
     }
 
     /// Seconds until the next announce: the configured interval give or take a thirtieth, so that
@@ -185,13 +150,10 @@ impl Service {
         let Some(cluster) = &mut self.cluster else {
             return false;
         };
-        let (access, vouched) = (self.access.as_ref(), self.vouched);
+        let access = self.access.as_ref();
         let refused = Cell::new(0);
-        let refuses = |info_hash: &InfoHash, hint: Hint| {
-            let is_refused = access.is_some_and(|access| {
-                let is_vouched_for = vouched == Some(access.version());
-                refuses_found(access, is_vouched_for, info_hash, hint).is_some()
-            });
+        let refuses = |info_hash: &InfoHash, _| {
+            let is_refused = access.is_some_and(|access| access.refuses(info_hash).is_some());
             refused.set(refused.get() + u64::from(is_refused));
             is_refused
         };
@@ -252,23 +214,9 @@ impl Service {
     }
 }
 
-/// By what kind of list a torrent is refused that was looked for in the table, for which the list may vouch.
-fn refuses_found(
-    access: &Access,
-    is_vouched_for: bool,
-    info_hash: &InfoHash,
-    hint: Hint,
-) -> Option<Kind> {
-    match hint.is_known() && is_vouched_for {
-        true => None,
-        false => access.refuses(info_hash),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tracker::{Event, Peer, Role};
 
     #[test]
     fn intervals_are_spread_and_numwant_is_bounded() {
@@ -287,51 +235,5 @@ mod tests {
         let mut service = Service::new(limits, 1, 10, Random::seeded(1));
         assert_eq!(service.interval(), 1);
         assert_eq!(service.want(None), 10);
-    }
-
-    /// What is in the table is looked up after a change until a whole sweep has passed, and then no more.
-    #[test]
-    fn the_table_is_vouched_for_between_a_sweep_and_a_change() {
-        let limits = Limits {
-            peer_timeout: 96,
-            max_peers: 1000,
-            max_torrents: 1000,
-        };
-        let hash = [7; 20];
-        let mut service = Service::new(limits, 60, 200, Random::seeded(1));
-        service.access = Some(Access::new(Kind::White, "list".into()));
-        let change = |service: &mut Service, listed| {
-            if let Some(access) = &mut service.access {
-                access.change("flag", &[hash], listed, 0);
-            }
-        };
-        let vouches = |service: &Service| service.access.as_ref().map(|a| service.vouches(a));
-        let hint = |service: &Service| {
-            let ahead = service.look_ahead(&hash);
-            service.tracker.look_further(&hash, &ahead)
-        };
-        change(&mut service, true);
-        assert_eq!(vouches(&service), Some(false));
-        service.sweep(1);
-        assert_eq!(vouches(&service), Some(true), "it is empty");
-        assert!(!hint(&service).is_known());
-        let peer = Peer::new([192, 0, 2, 1].into(), 1);
-        service.tracker.tell(&hash, peer, Role::Seeder, Event::None);
-        assert!(hint(&service).is_known());
-        let refused = |service: &Service| service.refuses_announce(&hash, hint(service));
-        assert_eq!(refused(&service), None);
-        change(&mut service, false);
-        assert_eq!(
-            (refused(&service), vouches(&service)),
-            (Some(Kind::White), Some(false))
-        );
-        service.tracker.advance(10_000);
-        while service.sweep(1) == Progress::Underway {}
-        assert_eq!(vouches(&service), Some(true));
-        assert_eq!(service.tracker.totals().torrents, 0);
-        assert_eq!(refused(&service), Some(Kind::White));
-        change(&mut service, true);
-        assert_eq!(vouches(&service), Some(true), "nothing more is refused");
-        assert_eq!(refused(&service), None);
     }
 }

@@ -109,7 +109,7 @@ fn answer(
         }
         Action::Announce(announce) => {
             service.counters.udp_announces += 1;
-            if let Some(kind) = service.refuses_announce(announce.info_hash, hint) {
+            if let Some(kind) = service.refuses(announce.info_hash) {
                 service.counters.udp_unauthorized += 1;
                 return bep15::write_error(reply, transaction, kind.message());
             }
@@ -234,8 +234,9 @@ impl ConnectionIds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::{Access, Kind};
     use crate::random::Random;
-    use crate::tracker::Limits;
+    use crate::tracker::{Event, Limits, Progress};
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("an address")
@@ -315,6 +316,33 @@ mod tests {
             counters.udp_invalid,
         ] {
             assert!(seen > 1000, "{counters:?}");
+        }
+    }
+
+    /// However the torrent came into the table, the list decides.
+    #[test]
+    fn an_announce_of_a_torrent_in_the_table_is_refused_if_the_list_refuses_it() {
+        let (listed, other) = ([7; 20], [8; 20]);
+        let mut service = service();
+        let mut access = Access::new(Kind::White, "list".into());
+        access.change("flag", &[listed], true, 0);
+        service.access = Some(access);
+        service.tracker.advance(200_000);
+        while service.sweep(1) == Progress::Underway {}
+        let (source, ids) = (ip("192.0.2.1"), ConnectionIds::new([1, 2]));
+        for (hash, action) in [(listed, 1), (other, 3)] {
+            let peer = Peer::new(source, 1);
+            service.tracker.tell(&hash, peer, Role::Seeder, Event::None);
+            let mut datagram = [0; 98];
+            datagram[..8].copy_from_slice(&ids.make(source).to_be_bytes());
+            datagram[11] = 1;
+            datagram[16..36].copy_from_slice(&hash);
+            datagram[97] = 1;
+            let ahead = service.look_ahead(&hash);
+            let hint = service.tracker.look_further(&hash, &ahead);
+            let mut reply = [0; 1232];
+            assert!(answer(source, &datagram, hint, &mut reply, &ids, &mut service) > 8);
+            assert_eq!(reply[3], action);
         }
     }
 }

@@ -554,6 +554,29 @@ fn torrents_no_longer_allowed_are_dropped() {
     assert_eq!(scrape(), [[0, 0, 1], [0, 0, 1], [0, 0, 301]]);
 }
 
+/// The first sweep is two minutes away.
+#[test]
+fn torrents_that_the_list_refuses_are_not_loaded() {
+    let directory = Directory::new("refused-state");
+    let state = directory.file("state");
+    let mut daemon = Daemon::start(&["--state", &state]);
+    for hash in [A, B] {
+        announce(&daemon, &hash, "&left=0&event=completed");
+    }
+    daemon.signal("TERM");
+    assert!(daemon.wait().0.success());
+    let dump = directory.write("dump", format!("{}:1:7\n{}:1:7\n", hex(&A), hex(&C)));
+    let white = directory.write("list", list(&[A]));
+    let flags = ["--state", &state, "-l", &dump, "-w", &white];
+    let daemon = Daemon::start(&flags);
+    assert_eq!(metric(&daemon, "announced_torrents"), 1);
+    daemon.wait_for_line("loaded 1 torrents, 1 peers");
+    assert_eq!(daemon.count_lines("; 1 torrents refused by the list"), 1);
+    assert_eq!(daemon.count_lines("; 1 refused by the list"), 1);
+    let scrape = udp::Client::new(daemon.udp4()).scrape(&[A, B, C]);
+    assert_eq!(scrape, [[1, 1, 0], [0; 3], [0; 3]]);
+}
+
 /// A million lines, and one that is not among them.
 fn million() -> String {
     let mut text = String::with_capacity(42_000_000);

@@ -71,8 +71,6 @@ pub struct Access {
     path: PathBuf,
     list: List,
     changes: Changes,
-    /// How often torrents that were tracked may have ceased to be.
-    version: u64,
     reload: Reload,
     /// The last hashes that a FIFO gave were too many changes, which is told once.
     full: bool,
@@ -98,7 +96,6 @@ impl Access {
             path,
             list: List::default(),
             changes: Changes::default(),
-            version: 0,
             reload: Reload::Idle,
             full: false,
             again: false,
@@ -126,11 +123,6 @@ impl Access {
         (!is_tracked).then_some(self.kind)
     }
 
-    /// As long as this is the same, no torrent is refused that was not refused before.
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-
     /// Brings what [`Access::refuses`] will read into the cache.
     pub fn look_ahead(&self, hash: &InfoHash) {
         self.list.prefetch(hash);
@@ -140,9 +132,6 @@ impl Access {
     /// reload.
     #[must_use]
     fn set(&mut self, hash: InfoHash, listed: bool) -> bool {
-        if listed != (self.kind == Kind::White) {
-            self.version += 1;
-        }
         let is_kept = match &mut self.reload {
             Reload::Idle => true,
             Reload::Reading(_, later) | Reload::Merging(_, _, later) => later.set(hash, listed),
@@ -240,7 +229,6 @@ impl Access {
                 false => {
                     self.old = std::mem::replace(&mut self.list, merge.finish());
                     self.changes = later;
-                    self.version += 1;
                     self.report(&skipped);
                     return true;
                 }

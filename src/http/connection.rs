@@ -595,7 +595,7 @@ impl Connection {
         slice.clear();
         if let Some(streaming) = &mut self.streaming {
             let is_tracked = |hash: &InfoHash| service.refuses(hash).is_none();
-            let tracked = service.is_doubtful().then_some(&is_tracked as _);
+            let tracked = service.access.is_some().then_some(&is_tracked as _);
             let is_more = streaming.step(&service.tracker, tracked, slice);
             if streaming.is_full_scrape() {
                 service.counters.full_scrape_bytes += slice.len() as u64;

@@ -317,7 +317,7 @@ impl Site {
         match query::announce(query) {
             Ok(announce) => {
                 service.counters.http_announces += 1;
-                if let Some(kind) = service.refuses_announce(&announce.info_hash, hint) {
+                if let Some(kind) = service.refuses(&announce.info_hash) {
                     service.counters.http_unauthorized += 1;
                     return self.body.extend_from_slice(kind.failure());
                 }

@@ -6,7 +6,7 @@
 use crate::log;
 use crate::sys::chunks::as_chunks;
 use crate::sys::files::open_regular;
-use crate::tracker::{InfoHash, Tracker};
+use crate::tracker::{InfoHash, Tracked, Tracker};
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
@@ -28,6 +28,8 @@ pub struct DumpSummary {
     pub zero: u64,
     /// That the tracker's limits left no room for.
     pub left_out: u64,
+    /// That the list of info-hashes refuses.
+    pub refused: u64,
     /// Lines that are none.
     pub bad: u64,
 }
@@ -40,6 +42,7 @@ impl fmt::Display for DumpSummary {
             (self.known, "of torrents known already, which keep theirs"),
             (self.zero, "of nought, not kept"),
             (self.left_out, "beyond --max-torrents"),
+            (self.refused, "refused by the list"),
             (self.bad, "bad lines"),
         ] {
             if count > 0 {
@@ -50,10 +53,14 @@ impl fmt::Display for DumpSummary {
     }
 }
 
-/// Loads a dump into the tracker. The first bad lines are logged with their numbers, and all are counted.
-pub fn load_dump(path: &Path, tracker: &mut Tracker) -> io::Result<DumpSummary> {
+/// Loads a dump into the tracker, but for torrents that are not tracked. The first bad lines are logged with
+/// their numbers, and all are counted.
+pub fn load_dump(path: &Path, tracker: &mut Tracker, tracked: Tracked) -> io::Result<DumpSummary> {
     let mut file = open_regular(path)?;
-    let mut lines = Lines::default();
+    let mut lines = Lines {
+        tracked,
+        ..Lines::default()
+    };
     let mut piece = vec![0; 64 * 1024];
     let mut bad = |number| {
         log::line(format_args!(
@@ -73,14 +80,15 @@ pub fn load_dump(path: &Path, tracker: &mut Tracker) -> io::Result<DumpSummary> 
 
 /// Splits pieces into lines, and remembers what they say.
 #[derive(Default)]
-struct Lines {
+struct Lines<'a> {
+    tracked: Tracked<'a>,
     /// The beginning of a line that is not complete; of an overlong one no more than shows that it is.
     held: Vec<u8>,
     number: u64,
     summary: DumpSummary,
 }
 
-impl Lines {
+impl Lines<'_> {
     fn feed(&mut self, piece: &[u8], tracker: &mut Tracker, bad: &mut dyn FnMut(u64)) {
         let mut parts = piece.split(|&byte| byte == b'\n');
         // `split` yields one part at least; the last is not yet a line.
@@ -118,6 +126,9 @@ impl Lines {
                 &mut summary.bad
             }
             Some((_, 0)) => &mut summary.zero,
+            Some((hash, _)) if self.tracked.is_some_and(|tracked| !tracked(&hash)) => {
+                &mut summary.refused
+            }
             Some((info_hash, downloaded)) => {
                 if tracker.scrape(&info_hash).is_some() {
                     &mut summary.known
@@ -231,6 +242,7 @@ mod tests {
                 known: 1,
                 zero: 1,
                 left_out: 0,
+                refused: 0,
                 bad: 23,
             };
             assert_eq!(summary, expected);

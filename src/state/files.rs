@@ -3,7 +3,7 @@
 use super::read::{Damage, Reader};
 use super::restore::{Restorer, Summary};
 use crate::sys::files::open_regular;
-use crate::tracker::Tracker;
+use crate::tracker::{Tracked, Tracker};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -26,16 +26,21 @@ pub enum Loaded {
     Damaged(Damage, PathBuf),
 }
 
-/// Loads a state into a tracker that has just begun; `wall_ms` is now, in milliseconds since 1970. An
-/// error is one of the file system: nothing was loaded that could be relied on, or nothing could be saved.
-pub fn load(path: &Path, tracker: &mut Tracker, wall_ms: u64) -> io::Result<Loaded> {
+/// Loads a state into a tracker that has just begun, but for torrents that are not tracked; `wall_ms` is now,
+/// in milliseconds since 1970. An error is one of the file system: nothing was loaded that could be relied on, or nothing could be saved.
+pub fn load(
+    path: &Path,
+    tracker: &mut Tracker,
+    tracked: Tracked,
+    wall_ms: u64,
+) -> io::Result<Loaded> {
     let began = Instant::now();
     make_sure_of_saving(path)?;
     let mut file = match open_regular(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Loaded::Nothing),
         other => other?,
     };
-    let mut restorer = Restorer::new(tracker, wall_ms);
+    let mut restorer = Restorer::new(tracker, tracked, wall_ms);
     match read(&mut file, &mut restorer)? {
         Ok(()) => {
             let summary = restorer.finish();
@@ -50,13 +55,18 @@ pub fn load(path: &Path, tracker: &mut Tracker, wall_ms: u64) -> io::Result<Load
 
 /// The same for a file that another process saves to, and sees to: nothing but what is in it; none if there is
 /// no file, or a damaged one, of which nothing can be relied on that was loaded.
-pub fn load_copy(path: &Path, tracker: &mut Tracker, wall_ms: u64) -> io::Result<Option<Summary>> {
+pub fn load_copy(
+    path: &Path,
+    tracker: &mut Tracker,
+    tracked: Tracked,
+    wall_ms: u64,
+) -> io::Result<Option<Summary>> {
     let began = Instant::now();
     let mut file = match open_regular(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
-    let mut restorer = Restorer::new(tracker, wall_ms);
+    let mut restorer = Restorer::new(tracker, tracked, wall_ms);
     if read(&mut file, &mut restorer)?.is_err() {
         return Ok(None);
     }

@@ -9,7 +9,7 @@
 use super::read::Item;
 use std::fmt;
 
-use crate::tracker::{Hint, InfoHash, LIFE, Peer, Role, Tracker};
+use crate::tracker::{Hint, InfoHash, LIFE, Peer, Role, Tracked, Tracker};
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Summary {
     /// Torrents and peers that the tracker's limits left no room for.
     pub torrents_left_out: u64,
     pub peers_left_out: u64,
+    /// Torrents that the list of info-hashes refuses.
+    pub refused: u64,
     /// Milliseconds since the save; none if the wall clock is behind it.
     pub age_ms: Option<u64>,
 }
@@ -48,6 +50,9 @@ impl fmt::Display for Summary {
                 "; no room for {torrents} torrents, {peers} peers (--max-torrents, --max-peers)"
             )?;
         }
+        if self.refused > 0 {
+            write!(f, "; {} torrents refused by the list", self.refused)?;
+        }
         Ok(())
     }
 }
@@ -55,6 +60,7 @@ impl fmt::Display for Summary {
 /// Puts items into a tracker whose time is still zero.
 pub struct Restorer<'a> {
     tracker: &'a mut Tracker,
+    tracked: Tracked<'a>,
     wall_ms: u64,
     unit_ms: u64,
     /// Milliseconds since the unit began in which the save did, and since the one that ages count from.
@@ -64,8 +70,8 @@ pub struct Restorer<'a> {
     summary: Summary,
 }
 
-/// The last torrent. It is stored once there is something to store: a peer that has not expired, or a
-/// count.
+/// The last torrent, unless it is refused. It is stored once there is something to store: a peer that has
+/// not expired, or a count.
 struct Torrent {
     info_hash: InfoHash,
     downloaded: u32,
@@ -81,10 +87,11 @@ enum Place {
 }
 
 impl<'a> Restorer<'a> {
-    /// `wall_ms` is now, in milliseconds since 1970.
-    pub fn new(tracker: &'a mut Tracker, wall_ms: u64) -> Restorer<'a> {
+    /// `wall_ms` is now, in milliseconds since 1970. Torrents that are not tracked are skipped.
+    pub fn new(tracker: &'a mut Tracker, tracked: Tracked<'a>, wall_ms: u64) -> Restorer<'a> {
         Restorer {
             tracker,
+            tracked,
             wall_ms,
             unit_ms: 1,
             since_unit_ms: 0,
@@ -111,7 +118,9 @@ impl<'a> Restorer<'a> {
                 empty_for,
             } => {
                 self.settle();
-                self.torrent = Some(Torrent {
+                let is_tracked = self.tracked.is_none_or(|tracked| tracked(&info_hash));
+                self.summary.refused += u64::from(!is_tracked);
+                self.torrent = is_tracked.then_some(Torrent {
                     info_hash,
                     downloaded,
                     empty_for: empty_for.unwrap_or(0),
@@ -148,6 +157,9 @@ impl<'a> Restorer<'a> {
     }
 
     fn peer(&mut self, list: u8, endpoint: &[u8], completed: bool, age: u8) {
+        if self.torrent.is_none() {
+            return;
+        }
         let age_ms = u64::from(age) * self.unit_ms;
         let age = age_ms.saturating_add(self.elapsed_ms) / self.tracker.unit_ms();
         let age = match u8::try_from(age) {

@@ -150,7 +150,7 @@ fn read(bytes: &[u8], piece: usize, take: &mut dyn FnMut(Item)) -> Result<(), Da
 
 fn restore(bytes: &[u8], limits: Limits, wall_ms: u64) -> (Tracker, Summary) {
     let mut tracker = Tracker::new(limits);
-    let mut restorer = Restorer::new(&mut tracker, wall_ms);
+    let mut restorer = Restorer::new(&mut tracker, None, wall_ms);
     read(bytes, 4096, &mut |item| restorer.take(item)).expect("is sound");
     let summary = restorer.finish();
     (tracker, summary)
@@ -463,7 +463,7 @@ fn whatever_the_bytes_nothing_panics_and_little_is_held() {
             }
         }
         let mut tracker = Tracker::new(LIMITS);
-        let mut restorer = Restorer::new(&mut tracker, random.draw() >> random.below(64));
+        let mut restorer = Restorer::new(&mut tracker, None, random.draw() >> random.below(64));
         let mut reader = Reader::default();
         for piece in bytes.chunks(1 + random.below(100)) {
             if reader.feed(piece, &mut |item| restorer.take(item)).is_err() {

@@ -303,8 +303,9 @@ impl Cluster {
     }
 
     /// Does what is due.
-    pub fn tick(&mut self, tracker: &mut Tracker) {
-        self.node.tick(BUDGET, tracker, &mut self.out);
+    pub fn tick(&mut self, tracker: &mut Tracker, refuses: Refuses) {
+        self.node
+            .tick_tracked(BUDGET, tracker, refuses, &mut self.out);
         self.tell_outside(tracker);
         self.tell_events();
         if self.now >= self.look_at {

@@ -116,10 +116,19 @@ impl Counting {
         }
     }
 
-    fn release(&mut self, now: u64, tracker: &mut Tracker) {
+    /// Counts that wait.
+    #[cfg(test)]
+    pub fn holds(&self) -> usize {
+        self.held.iter().map(VecDeque::len).sum()
+    }
+
+    /// Applies what has waited long enough. The list may have changed meanwhile.
+    fn release(&mut self, now: u64, tracker: &mut Tracker, refuses: Refuses) {
         for held in &mut self.held {
             while let Some((_, tally)) = held.front().filter(|(due, _)| *due <= now) {
-                tracker.raise_downloaded(tally);
+                if !refuses(&tally.info_hash, Hint::default()) {
+                    tracker.raise_downloaded(tally);
+                }
                 held.pop_front();
             }
         }
@@ -146,9 +155,15 @@ fn share(tally: &Downloads) -> u64 {
 
 impl Node {
     /// Begins a row when it is time for one, and goes on with what has begun.
-    pub(super) fn count_on(&mut self, budget: usize, tracker: &mut Tracker, out: &mut Outbox) {
+    pub(super) fn count_on(
+        &mut self,
+        budget: usize,
+        tracker: &mut Tracker,
+        refuses: Refuses,
+        out: &mut Outbox,
+    ) {
         let counting = &mut self.counting;
-        counting.release(self.now, tracker);
+        counting.release(self.now, tracker, refuses);
         let is_hurried = counting.hurried > 0;
         let has_room = !is_hurried || counting.jobs.is_empty();
         if has_room && self.now >= counting.next_at {

@@ -496,6 +496,17 @@ impl Node {
     /// Does what is due: tells changes, asks for what is missing, repairs. `budget` is how many peers may
     /// be looked at in walks.
     pub fn tick(&mut self, budget: usize, tracker: &mut Tracker, out: &mut Outbox) {
+        self.tick_tracked(budget, tracker, &|_, _| false, out);
+    }
+
+    /// The same where not all torrents are tracked.
+    pub fn tick_tracked(
+        &mut self,
+        budget: usize,
+        tracker: &mut Tracker,
+        refuses: Refuses,
+        out: &mut Outbox,
+    ) {
         self.refill();
         tracker.count_on(budget);
         self.tell(tracker, out);
@@ -509,7 +520,7 @@ impl Node {
             }
         }
         self.repair_on(budget, tracker, out);
-        self.count_on(budget, tracker, out);
+        self.count_on(budget, tracker, refuses, out);
     }
 
     fn refill(&mut self) {

@@ -19,7 +19,7 @@ use super::link::{Link, Realm, Rows};
 use super::node::{Node, Outbox, Refuses, apply_all, send};
 use super::wire::{self, Kind, Reader};
 use crate::tracker::ledger::{self, BUCKETS, Change, Key, Ledger, ROW, ROWS, State};
-use crate::tracker::{Applied, Downloads, InfoHash, Item, Tracker};
+use crate::tracker::{Applied, Downloads, Hint, InfoHash, Item, Tracker};
 use std::collections::VecDeque;
 
 /// Milliseconds from one comparison to the next; a difference counts when seen in two.
@@ -651,7 +651,7 @@ impl Node {
         }
         brought.taken = news.len() as u64;
         self.repair.rest.note(brought, self.now);
-        raise_counts(counts, tracker);
+        raise_counts(counts, tracker, refuses);
         if let Some(link) = self.links.get_mut(index) {
             link.counters.repairs_in += changes.len() as u64;
             // What is recent may have been on its way.
@@ -763,8 +763,11 @@ impl Node {
     }
 }
 
-fn raise_counts(counts: &[(InfoHash, u32)], tracker: &mut Tracker) {
+fn raise_counts(counts: &[(InfoHash, u32)], tracker: &mut Tracker, refuses: Refuses) {
     for (info_hash, downloaded) in counts {
+        if refuses(info_hash, Hint::default()) {
+            continue;
+        }
         tracker.raise_downloaded(&Downloads {
             info_hash: *info_hash,
             downloaded: *downloaded,

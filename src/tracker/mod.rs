@@ -72,11 +72,6 @@ impl Hint {
     fn found(at: Position) -> Hint {
         Hint { at, is_known: true }
     }
-
-    /// Whether the torrent was in the table.
-    pub fn is_known(self) -> bool {
-        self.is_known
-    }
 }
 
 /// What is known of a swarm. The asker counts.

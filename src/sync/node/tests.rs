@@ -72,7 +72,8 @@ impl Net {
                 let (node, tracker) = &mut self.members[n];
                 let time = node.advance(self.now);
                 tracker.advance(time);
-                node.tick(2000, tracker, &mut out);
+                let is_refused = self.refusing == Some(n);
+                node.tick_tracked(2000, tracker, &|_, _| is_refused, &mut out);
                 self.carry(n, &out);
             }
         }
@@ -710,6 +711,43 @@ fn a_node_that_can_take_what_it_could_not_compares_at_once() {
     net.members[1].0.note_list();
     net.run(25_000);
     assert_eq!(net.peers(), [50, 50]);
+}
+
+/// The list refuses the torrent when repair brings its count.
+#[test]
+fn no_count_of_a_refused_torrent_enters_the_table() {
+    let mut net = Net::new(2);
+    net.refusing = Some(1);
+    net.run(1000);
+    for torrent in 0..50 {
+        let event = crate::tracker::Event::Completed;
+        net.say(0, torrent, torrent, Role::Seeder, event);
+    }
+    for _ in 0..120 {
+        net.run(1000);
+        assert_eq!(net.members[1].1.totals().torrents, 0, "at {} ms", net.now);
+    }
+}
+
+/// The list changes while counts that another node sent wait to be applied.
+#[test]
+fn a_count_that_waits_is_dropped_if_the_list_refuses_it_by_then() {
+    let mut net = Net::new(2);
+    net.run(3000);
+    let event = crate::tracker::Event::Completed;
+    net.say(0, 1, 1, Role::Seeder, event);
+    net.stop(0, 1, 1);
+    net.members[0].1.take_changes(&mut Vec::new());
+    let holds = |net: &Net| net.members[1].0.counting.holds() > 0;
+    while !holds(&net) {
+        net.run(50);
+        assert!(net.now < 200_000, "the count is sent");
+    }
+    net.refusing = Some(1);
+    while holds(&net) {
+        net.run(50);
+    }
+    assert_eq!(net.members[1].1.totals().torrents, 0);
 }
 
 /// Fills both nodes alike, behind the protocol's back.
