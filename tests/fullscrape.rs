@@ -4,7 +4,7 @@ mod common;
 
 use common::bencode::Value;
 use common::http::{Client, Response};
-use common::{Daemon, skip, udp, uninterrupted, wait_for};
+use common::{Daemon, skip, udp, uninterrupted, wait_for, wait_longer};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -463,6 +463,38 @@ fn four_are_served_at_once() {
         let cut = client.read_to_end();
         assert!(!cut.ends_with(b"0\r\n\r\n"));
     }
+}
+
+/// Each reader takes a little at a time, the first one least of all, and none of them ever pauses for long.
+#[test]
+fn slowest_reader_gives_its_place_to_a_newcomer() {
+    let daemon = Daemon::start(&["--proxy", "127.0.0.1"]);
+    let hashes = fill(&daemon, 40_000);
+    let mut readers = [(1, 2048), (2, 6144), (3, 6144), (4, 6144)].map(|(n, piece)| {
+        let mut client = Client::new(daemon.tcp4());
+        client.send(format!(
+            "GET /scrape HTTP/1.1\r\nX-Forwarded-For: 192.0.2.{n}\r\nConnection: close\r\n\r\n"
+        ));
+        assert!(client.receive_head().contains("200 OK"));
+        (client, vec![0; piece])
+    });
+    let newcomer = wait_longer("a place", Duration::from_secs(90), || {
+        for (client, piece) in &mut readers {
+            let count = uninterrupted(|| client.stream().read(piece)).expect("a piece");
+            assert!(
+                count > 0,
+                "a reader is cut off before a newcomer has its place"
+            );
+        }
+        // That is 8 KiB/s for the first reader and 24 KiB/s for the others, or less on a busy machine.
+        std::thread::sleep(Duration::from_millis(250));
+        let response = ask_as(&daemon, "198.51.100.1");
+        assert!([200, 503].contains(&response.status), "{}", response.status);
+        (response.status == 200).then_some(response)
+    });
+    assert_eq!(scraped(&newcomer.body), hashes);
+    let are_whole = readers.map(|(mut client, _)| client.ends_with(b"\r\n0\r\n\r\n"));
+    assert_eq!(are_whole, [false, true, true, true]);
 }
 
 /// A machine that is busy with other things may take longer over it than the daemon waits, but not five times.

@@ -387,7 +387,10 @@ impl Connections {
         let held = connection.held();
         self.answered += SLICE;
         let poured = connection.pour(context.service, &mut self.output);
-        if let Ok(Poured { moved: true, .. }) = poured {
+        if let (Ok(poured), Some(streaming)) = (&poured, &connection.streaming) {
+            streaming.count(poured.taken, context.now / 1000);
+        }
+        if let Ok(Poured { taken: 1.., .. }) = poured {
             connection.deadline = context.now + PATIENCE;
             self.unlink(index);
             self.link(index);
@@ -410,11 +413,18 @@ impl Connections {
             proxies: &self.proxies,
         };
         let turn = desk.answer(connection, member, context);
+        if let Some(streaming) = &connection.streaming {
+            streaming.assign(index);
+        }
         if connection.deadline != deadline {
             self.unlink(index);
             self.link(index);
         }
         self.settle(index, held, turn, context);
+        if let Some(ended) = context.site.take_ended() {
+            context.service.counters.tcp_evicted += 1;
+            self.close(ended);
+        }
     }
 
     /// What becomes of a connection after its turn; `held` is what it held before.
@@ -587,10 +597,10 @@ impl Connection {
     fn pour(&mut self, service: &mut Service, slice: &mut Vec<u8>) -> Result<Poured, Gone> {
         let before = self.output.len();
         let is_out = self.flush(&mut service.counters)?;
-        let mut moved = self.output.len() < before;
+        let mut taken = before.saturating_sub(self.output.len());
         if !is_out {
             let turn = Turn::Done;
-            return Ok(Poured { turn, moved });
+            return Ok(Poured { turn, taken });
         }
         slice.clear();
         if let Some(streaming) = &mut self.streaming {
@@ -605,13 +615,13 @@ impl Connection {
             }
         }
         let sent = send(&mut self.stream, slice, &mut service.counters)?;
-        moved |= sent > 0;
+        taken += sent;
         keep(&mut self.output, &slice[sent..]);
         let turn = match self.output.is_empty() {
             true => Turn::More,
             false => Turn::Done,
         };
-        Ok(Poured { turn, moved })
+        Ok(Poured { turn, taken })
     }
 
     /// Sends what is left of earlier replies; whether all is out.
@@ -641,8 +651,8 @@ enum Received {
 /// What came of a slice of a streamed reply.
 struct Poured {
     turn: Turn,
-    /// The client has taken something.
-    moved: bool,
+    /// Bytes that the client has taken.
+    taken: usize,
 }
 
 /// Writes until all is sent or the socket takes no more; how much it took.

@@ -3,7 +3,13 @@
 //! It is by far the largest reply there is, so by default an address has one every five minutes, and four
 //! are underway at once, each for another address. Addresses are remembered only while that matters, and
 //! only those let in; if there should be more than a thousand of them, the oldest is forgotten.
+//!
+//! A slow reader holds its place until another client finds no place free. Then the slowest reader below a
+//! minimum rate is ended and the newcomer is served. A reader has half a minute to show its rate. If all
+//! readers are faster, the newcomer has to retry, since fast readers soon leave by themselves.
+//! A client that rotates through the /64s of a /48 gets at most four full scrapes in five minutes.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
@@ -53,10 +59,88 @@ const TRY_AGAIN: u32 = 10;
 /// Addresses that are remembered: 32 KiB.
 const MOST_REMEMBERED: usize = 1024;
 
+/// Bytes per second below which a reader is ended when a newcomer finds no place.
+const MIN_RATE: u64 = 64 * 1024;
+
+/// A rate is measured over one to two spans of so many seconds. A reader in its first span has no rate.
+const SPAN: u64 = 30;
+
+/// IPv6 /64s of one /48 that may have a full scrape at once, or one after the other in five minutes.
+const MAX_OF_A_48: usize = 4;
+
 /// Held while a full scrape is underway.
 #[derive(Debug)]
-pub struct Seat {
-    _site: Rc<u128>,
+pub struct Seat(Rc<Reader>);
+
+impl Seat {
+    /// Names the connection over which the full scrape is sent.
+    pub fn assign(&self, connection: u32) {
+        self.0.connection.set(Some(connection));
+    }
+
+    /// Counts bytes that the client has taken by this second.
+    pub fn count(&self, bytes: usize, second: u64) {
+        let mut pace = self.0.pace.get().at(second);
+        pace.taken = pace.taken.saturating_add(bytes as u64);
+        self.0.pace.set(pace);
+    }
+}
+
+/// A client with a full scrape underway.
+#[derive(Debug)]
+struct Reader {
+    site: u128,
+    pace: Cell<Pace>,
+    connection: Cell<Option<u32>>,
+}
+
+/// How fast a reader takes bytes.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// The second in which it began to read.
+    began: u64,
+    /// The second in which the current span began.
+    span: u64,
+    /// Bytes in the current span, and in the one before it.
+    taken: u64,
+    before: u64,
+}
+
+impl Pace {
+    fn new(second: u64) -> Pace {
+        Pace {
+            began: second,
+            span: second,
+            taken: 0,
+            before: 0,
+        }
+    }
+
+    /// The same with the span that is current at this second.
+    fn at(self, second: u64) -> Pace {
+        let spans = second.saturating_sub(self.span) / SPAN;
+        let (taken, before) = match spans {
+            0 => return self,
+            1 => (0, self.taken),
+            _ => (0, 0),
+        };
+        Pace {
+            span: self.span + spans * SPAN,
+            taken,
+            before,
+            ..self
+        }
+    }
+
+    /// Bytes per second, once a whole span is over.
+    fn rate(self, second: u64) -> Option<u64> {
+        if second.saturating_sub(self.began) < SPAN {
+            return None;
+        }
+        let pace = self.at(second);
+        let bytes = pace.taken.saturating_add(pace.before);
+        bytes.checked_div(SPAN + second.saturating_sub(pace.span))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,10 +155,12 @@ pub enum Closed {
 
 pub struct Gate {
     policy: FullScrapes,
-    /// Where the modest are that are underway. Whoever reads slowly holds a seat for long, but only one.
-    seats: Vec<Weak<u128>>,
+    /// The modest readers whose full scrapes are underway, each of another site.
+    seats: Vec<Weak<Reader>>,
     /// Who was let in at which second, the oldest first.
     recent: VecDeque<(u128, u64)>,
+    /// The connection of the reader that had to leave for the last newcomer.
+    ended: Option<u32>,
 }
 
 impl Gate {
@@ -83,10 +169,12 @@ impl Gate {
             policy,
             seats: Vec::new(),
             recent: VecDeque::new(),
+            ended: None,
         }
     }
 
-    /// Lets a client in at this second, or says why not. With `only_ask` nothing is remembered.
+    /// Lets a client in at this second, or says why not. With `only_ask` nothing is remembered, and no
+    /// reader is ended.
     pub fn enter(
         &mut self,
         client: IpAddr,
@@ -94,45 +182,108 @@ impl Gate {
         only_ask: bool,
         second: u64,
     ) -> Result<Seat, Closed> {
-        let site = Rc::new(site_of(client));
+        let reader = Rc::new(Reader {
+            site: site_of(client),
+            pace: Cell::new(Pace::new(second)),
+            connection: Cell::new(None),
+        });
         match self.policy {
             FullScrapes::Off => return Err(Closed::Forbidden),
             FullScrapes::Admin if !is_admin => return Err(Closed::Forbidden),
             FullScrapes::Modest => {
-                self.check(*site, only_ask, second)?;
-                self.seats.push(Rc::downgrade(&site));
+                self.check(reader.site, second)?;
+                self.find_seat(only_ask, second)?;
+                if !only_ask {
+                    self.remember(reader.site, second);
+                    self.seats.push(Rc::downgrade(&reader));
+                }
             }
             FullScrapes::Admin | FullScrapes::Open => {}
         }
-        Ok(Seat { _site: site })
+        Ok(Seat(reader))
     }
 
-    fn check(&mut self, site: u128, only_ask: bool, second: u64) -> Result<(), Closed> {
-        let age = |then: u64| second.saturating_sub(then);
-        while self.recent.front().is_some_and(|r| age(r.1) >= EVERY) {
+    /// The connection of a reader that was ended for a newcomer. It is to be closed, and told once.
+    pub fn take_ended(&mut self) -> Option<u32> {
+        self.ended.take()
+    }
+
+    /// Whether this site may have a full scrape now, if there is a place.
+    fn check(&mut self, site: u128, second: u64) -> Result<(), Closed> {
+        while self
+            .recent
+            .front()
+            .is_some_and(|r| age(r.1, second) >= EVERY)
+        {
             self.recent.pop_front();
         }
-        if let Some(&(_, then)) = self.recent.iter().find(|r| r.0 == site) {
-            return Err(Closed::TooSoon(
-                u32::try_from(EVERY - age(then)).unwrap_or(0),
-            ));
-        }
         self.seats.retain(|seat| seat.strong_count() > 0);
-        let is_underway = |seat: &Weak<u128>| seat.upgrade().is_some_and(|other| *other == site);
-        if self.seats.iter().any(is_underway) {
+        if let Some(&(_, then)) = self.recent.iter().find(|r| r.0 == site) {
+            return Err(too_soon(then, second));
+        }
+        let mut underway = self.readers().map(|reader| reader.site);
+        if underway.any(|other| other == site) {
             return Err(Closed::TooSoon(TRY_AGAIN));
         }
-        if self.seats.len() >= SEATS {
-            return Err(Closed::Full(TRY_AGAIN));
+        self.check_48(site, second)
+    }
+
+    /// Counts a /48 as one client once many of its /64s have had a full scrape, or have one underway.
+    fn check_48(&self, site: u128, second: u64) -> Result<(), Closed> {
+        let Some(network) = network_of(site) else {
+            return Ok(());
+        };
+        let is_of_it = |site: u128| network_of(site) == Some(network);
+        let mut recent = self.recent.iter().filter(|r| is_of_it(r.0)).peekable();
+        let oldest = recent.peek().map(|r| r.1);
+        let is_remembered = |site| self.recent.iter().any(|r| r.0 == site);
+        let underway = self.readers().map(|reader| reader.site);
+        let others = underway.filter(|&site| is_of_it(site) && !is_remembered(site));
+        if recent.count() + others.count() < MAX_OF_A_48 {
+            return Ok(());
         }
+        Err(oldest.map_or(Closed::TooSoon(TRY_AGAIN), |then| too_soon(then, second)))
+    }
+
+    /// Makes sure that there is a place, if need be by ending the slowest reader.
+    fn find_seat(&mut self, only_ask: bool, second: u64) -> Result<(), Closed> {
+        if self.seats.len() < SEATS {
+            return Ok(());
+        }
+        let rates = self.seats.iter().enumerate().filter_map(|(place, seat)| {
+            let rate = seat.upgrade()?.pace.get().rate(second)?;
+            (rate < MIN_RATE).then_some((rate, place))
+        });
+        let Some((_, slowest)) = rates.min() else {
+            return Err(Closed::Full(TRY_AGAIN));
+        };
         if !only_ask {
-            if self.recent.len() >= MOST_REMEMBERED {
-                self.recent.pop_front();
-            }
-            self.recent.push_back((site, second));
+            let reader = self.seats.swap_remove(slowest).upgrade();
+            self.ended = reader.and_then(|reader| reader.connection.get());
         }
         Ok(())
     }
+
+    fn remember(&mut self, site: u128, second: u64) {
+        if self.recent.len() >= MOST_REMEMBERED {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((site, second));
+    }
+
+    fn readers(&self) -> impl Iterator<Item = Rc<Reader>> {
+        self.seats.iter().filter_map(Weak::upgrade)
+    }
+}
+
+fn age(then: u64, second: u64) -> u64 {
+    second.saturating_sub(then)
+}
+
+/// What a site hears that was let in, or whose /48 was, at the second `then`.
+fn too_soon(then: u64, second: u64) -> Closed {
+    let seconds = EVERY.saturating_sub(age(then, second));
+    Closed::TooSoon(u32::try_from(seconds).unwrap_or(0))
 }
 
 /// What counts as one client: an IPv4 address, or an IPv6 /64, of which one host may use every address.
@@ -141,6 +292,12 @@ fn site_of(client: IpAddr) -> u128 {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
         IpAddr::V6(v6) => v6.to_bits() >> 64 << 64,
     }
+}
+
+/// The /48 of an IPv6 site. An IPv4 site has none.
+fn network_of(site: u128) -> Option<u128> {
+    let is_v4 = site >> 32 == 0xffff;
+    (!is_v4).then_some(site >> 80)
 }
 
 #[cfg(test)]
@@ -217,6 +374,118 @@ mod tests {
         assert_eq!(enter(&mut gate, "192.0.2.2", 1000), None);
         drop(seat);
         assert_eq!(enter(&mut gate, "192.0.2.1", 1000), None);
+    }
+
+    /// Seats of 192.0.2.1 and so on, taken at second 100 over connections 1 and so on.
+    fn full(gate: &mut Gate) -> Vec<Seat> {
+        let sit = |n: u8| {
+            let seat = gate.enter([192, 0, 2, n].into(), false, false, 100);
+            let seat = seat.expect("a seat");
+            seat.assign(n.into());
+            seat
+        };
+        (1..=4).map(sit).collect()
+    }
+
+    fn read(seat: &Seat, rate: u64, seconds: std::ops::Range<u64>) {
+        let bytes = usize::try_from(rate).expect("is small");
+        seconds.for_each(|second| seat.count(bytes, second));
+    }
+
+    #[test]
+    fn slowest_reader_leaves_for_a_newcomer_after_30_seconds() {
+        let mut gate = Gate::new(FullScrapes::Modest);
+        let seats = full(&mut gate);
+        for (seat, rate) in seats.iter().zip([40_000, 20_000, 30_000, 0]) {
+            read(seat, rate, 100..130);
+        }
+        assert_eq!(
+            enter(&mut gate, "198.51.100.1", 129),
+            Some(Closed::Full(TRY_AGAIN))
+        );
+        assert_eq!(gate.take_ended(), None);
+        for (client, slowest) in [
+            ("198.51.100.1", 4),
+            ("198.51.100.2", 2),
+            ("198.51.100.3", 3),
+        ] {
+            let newcomer = gate.enter(ip(client), false, false, 130);
+            assert_eq!(gate.take_ended(), Some(slowest));
+            assert_eq!(gate.take_ended(), None);
+            // It keeps its place.
+            std::mem::forget(newcomer.expect("a seat"));
+        }
+    }
+
+    #[test]
+    fn readers_at_64_kib_a_second_keep_their_places() {
+        let mut gate = Gate::new(FullScrapes::Modest);
+        let seats = full(&mut gate);
+        seats.iter().for_each(|seat| read(seat, MIN_RATE, 100..500));
+        for second in [100, 130, 131, 159, 160, 250, 499] {
+            let newcomer = enter(&mut gate, "198.51.100.1", second);
+            assert_eq!(newcomer, Some(Closed::Full(TRY_AGAIN)), "{second}");
+        }
+        assert_eq!(gate.take_ended(), None);
+    }
+
+    #[test]
+    fn fast_start_does_not_protect_a_reader_that_has_become_slow() {
+        let mut gate = Gate::new(FullScrapes::Modest);
+        let seats = full(&mut gate);
+        for seat in &seats[1..] {
+            read(seat, MIN_RATE, 100..160);
+        }
+        seats[0].count(1 << 30, 100);
+        read(&seats[0], MIN_RATE - 1, 101..160);
+        let full = Some(Closed::Full(TRY_AGAIN));
+        assert_eq!(enter(&mut gate, "198.51.100.1", 159), full);
+        assert_eq!(enter(&mut gate, "198.51.100.1", 160), None);
+        assert_eq!(gate.take_ended(), Some(1));
+    }
+
+    #[test]
+    fn no_reader_is_ended_for_a_client_that_only_asks_or_comes_too_soon() {
+        let mut gate = Gate::new(FullScrapes::Modest);
+        let seats = full(&mut gate);
+        assert!(gate.enter(ip("198.51.100.1"), false, true, 200).is_ok());
+        let again = enter(&mut gate, "192.0.2.1", 200);
+        assert_eq!(again, Some(Closed::TooSoon(200)));
+        assert_eq!(gate.take_ended(), None);
+        assert_eq!(enter(&mut gate, "198.51.100.1", 200), None);
+        assert_eq!(gate.take_ended(), Some(1));
+        drop(seats);
+    }
+
+    #[test]
+    fn a_48_is_one_client_once_four_of_its_64s_have_read() {
+        let mut gate = Gate::new(FullScrapes::Modest);
+        for n in 0..4 {
+            let client = format!("2001:db8:1:{n}::1");
+            assert_eq!(enter(&mut gate, &client, n), None, "{client}");
+        }
+        let fifth = "2001:db8:1:4::1";
+        assert_eq!(enter(&mut gate, fifth, 100), Some(Closed::TooSoon(200)));
+        assert_eq!(enter(&mut gate, "2001:db8:2::1", 100), None);
+        assert_eq!(enter(&mut gate, fifth, 300), None);
+        let sixth = enter(&mut gate, "2001:db8:1:5::1", 300);
+        assert_eq!(sixth, Some(Closed::TooSoon(1)));
+        // IPv4 addresses are not in one /48, although they are mapped into one.
+        for n in 1..=9 {
+            assert_eq!(enter(&mut gate, &format!("192.0.2.{n}"), 300), None);
+        }
+    }
+
+    #[test]
+    fn a_48_that_reads_for_long_stays_one_client() {
+        let mut gate = Gate::new(FullScrapes::Modest);
+        let sit = |n: u32| gate.enter(ip(&format!("2001:db8:1:{n}::1")), false, false, 0);
+        let seats: Vec<Seat> = (0..4).map(sit).map(|seat| seat.expect("a seat")).collect();
+        let fifth = "2001:db8:1:4::1";
+        let wait = Some(Closed::TooSoon(TRY_AGAIN));
+        assert_eq!(enter(&mut gate, fifth, 1000), wait);
+        drop(seats);
+        assert_eq!(enter(&mut gate, fifth, 1000), None);
     }
 
     #[test]

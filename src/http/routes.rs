@@ -112,6 +112,11 @@ impl Site {
         self.body.len()
     }
 
+    /// The connection of a full scrape that was ended for another client. It is to be closed, and told once.
+    pub fn take_ended(&mut self) -> Option<u32> {
+        self.gate.take_ended()
+    }
+
     /// Whether this client may see everything. One that its proxy does not name may not.
     pub fn is_admin(&self, client: Option<IpAddr>) -> bool {
         client.is_some_and(|client| {

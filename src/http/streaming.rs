@@ -33,7 +33,7 @@ pub struct Streaming {
     source: Source,
     /// In chunks (RFC 9112, 7.1); else the end of the connection is the end of the body.
     is_chunked: bool,
-    _seat: Option<Seat>,
+    seat: Option<Seat>,
 }
 
 /// The size of a chunk in five digits, to be filled in; RFC 9112 allows zeros in front.
@@ -46,12 +46,27 @@ impl Streaming {
         Streaming {
             source,
             is_chunked: framing.is_1_1,
-            _seat: seat,
+            seat,
         }
     }
 
     pub fn is_full_scrape(&self) -> bool {
         matches!(self.source, Source::Torrents(_))
+    }
+
+    /// Names the connection that it is for.
+    pub fn assign(&self, connection: u32) {
+        if let Some(seat) = &self.seat {
+            seat.assign(connection);
+        }
+    }
+
+    /// Counts bytes that the client has taken by this second. What was made and not yet sent is not
+    /// among them.
+    pub fn count(&self, taken: usize, second: u64) {
+        if let Some(seat) = &self.seat {
+            seat.count(taken, second);
+        }
     }
 
     /// Bytes that it takes beside its output.
