@@ -26,12 +26,21 @@ pub enum Level {
     Debug = 7,
 }
 
-/// The longest line; what is beyond is cut. POSIX's least `PIPE_BUF`, up to which a write to a pipe is
-/// whole and, where there is room, does not wait.
+/// The longest line; what is beyond is cut, and [`CUT`] says so. POSIX's least `PIPE_BUF`, up to which a
+/// write to a pipe is whole and, where there is room, does not wait.
 const MOST: usize = 512;
 
 /// What a line on standard error begins with; syslog adds the name itself.
 const NAME: &[u8] = b"announced: ";
+
+/// The last bytes of a line that was cut.
+const CUT: &[u8] = b"...";
+
+/// Bytes of a worker's number and the words around it.
+const LONGEST_WORKER: usize = "worker : ".len() + 20;
+
+/// Bytes of a message that no line cuts, in whichever process.
+pub const ROOM: usize = MOST - NAME.len() - LONGEST_WORKER - "\n".len();
 
 /// The number of the worker whose process this is, and one more; 0 for none.
 static WORKER: AtomicUsize = AtomicUsize::new(0);
@@ -126,8 +135,10 @@ fn put(level: Level, message: fmt::Arguments) -> bool {
     if let Some(number) = WORKER.load(Ordering::Relaxed).checked_sub(1) {
         let _ = write!(line, "worker {number}: ");
     }
-    // The only error is that the line is full, and then it is cut.
-    let _ = line.write_fmt(message);
+    // The only error is that the line is full.
+    if line.write_fmt(message).is_err() {
+        line.mark_cut();
+    }
     match SYSLOG.get().map(|socket| line.send(level, socket)) {
         Some(Ok(has_room)) if IS_READY.load(Ordering::Relaxed) => has_room,
         // Or the keeper is gone, and this is what is left.
@@ -149,6 +160,13 @@ impl Line {
         Line {
             bytes,
             length: NAME.len(),
+        }
+    }
+
+    fn mark_cut(&mut self) {
+        let start = self.length.saturating_sub(CUT.len());
+        if let Some(end) = self.bytes.get_mut(start..self.length) {
+            end.copy_from_slice(CUT);
         }
     }
 
@@ -204,6 +222,15 @@ mod tests {
         assert_eq!(&line.bytes[..line.length], b"announced: two?lines");
         assert!(line.write_str(&"x".repeat(2 * MOST)).is_err());
         assert_eq!(line.length, MOST - 1);
+        line.mark_cut();
+        assert!(line.bytes[..line.length].ends_with(b"xx..."));
+    }
+
+    #[test]
+    fn message_of_the_promised_length_fits_behind_the_longest_worker_number() {
+        let mut line = Line::new();
+        assert!(write!(line, "worker {}: {}", u64::MAX, "x".repeat(ROOM)).is_ok());
+        assert!(line.write_str("x").is_err());
     }
 
     #[test]

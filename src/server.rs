@@ -539,8 +539,9 @@ impl Server {
         }
         if self.report_at.is_some_and(|at| at <= now) {
             self.report_at = Some(now + REPORT);
-            let counts = stats::log_line(&self.service.view());
-            log::info(format_args!("{counts}"));
+            for counts in stats::log_lines(&self.service.view()) {
+                log::info(format_args!("{counts}"));
+            }
         }
     }
 

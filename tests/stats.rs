@@ -704,12 +704,55 @@ fn the_root_says_what_this_is_and_how_to_announce() {
 #[test]
 fn the_log_has_the_counts_by_the_same_table() {
     // The line comes after a minute, which a test does not wait for; it is made of what the metrics are.
-    let view_line = with_view(Monitor::default(), announced::stats::log_line);
+    let lines = with_view(Monitor::default(), announced::stats::log_lines);
+    let [line] = lines.as_slice() else {
+        panic!("one line: {lines:?}");
+    };
     assert!(
-        view_line.starts_with("torrents 860000, leechers4 600000, seeders4 1500000, "),
-        "{view_line}"
+        line.starts_with("torrents 860000, leechers4 600000, seeders4 1500000, "),
+        "{line}"
     );
-    assert!(view_line.contains(", udp-announces 123456789, ") && view_line.len() < 480);
+    assert!(line.contains(", udp-announces 123456789, ") && line.ends_with(", synced 0"));
+}
+
+#[test]
+fn log_lines_hold_all_counts_however_large_they_are() {
+    let most = u64::MAX;
+    let counters = Counters {
+        udp_connects: most,
+        udp_announces: most,
+        udp_scrapes: most,
+        udp_strangers: most,
+        udp_unauthorized: most,
+        udp_invalid: most,
+        udp_refused: most,
+        udp_dropped: most,
+        tcp_accepted: most,
+        tcp_evicted: most,
+        http_announces: most,
+        http_scrapes: most,
+        http_unauthorized: most,
+        http_refused: most,
+        ..Counters::default()
+    };
+    let names = |lines: &[String]| -> Vec<String> {
+        let counts = lines.iter().flat_map(|line| line.split(", "));
+        let name = |count: &str| Some(count.split_once(' ')?.0.to_string());
+        counts.map(|count| name(count).expect(count)).collect()
+    };
+    let small = with_view(Monitor::default(), announced::stats::log_lines);
+    let large = with_view(Monitor::default(), |view| {
+        announced::stats::log_lines(&View {
+            counters: &counters,
+            cluster: None,
+            ..*view
+        })
+    });
+    assert_eq!(names(&large), names(&small));
+    assert!(large.concat().contains(&format!("http-refused {most}")));
+    for line in &large {
+        assert!(line.len() <= announced::log::ROOM, "would be cut: {line}");
+    }
 }
 
 /// A view of a busy tracker.

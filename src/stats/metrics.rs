@@ -4,7 +4,7 @@
 use super::modes::padded;
 use super::people::text;
 use super::{View, cluster, fill, workers};
-use crate::proto::bencode::decimal;
+use crate::log;
 
 /// A name and its numbers. Names are of Prometheus's kind: base units, `_total` for what only grows.
 struct Family {
@@ -174,20 +174,19 @@ pub fn write(view: &View, out: &mut Vec<u8>) {
     cluster::write_metrics(view.cluster.as_ref(), out);
 }
 
-/// A line of counts for the log.
-pub fn log_line(view: &View) -> String {
-    let mut line = Vec::new();
-    for (_, name, number) in FAMILIES.iter().flat_map(|family| family.samples) {
-        if name.is_empty() {
-            continue;
+/// The counts for the log, in one line or, where they are too long for it, in several.
+pub fn log_lines(view: &View) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let samples = FAMILIES.iter().flat_map(|family| family.samples);
+    for (_, name, number) in samples.filter(|(_, name, _)| !name.is_empty()) {
+        let count = format!("{name} {}", number(view));
+        match lines.last_mut() {
+            Some(line) if line.len() + 2 + count.len() <= log::ROOM => {
+                line.push_str(", ");
+                line.push_str(&count);
+            }
+            _ => lines.push(count),
         }
-        if !line.is_empty() {
-            line.extend_from_slice(b", ");
-        }
-        line.extend_from_slice(name.as_bytes());
-        line.push(b' ');
-        decimal(&mut line, number(view));
     }
-    // All names are text.
-    String::from_utf8(line).unwrap_or_default()
+    lines
 }

@@ -13,7 +13,7 @@ pub mod people;
 pub mod walks;
 mod workers;
 
-pub use metrics::{log_line, write as write_metrics};
+pub use metrics::{log_lines, write as write_metrics};
 
 use crate::busiest::Busiest;
 use crate::proto::bencode::decimal;
