@@ -201,6 +201,117 @@ fn clients_that_do_not_read_cost_a_bounded_amount() {
     assert!(kilobytes < 10_000, "{kilobytes} kB for 200 connections");
 }
 
+/// Announces torrents and returns a target that scrapes all of them, in a reply of 18 KB.
+#[cfg(target_os = "linux")]
+fn long_scrape(daemon: &Daemon) -> String {
+    let hashes: Vec<String> = (0..260).map(|n| format!("{n:020}")).collect();
+    let mut client = Client::new(daemon.tcp4());
+    for hash in &hashes {
+        client.request(format!("GET /a?info_hash={hash}&port=1 HTTP/1.1\r\n\r\n"));
+    }
+    format!("/scrape?info_hash={}", hashes.join("&info_hash="))
+}
+
+/// Whether a connection answers a request whose head arrives in two segments.
+#[cfg(target_os = "linux")]
+fn answers_two_segments(daemon: &Daemon, client: &mut Client) -> bool {
+    client.send(format!("GET {TARGET} HTTP/1.1\r\n"));
+    // Its reply shows that the daemon has read the half before.
+    get(daemon.tcp4(), TARGET);
+    let rest = std::io::Write::write_all(&mut client.stream(), b"\r\n");
+    rest.is_ok() && client.stream().peek(&mut [0]).is_ok_and(|count| count > 0)
+}
+
+/// One client that pipelines and reads late fills the buffers of its connection thousands of times. None of
+/// that counts against others once it is sent.
+#[cfg(target_os = "linux")]
+#[test]
+fn late_reading_of_pipelined_replies_leaves_no_bytes_counted() {
+    let daemon = Daemon::start(&[]);
+    let target = long_scrape(&daemon);
+    let request = format!("GET {target} HTTP/1.1\r\n\r\n");
+    let mut other = Client::new(daemon.tcp4());
+    let reply = other.request(&request);
+    let length = reply.head.len() + reply.body.len();
+
+    let short = format!("GET {TARGET} HTTP/1.1\r\n\r\n");
+    let late = Client::new(daemon.tcp4());
+    common::sys::set_receive_buffer(late.stream(), 32 * 1024).expect("an option");
+    let mut writer = late.stream().try_clone().expect("a handle");
+    let sender = std::thread::spawn(move || {
+        for _ in 0..24_000 {
+            std::io::Write::write_all(&mut writer, request.as_bytes()).expect("is sent");
+        }
+    });
+    let mut left = 24_000 * length;
+    while left > 0 {
+        // Each of another's replies shows that the daemon had a turn, in which it wrote a reply to this one too.
+        for _ in 0..10 {
+            other.request(&short);
+        }
+        let mut part = std::io::Read::take(late.stream(), left.min(128 * 1024) as u64);
+        let read = std::io::copy(&mut part, &mut std::io::sink()).expect("replies");
+        assert!(read > 0, "cut off");
+        left -= read as usize;
+    }
+    sender.join().expect("no panic");
+
+    let mut idle = Client::new(daemon.tcp4());
+    idle.request(&short);
+    let mut newcomer = Client::new(daemon.tcp4());
+    assert!(answers_two_segments(&daemon, &mut newcomer));
+    assert!(
+        answers_two_segments(&daemon, &mut idle),
+        "closed while idle"
+    );
+}
+
+/// Full scrapes that nobody reads hold a quarter of a megabyte each. At the bound they are closed, and not the
+/// connections that have been idle for longer and hold nothing.
+#[cfg(target_os = "linux")]
+#[test]
+fn connections_that_hold_nothing_survive_those_that_do_not_read() {
+    let daemon = Daemon::start(&["--full-scrape", "open"]);
+    let hash = |n: u32| [&n.wrapping_mul(0x9e37_79b1).to_be_bytes()[..]; 5].concat();
+    let udp = common::udp::Client::new(daemon.udp4());
+    for n in 0..20_000 {
+        let info_hash = hash(n).try_into().expect("20 bytes");
+        udp.announce(&common::udp::Announce {
+            info_hash,
+            ..Default::default()
+        });
+    }
+
+    let mut idle: Vec<Client> = (0..50).map(|_| Client::new(daemon.tcp4())).collect();
+    let request = format!("GET {TARGET} HTTP/1.1\r\n\r\n");
+    for client in &mut idle {
+        client.request(&request);
+    }
+    let mut half = Client::new(daemon.tcp4());
+    half.send(format!("GET {TARGET} HTTP/1.1\r\n"));
+    let greedy: Vec<Client> = (0..150)
+        .map(|_| {
+            let mut client = Client::new(daemon.tcp4());
+            common::sys::set_receive_buffer(client.stream(), 4096).expect("an option");
+            client.send("GET /scrape HTTP/1.1\r\nAccept-Encoding: gzip\r\n\r\n");
+            client
+        })
+        .collect();
+    wait_for("an eviction", || {
+        let report = get(daemon.tcp4(), "/metrics").text();
+        let evicted = report
+            .lines()
+            .find_map(|line| line.strip_prefix("announced_connections_evicted_total "))?;
+        (evicted != "0").then_some(())
+    });
+    for client in &mut idle {
+        assert_eq!(client.request(&request).status, 200);
+    }
+    half.send("\r\n");
+    assert_eq!(half.receive().status, 200);
+    drop(greedy);
+}
+
 /// A log that nobody reads is no reason to stop serving.
 #[cfg(target_os = "linux")]
 #[test]

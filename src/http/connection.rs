@@ -1,12 +1,13 @@
-//! The life of a TCP connection, and the register of all that are open.
+//! The life of a TCP connection, and the turns of all that are open.
 //!
-//! Every connection has one deadline, 30 seconds from when it was accepted or last answered, so the
-//! register is a list in the order of their last answers: the next to expire, and the idlest when room
-//! is needed, is its head.
+//! Every connection has one deadline, 30 seconds from when it was accepted or last answered. A newcomer without
+//! room takes the place of the connection that has been idle for longest. When the buffers of all connections
+//! take too much memory, the connection that holds the most is closed.
 
 use super::listener::Listener;
 use super::proxies::{Origin, Proxies};
 use super::proxy_protocol;
+use super::register::{Entry, Register};
 use super::request::{self, Invalid, LONGEST_HEAD, Method, Request};
 use super::response::{self, Framing, Status};
 use super::routes::Site;
@@ -38,8 +39,8 @@ const ROOM: usize = 4 * INPUT;
 /// Once so much waits to be sent, no more of a connection's requests are answered before it is.
 const OUTPUT: usize = 8 * 1024;
 
-/// What all connections together may leave half-read and half-written. Beyond that the idlest are closed.
-/// It is reached only by clients that send and do not read, many at once.
+/// What all connections together may leave half-read and half-written. Beyond that those that hold the most are
+/// closed. It is reached only by clients that send and do not read, many at once.
 const MOST_HELD: usize = 32 * 1024 * 1024;
 
 /// Connections that one listener may accept before the others have their turn.
@@ -99,26 +100,13 @@ enum Phase {
     Discard,
 }
 
-/// A place in the register, linked to its neighbours in the order of deadlines.
-struct Slot {
-    connection: Option<Connection>,
-    before: Option<u32>,
-    after: Option<u32>,
-}
-
 /// All open connections.
 pub struct Connections {
-    slots: Vec<Slot>,
-    vacant: Vec<u32>,
-    oldest: Option<u32>,
-    newest: Option<u32>,
+    register: Register<Connection>,
     /// Connections that something has happened to, or that had more to do than one turn allowed.
     queue: VecDeque<u32>,
-    open: usize,
     most: usize,
     proxies: Proxies,
-    /// Bytes in the connections' own buffers.
-    held: usize,
     /// Requests answered in this round, long ones and those with long replies counted as several.
     answered: usize,
     /// Tokens from here on are connections.
@@ -152,15 +140,10 @@ pub struct Context<'a> {
 impl Connections {
     pub fn new(most: usize, proxies: Proxies, first_token: usize) -> Connections {
         Connections {
-            slots: Vec::new(),
-            vacant: Vec::new(),
-            oldest: None,
-            newest: None,
+            register: Register::new(),
             queue: VecDeque::new(),
-            open: 0,
             most,
             proxies,
-            held: 0,
             answered: 0,
             first_token,
             input: vec![0; ROOM].into_boxed_slice(),
@@ -169,13 +152,13 @@ impl Connections {
     }
 
     pub fn open(&self) -> usize {
-        self.open
+        self.register.len()
     }
 
     /// When the next connection is to be closed.
     pub fn next_deadline(&self) -> Option<u64> {
-        let slot = self.slots.get(self.oldest? as usize)?;
-        slot.connection.as_ref().map(|c| c.deadline)
+        let oldest = self.register.get(self.register.oldest()?)?;
+        Some(oldest.deadline)
     }
 
     /// Closes connections that are overdue.
@@ -188,13 +171,13 @@ impl Connections {
     /// For the end: closes what is idle. The others get what was already answered, as much of it as can
     /// be had meanwhile, and nothing more.
     pub fn wind_up(&mut self) {
-        for (index, slot) in (0..).zip(0..self.slots.len()) {
-            match &mut self.slots[slot].connection {
-                Some(connection) if !connection.is_idle() => {
-                    connection.phase = Phase::Drain;
-                    self.enqueue(index);
-                }
-                _ => self.close(index),
+        for index in self.register.indexes() {
+            if self.register.get(index).is_some_and(Connection::is_idle) {
+                self.close(index);
+            } else {
+                let drain = |connection: &mut Connection| connection.phase = Phase::Drain;
+                self.register.change(index, drain);
+                self.enqueue(index);
             }
         }
     }
@@ -211,7 +194,7 @@ impl Connections {
             }
             match listener.accept() {
                 Ok((stream, address)) => {
-                    if self.open >= self.most {
+                    if self.open() >= self.most {
                         self.make_room(context);
                         answered += self.answered;
                     }
@@ -221,7 +204,7 @@ impl Connections {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Turn::Done),
                 Err(error) if sockets::is_of_one_connection(&error) => {}
-                Err(error) if has_evicted || self.open == 0 => return Err(error),
+                Err(error) if has_evicted || self.open() == 0 => return Err(error),
                 Err(_) => {
                     self.make_room(context);
                     has_evicted = true;
@@ -233,16 +216,12 @@ impl Connections {
 
     /// Closes the idlest connection, if none closes after its turn that waits for one.
     fn make_room(&mut self, context: &mut Context) {
-        let open = self.open;
+        let open = self.open();
         self.serve_some(context);
-        if self.open >= open {
-            self.evict(context);
+        if self.open() >= open {
+            context.service.counters.tcp_evicted += 1;
+            self.close_oldest();
         }
-    }
-
-    fn evict(&mut self, context: &mut Context) {
-        context.service.counters.tcp_evicted += 1;
-        self.close_oldest();
     }
 
     fn add(&mut self, stream: TcpStream, origin: Origin, now: u64) {
@@ -258,23 +237,9 @@ impl Connections {
             queued: false,
             deadline: now + PATIENCE,
         };
-        let index = match self.vacant.pop() {
-            Some(index) => index,
-            None => {
-                let Ok(index) = u32::try_from(self.slots.len()) else {
-                    return;
-                };
-                self.slots.push(Slot {
-                    connection: None,
-                    before: None,
-                    after: None,
-                });
-                index
-            }
+        let Some(index) = self.register.add(connection) else {
+            return;
         };
-        self.slots[index as usize].connection = Some(connection);
-        self.open += 1;
-        self.link(index);
         // Nearly always the request is here already, and often it is the only one: then the poll need
         // not hear of the connection at all.
         self.enqueue(index);
@@ -286,10 +251,9 @@ impl Connections {
             return;
         };
         // It may have been closed earlier in this round.
-        if let Some(connection) = self.get_mut(index) {
-            connection.hung_up |= hung_up;
-            self.enqueue(index);
-        }
+        let note = |connection: &mut Connection| connection.hung_up |= hung_up;
+        self.register.change(index, note);
+        self.enqueue(index);
     }
 
     /// Whether some have something to do.
@@ -307,6 +271,7 @@ impl Connections {
             turns += self.serve_group(&mut input, context);
         }
         self.input = input;
+        debug_assert!(self.register.is_consistent());
     }
 
     /// Reads from some, looks ahead for all of them, then answers each; how many had their turn.
@@ -337,165 +302,115 @@ impl Connections {
         context: &mut Context,
     ) -> Option<Member<'a>> {
         // Its place may be another's by now.
-        let slot = self.slots.get_mut(index as usize)?;
-        let connection = slot.connection.as_mut().filter(|c| c.queued)?;
-        connection.queued = false;
+        let connection = self.register.get(index).filter(|c| c.queued)?;
         if connection.streaming.is_some() {
             self.pour(index, context);
             return None;
         }
-        let held = connection.held();
-        let received = connection.receive(free, &mut context.service.counters);
-        let turn = match received {
-            Ok(Received::Input { filled, drained }) => {
-                let (input, rest) = std::mem::take(free).split_at_mut(filled);
-                *free = rest;
-                match connection.introduce(input, &self.proxies) {
-                    Ok(input) => {
-                        return Some(Member {
-                            index,
-                            input,
-                            first: request::parse(input),
-                            hint: Hint::default(),
-                            drained,
-                        });
-                    }
-                    Err(Invalid::Incomplete) if drained => Ok(Turn::Done),
-                    Err(Invalid::Incomplete) => Ok(Turn::More),
-                    Err(_) => {
-                        context
-                            .service
-                            .counters
-                            .count_http_error(Status::BadRequest.code());
-                        Err(Gone)
-                    }
-                }
+        let proxies = &self.proxies;
+        let counters = &mut context.service.counters;
+        let read = |connection: &mut Connection| connection.read(free, proxies, counters);
+        match self.register.change(index, read)? {
+            Ok((input, drained)) => Some(Member {
+                index,
+                input,
+                first: request::parse(input),
+                hint: Hint::default(),
+                drained,
+            }),
+            Err(turn) => {
+                self.settle(index, turn, context);
+                None
             }
-            Ok(Received::Nothing(turn)) => Ok(turn),
-            Err(gone) => Err(gone),
-        };
-        self.settle(index, held, turn, context);
-        None
+        }
     }
 
     /// Sends the next slice of a streamed reply, once the one before is out.
     fn pour(&mut self, index: u32, context: &mut Context) {
-        let slot = self.slots.get_mut(index as usize);
-        let Some(connection) = slot.and_then(|slot| slot.connection.as_mut()) else {
-            return;
-        };
-        let held = connection.held();
         self.answered += SLICE;
-        let poured = connection.pour(context.service, &mut self.output);
-        if let (Ok(poured), Some(streaming)) = (&poured, &connection.streaming) {
-            streaming.count(poured.taken, context.now / 1000);
+        let (slice, second) = (&mut self.output, context.now / 1000);
+        let poured = self.register.change(index, |connection| {
+            connection.queued = false;
+            let poured = connection.pour(context.service, slice)?;
+            if let Some(streaming) = &connection.streaming {
+                streaming.count(poured.taken, second);
+            }
+            if poured.taken > 0 {
+                connection.deadline = context.now + PATIENCE;
+            }
+            Ok(poured.turn)
+        });
+        if let Some(turn) = poured {
+            self.settle(index, turn, context);
         }
-        if let Ok(Poured { taken: 1.., .. }) = poured {
-            connection.deadline = context.now + PATIENCE;
-            self.unlink(index);
-            self.link(index);
-        }
-        self.settle(index, held, poured.map(|poured| poured.turn), context);
     }
 
-    /// Answers what a member of a group has read.
+    /// Answers what a member of a group has read. It may have been closed since, when memory was short.
     fn answer(&mut self, member: &Member, context: &mut Context) {
-        let index = member.index;
-        // It may have been the idlest when room was needed.
-        let slot = self.slots.get_mut(index as usize);
-        let Some(connection) = slot.and_then(|slot| slot.connection.as_mut()) else {
-            return;
-        };
-        let (deadline, held) = (connection.deadline, connection.held());
         let mut desk = Desk {
             output: &mut self.output,
             answered: &mut self.answered,
             proxies: &self.proxies,
         };
-        let turn = desk.answer(connection, member, context);
-        if let Some(streaming) = &connection.streaming {
-            streaming.assign(index);
+        let index = member.index;
+        let answered = self.register.change(index, |connection| {
+            let turn = desk.answer(connection, member, context);
+            if let Some(streaming) = &connection.streaming {
+                streaming.assign(index);
+            }
+            turn
+        });
+        if let Some(turn) = answered {
+            self.settle(index, turn, context);
         }
-        if connection.deadline != deadline {
-            self.unlink(index);
-            self.link(index);
-        }
-        self.settle(index, held, turn, context);
         if let Some(ended) = context.site.take_ended() {
             context.service.counters.tcp_evicted += 1;
             self.close(ended);
         }
     }
 
-    /// What becomes of a connection after its turn; `held` is what it held before.
-    fn settle(&mut self, index: u32, held: usize, turn: Result<Turn, Gone>, context: &mut Context) {
+    /// What becomes of a connection after its turn.
+    fn settle(&mut self, index: u32, turn: Result<Turn, Gone>, context: &mut Context) {
         let token = Token(self.first_token + index as usize);
-        let Some(connection) = self.get_mut(index) else {
-            return;
-        };
-        let holds = connection.held();
-        let is_watched = turn.is_ok() && connection.watch(token, context.registry).is_ok();
-        self.held = self.held - held + holds;
-        if !is_watched {
-            self.close(index);
-        } else if matches!(turn, Ok(Turn::More)) {
-            self.enqueue(index);
+        let watch = |connection: &mut Connection| connection.watch(token, context.registry).is_ok();
+        match turn {
+            Ok(turn) if self.register.change(index, watch) == Some(true) => {
+                if turn == Turn::More {
+                    self.enqueue(index);
+                }
+            }
+            _ => self.close(index),
         }
-        while self.held > MOST_HELD {
-            self.evict(context);
+        self.bound_memory(context);
+    }
+
+    /// Closes connections while the buffers of all take too much memory, the one that holds the most first.
+    fn bound_memory(&mut self, context: &mut Context) {
+        while self.register.held() > MOST_HELD {
+            let Some(index) = self.register.heaviest() else {
+                return;
+            };
+            context.service.counters.tcp_evicted += 1;
+            self.close(index);
         }
     }
 
     fn enqueue(&mut self, index: u32) {
-        if let Some(connection) = self.get_mut(index).filter(|found| !found.queued) {
-            connection.queued = true;
+        let queue = |connection: &mut Connection| std::mem::replace(&mut connection.queued, true);
+        if self.register.change(index, queue) == Some(false) {
             self.queue.push_back(index);
         }
     }
 
-    fn get_mut(&mut self, index: u32) -> Option<&mut Connection> {
-        self.slots.get_mut(index as usize)?.connection.as_mut()
-    }
-
     fn close_oldest(&mut self) {
-        if let Some(index) = self.oldest {
+        if let Some(index) = self.register.oldest() {
             self.close(index);
         }
     }
 
     /// Dropping the stream closes it, and the poll forgets it.
     fn close(&mut self, index: u32) {
-        let slot = self.slots.get_mut(index as usize);
-        if let Some(connection) = slot.and_then(|slot| slot.connection.take()) {
-            self.held -= connection.held();
-            self.unlink(index);
-            self.open -= 1;
-            self.vacant.push(index);
-        }
-    }
-
-    /// Puts a connection at the end of the list.
-    fn link(&mut self, index: u32) {
-        let before = self.newest.replace(index);
-        let slot = &mut self.slots[index as usize];
-        slot.before = before;
-        slot.after = None;
-        match before {
-            Some(before) => self.slots[before as usize].after = Some(index),
-            None => self.oldest = Some(index),
-        }
-    }
-
-    fn unlink(&mut self, index: u32) {
-        let Slot { before, after, .. } = self.slots[index as usize];
-        match before {
-            Some(before) => self.slots[before as usize].after = after,
-            None => self.oldest = after,
-        }
-        match after {
-            Some(after) => self.slots[after as usize].before = before,
-            None => self.newest = before,
-        }
+        self.register.remove(index);
     }
 }
 
@@ -508,6 +423,17 @@ impl From<io::Error> for Gone {
     }
 }
 
+impl Entry for Connection {
+    fn held(&self) -> usize {
+        let streaming = self.streaming.as_ref().map_or(0, |s| s.size());
+        self.input.capacity() + self.output.capacity() + streaming
+    }
+
+    fn deadline(&self) -> u64 {
+        self.deadline
+    }
+}
+
 impl Connection {
     /// Whether nothing of it is underway, neither here nor in the socket.
     fn is_idle(&self) -> bool {
@@ -515,11 +441,6 @@ impl Connection {
         let nothing = unread.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
         let unsent = !self.output.is_empty() || self.streaming.is_some();
         nothing && self.input.is_empty() && !unsent && self.phase == Phase::Open
-    }
-
-    fn held(&self) -> usize {
-        let streaming = self.streaming.as_ref().map_or(0, |s| s.size());
-        self.input.capacity() + self.output.capacity() + streaming
     }
 
     /// Asks for what is of interest now.
@@ -532,6 +453,32 @@ impl Connection {
             Some(before) if before == interest => Ok(()),
             Some(_) => registry.reregister(&mut self.stream, token, interest),
             None => registry.register(&mut self.stream, token, interest),
+        }
+    }
+
+    /// Reads what this turn is about into the front of what is free: the input, and whether the socket has no
+    /// more. Without input the turn is over, and its outcome is the error.
+    fn read<'a>(
+        &mut self,
+        free: &mut &'a mut [u8],
+        proxies: &Proxies,
+        counters: &mut Counters,
+    ) -> Result<(&'a [u8], bool), Result<Turn, Gone>> {
+        self.queued = false;
+        let (filled, drained) = match self.receive(free, counters).map_err(Err)? {
+            Received::Input { filled, drained } => (filled, drained),
+            Received::Nothing(turn) => return Err(Ok(turn)),
+        };
+        let (input, rest) = std::mem::take(free).split_at_mut(filled);
+        *free = rest;
+        match self.introduce(input, proxies) {
+            Ok(input) => Ok((input, drained)),
+            Err(Invalid::Incomplete) if drained => Err(Ok(Turn::Done)),
+            Err(Invalid::Incomplete) => Err(Ok(Turn::More)),
+            Err(_) => {
+                counters.count_http_error(Status::BadRequest.code());
+                Err(Err(Gone))
+            }
         }
     }
 

@@ -10,6 +10,7 @@ mod gate;
 mod listener;
 mod proxies;
 mod proxy_protocol;
+mod register;
 mod request;
 mod response;
 mod routes;

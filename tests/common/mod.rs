@@ -12,7 +12,7 @@ pub mod net;
 #[cfg(target_os = "linux")]
 mod sandbox;
 #[cfg(target_os = "linux")]
-mod sys;
+pub mod sys;
 pub mod udp;
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};

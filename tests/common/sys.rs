@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 
 fn check(result: libc::c_int) -> io::Result<()> {
@@ -9,6 +10,20 @@ fn check(result: libc::c_int) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Gives a socket a receive buffer of this size, which the kernel doubles and no longer enlarges.
+pub fn set_receive_buffer(stream: &TcpStream, size: libc::c_int) -> io::Result<()> {
+    // SAFETY: the pointer is to an int of the size given, alive for the call.
+    check(unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUF,
+            (&raw const size).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })
 }
 
 /// Moves the calling thread, and no other, into the network of this file: `/proc/PID/ns/net` or what
