@@ -412,8 +412,9 @@ fn a_node_with_a_state_joins_and_its_list_holds() {
 
     let a = alone(&key, &[]);
     let client = Client::new(a.udp4());
-    // Of what is in the state one has announced elsewhere since, one has stopped.
-    announce_all(&client, [stopped(1, 6881), leecher(2, 6881)].into_iter());
+    // Of what is in the state two have announced elsewhere since, of which one has stopped.
+    let since = [leecher(1, 6881), stopped(1, 6881), leecher(2, 6881)];
+    announce_all(&client, since.into_iter());
     fill(&a, 3..10);
     let b = node(&key, &[&a], &["--state", &state, "--blacklist", &black]);
     wait_until_whole(&b);

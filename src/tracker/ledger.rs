@@ -380,20 +380,11 @@ impl Ledger {
         Some(seen)
     }
 
-    /// Notes that a peer has stopped, with what was known of it. Others are told even if nothing was: they
-    /// may know more.
-    pub fn stop(
-        &mut self,
-        info_hash: &InfoHash,
-        peer: Peer,
-        stored: Option<(Role, u8)>,
-        clock: Clock,
-    ) {
+    /// Notes that a peer has stopped that was known as this.
+    pub fn stop(&mut self, info_hash: &InfoHash, peer: Peer, before: Presence, clock: Clock) {
         let fingerprint = self.fingerprint(info_hash, &peer);
-        let known = stored.filter(|(_, tag)| !clock.expired(*tag));
-        let before = known.map(|(role, tag)| Presence::new(role, tag, clock));
-        let unit = before.map_or(0, |before| before.unit).max(clock.unit());
-        self.count(info_hash, &peer, fingerprint, before, None);
+        let unit = before.unit.max(clock.unit());
+        self.count(info_hash, &peer, fingerprint, Some(before), None);
         self.stops.put(fingerprint, unit);
         self.tell(Change {
             info_hash: *info_hash,

@@ -28,7 +28,7 @@ pub use walk::{Cursor, Found, RECORD_SIZES};
 use crate::busiest::Busiest;
 use crate::random::Random;
 use decoys::Pools;
-use ledger::Ledger;
+use ledger::{Ledger, Presence};
 use peers::{Record, V4, V6};
 use std::ops::RangeInclusive;
 use swarms::{Peers, Seen, Swarms, Update, Within};
@@ -484,11 +484,16 @@ impl Tracker {
         self.torrents.len() >= self.limits.max_torrents - self.limits.max_torrents / 4
     }
 
+    /// Notes that a client has stopped, for other nodes. A peer that is not in the table is ignored: anybody
+    /// could invent such peers, and so displace the stops that are remembered.
     fn note_stop(&mut self, at: Option<Position>, announce: &Announce) {
         if let Some(ledger) = &mut self.ledger {
             let torrent = at.and_then(|at| self.torrents.get(at));
-            let known = torrent.and_then(|t| self.swarms.get(&t.peers, announce.peer));
-            ledger.stop(announce.info_hash, announce.peer, known, self.clock);
+            let stored = torrent.and_then(|t| self.swarms.get(&t.peers, announce.peer));
+            if let Some((role, tag)) = stored.filter(|(_, tag)| !self.clock.expired(*tag)) {
+                let before = Presence::new(role, tag, self.clock);
+                ledger.stop(announce.info_hash, announce.peer, before, self.clock);
+            }
         }
     }
 

@@ -239,9 +239,72 @@ fn a_peer_is_told_when_it_is_new_changes_stops_or_reaches_another_sixth() {
     assert_eq!(tell(19, Role::Seeder, Event::Completed), seeder(false));
     let stopped = Some((State::Stopped, false));
     assert_eq!(tell(20, Role::Seeder, Event::Stopped), stopped);
-    // Others may know a peer that is unknown here.
-    assert_eq!(tell(20, Role::Seeder, Event::Stopped), stopped);
+    assert_eq!(tell(20, Role::Seeder, Event::Stopped), None);
     assert_eq!(tell(20, Role::Seeder, Event::None), seeder(false));
+}
+
+/// Anybody can send stops of peers that never were: they must not displace those of peers that were.
+#[test]
+fn a_clients_stop_of_an_unknown_peer_is_neither_told_nor_remembered() {
+    let (mut here, mut there) = (tracker(), tracker());
+    for number in 0..2000 {
+        announce(&mut here, 1, number, Role::Leecher, Event::Started);
+    }
+    let born = changes(&mut here);
+    for change in &born {
+        there.apply(change, Hint::default());
+    }
+    for number in 0..2000 {
+        announce(&mut there, 1, number, Role::Leecher, Event::Stopped);
+    }
+    assert_eq!(changes(&mut there).len(), 2000);
+    for number in 2000..52_000 {
+        announce(&mut there, 1, number, Role::Leecher, Event::Stopped);
+    }
+    assert_eq!(changes(&mut there), []);
+    let applied = born
+        .iter()
+        .map(|change| there.apply(change, Hint::default()));
+    let remembered = applied.filter(|a| matches!(a, Applied::Stopped(_))).count();
+    // A few of the sets of four had to hold more.
+    assert!(remembered > 1900, "{remembered}");
+}
+
+/// It is in the table until the sweep passes it.
+#[test]
+fn a_clients_stop_of_an_expired_peer_is_neither_told_nor_remembered() {
+    let mut tracker = tracker();
+    announce(&mut tracker, 1, 1, Role::Leecher, Event::Started);
+    let born = changes(&mut tracker);
+    for second in 1..=97 {
+        tracker.advance(second * 1000);
+        if second < 90 {
+            tracker.sweep(100, None);
+        }
+    }
+    assert_eq!(tracker.totals().leechers, 1);
+    announce(&mut tracker, 1, 1, Role::Leecher, Event::Stopped);
+    assert_eq!(
+        (changes(&mut tracker), tracker.totals().leechers),
+        (vec![], 0)
+    );
+    let ledger = tracker.ledger().expect("in a cluster");
+    let fingerprint = ledger.fingerprint(&born[0].info_hash, &born[0].peer);
+    assert_eq!(ledger.stopped(fingerprint), None);
+}
+
+/// The same stop is remembered where another node tells of it.
+#[test]
+fn a_nodes_stop_of_an_unknown_peer_is_remembered() {
+    let (mut here, mut there) = (tracker(), tracker());
+    announce(&mut here, 1, 1, Role::Leecher, Event::Started);
+    let born = changes(&mut here);
+    announce(&mut here, 1, 1, Role::Leecher, Event::Stopped);
+    for change in changes(&mut here) {
+        assert_eq!(there.apply(&change, Hint::default()), Applied::Changed);
+    }
+    let applied = there.apply(&born[0], Hint::default());
+    assert!(matches!(applied, Applied::Stopped(_)), "{applied:?}");
 }
 
 #[test]
