@@ -84,6 +84,8 @@ pub struct Server {
     starved_at: Option<u64>,
     report_at: Option<u64>,
     sweeping: bool,
+    /// Set while requests wait because the table's clock is held: since when.
+    held_since: Option<u64>,
     stop_at: Option<u64>,
     /// The parent has been told that the table is whole.
     is_ready: bool,
@@ -168,6 +170,7 @@ impl Server {
             starved_at: None,
             report_at: log::is_told(Level::Info).then_some(REPORT),
             sweeping: false,
+            held_since: None,
             stop_at: None,
             is_ready: false,
             ask_at: 0,
@@ -234,8 +237,10 @@ impl Server {
             for event in &events {
                 self.turn(event.token(), event.is_read_closed(), now);
             }
-            self.serve_connections(now);
-            self.serve_cluster(now);
+            if !self.is_held() {
+                self.serve_connections(now);
+                self.serve_cluster(now);
+            }
             self.become_ready(now);
             self.keep_house(now);
             if self.has_stopped(now) {
@@ -249,6 +254,12 @@ impl Server {
                 return Ok(is_saved);
             }
         }
+    }
+
+    /// Whether the table's clock is held after a long pause, until all of the table has been swept. Until then
+    /// nothing is read from clients or other nodes, and no connection is accepted.
+    fn is_held(&self) -> bool {
+        self.service.tracker.is_held()
     }
 
     /// Milliseconds since the start.
@@ -289,6 +300,9 @@ impl Server {
         match token {
             ORDERS if self.place.is_some() => self.obey(now),
             ORDERS => self.take_signals(now),
+            GROUP | STREAMS | CLUSTER_V4 | CLUSTER_V6 | MULTICAST if self.is_held() => {
+                self.is_busy_with(token);
+            }
             GROUP => self.hear_group(),
             STREAMS => self.take_streams(now),
             KEEPER => self.hear_keeper(now),
@@ -302,6 +316,7 @@ impl Server {
     }
 
     fn serve_socket(&mut self, token: Token, hung_up: bool, now: u64) {
+        let is_held = self.is_held();
         let mut context = Context {
             registry: self.poll.registry(),
             service: &mut self.service,
@@ -311,6 +326,7 @@ impl Server {
         let index = token.0 - FIRST_SOCKET;
         let is_busy = match self.sockets.get(index) {
             Some(_) if self.served.get(index) != Some(&true) => false,
+            Some(_) if is_held => true,
             Some(Socket::Udp(socket)) => {
                 udp::serve(socket, &mut self.batch, &self.ids, &mut self.service)
             }
@@ -519,7 +535,10 @@ impl Server {
 
     /// What is due with time and not with events.
     fn keep_house(&mut self, now: u64) {
-        self.connections.expire(now);
+        let was_held = self.is_held();
+        if !was_held {
+            self.connections.expire(now);
+        }
         let is_other_list = match (&mut self.service.access, &mut self.keeper) {
             (Some(access), Some(keeper)) => access.step(keeper),
             _ => false,
@@ -527,14 +546,17 @@ impl Server {
         if let Some(cluster) = self.service.cluster.as_mut().filter(|_| is_other_list) {
             cluster.node_mut().note_list();
         }
-        self.save_on(now);
+        if !was_held {
+            self.save_on(now);
+        }
         let progress = self.service.sweep(SWEEP_BUDGET);
-        self.sweeping = progress == Progress::Underway;
+        self.sweeping = progress == Progress::Underway || self.is_held();
+        self.tell_of_hold(now);
         if progress == Progress::Finished {
             let torrents = self.service.tracker.totals().torrents;
             log::debug(format_args!("swept, {torrents} torrents left"));
         }
-        if self.starved_at.is_some_and(|at| at <= now) {
+        if !was_held && self.starved_at.is_some_and(|at| at <= now) {
             self.retry_accepting(now);
         }
         if self.report_at.is_some_and(|at| at <= now) {
@@ -542,6 +564,26 @@ impl Server {
             for counts in stats::log_lines(&self.service.view()) {
                 log::info(format_args!("{counts}"));
             }
+        }
+    }
+
+    /// Logs the begin and the end of a hold that one slice of the sweep does not end.
+    fn tell_of_hold(&mut self, now: u64) {
+        match (self.held_since, self.is_held()) {
+            (None, true) => {
+                self.held_since = Some(now);
+                log::line(format_args!(
+                    "table: long pause: requests wait until expired peers are removed"
+                ));
+            }
+            (Some(since), false) => {
+                self.held_since = None;
+                log::line(format_args!(
+                    "table: expired peers removed: requests waited for {} ms",
+                    now.saturating_sub(since)
+                ));
+            }
+            _ => {}
         }
     }
 

@@ -304,6 +304,9 @@ impl World {
         let member = &mut self.members[index];
         let time = member.node.advance(own);
         member.tracker.advance(time);
+        while member.tracker.is_held() {
+            member.tracker.sweep(10_000, None);
+        }
     }
 
     fn deliver(&mut self, to: usize, from: SocketAddr, bytes: &[u8]) {

@@ -78,6 +78,9 @@ fn write_state(path: &str, peer_timeout: u32, seconds_ago: i64) {
     });
     for (port, at_ms) in [(2, 0), (1, 40_000)] {
         tracker.advance(at_ms);
+        while tracker.is_held() {
+            tracker.sweep(100, None);
+        }
         let announce = tracker::Announce {
             info_hash: &A,
             peer: Peer::new([10, 0, 0, 1].into(), port),

@@ -37,7 +37,7 @@ pub struct Policy {
 /// What the admin of a proxy reads whose clients cannot announce.
 const NO_CLIENT: &[u8] = b"400 Bad Request: this came from a proxy that does not name its client\n";
 
-/// Seconds after which a node that joins a cluster may be whole.
+/// Seconds after which a node that joins a cluster may be whole, or a table that was paused be swept.
 const SYNCING: u32 = 1;
 
 /// What is served, and the buffers to make replies in.
@@ -197,6 +197,10 @@ impl Site {
             Route::Root => self.greet(request, service),
             Route::Stats => return self.stats(request.query, client, service),
             Route::Metrics => return self.metrics(client, service),
+            Route::Health if service.tracker.is_held() => {
+                self.say("paused\n", service);
+                return Err(Status::Unavailable(SYNCING));
+            }
             Route::Health if service.is_partial() => {
                 // What balances load then leaves this node out.
                 self.say("syncing\n", service);
@@ -467,7 +471,42 @@ fn write_announce(
 
 #[cfg(test)]
 mod tests {
+    use super::super::request;
     use super::*;
+    use crate::random::Random;
+    use crate::tracker::{Event, Limits, Progress};
+
+    #[test]
+    fn health_is_503_while_the_clock_of_the_table_is_held() {
+        let limits = Limits {
+            peer_timeout: 2700,
+            max_peers: 10,
+            max_torrents: 10,
+        };
+        let mut service = Service::new(limits, 1800, 200, Random::seeded(1));
+        let peer = Peer::new([192, 0, 2, 1].into(), 1);
+        let mut site = Site::new(Policy::default());
+        let mut health = |service: &mut Service| {
+            let request = request::parse(b"GET /health HTTP/1.1\r\n\r\n").expect("is one");
+            let framing = Framing {
+                is_1_1: true,
+                keep_alive: true,
+                head_only: false,
+            };
+            let mut out = Vec::new();
+            site.answer(&request, None, Hint::default(), framing, service, &mut out);
+            String::from_utf8(out).expect("is text")
+        };
+        service
+            .tracker
+            .tell(&[7; 20], peer, Role::Seeder, Event::None);
+        assert!(health(&mut service).starts_with("HTTP/1.1 200 "));
+        service.tracker.advance(86_400_000);
+        let paused = health(&mut service);
+        assert!(paused.starts_with("HTTP/1.1 503 ") && paused.ends_with("\r\n\r\npaused\n"));
+        while service.sweep(1) == Progress::Underway {}
+        assert!(health(&mut service).starts_with("HTTP/1.1 200 "));
+    }
 
     #[test]
     fn only_a_host_that_may_be_in_a_url_is_shown() {

@@ -1,7 +1,9 @@
 //! What a server does as one of several: it obeys its parent, serves the sockets that it is told to serve, and
 //! keeps its table the same as those of the others.
 
-use super::{FIRST_SOCKET, GROUP, LIST_ADD, LIST_REMOVE, ORDERS, STREAMS, Server, Socket};
+use super::{
+    FIRST_SOCKET, GROUP, LIST_ADD, LIST_REMOVE, ORDERS, STREAMS, SWEEP_BUDGET, Server, Socket,
+};
 use crate::http::Listener;
 use crate::log;
 use crate::sys::handover;
@@ -232,6 +234,9 @@ impl Server {
     fn become_last(&mut self) {
         if std::mem::replace(&mut self.is_last, true) {
             return;
+        }
+        while self.is_held() {
+            self.service.sweep(SWEEP_BUDGET);
         }
         self.hear_group();
         while self.busy.contains(&GROUP) {

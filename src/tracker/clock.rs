@@ -1,9 +1,10 @@
 //! Time as the table knows it: units of a 96th of the peer timeout, and stamps of seven bits.
 //!
 //! A peer's age matters only up to its timeout, so a stamp is the unit of the last announce modulo
-//! 128 and costs no byte of its own. That is sound as long as no stored peer is ever 128 units old:
-//! the sweep passes everything at least every [`Clock::SWEEP_WITHIN`] units, and after a longer
-//! pause it sweeps before the clock moves (see `Tracker::advance`).
+//! [`Clock::STAMPS`] and costs no byte of its own. That is sound as long as no stored peer is ever so many
+//! units old: the sweep passes everything at least every [`Clock::SWEEP_WITHIN`] units. After a longer pause
+//! the clock is held where every stamp is still unambiguous, until a sweep that judges by the true time has
+//! passed everything (see `Tracker::advance`).
 //!
 //! Nodes of a cluster share stamps, and one whose clock is a little ahead may have stamped a peer with a
 //! unit that is still to come: a stamp up to [`Clock::AHEAD`] units ahead counts as one of now.
@@ -12,39 +13,47 @@
 pub const LIFE: u64 = 96;
 
 /// Bits of a tag that hold the stamp.
-const STAMP: u8 = 0x7f;
+const STAMP_BITS: u32 = 7;
+
+// A stamp shares its byte with a flag, and an ordinary sweep ends before the clock would have to be held.
+const _: () = assert!(STAMP_BITS <= 7 && Clock::SWEEP_WITHIN < Clock::SWEEP_VALID);
 
 /// What the table takes for now.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     unit: u64,
-    /// How far the real time is ahead of `unit`: zero but while a pause is made up for.
-    ahead: u64,
+    /// Units by which the true time is ahead of `unit`: zero unless the clock is held.
+    behind: u64,
 }
 
 impl Clock {
     /// Units from the start of one sweep to the end of the next.
     pub const SWEEP_WITHIN: u64 = 8;
 
-    /// A sweep that began longer ago than this no longer vouches for the stamps: a peer that it
-    /// passed at age 96 would come too near to 124, where stamps are of units to come.
-    pub const SWEEP_VALID: u64 = 24;
+    /// Stamps are modulo this.
+    pub const STAMPS: u64 = 1 << STAMP_BITS;
+
+    /// Units after the begin of a whole sweep at which every stamp is still unambiguous: the oldest peer that
+    /// the sweep left had just reached its timeout, and stamps up to [`Clock::AHEAD`] units ahead are others.
+    pub const SWEEP_VALID: u64 = Clock::STAMPS - 1 - LIFE - Clock::AHEAD as u64;
 
     /// The unit of the start: a peer that others have seen before has a unit too.
-    pub const FIRST: u64 = 128;
+    pub const FIRST: u64 = Clock::STAMPS;
 
     /// Units by which a stamp may be ahead of the clock.
     pub const AHEAD: u8 = 4;
 
+    const STAMP_MASK: u8 = (Clock::STAMPS - 1) as u8; // At most seven bits.
+
     pub fn at(unit: u64) -> Clock {
-        Clock { unit, ahead: 0 }
+        Clock { unit, behind: 0 }
     }
 
-    /// This clock's stamps, judged as if it were already `unit`.
+    /// This clock, held although the true time is `unit`: peers are judged by that.
     pub fn judging_at(self, unit: u64) -> Clock {
         Clock {
             unit: self.unit,
-            ahead: unit.saturating_sub(self.unit),
+            behind: unit.saturating_sub(self.unit),
         }
     }
 
@@ -52,7 +61,7 @@ impl Clock {
     pub fn judging_all_expired(self) -> Clock {
         Clock {
             unit: self.unit,
-            ahead: LIFE + 1,
+            behind: LIFE + 1 + u64::from(Self::AHEAD),
         }
     }
 
@@ -60,9 +69,24 @@ impl Clock {
         self.unit
     }
 
-    /// The stamp of an announce made now, in the low seven bits.
+    /// The unit of the true time, which is later if the clock is held.
+    pub fn true_unit(self) -> u64 {
+        self.unit.saturating_add(self.behind)
+    }
+
+    pub fn is_held(self) -> bool {
+        self.behind > 0
+    }
+
+    /// The stamp of an announce made now, in the low bits.
     pub fn stamp(self) -> u8 {
-        (self.unit & u64::from(STAMP)) as u8
+        self.unit as u8 & Self::STAMP_MASK
+    }
+
+    /// Units from the announce that left this tag to the last unit that a stamp can name.
+    fn age_from_ahead(self, tag: u8) -> u8 {
+        let last = self.stamp().wrapping_add(Self::AHEAD);
+        last.wrapping_sub(tag) & Self::STAMP_MASK
     }
 
     /// The clock of so many units ago, for the stamp that it gave then.
@@ -72,18 +96,17 @@ impl Clock {
 
     /// Units since the announce that left this tag (its top bit does not matter).
     pub fn age(self, tag: u8) -> u8 {
-        let age = self.stamp().wrapping_add(Self::AHEAD).wrapping_sub(tag) & STAMP;
-        age.saturating_sub(Self::AHEAD)
+        self.age_from_ahead(tag).saturating_sub(Self::AHEAD)
     }
 
     /// The unit of the announce that left this tag.
     pub fn unit_of(self, tag: u8) -> u64 {
         let last = self.unit.wrapping_add(Self::AHEAD.into());
-        last.wrapping_sub(last.wrapping_sub(tag.into()) & u64::from(STAMP))
+        last.wrapping_sub(self.age_from_ahead(tag).into())
     }
 
     pub fn expired(self, tag: u8) -> bool {
-        u64::from(self.age(tag)) + self.ahead > LIFE
+        u64::from(self.age_from_ahead(tag)) + self.behind > LIFE + u64::from(Self::AHEAD)
     }
 
     /// Milliseconds in a unit for a peer timeout in seconds; never zero.
@@ -98,6 +121,7 @@ mod tests {
 
     #[test]
     fn a_peer_lives_for_96_units_and_no_longer_than_98() {
+        assert_eq!((Clock::STAMPS, Clock::SWEEP_VALID), (128, 27));
         for start in [0, 1, 31, 32, 127, 128, 1 << 40] {
             let tag = Clock::at(start).stamp();
             for age in 0..124 {
@@ -122,12 +146,17 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_ages_everybody_at_once() {
-        let tag = Clock::at(1000).stamp();
+    fn a_held_clock_judges_by_the_true_time() {
         let clock = Clock::at(1010);
-        assert!(!clock.judging_at(1096).expired(tag));
-        assert!(clock.judging_at(1097).expired(tag));
-        assert!(clock.judging_at(1_000_000).expired(tag));
+        for unit in 1010 - 123..=1010 + 4 {
+            let tag = Clock::at(unit).stamp();
+            for now in (1010..1200).chain([1_000_000]) {
+                let held = clock.judging_at(now);
+                assert_eq!(held.expired(tag), unit + 96 < now, "{unit} at {now}");
+                assert_eq!(held.unit_of(tag), unit);
+            }
+            assert!(clock.judging_all_expired().expired(tag));
+        }
     }
 
     #[test]

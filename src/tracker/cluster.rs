@@ -75,7 +75,7 @@ impl Tracker {
         let Some(ledger) = &mut self.ledger else {
             return;
         };
-        let shifted = u128::from(self.clock.unit().wrapping_add(ledger.shift));
+        let shifted = u128::from(self.clock.true_unit().wrapping_add(ledger.shift));
         let into = u128::from(self.now_ms % self.unit_ms);
         let reading = shifted * u128::from(self.unit_ms) + into;
         let unit = i128::from(self.unit_ms);

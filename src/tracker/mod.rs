@@ -126,7 +126,7 @@ pub struct Tally {
 
 impl Tally {
     /// Stamps are modulo this.
-    pub const RENEWALS: usize = 128;
+    pub const RENEWALS: usize = Clock::STAMPS as usize;
 
     /// Units in the peer timeout.
     pub const LIFE: u64 = clock::LIFE;
@@ -209,8 +209,8 @@ pub struct Tracker {
 /// it: what is there throughout is passed exactly once.
 #[derive(Debug)]
 struct Sweep {
-    /// The unit in which the last whole sweep began: no stamp is older than its life and what has
-    /// passed since.
+    /// The unit in which the last whole sweep began: no stamp is older than a peer's life and what has passed
+    /// since.
     vouched: u64,
     /// The unit in which the next one begins.
     next: u64,
@@ -281,6 +281,10 @@ impl Tracker {
     }
 
     /// Moves the clock to this many milliseconds since the start.
+    ///
+    /// After a pause in which no sweep ran (the machine was suspended) stamps would wrap around. The clock is
+    /// then held at the last unit at which none does, and until a sweep has passed everything no announce may
+    /// be answered ([`Tracker::is_held`]): it would be stamped with a unit of long ago.
     pub fn advance(&mut self, now_ms: u64) {
         let seconds = u32::try_from(now_ms / 1000).unwrap_or(u32::MAX);
         self.now = KEEP_EMPTY.saturating_add(seconds);
@@ -291,30 +295,35 @@ impl Tracker {
     fn move_to(&mut self, now_ms: u64) {
         self.now_ms = self.now_ms.max(now_ms);
         let unit = self.now_ms / self.unit_ms;
-        if unit == self.clock.unit() {
+        let before = self.clock;
+        if unit == before.true_unit() {
             return;
         }
-        if unit / Tally::FORGETS != self.clock.unit() / Tally::FORGETS {
+        if unit / Tally::FORGETS != before.true_unit() / Tally::FORGETS {
             self.tally.forget();
         }
-        if unit.saturating_sub(self.sweep.vouched) > Clock::SWEEP_VALID {
-            self.catch_up(unit);
+        if self.swarms.totals == [0; 4] {
+            self.sweep.vouched = unit; // There are no stamps.
         }
-        self.clock = Clock::at(unit);
-        if let Some(ledger) = &mut self.ledger {
-            ledger.advance(unit);
+        self.set_clock(unit);
+        if self.is_held() && !before.is_held() {
+            // One that judges by the true time from its begin.
+            self.begin_sweep();
         }
     }
 
-    /// After a pause in which no sweep ran (the machine was stopped) stamps would wrap around: drop
-    /// what has expired meanwhile before the clock moves. Only this sweep is not done in slices, as
-    /// answers that are wrong are worse than late ones.
-    fn catch_up(&mut self, unit: u64) {
-        self.clock = self.clock.judging_at(unit);
-        self.begin_sweep();
-        while self.sweep_slice(usize::MAX, None) {}
-        self.sweep.vouched = unit;
-        self.sweep.next = unit + Clock::SWEEP_WITHIN / 2;
+    /// Moves the clock to this unit, or as near to it as stamps allow.
+    fn set_clock(&mut self, unit: u64) {
+        let last = self.sweep.vouched.saturating_add(Clock::SWEEP_VALID);
+        self.clock = Clock::at(unit.min(last)).judging_at(unit);
+        if let Some(ledger) = &mut self.ledger {
+            ledger.advance(self.clock.unit());
+        }
+    }
+
+    /// Whether the clock is held until [`Tracker::sweep`] has passed everything.
+    pub fn is_held(&self) -> bool {
+        self.clock.is_held()
     }
 
     /// The first step of looking ahead: finds a torrent's chunk and prefetches its entry.
@@ -579,7 +588,7 @@ impl Tracker {
     /// within [`Clock::SWEEP_WITHIN`] if it takes no longer than that.
     pub fn sweep(&mut self, budget: usize, tracked: Tracked) -> Progress {
         if self.sweep.running.is_none() {
-            if self.clock.unit() < self.sweep.next {
+            if !self.is_held() && self.clock.unit() < self.sweep.next {
                 return Progress::NotDue;
             }
             self.begin_sweep();
@@ -592,14 +601,17 @@ impl Tracker {
 
     /// When the next sweep begins, in milliseconds since the start; none while nothing is stored.
     pub fn next_sweep(&self) -> Option<u64> {
-        let unit = self.sweep.next;
+        let unit = match self.is_held() {
+            true => self.clock.unit(),
+            false => self.sweep.next,
+        };
         (!self.torrents.is_empty())
             .then_some((unit * self.unit_ms).saturating_add_signed(self.ahead_ms.saturating_neg()))
     }
 
     fn begin_sweep(&mut self) {
         self.sweep.running = Some(Running {
-            began: self.clock.unit(),
+            began: self.clock.true_unit(),
             torrent: [0; 20],
             within: None,
         });
@@ -626,9 +638,11 @@ impl Tracker {
                 within,
             });
             if self.sweep.running.is_none() {
-                self.sweep.vouched = began;
+                self.sweep.vouched = self.sweep.vouched.max(began);
+                let unit = self.clock.true_unit();
+                self.set_clock(unit);
                 // The next one is taken to last as long as this one, and a unit more.
-                let took = self.clock.unit().saturating_sub(began) + 1;
+                let took = unit.saturating_sub(began) + 1;
                 self.sweep.next = began + Clock::SWEEP_WITHIN - took.min(Clock::SWEEP_WITHIN / 2);
             }
         }

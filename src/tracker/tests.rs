@@ -1,5 +1,6 @@
 //! The whole tracker against a plain model, over long random lives with a fixed seed.
 
+use super::ledger::Key;
 use super::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,6 +13,14 @@ const LIMITS: Limits = Limits {
 };
 
 impl Tracker {
+    /// Moves the clock, and sweeps for as long as it is held, as nobody announces until then.
+    pub fn pass_to(&mut self, now_ms: u64) {
+        self.advance(now_ms);
+        while self.is_held() {
+            self.sweep(1000, None);
+        }
+    }
+
     /// An announce that wants no peers, for the tests of all that is made of a table.
     pub fn tell(&mut self, info_hash: &InfoHash, peer: Peer, role: Role, event: Event) {
         let announce = Announce {
@@ -341,6 +350,89 @@ fn a_stopped_machine_wakes_up_without_ghosts() {
     }
 }
 
+/// A long pause: the work that it leaves is done in slices, between which time goes on, and while it is done
+/// no client is served. Peers whose time is not over survive, and the others are gone when it is done.
+#[test]
+fn agrees_with_a_plain_model_over_random_pauses() {
+    let mut random = Random::seeded(4711);
+    let (mut pauses, mut most_slices) = (0, 0);
+    for life in 0..60 {
+        let mut subject = Subject::new(LIMITS);
+        let mut seen: BTreeMap<(usize, usize), u64> = BTreeMap::new();
+        let mut now = 0;
+        for _ in 0..60 {
+            for _ in 0..random.below(300) {
+                let (torrent, peer) = (random_torrent(&mut random), random.below(400));
+                let role = [Role::Leecher, Role::Seeder][random.below(2)];
+                let event = match random.below(8) {
+                    0 => Event::Stopped,
+                    _ => Event::None,
+                };
+                subject.announce(torrent, peer, role, event);
+                match event {
+                    Event::Stopped => seen.remove(&(torrent, peer)),
+                    _ => seen.insert((torrent, peer), now),
+                };
+            }
+            // From one unit to a hundred thousand, as many short ones as long ones.
+            let scale = [3, 30, 100, 200, 1000, 100_000][random.below(6)];
+            now += 1 + random.below(scale) as u64;
+            let before = subject.tracker.totals();
+            subject.tracker.advance(now * 1000);
+            assert_eq!(subject.tracker.totals(), before, "no work is done at once");
+            let was_held = subject.tracker.is_held();
+            let mut slices = 0;
+            while subject.tracker.is_held() {
+                let before = subject.tracker.totals();
+                assert_ne!(subject.tracker.sweep(100, None), Progress::NotDue);
+                let after = subject.tracker.totals();
+                let dropped = before.leechers + before.seeders - after.leechers - after.seeders;
+                assert!(dropped <= 100 + 400, "{dropped} in a slice");
+                slices += 1;
+                if random.below(10) == 0 {
+                    now += random.below(scale.min(40)) as u64;
+                    subject.tracker.advance(now * 1000);
+                }
+            }
+            pauses += u32::from(was_held);
+            most_slices = most_slices.max(slices);
+            seen.retain(|_, at| now - *at <= 96);
+            check_stamps(&subject.tracker, &seen, life);
+            if !was_held {
+                subject.sweep_if_due(1 + random.below(1000));
+            }
+        }
+    }
+    assert!(pauses > 1000 && most_slices > 20, "{pauses} {most_slices}");
+}
+
+/// Each living peer is stored with the unit in which it announced, and after a pause nobody else is.
+fn check_stamps(tracker: &Tracker, seen: &BTreeMap<(usize, usize), u64>, life: usize) {
+    let mut stored = BTreeMap::new();
+    tracker.range(&Key::FIRST, &Key::END, usize::MAX - 1, &mut |item| {
+        let unit = item.presence.unit - Clock::FIRST;
+        stored.insert((item.info_hash, endpoint(item.peer)), unit);
+    });
+    let seen = seen
+        .iter()
+        .map(|((torrent, peer), at)| ((hash(*torrent), endpoint(address(*peer))), *at));
+    assert_eq!(stored, seen.collect(), "life {life}");
+}
+
+#[test]
+fn an_empty_table_holds_no_clock() {
+    let mut subject = Subject::new(LIMITS);
+    subject.tracker.advance(1_000_000);
+    assert!(!subject.tracker.is_held());
+    subject.announce(1, 1, Role::Leecher, Event::Started);
+    let unit = subject.tracker.clock.unit();
+    assert_eq!(unit, Clock::FIRST + 1000);
+    subject.tracker.advance((1000 + Clock::SWEEP_VALID) * 1000);
+    assert!(!subject.tracker.is_held());
+    subject.tracker.advance((1001 + Clock::SWEEP_VALID) * 1000);
+    assert!(subject.tracker.is_held());
+}
+
 #[test]
 fn at_the_limits_newcomers_are_served_and_not_stored() {
     let mut subject = Subject::new(Limits {
@@ -515,7 +607,7 @@ fn torrents_that_are_not_tracked_go_with_the_next_sweep_in_slices() {
 fn renewals_are_counted_by_age_and_early_ones_by_address() {
     let mut tracker = Tracker::new(LIMITS);
     let mut announce_at = |unit: u64, peer: Peer, event| {
-        tracker.advance(unit * tracker.tally().unit_ms);
+        tracker.pass_to(unit * tracker.tally().unit_ms);
         tracker.tell(&[7; 20], peer, Role::Seeder, event);
     };
     let v4 = |n: u8| Peer::new([192, 0, 2, n].into(), 1);

@@ -93,7 +93,7 @@ fn digests_are_those_of_the_table_at_any_time() {
         if round % 97 == 96 {
             now += 400_000; // Nobody was there for a while.
         }
-        tracker.advance(now);
+        tracker.pass_to(now);
         tracker.sweep(random.below(300), None);
         for _ in 0..random.below(200) {
             let role = [Role::Leecher, Role::Seeder][random.below(2)];
@@ -168,7 +168,7 @@ fn the_order_in_which_changes_arrive_does_not_matter() {
         let mut told = Vec::new();
         for step in 0..40 {
             for tracker in &mut trackers {
-                tracker.advance(step * 2000);
+                tracker.pass_to(step * 2000);
             }
             let number = random.below(trackers.len());
             let role = [Role::Leecher, Role::Seeder][random.below(2)];
@@ -222,7 +222,7 @@ fn torrents_without_peers_cost_a_walk_too() {
 fn a_peer_is_told_when_it_is_new_changes_stops_or_reaches_another_sixth() {
     let mut tracker = tracker();
     let mut tell = |now: u64, role, event| {
-        tracker.advance(now * 1000);
+        tracker.pass_to(now * 1000);
         announce(&mut tracker, 1, 1, role, event);
         let told = changes(&mut tracker);
         told.first().map(|c| (c.state, c.newly_completed))
@@ -277,7 +277,7 @@ fn a_clients_stop_of_an_expired_peer_is_neither_told_nor_remembered() {
     announce(&mut tracker, 1, 1, Role::Leecher, Event::Started);
     let born = changes(&mut tracker);
     for second in 1..=97 {
-        tracker.advance(second * 1000);
+        tracker.pass_to(second * 1000);
         if second < 90 {
             tracker.sweep(100, None);
         }
@@ -378,7 +378,7 @@ fn downloads_are_counted_once_and_merge_by_maximum() {
 #[test]
 fn what_is_too_old_or_too_far_ahead_is_not_taken() {
     let mut tracker = tracker();
-    tracker.advance(500_000);
+    tracker.pass_to(500_000);
     let mut taken = BTreeMap::new();
     for stamp in 0..128 {
         let change = Change {
@@ -398,6 +398,23 @@ fn what_is_too_old_or_too_far_ahead_is_not_taken() {
 }
 
 #[test]
+fn cluster_time_can_be_corrected_while_the_clock_is_held() {
+    let mut tracker = tracker();
+    announce(&mut tracker, 1, 1, Role::Leecher, Event::None);
+    tracker.set_cluster_time(1_700_000_000_000, false);
+    for ahead in [400_000, 400_900, 700_000] {
+        tracker.set_cluster_time(1_700_000_000_000 + ahead, true);
+        assert!(tracker.is_held());
+    }
+    while tracker.is_held() {
+        tracker.sweep(100, None);
+    }
+    assert_eq!(tracker.cluster_unit(), Some(1_700_000_700));
+    announce(&mut tracker, 1, 1, Role::Leecher, Event::None);
+    assert_eq!(items(&tracker, &Key::FIRST, &Key::END, 9).len(), 1);
+}
+
+#[test]
 fn torrents_that_a_sweep_drops_leave_the_digests() {
     let mut tracker = tracker();
     for number in 0..300 {
@@ -409,7 +426,7 @@ fn torrents_that_a_sweep_drops_leave_the_digests() {
             Event::None,
         );
     }
-    tracker.advance(20_000);
+    tracker.pass_to(20_000);
     let kept = |hash: &InfoHash| hash[0] < 0x80;
     while tracker.sweep(10, Some(&kept)) != super::super::Progress::Finished {}
     while !tracker.count_on(7) {}
@@ -424,11 +441,11 @@ fn torrents_that_a_sweep_drops_leave_the_digests() {
 #[test]
 fn cluster_time_moves_stamps_and_not_ages_unless_time_has_passed() {
     let mut tracker = tracker();
-    tracker.advance(10_000);
+    tracker.pass_to(10_000);
     tracker.set_cluster_time(1_700_000_000_300, false);
     announce(&mut tracker, 1, 1, Role::Leecher, Event::Started);
     assert_eq!(changes(&mut tracker)[0].stamp, (1_700_000_000 % 128) as u8);
-    tracker.advance(20_000);
+    tracker.pass_to(20_000);
     // An hour back, then a little forth, then back: ages stay.
     for time in [1_699_996_410_300_u64, 1_699_996_411_000, 1_699_996_410_500] {
         tracker.set_cluster_time(time, false);
@@ -455,7 +472,7 @@ fn what_is_said_now_is_the_last_word() {
     for round in 0..3000 {
         // A contradiction takes a later unit, up to the few that stamps may be ahead.
         now += 1000;
-        tracker.advance(now);
+        tracker.pass_to(now);
         let number = random.below(20);
         let said = [
             State::Present(Role::Leecher),
@@ -465,7 +482,7 @@ fn what_is_said_now_is_the_last_word() {
         if random.below(4) == 0 {
             announce(&mut tracker, number, number, Role::Seeder, Event::None);
             now += 1000;
-            tracker.advance(now);
+            tracker.pass_to(now);
         }
         let mut change = Change {
             info_hash: hash(number),
@@ -510,7 +527,7 @@ fn what_is_said_now_is_the_last_word() {
         back.stamp = tracker.stamp_now(&back);
         assert_eq!(tracker.apply(&back, Hint::default()), applied);
     }
-    tracker.advance(now + 10_000);
+    tracker.pass_to(now + 10_000);
     assert!(!tracker.is_recent(&back));
 }
 
@@ -522,7 +539,7 @@ fn who_goes_on_announcing_is_told_within_the_timeout() {
         let mut tracker = tracker();
         let mut told = 0;
         for now in (0..2000).step_by(every) {
-            tracker.advance(now * 1000);
+            tracker.pass_to(now * 1000);
             announce(&mut tracker, 1, 1, Role::Leecher, Event::None);
             if !changes(&mut tracker).is_empty() {
                 assert!(now - told <= 96, "every {every}: {}", now - told);
