@@ -457,6 +457,70 @@ fn a_body_is_not_taken_for_a_request() {
     assert_eq!(client.read_to_end(), b"");
 }
 
+/// Another reader of the same bytes may find a body, or a header that ends elsewhere (RFC 9112, 5.1, 5.2 and 2.2).
+#[test]
+fn ambiguous_header_lines_are_answered_400_and_end_the_connection() {
+    let daemon = Daemon::start(&[]);
+    let smuggled = format!("GET /a?info_hash={HASH}&port=1 HTTP/1.1\r\n\r\n");
+    let length = smuggled.len();
+    for lines in [
+        format!("Content-Length : {length}"),
+        format!("Content-Length\t: {length}"),
+        format!(" Content-Length: {length}"),
+        format!("\tContent-Length: {length}"),
+        format!("Host: x\r\n Content-Length: {length}"),
+        format!("Content-Length:\r\n {length}"),
+        format!("Content-Length {length}"),
+        format!("Content-Length\r: {length}"),
+        format!("X: y\rContent-Length: {length}"),
+        format!("X: y\0\r\nContent-Length: {length}"),
+        format!(": x\r\nContent-Length: {length}"),
+        "Transfer-Encoding : chunked".into(),
+        "Transfer-Encoding:\r\n\tchunked".into(),
+        "\x0bTransfer-Encoding: chunked".into(),
+        "nonsense".into(),
+    ] {
+        let mut client = Client::new(daemon.tcp4());
+        let response = client.request(format!("GET / HTTP/1.1\r\n{lines}\r\n\r\n{smuggled}"));
+        assert_eq!(response.status, 400, "{lines:?}");
+        assert_eq!(response.header("Connection"), Some("close"), "{lines:?}");
+        assert_eq!(client.read_to_end(), b"", "{lines:?}");
+    }
+    let scrape = get(daemon.tcp4(), &format!("/scrape?info_hash={HASH}"));
+    assert_eq!(
+        scrape.text(),
+        "d5:filesdee",
+        "no body was taken for a request"
+    );
+}
+
+#[test]
+fn nothing_of_a_request_gets_into_the_head_of_its_reply() {
+    let daemon = Daemon::start(&["-r", "https://tracker.example/about"]);
+    for split in [
+        "%0d%0aX-Split:%20y",
+        "%0D%0A%0D%0AX-Split: y",
+        "\rX-Split: y",
+        "\0X-Split: y",
+    ] {
+        for target in [
+            format!("/{split}"),
+            format!("/?{split}"),
+            format!("http://{split}/"),
+            format!("/stats?mode={split}"),
+            format!("/announce?info_hash={split}&port={split}"),
+            format!("/scrape?info_hash={HASH}&{split}"),
+        ] {
+            let mut client = Client::new(daemon.tcp4());
+            let response = client.request(format!(
+                "GET {target} HTTP/1.1\r\nHost: %0d%0aX-Split:y\r\nConnection: close\r\n\r\n"
+            ));
+            assert!(!response.head.contains("Split"), "{response:?}");
+            assert_eq!(client.read_to_end(), b"", "{target}");
+        }
+    }
+}
+
 #[test]
 fn transport_errors_are_http_statuses_with_a_short_text() {
     let daemon = Daemon::start(&[]);

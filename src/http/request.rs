@@ -1,4 +1,5 @@
-//! The head of a request (RFC 9112), read as liberally as old clients need.
+//! The head of a request (RFC 9112). Its first line is read as liberally as old clients need, and its headers as
+//! strictly as proxies in front need, so that all agree on where a request ends.
 
 use crate::proto::find;
 
@@ -56,7 +57,7 @@ pub fn parse(buffer: &[u8]) -> Result<Request<'_>, Invalid> {
     loop {
         match lines.next() {
             Some([]) => break,
-            Some(line) => read_header(line, &mut request),
+            Some(line) => read_header(line, &mut request)?,
             None => return Err(lines.unfinished(buffer)),
         }
     }
@@ -170,7 +171,7 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// Whether a method may hold this byte (RFC 9110, 5.6.2).
+/// Whether a method or the name of a header may hold this byte (RFC 9110, 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
@@ -233,17 +234,24 @@ fn split_target(target: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&path[slashes..], query.get(1..).unwrap_or_default()))
 }
 
-/// Takes from a header what matters here; anything else, well-formed or not, is passed over.
-fn read_header(line: &[u8], request: &mut Request) {
-    // Nearly all headers are told apart by their first letter.
-    if !matches!(line.first(), Some(b'C' | b'c' | b'T' | b't')) {
-        return;
-    }
-    let Some(colon) = find(line, b':') else {
-        return;
+/// Takes from a header what matters here, and passes over the others. A line that is not `name: value` is
+/// refused: a folded line, a space before the colon (RFC 9112, 5.1 and 5.2), a bare CR or a NUL (RFC 9110, 5.5).
+/// Another reader might find a header in it that says where the body ends.
+fn read_header(line: &[u8], request: &mut Request) -> Result<(), Invalid> {
+    let end = line.iter().position(|&b| !is_token(b));
+    let (name, value) = line.split_at(end.unwrap_or(line.len()));
+    let value = match value {
+        [b':', value @ ..] if !name.is_empty() => value,
+        _ => return Err(Invalid::Malformed),
     };
-    let (name, value) = line.split_at(colon);
-    let value = value.get(1..).unwrap_or_default().trim_ascii();
+    if find(value, b'\r').or(find(value, b'\0')).is_some() {
+        return Err(Invalid::Malformed);
+    }
+    // Nearly all headers are told apart by their first letter.
+    if !matches!(name.first(), Some(b'C' | b'c' | b'T' | b't')) {
+        return Ok(());
+    }
+    let value = value.trim_ascii();
     if name.eq_ignore_ascii_case(b"connection") {
         for option in value.split(|&b| b == b',').map(<[u8]>::trim_ascii) {
             if option.eq_ignore_ascii_case(b"close") {
@@ -259,6 +267,7 @@ fn read_header(line: &[u8], request: &mut Request) {
         // a matter on which others may disagree, so there is none.
         request.has_body = true;
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -358,7 +367,6 @@ mod tests {
             "Host: x",
             "Accept: gzip",
             "Accept-Encoding:",
-            "Accept-Encoding",
             "Accept-Encoding: gzip;q=0",
             "Accept-Encoding: gzip;q=0.000, *",
             "Accept-Encoding: *;q=0",
@@ -389,7 +397,54 @@ mod tests {
     fn line_ends_may_be_bare_and_empty_lines_may_come_first() {
         assert_eq!(parsed("GET /a HTTP/1.0\n\n").path, b"a");
         assert_eq!(parsed("\r\n\nGET /a HTTP/1.1\nHost: x\r\n\n").path, b"a");
-        assert_eq!(parsed("GET /a  HTTP/1.1 \r\nnonsense\r\n\r\n").path, b"a ");
+        assert_eq!(parsed("GET /a  HTTP/1.1 \r\nHost: x\r\n\r\n").path, b"a ");
+    }
+
+    #[test]
+    fn a_header_line_is_a_name_a_colon_and_a_value() {
+        let result = |line: &str| {
+            let text = format!("GET / HTTP/1.1\r\n{line}\r\nX: y\r\n\r\n");
+            parse(text.as_bytes()).map(|request| request.length == text.len())
+        };
+        for good in [
+            "A:",
+            "A: ",
+            "A:b",
+            "A: \t b \t",
+            "A: b:c",
+            "!#$%&'*+-.^_`|~09: \x7f\x01\u{e9}",
+        ] {
+            assert_eq!(result(good), Ok(true), "{good:?}");
+        }
+        for bad in [
+            "A : b",
+            "A\t: b",
+            "A \t: b",
+            " A: b",
+            "\tA: b",
+            " ",
+            "\t",
+            "A",
+            "A b",
+            ":",
+            ": b",
+            "A b: c",
+            "A: b\r\n c",
+            "A: b\r\n\tc",
+            "A: b\r\n ",
+            "A: b\rC: d",
+            "A: b\r",
+            "A: b\0c",
+            "A\r: b",
+            "A\0: b",
+            "A(: b",
+            "A\u{e9}: b",
+            "\u{feff}A: b",
+            "\r",
+            "A=b",
+        ] {
+            assert_eq!(result(bad), Err(Invalid::Malformed), "{bad:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod common;
 mod headers;
 mod protocol;
 mod real;
+mod smuggling;
 mod unix;
 
 use common::http::{Client, Response};

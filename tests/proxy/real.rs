@@ -11,9 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 /// A proxy that listens on ::1; it ends when its handle goes.
-struct Proxy {
+pub struct Proxy {
     child: Child,
-    address: SocketAddr,
+    pub address: SocketAddr,
     directory: Directory,
 }
 
@@ -105,7 +105,7 @@ impl Drop for Proxy {
 }
 
 /// An example of the man page, told by how it begins, with these pieces replaced.
-fn of_the_page(start: &str, pieces: &[(&str, &str)]) -> String {
+pub fn of_the_page(start: &str, pieces: &[(&str, &str)]) -> String {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/man/announced.8");
     let page = std::fs::read_to_string(page).expect("is there");
     let mut displays = page.split(".Bd -literal -offset indent\n").skip(1);
@@ -118,7 +118,7 @@ fn of_the_page(start: &str, pieces: &[(&str, &str)]) -> String {
 }
 
 /// nginx as on the page, but for its upstream and perhaps the headers.
-fn nginx(server: &str, headers: Option<&str>) -> Option<Proxy> {
+pub fn nginx(server: &str, headers: Option<&str>) -> Option<Proxy> {
     const HEADERS: &str = "proxy_set_header X-Forwarded-For $remote_addr;
         proxy_set_header Forwarded \"\";";
     let configuration = |directory: &Path, port: u16| {
@@ -221,7 +221,7 @@ fn connections_of(daemon: &Daemon) -> usize {
 
 /// haproxy with these lines, which listen on port 80, and a place to ask it how its server is. It would
 /// share its port with another test's.
-fn haproxy(relay: &str) -> Option<Proxy> {
+pub fn haproxy(relay: &str) -> Option<Proxy> {
     let configuration = |directory: &Path, port: u16| {
         let directory = directory.display();
         let listen = format!("bind [::1]:{port}");
@@ -233,7 +233,7 @@ fn haproxy(relay: &str) -> Option<Proxy> {
 
 impl Proxy {
     /// Waits until haproxy has found its server well, by this kind of check.
-    fn wait_for_check(&self, kind: &str) {
+    pub fn wait_for_check(&self, kind: &str) {
         wait_for("a health check", || {
             let mut stream = UnixStream::connect(self.directory.join("stats")).ok()?;
             stream.write_all(b"show stat\n").ok()?;
