@@ -106,11 +106,11 @@ fn ask(inquiry: &Inquiry) -> Result<Health, Problem> {
 /// Does all that can be done without opening a socket or giving anything up.
 fn check(options: &Options) -> Result<(), Problem> {
     expect_balance(options)?;
-    identity(options)?;
+    let identity = identity(options)?;
     read_key(options)?;
     enter_root(options)?;
     load_list(options)?;
-    check_fifos(options)?;
+    check_fifos(options, identity)?;
     check_state(options)?;
     print(&options.to_string())
 }
@@ -907,14 +907,14 @@ fn fifos(options: &Options) -> [(&'static str, Option<&Path>); 2] {
 }
 
 /// Those that are missing would be made.
-fn check_fifos(options: &Options) -> Result<(), Problem> {
+fn check_fifos(options: &Options, owner: Option<Identity>) -> Result<(), Problem> {
     for (flag, path) in fifos(options) {
         let Some(path) = path else {
             continue;
         };
         if let Ok(found) = path.metadata() {
             let shown = path.as_os_str().to_string_lossy();
-            files::expect_fifo(&found).map_err(problem(format_args!("{flag} '{shown}'")))?;
+            files::expect_fifo(&found, owner).map_err(problem(format_args!("{flag} '{shown}'")))?;
         }
     }
     Ok(())
@@ -927,7 +927,7 @@ fn open_fifos(options: &Options, owner: Option<Identity>) -> Result<Fifos, Probl
             let shown = path.as_os_str().to_string_lossy();
             let fifo = files::open_fifo(path, owner);
             let fifo = fifo.map_err(problem(format_args!("{flag} '{shown}'")))?;
-            *opened = Some(Fifo::new(fifo));
+            *opened = Some(Fifo::new(fifo, flag));
         }
     }
     let [add, remove] = opened;

@@ -106,6 +106,18 @@ pub struct Fifos {
     pub remove: Option<Fifo>,
 }
 
+impl Fifos {
+    fn next_report(&self) -> Option<u64> {
+        let fifos = [&self.add, &self.remove].into_iter().flatten();
+        fifos.filter_map(Fifo::next_report).min()
+    }
+
+    fn report(&mut self, now: u64) {
+        let fifos = [&mut self.add, &mut self.remove].into_iter().flatten();
+        fifos.for_each(|fifo| fifo.report(now));
+    }
+}
+
 /// What a server is made of.
 pub struct Parts {
     /// These, or a place among several.
@@ -285,6 +297,7 @@ impl Server {
             self.joins.next_deadline(),
             self.starved_at,
             self.report_at,
+            self.fifos.next_report(),
             // A save that is waited for tells when it ends.
             self.stop_at
                 .filter(|_| !self.is_saving() && !self.awaits_others()),
@@ -455,11 +468,11 @@ impl Server {
             LIST_ADD => ("--list-add", &mut self.fifos.add),
             _ => ("--list-remove", &mut self.fifos.remove),
         };
-        let Some((hashes, bad)) = fifo.as_mut().and_then(Fifo::turn) else {
+        let Some(hashes) = fifo.as_mut().and_then(Fifo::turn) else {
             return;
         };
         if let Some(access) = &mut self.service.access {
-            access.change(flag, &hashes, token == LIST_ADD, bad);
+            access.change(flag, &hashes, token == LIST_ADD);
         }
         self.pass_on(hashes, token == LIST_ADD);
         self.is_busy_with(token);
@@ -546,6 +559,7 @@ impl Server {
         if let Some(cluster) = self.service.cluster.as_mut().filter(|_| is_other_list) {
             cluster.node_mut().note_list();
         }
+        self.fifos.report(now);
         if !was_held {
             self.save_on(now);
         }

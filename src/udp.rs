@@ -325,7 +325,7 @@ mod tests {
         let (listed, other) = ([7; 20], [8; 20]);
         let mut service = service();
         let mut access = Access::new(Kind::White, "list".into());
-        access.change("flag", &[listed], true, 0);
+        access.change("flag", &[listed], true);
         service.access = Some(access);
         service.tracker.advance(200_000);
         while service.sweep(1) == Progress::Underway {}

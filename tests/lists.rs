@@ -10,7 +10,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 type Hash = [u8; 20];
 
@@ -382,7 +382,7 @@ fn fifos_change_the_list_at_once() {
         expect(A, true);
         expect(B, false);
         write_to(&remove, &format!("bad\n{}\nworse\n", hex(&A)));
-        daemon.wait_for_line("--list-remove: 2 of the lines are not info-hashes, skipped");
+        daemon.wait_for_line("--list-remove: skipped 2 lines: expected an info-hash");
         expect(A, false);
     }
 }
@@ -417,7 +417,7 @@ fn of_an_endless_line_only_the_front_is_kept() {
         write_to(&add, &"z".repeat(20_000));
     }
     write_to(&add, &format!("\n{}", list(&[A])));
-    daemon.wait_for_line("--list-add: 1 of the lines are not info-hashes, skipped");
+    daemon.wait_for_line("--list-add: skipped 1 line: expected an info-hash");
     let kilobytes = |text: String| -> u64 {
         let number = text.split_whitespace().next().and_then(|n| n.parse().ok());
         number.expect("a number")
@@ -462,6 +462,72 @@ fn fifos_are_made_for_their_owner_alone_and_used_if_they_are_there() {
     assert_eq!(there.mode() & 0o7777, 0o620, "left as it is");
     write_to(&remove, &list(&[A]));
     wait_for("the change", || (!is_tracked(&daemon, &A)).then_some(()));
+}
+
+fn set_mode(path: &str, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("is ours");
+}
+
+#[test]
+fn a_fifo_that_others_may_write_ends_the_start() {
+    let directory = Directory::new("writable-fifo");
+    let file = directory.write("list", list(&[A]));
+    let fifo = directory.file("fifo");
+    make_fifo(&fifo);
+    for flag in ["--list-add", "--list-remove"] {
+        let expected = format!("announced: {flag} '{fifo}': writable by every user");
+        for mode in [0o602, 0o666] {
+            set_mode(&fifo, mode);
+            assert_eq!(start_fails(&["-w", &file, flag, &fifo]), expected);
+            let (code, _, err) = run(&["-n", "-w", &file, flag, &fifo]);
+            assert_eq!((code, err.lines().last()), (Some(1), Some(&*expected)));
+        }
+        set_mode(&fifo, 0o660);
+        Daemon::start(&["-w", &file, flag, &fifo]);
+    }
+}
+
+#[test]
+fn a_fifo_of_another_user_ends_the_start() {
+    if !is_root() {
+        return;
+    }
+    let directory = Directory::new("foreign-fifo");
+    let file = directory.write("list", list(&[A]));
+    let fifo = directory.file("fifo");
+    make_fifo(&fifo);
+    set_mode(&fifo, 0o600);
+    let user = ["-u", "4711:4712", "-w", &file, "--list-add", &fifo];
+    let give_to = |uid| std::os::unix::fs::chown(&fifo, Some(uid), Some(4714)).expect("is ours");
+    give_to(4713);
+    let expected =
+        format!("announced: --list-add '{fifo}': owned by user 4713, expected root or user 4711");
+    assert_eq!(start_fails(&user), expected);
+    let (code, _, err) = run(&[&["-n"], &user[..]].concat());
+    assert_eq!((code, err.lines().last()), (Some(1), Some(&*expected)));
+    for uid in [0, 4711] {
+        give_to(uid);
+        Daemon::start(&user);
+    }
+}
+
+/// Under a whitelist, so that it shows when all that was written has been read.
+#[test]
+fn invalid_lines_of_a_fifo_are_logged_once_a_minute() {
+    let directory = Directory::new("garbage");
+    let file = directory.write("list", "");
+    let add = directory.file("add");
+    let daemon = Daemon::start(&["-w", &file, "--list-add", &add]);
+    let start = Instant::now();
+    for _ in 0..50 {
+        write_to(&add, &"garbage\n".repeat(512));
+    }
+    write_to(&add, &list(&[A]));
+    wait_for("the last line", || is_tracked(&daemon, &A).then_some(()));
+    daemon.wait_for_line("--list-add: skipped ");
+    let lines = daemon.count_lines("--list-add: skipped ");
+    let minutes = start.elapsed().as_secs() / 60;
+    assert!(lines as u64 <= 1 + minutes, "{:?}", daemon.log());
 }
 
 #[test]

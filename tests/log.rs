@@ -7,6 +7,7 @@ mod common;
 use common::{DEADLINE, Daemon, Directory, http, program, run, skip, udp, uninterrupted, wait_for};
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -148,6 +149,37 @@ fn one_process_has_a_pidfile() {
     wait_for("the pidfile to go", || {
         (!Path::new(&pidfile).exists()).then_some(())
     });
+}
+
+/// Another user who may open it could lock it, and so keep the daemon from starting.
+#[test]
+fn a_pidfile_is_accessible_to_its_owner_only() {
+    let directory = Directory::new("pidfile-mode");
+    let pidfile = directory.file("pid");
+    let mode = || fs::metadata(&pidfile).expect("is there").mode() & 0o7777;
+    let mut daemon = Daemon::start(&["--pidfile", &pidfile]);
+    assert_eq!(mode(), 0o600);
+    daemon.signal("KILL");
+    daemon.wait();
+    fs::write(&pidfile, "1\n").expect("can be written");
+    fs::set_permissions(&pidfile, fs::Permissions::from_mode(0o644)).expect("is ours");
+    let _daemon = Daemon::start(&["--pidfile", &pidfile]);
+    assert_eq!(mode(), 0o600, "of a file that was left behind");
+}
+
+#[test]
+fn a_pidfile_of_another_user_ends_the_start() {
+    if !is_root() {
+        return;
+    }
+    let directory = Directory::new("pidfile-owner");
+    let pidfile = directory.write("pid", "1\n");
+    std::os::unix::fs::chown(&pidfile, Some(4711), None).expect("is ours");
+    let (code, err) = start(&["--pidfile", &pidfile]);
+    let message =
+        format!("announced: --pidfile '{pidfile}': owned by user 4711, expected user 0\n");
+    assert_eq!((code, err), (Some(1), message));
+    assert_eq!(fs::read_to_string(&pidfile).ok().as_deref(), Some("1\n"));
 }
 
 #[test]

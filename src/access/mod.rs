@@ -72,7 +72,7 @@ pub struct Access {
     list: List,
     changes: Changes,
     reload: Reload,
-    /// The last hashes that a FIFO gave were too many changes, which is told once.
+    /// FIFOs gave more changes than are kept, which is logged once for each list.
     full: bool,
     /// Another reload was asked for while one was underway.
     again: bool,
@@ -139,23 +139,17 @@ impl Access {
         self.changes.set(hash, listed) && is_kept
     }
 
-    /// Takes what a FIFO gave: hashes that are to be on the list or not, and how many lines were none.
-    /// `flag` is the FIFO's.
-    pub fn change(&mut self, flag: &str, hashes: &[InfoHash], listed: bool, bad: usize) {
+    /// Takes what a FIFO gave: hashes that are to be on the list or not. `flag` is the FIFO's.
+    pub fn change(&mut self, flag: &str, hashes: &[InfoHash], listed: bool) {
         let set = hashes
             .iter()
             .filter(|hash| self.set(**hash, listed))
             .count();
-        let was_full = std::mem::replace(&mut self.full, set < hashes.len());
-        if self.full && !was_full {
+        if set < hashes.len() && !self.full {
+            self.full = true;
             let most = changes::MOST;
             log::line(format_args!(
                 "{flag}: more than {most} changes; put them into the list and reload it"
-            ));
-        }
-        if bad > 0 {
-            log::line(format_args!(
-                "{flag}: {bad} of the lines are not info-hashes, skipped"
             ));
         }
     }
@@ -229,6 +223,7 @@ impl Access {
                 false => {
                     self.old = std::mem::replace(&mut self.list, merge.finish());
                     self.changes = later;
+                    self.full = false;
                     self.report(&skipped);
                     return true;
                 }

@@ -80,7 +80,7 @@ impl Server {
                     "--list-remove"
                 };
                 if let Some(access) = &mut self.service.access {
-                    access.change(flag, &hashes, listed, 0);
+                    access.change(flag, &hashes, listed);
                 }
             }
             // Those are to the parent.

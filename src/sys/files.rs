@@ -1,7 +1,7 @@
 //! Files, opened with what `std` leaves out.
 
 use super::check;
-use super::privileges::Identity;
+use super::privileges::{self, Identity};
 use std::ffi::CString;
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io;
@@ -35,7 +35,8 @@ pub fn is_at(path: &Path, file: &Metadata) -> bool {
 }
 
 /// Opens a FIFO, not blocking, for reading and for writing: with a writer of its own it never comes to an
-/// end. A missing one is made, for this owner (or, without, the user that this is) and for nobody else.
+/// end. A missing one is made, for this owner (or, without, the user that this is) and for nobody else. One that
+/// exists must be as [`expect_fifo`] says.
 pub fn open_fifo(path: &Path, owner: Option<Identity>) -> io::Result<File> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: a C string that outlives the call.
@@ -45,13 +46,13 @@ pub fn open_fifo(path: &Path, owner: Option<Identity>) -> io::Result<File> {
         other => other.map(|_| true)?,
     };
     // Before it is opened, as that could do something to anything else.
-    expect_fifo(&std::fs::metadata(path)?)?;
+    expect_fifo(&std::fs::metadata(path)?, owner)?;
     // Nobody may have put a link in the place of one that was just made.
     let flags = libc::O_NONBLOCK | if is_new { libc::O_NOFOLLOW } else { 0 };
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(flags);
     let file = options.open(path)?;
-    expect_fifo(&file.metadata()?)?;
+    expect_fifo(&file.metadata()?, owner)?;
     if is_new {
         // Whatever the umask has left.
         file.set_permissions(Permissions::from_mode(0o600))?;
@@ -62,10 +63,21 @@ pub fn open_fifo(path: &Path, owner: Option<Identity>) -> io::Result<File> {
     Ok(file)
 }
 
-/// An error if this is something else than a FIFO.
-pub fn expect_fifo(metadata: &Metadata) -> io::Result<()> {
-    match metadata.file_type().is_fifo() {
-        true => Ok(()),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a FIFO")),
-    }
+/// An error unless this is a FIFO that belongs to root or to this owner (or, without, to the user that this is), and
+/// that not every user may write. Its group may: that is the owner's choice.
+pub fn expect_fifo(metadata: &Metadata, owner: Option<Identity>) -> io::Result<()> {
+    let (uid, user) = (
+        metadata.uid(),
+        owner.map_or_else(privileges::user, |owner| owner.uid),
+    );
+    let unfit = if !metadata.file_type().is_fifo() {
+        String::from("not a FIFO")
+    } else if ![0, user].contains(&uid) {
+        format!("owned by user {uid}, expected root or user {user}")
+    } else if metadata.mode() & 0o002 != 0 {
+        String::from("writable by every user")
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, unfit))
 }

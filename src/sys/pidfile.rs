@@ -2,20 +2,27 @@
 //!
 //! It is the lock that counts, as with `pidfile(3)`: a file that a crash or a reboot left behind is not
 //! mistaken for a running daemon, even where its number belongs to some other process by now.
+//!
+//! A user who may open the file may lock it, even one who may only read it. So the file is its owner's alone, and
+//! its owner is the user that starts the daemon.
 
 use super::check;
 use super::files::is_at;
+use super::privileges;
 use std::ffi::{CString, OsStr};
-use std::fs::File;
+use std::fs::{File, Metadata, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 /// Bytes of the longest file that is taken over: a process id, whoever wrote it.
 const LONGEST: u64 = 16;
+
+/// Nobody else may open it.
+const MODE: u32 = 0o600;
 
 /// How often a lock that is held is tried again: whoever removes a file that is left over has it for a
 /// moment.
@@ -45,6 +52,7 @@ pub fn take(path: &Path) -> io::Result<(File, Place)> {
         id: std::process::id(),
     };
     let mut file = lock(path)?;
+    file.set_permissions(Permissions::from_mode(MODE))?;
     file.set_len(0)?;
     writeln!(file, "{}", place.id)?;
     Ok((file, place))
@@ -57,19 +65,13 @@ fn lock(path: &Path) -> io::Result<File> {
         .read(true)
         .write(true)
         .create(true)
-        .mode(0o644)
+        .mode(MODE)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let mut holder = ErrorKind::AlreadyExists.into();
     for _ in 0..TRIES {
         let file = options.open(path)?;
         let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::new(ErrorKind::InvalidInput, "not a file"));
-        }
-        // Somebody's configuration, say, that was named by mistake.
-        if metadata.len() > LONGEST {
-            return Err(io::Error::new(ErrorKind::InvalidInput, "not a pidfile"));
-        }
+        expect_pidfile(&metadata)?;
         match try_lock(&file) {
             // Unless it has been removed meanwhile, and the lock is on a file without a name.
             Ok(()) if is_at(path, &metadata) => return Ok(file),
@@ -82,6 +84,22 @@ fn lock(path: &Path) -> io::Result<File> {
         }
     }
     Err(holder)
+}
+
+/// An error if this file is not to be taken over.
+fn expect_pidfile(metadata: &Metadata) -> io::Result<()> {
+    let (owner, user) = (metadata.uid(), privileges::user());
+    let unfit = if !metadata.is_file() {
+        String::from("not a file")
+    } else if metadata.len() > LONGEST {
+        // Somebody's configuration, say, that was named by mistake.
+        String::from("not a pidfile")
+    } else if owner != user {
+        format!("owned by user {owner}, expected user {user}")
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::new(ErrorKind::InvalidInput, unfit))
 }
 
 /// Locks the file until it is closed. The error of a file that another process has locked is `WouldBlock`.

@@ -13,9 +13,14 @@ pub struct Identity {
     pub gid: u32,
 }
 
-pub fn is_root() -> bool {
+/// The user that this process is.
+pub fn user() -> u32 {
     // SAFETY: cannot fail and takes nothing.
-    unsafe { libc::geteuid() == 0 }
+    unsafe { libc::geteuid() }
+}
+
+pub fn is_root() -> bool {
+    user() == 0
 }
 
 /// Looks a user up by name; none if there is no such user. May read files: not after [`enter`].
