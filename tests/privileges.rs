@@ -4,11 +4,12 @@
 
 mod common;
 
-use common::{Daemon, run, skip, udp};
+use common::{Daemon, Directory, program, run, skip, udp};
 use std::path::PathBuf;
+use std::process::Command;
 
 fn is_root() -> bool {
-    let id = std::process::Command::new("id").arg("-u").output();
+    let id = Command::new("id").arg("-u").output();
     let root = id.is_ok_and(|output| output.stdout == b"0\n");
     if !root {
         skip("privileges can be dropped by root only");
@@ -51,6 +52,44 @@ fn users_may_be_names_or_numbers() {
         (vec![4711; 4], vec![4712; 4])
     );
     assert_eq!(ids(&daemon, "Groups"), [4712]);
+}
+
+/// A command in a mount namespace where this file is `/etc/passwd`; none where there are no such namespaces.
+fn with_passwd(file: &str, program: &str, flags: &[&str]) -> Option<Command> {
+    let command = |program: &str| {
+        let script = "mount --bind \"$0\" /etc/passwd && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", script, file, program]);
+        command
+    };
+    let works = command("true").status();
+    if !works.is_ok_and(|status| status.success()) {
+        skip("there are no mount namespaces");
+        return None;
+    }
+    let mut command = command(program);
+    command.args(flags);
+    Some(command)
+}
+
+/// A directory service may have long entries.
+#[test]
+fn a_user_with_a_long_entry_is_found() {
+    if !is_root() {
+        return;
+    }
+    let directory = Directory::new("passwd");
+    for length in [1, 20_000, 300_000] {
+        let comment = "x".repeat(length);
+        let entry = format!("tracker:x:4711:4712:{comment}:/:/bin/false\n");
+        let file = directory.write("passwd", entry);
+        let flags = ["-i", "127.0.0.1", "-P", "0", "-u", "tracker"];
+        let Some(command) = with_passwd(&file, &program(), &flags) else {
+            return;
+        };
+        let daemon = Daemon::spawn(command);
+        daemon.wait_for_line("running as user 4711, group 4712");
+    }
 }
 
 #[test]

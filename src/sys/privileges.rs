@@ -1,7 +1,7 @@
 //! From root to nobody, for good.
 
 use super::check;
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -23,13 +23,31 @@ pub fn is_root() -> bool {
     user() == 0
 }
 
+/// Bytes of a user's strings for which there is room at first, and at most. An entry of a directory service may
+/// be long.
+const STRINGS: usize = 16 * 1024;
+const MAX_STRINGS: usize = 16 * 1024 * 1024;
+
 /// Looks a user up by name; none if there is no such user. May read files: not after [`enter`].
 pub fn find_user(name: &OsStr) -> io::Result<Option<Identity>> {
     let name = CString::new(name.as_bytes())?;
+    let mut size = STRINGS;
+    loop {
+        match find_within(&name, size) {
+            Err(error) if error.raw_os_error() == Some(libc::ERANGE) && size < MAX_STRINGS => {
+                size *= 2;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// The same with room for so many bytes of strings; `ERANGE` if the entry has more.
+fn find_within(name: &CStr, size: usize) -> io::Result<Option<Identity>> {
     // SAFETY: zeros are valid for a struct of integers and pointers that the call fills.
     let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
     let mut found = std::ptr::null_mut();
-    let mut strings = vec![0; 16 * 1024];
+    let mut strings = vec![0; size];
     // SAFETY: all pointers are to things of the right type that outlive the call, and the buffer's
     // size is its own.
     let error = unsafe {
