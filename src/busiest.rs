@@ -34,9 +34,21 @@ impl Busiest {
 
     pub fn count(&mut self, key: u64) {
         self.add(key, 1);
+        self.make_room();
+    }
+
+    fn make_room(&mut self) {
         while self.used > Self::ROOM {
             let least = self.least_half();
             self.lower(|count| count.saturating_sub(least));
+        }
+    }
+
+    /// Adds what another has counted.
+    pub fn merge(&mut self, other: &Busiest) {
+        for &(key, count) in other.slots.iter().filter(|slot| slot.1 > 0) {
+            self.add(key, count);
+            self.make_room();
         }
     }
 

@@ -3,53 +3,27 @@
 //! peers' addresses out; this option is there for trackers whose members know of it.
 
 use crate::log::{self, Level};
-use crate::service::Service;
-use crate::tracker::{Announce, Counts, Event};
+use crate::tracker::InfoHash;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// An announce that may complete a download. A client may say so again and again; it counts once.
-pub struct Completing {
-    downloaded: u32,
-}
-
-impl Completing {
-    /// To be called before the tracker learns of it; none where nothing is to be logged.
-    pub fn watch(service: &Service, announce: &Announce) -> Option<Completing> {
-        if !service.log_completed || announce.event != Event::Completed {
-            return None;
-        }
-        let known = service.tracker.scrape(announce.info_hash);
-        let downloaded = known.map_or(0, |counts| counts.downloaded);
-        Some(Completing { downloaded })
-    }
-
-    /// To be called with what the tracker answered.
-    pub fn log(
-        &self,
-        announce: &Announce,
-        counts: Counts,
-        peer_id: Option<&[u8; 20]>,
-        address: IpAddr,
-    ) {
-        if counts.downloaded == self.downloaded {
-            return;
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.map_or(0, |since| since.as_secs());
-        // Asked for by itself, so that it does not depend on -v.
-        log::write(
-            Level::Info,
-            format_args!(
-                "time={} event=completed info_hash={} peer_id={} ip={}",
-                Utc(now),
-                Hex(announce.info_hash),
-                Hex(peer_id.map_or(&[], |id| id)),
-                address.to_canonical()
-            ),
-        );
-    }
+/// Logs that a client at this address has completed this torrent. A client may say so again and again; the
+/// tracker tells the first time.
+pub fn log(info_hash: &InfoHash, peer_id: Option<&[u8; 20]>, address: IpAddr) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |since| since.as_secs());
+    // Asked for by itself, so that it does not depend on -v.
+    log::write(
+        Level::Info,
+        format_args!(
+            "time={} event=completed info_hash={} peer_id={} ip={}",
+            Utc(now),
+            Hex(info_hash),
+            Hex(peer_id.map_or(&[], |id| id)),
+            address.to_canonical()
+        ),
+    );
 }
 
 /// Capital digits, as opentracker writes them.

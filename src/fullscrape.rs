@@ -6,7 +6,7 @@
 
 use crate::gzip::Gzip;
 use crate::proto::bencode::{self, decimal};
-use crate::tracker::{Counts, InfoHash, Tracked, Tracker};
+use crate::tracker::{Counts, InfoHash, Table, Tracked};
 
 /// What a stream tells of each torrent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,18 +95,25 @@ impl FullScrape {
 
     /// Appends the next slice, which may be empty if it is compressed; whether there is more.
     /// Torrents that are no longer tracked are left out.
-    pub fn step(&mut self, tracker: &Tracker, tracked: Tracked, out: &mut Vec<u8>) -> bool {
+    /// `now_ms` is in milliseconds since the start.
+    pub fn step(
+        &mut self,
+        table: &Table,
+        now_ms: u64,
+        tracked: Tracked,
+        out: &mut Vec<u8>,
+    ) -> bool {
         let most = match self.gzip {
             Some(_) => GZIP,
             None => PLAIN,
         };
-        self.step_by(most, tracker, tracked, out)
+        self.step_by(most, (table, now_ms), tracked, out)
     }
 
     fn step_by(
         &mut self,
         most: usize,
-        tracker: &Tracker,
+        table: (&Table, u64),
         tracked: Tracked,
         out: &mut Vec<u8>,
     ) -> bool {
@@ -115,10 +122,10 @@ impl FullScrape {
             return false;
         }
         self.place = match &mut self.gzip {
-            None => write_some(format, place, most, (tracker, tracked), out),
+            None => write_some(format, place, most, (table, tracked), out),
             Some(press) => {
                 press.slice.clear();
-                let next = write_some(format, place, most, (tracker, tracked), &mut press.slice);
+                let next = write_some(format, place, most, (table, tracked), &mut press.slice);
                 let gzip = press.gzip.get_or_insert_with(|| Gzip::begin(out));
                 gzip.compress(&press.slice, out);
                 press.slices += 1;
@@ -140,7 +147,7 @@ fn write_some(
     format: Format,
     place: Place,
     most: usize,
-    (tracker, tracked): (&Tracker, Tracked),
+    ((table, now_ms), tracked): ((&Table, u64), Tracked),
     out: &mut Vec<u8>,
 ) -> Place {
     let from = match place {
@@ -152,7 +159,7 @@ fn write_some(
     if format == Format::Ben && matches!(place, Place::Start) {
         out.extend_from_slice(b"d5:filesd");
     }
-    let next = tracker.scrape_from(&from, most, |hash, counts, idle| {
+    let next = table.scrape_from(&from, now_ms, most, |hash, counts, idle| {
         if tracked.is_none_or(|tracked| tracked(hash)) {
             write_one(format, hash, counts, idle, out);
         }
@@ -237,16 +244,17 @@ mod tests {
     use miniz_oxide::inflate::decompress_to_vec;
     use std::collections::BTreeMap;
 
-    fn tracker() -> Tracker {
-        Tracker::new(Limits {
+    fn table(threads: usize) -> Table {
+        let limits = Limits {
             peer_timeout: 2700,
             max_peers: 1 << 20,
             max_torrents: 1 << 20,
-        })
+        };
+        Table::new(limits, threads)
     }
 
-    fn announce(tracker: &mut Tracker, info_hash: &InfoHash, port: u16, role: Role, event: Event) {
-        tracker.tell(
+    fn announce(table: &Table, info_hash: &InfoHash, port: u16, role: Role, event: Event) {
+        table.lock_for(info_hash, 0).tell(
             info_hash,
             Peer::new([192, 0, 2, 1].into(), port),
             role,
@@ -254,34 +262,34 @@ mod tests {
         );
     }
 
-    fn whole(format: Format, most: usize, tracker: &Tracker) -> Vec<u8> {
+    fn whole(format: Format, most: usize, table: &Table) -> Vec<u8> {
         let mut scrape = FullScrape::new(format, false);
         let mut out = Vec::new();
-        while scrape.step_by(most, tracker, None, &mut out) {}
+        while scrape.step_by(most, (table, 0), None, &mut out) {}
         assert!(
-            !scrape.step_by(most, tracker, None, &mut out),
+            !scrape.step_by(most, (table, 0), None, &mut out),
             "it stays over"
         );
         out
     }
 
     /// Two torrents: one with a seeder that has completed and a leecher, one that only was completed.
-    fn two() -> (Tracker, [InfoHash; 2]) {
-        let mut tracker = tracker();
+    fn two() -> (Table, [InfoHash; 2]) {
+        let table = table(2);
         let hashes = [*b"aA0$%&\0\xff:+-./=_~!*'(", *b"bbbbbbbbbbbbbbbbbbbb"];
-        announce(&mut tracker, &hashes[1], 1, Role::Seeder, Event::Completed);
-        announce(&mut tracker, &hashes[1], 1, Role::Seeder, Event::Stopped);
-        announce(&mut tracker, &hashes[0], 1, Role::Seeder, Event::Completed);
-        announce(&mut tracker, &hashes[0], 2, Role::Leecher, Event::None);
-        (tracker, hashes)
+        announce(&table, &hashes[1], 1, Role::Seeder, Event::Completed);
+        announce(&table, &hashes[1], 1, Role::Seeder, Event::Stopped);
+        announce(&table, &hashes[0], 1, Role::Seeder, Event::Completed);
+        announce(&table, &hashes[0], 2, Role::Leecher, Event::None);
+        (table, hashes)
     }
 
     #[test]
     fn the_formats_byte_by_byte() {
-        let (mut tracker, [a, b]) = two();
+        let (table, [a, b]) = two();
         let first = "61413024252600FF3A2B2D2E2F3D5F7E212A2728";
         let second = "6262626262626262626262626262626262626262";
-        let text = |format| String::from_utf8(whole(format, 1, &tracker)).expect("is text");
+        let text = |format| String::from_utf8(whole(format, 1, &table)).expect("is text");
         assert_eq!(text(Format::Txt), format!("{first}:1:1\n{second}:0:0\n"));
         assert_eq!(
             text(Format::Txtp),
@@ -292,7 +300,7 @@ mod tests {
             "aA0$%25%26%00%ff%3a%2b-./=_~%21%2a%27%28:1:1\nbbbbbbbbbbbbbbbbbbbb:0:0\n"
         );
         let bin = [&a[..], &[0, 0, 0, 1, 0, 0, 0, 1], &b, &[0; 8]].concat();
-        assert_eq!(whole(Format::Bin, 1, &tracker), bin);
+        assert_eq!(whole(Format::Bin, 1, &table), bin);
         let ben = [
             b"d5:filesd20:",
             &a[..],
@@ -300,18 +308,18 @@ mod tests {
             &b,
             b"d8:completei0e10:downloadedi1e10:incompletei0eeee",
         ];
-        assert_eq!(whole(Format::Ben, 1, &tracker), ben.concat());
-        tracker.advance(150_000);
-        let state = whole(Format::State { now: 1000 }, 1, &tracker);
+        assert_eq!(whole(Format::Ben, 1, &table), ben.concat());
+        table.each(150_000, &mut |_| {});
+        let state = whole(Format::State { now: 1000 }, 1, &table);
         let expected = format!("{first}:1000:1\n{second}:998:1\n");
         assert_eq!(String::from_utf8_lossy(&state), expected);
     }
 
     #[test]
     fn of_no_torrents_too_there_is_a_whole() {
-        let tracker = tracker();
-        assert_eq!(whole(Format::Ben, 5, &tracker), b"d5:filesdee");
-        assert_eq!(whole(Format::Txt, 5, &tracker), b"");
+        let table = table(2);
+        assert_eq!(whole(Format::Ben, 5, &table), b"d5:filesdee");
+        assert_eq!(whole(Format::Txt, 5, &table), b"");
     }
 
     #[test]
@@ -347,25 +355,25 @@ mod tests {
     #[test]
     fn what_stays_appears_once_while_the_rest_comes_and_goes() {
         let mut random = Random::seeded(77);
-        let mut tracker = tracker();
+        let table = table(2);
         let staying: BTreeMap<InfoHash, ()> =
             (0..3000).map(|_| (random_hash(&mut random), ())).collect();
         for hash in staying.keys() {
-            announce(&mut tracker, hash, 1, Role::Leecher, Event::None);
+            announce(&table, hash, 1, Role::Leecher, Event::None);
         }
         for most in [1, 2, 7, 127, 128, 129, 1000] {
             let mut scrape = FullScrape::new(Format::Bin, false);
             let mut passing: Vec<InfoHash> = Vec::new();
             let mut out = Vec::new();
-            while scrape.step_by(most, &tracker, None, &mut out) {
+            while scrape.step_by(most, (&table, 0), None, &mut out) {
                 for _ in 0..random.below(2 * most) {
                     let hash = random_hash(&mut random);
-                    announce(&mut tracker, &hash, 1, Role::Seeder, Event::None);
+                    announce(&table, &hash, 1, Role::Seeder, Event::None);
                     passing.push(hash);
                 }
                 while random.below(3) > 0 && !passing.is_empty() {
                     let hash = passing.swap_remove(random.below(passing.len()));
-                    announce(&mut tracker, &hash, 1, Role::Seeder, Event::Stopped);
+                    announce(&table, &hash, 1, Role::Seeder, Event::Stopped);
                 }
             }
             let seen = hashes(&out);
@@ -373,41 +381,41 @@ mod tests {
             let stayed = seen.iter().filter(|hash| staying.contains_key(*hash));
             assert_eq!(stayed.count(), staying.len(), "by {most}");
             for hash in passing {
-                announce(&mut tracker, &hash, 1, Role::Seeder, Event::Stopped);
+                announce(&table, &hash, 1, Role::Seeder, Event::Stopped);
             }
         }
     }
 
     #[test]
     fn where_it_stopped_may_be_gone_when_it_goes_on() {
-        let mut tracker = tracker();
+        let table = table(2);
         let all: Vec<InfoHash> = (0..200).map(|n| [n; 20]).collect();
         for hash in &all {
-            announce(&mut tracker, hash, 1, Role::Leecher, Event::None);
+            announce(&table, hash, 1, Role::Leecher, Event::None);
         }
         let mut scrape = FullScrape::new(Format::Bin, false);
         let mut out = Vec::new();
-        assert!(scrape.step_by(50, &tracker, None, &mut out));
+        assert!(scrape.step_by(50, (&table, 0), None, &mut out));
         for hash in &all[40..120] {
-            announce(&mut tracker, hash, 1, Role::Leecher, Event::Stopped);
+            announce(&table, hash, 1, Role::Leecher, Event::Stopped);
         }
-        while scrape.step_by(50, &tracker, None, &mut out) {}
+        while scrape.step_by(50, (&table, 0), None, &mut out) {}
         assert_eq!(hashes(&out), [&all[..50], &all[120..]].concat());
     }
 
     #[test]
     fn compressed_it_is_the_same() {
         let mut random = Random::seeded(8);
-        let mut tracker = tracker();
+        let table = table(2);
         for _ in 0..5000 {
             let hash = random_hash(&mut random);
-            announce(&mut tracker, &hash, 1, Role::Leecher, Event::None);
+            announce(&table, &hash, 1, Role::Leecher, Event::None);
         }
         let mut scrape = FullScrape::new(Format::Ben, true);
         let mut out = Vec::new();
-        while scrape.step(&tracker, None, &mut out) {}
+        while scrape.step(&table, 0, None, &mut out) {}
         let inflated = decompress_to_vec(&out[10..out.len() - 8]).expect("is deflated");
-        assert!(inflated == whole(Format::Ben, usize::MAX, &tracker));
+        assert!(inflated == whole(Format::Ben, usize::MAX, &table));
         assert!(out.len() < inflated.len() / 2);
     }
 }

@@ -1,11 +1,10 @@
 //! A UDP socket's turn: a batch of datagrams in, requests, the tracker, a batch out.
 
-use crate::completed::Completing;
-use crate::proto::bep15::{self, ANNOUNCE_HEADER, Action, Request};
-use crate::service::Service;
+use crate::proto::bep15::{self, ANNOUNCE_HEADER, Action, MOST_SCRAPED, Request};
+use crate::responder::{Announce, Reply, Responder};
 use crate::siphash::siphash24;
-use crate::sys::mmsg::{BATCH, Batch};
-use crate::tracker::{Announce, Counts, Hint, MOST_PEERS, Peer, Role, Sink, Sinks};
+use crate::sys::mmsg::{BATCH, Batch, Exchange};
+use crate::tracker::{Counts, Hint, MAX_BATCH, MOST_PEERS, Role, Sink, Sinks};
 use mio::net::UdpSocket;
 use std::io;
 use std::net::IpAddr;
@@ -14,6 +13,7 @@ use std::net::IpAddr;
 /// cheap; more would only keep the other sockets waiting.
 const BATCHES_A_TURN: usize = 4;
 
+const _: () = assert!(BATCH <= MAX_BATCH);
 const _: () = assert!(ANNOUNCE_HEADER + MOST_PEERS * 6 <= crate::sys::mmsg::REPLY);
 // IPv6 peers that fit beside the header into an unfragmented packet: 67.
 const _: () = assert!(ANNOUNCE_HEADER + 67 * 18 <= crate::sys::mmsg::REPLY);
@@ -23,7 +23,7 @@ pub fn serve(
     socket: &UdpSocket,
     batch: &mut Batch,
     ids: &ConnectionIds,
-    service: &mut Service,
+    responder: &mut Responder,
 ) -> bool {
     let mut is_failing = false;
     for _ in 0..BATCHES_A_TURN {
@@ -36,16 +36,11 @@ pub fn serve(
                 continue;
             }
         };
-        let hints = look_ahead(batch, service);
-        for (exchange, hint) in batch.exchanges().zip(hints) {
-            let (source, request) = (exchange.source, exchange.request);
-            *exchange.reply_length = answer(source, request, hint, exchange.reply, ids, service);
-            service.counters.udp_received += request.len() as u64;
-        }
+        answer_batch(batch, ids, responder);
         let sent = batch.send(socket);
-        service.counters.udp_sent += sent.bytes as u64;
-        service.counters.udp_refused += sent.refused as u64;
-        service.counters.udp_dropped += sent.dropped as u64;
+        responder.counters.udp_sent += sent.bytes as u64;
+        responder.counters.udp_refused += sent.refused as u64;
+        responder.counters.udp_dropped += sent.dropped as u64;
         if received < BATCH {
             return false;
         }
@@ -54,35 +49,57 @@ pub fn serve(
     !is_failing
 }
 
-/// Brings what the batch's announces will read into the cache, all of one kind before the next.
-fn look_ahead(batch: &Batch, service: &Service) -> [Hint; BATCH] {
-    let mut ahead = [None; BATCH];
-    for (ahead, request) in ahead.iter_mut().zip(batch.requests()) {
-        let hash = bep15::announced_hash(request);
-        *ahead = hash.map(|hash| service.look_ahead(hash));
+/// Answers the requests of a batch. Announces are answered together, as the table is locked shard by shard.
+fn answer_batch(batch: &mut Batch, ids: &ConnectionIds, responder: &mut Responder) {
+    let mut hashes = [None; BATCH];
+    for (hash, request) in hashes.iter_mut().zip(batch.requests()) {
+        *hash = bep15::announced_hash(request).copied();
     }
-    let mut hints = [Hint::default(); BATCH];
-    for ((hint, ahead), request) in hints.iter_mut().zip(&ahead).zip(batch.requests()) {
-        if let (Some(ahead), Some(hash)) = (ahead, bep15::announced_hash(request)) {
-            *hint = service.tracker.look_further(hash, ahead);
+    let hints = responder.look_ahead(&hashes);
+    let mut announces = [const { None }; BATCH];
+    let mut transactions = [0; BATCH];
+    let places = announces.iter_mut().zip(&mut transactions).zip(hints);
+    for (exchange, ((announce, transaction), hint)) in batch.exchanges().zip(places) {
+        responder.counters.udp_received += exchange.request.len() as u64;
+        if let Some((id, request)) = answer(exchange, ids, responder) {
+            *transaction = id;
+            *announce = Some(Announce { hint, ..request });
         }
     }
-    hints
+    responder.announce(&mut announces);
+    // The peers of each reply are in their place; what stands before them, or an error, is left.
+    let replies = announces.map(|announce| announce.map(|a| (a.reply, a.sinks.len())));
+    let replies = replies.into_iter().zip(transactions);
+    for (exchange, (reply, transaction)) in batch.exchanges().zip(replies) {
+        *exchange.reply_length = match reply {
+            None => continue,
+            Some((Reply::Accepted(counts, interval), peers)) => {
+                bep15::write_announce(exchange.reply, transaction, interval, counts) + peers
+            }
+            Some((Reply::Refused(kind), _)) => {
+                responder.counters.udp_unauthorized += 1;
+                bep15::write_error(exchange.reply, transaction, kind.message())
+            }
+        };
+    }
 }
 
-/// Writes the reply to a datagram and returns its length, 0 for none. Until a connection id shows that
-/// the source is not forged, no reply is longer than what came.
-fn answer(
-    source: IpAddr,
-    datagram: &[u8],
-    hint: Hint,
-    reply: &mut [u8],
+/// Writes the reply to a datagram, none if it is invalid; or returns the transaction and what is announced.
+/// Until a connection id shows that the source is not forged, no reply is longer than what came.
+fn answer<'a>(
+    exchange: Exchange<'a>,
     ids: &ConnectionIds,
-    service: &mut Service,
-) -> usize {
-    let Ok(request) = bep15::parse(datagram) else {
-        service.counters.udp_invalid += 1;
-        return 0;
+    responder: &mut Responder,
+) -> Option<(u32, Announce<'a>)> {
+    let Exchange {
+        request,
+        source,
+        reply,
+        reply_length,
+    } = exchange;
+    let Ok(request) = bep15::parse(request) else {
+        responder.counters.udp_invalid += 1;
+        return None;
     };
     let Request {
         connection,
@@ -90,17 +107,19 @@ fn answer(
         action,
     } = request;
     if action == Action::Connect {
-        service.counters.udp_connects += 1;
-        return bep15::write_connect(reply, transaction, ids.make(source));
+        responder.counters.udp_connects += 1;
+        *reply_length = bep15::write_connect(reply, transaction, ids.make(source));
+        return None;
     }
     if !ids.verify(source, connection) {
-        service.counters.udp_strangers += 1;
+        responder.counters.udp_strangers += 1;
         // Shorter than any request that has a connection id in it.
-        return bep15::write_error(reply, transaction, "Connect again.");
+        *reply_length = bep15::write_error(reply, transaction, "Connect again.");
+        return None;
     }
-    match action {
+    *reply_length = match action {
         Action::Announce(announce) if announce.port == 0 => {
-            service.counters.udp_invalid += 1;
+            responder.counters.udp_invalid += 1;
             bep15::write_error(
                 reply,
                 transaction,
@@ -108,73 +127,64 @@ fn answer(
             )
         }
         Action::Announce(announce) => {
-            service.counters.udp_announces += 1;
-            if let Some(kind) = service.refuses(announce.info_hash) {
-                service.counters.udp_unauthorized += 1;
-                return bep15::write_error(reply, transaction, kind.message());
-            }
-            write_announce(reply, transaction, &announce, source, hint, service)
+            responder.counters.udp_announces += 1;
+            let room = reply.get_mut(ANNOUNCE_HEADER..)?;
+            return Some((transaction, decoded(&announce, source, room)));
         }
         Action::Scrape(hashes) => {
-            service.counters.udp_scrapes += 1;
-            let counts = hashes.iter().map(|hash| service.scrape(hash));
-            bep15::write_scrape(reply, transaction, counts.map(Option::unwrap_or_default))
+            responder.counters.udp_scrapes += 1;
+            let mut counts = [Counts::default(); MOST_SCRAPED];
+            let mut places = counts.iter_mut();
+            responder.scrape(hashes, &mut |_, known| {
+                if let (Some(place), Some(known)) = (places.next(), known) {
+                    *place = known;
+                }
+            });
+            let count = hashes.len().min(MOST_SCRAPED);
+            bep15::write_scrape(reply, transaction, counts.into_iter().take(count))
         }
         Action::Connect => 0, // Answered above.
-    }
+    };
+    None
 }
 
 /// The peers are written straight to their place in the packet; they are of the asker's family.
-fn write_announce(
-    reply: &mut [u8],
-    transaction: u32,
-    announce: &bep15::Announce,
+fn decoded<'a>(
+    announce: &bep15::Announce<'a>,
     source: IpAddr,
-    hint: Hint,
-    service: &mut Service,
-) -> usize {
-    let Some((head, room)) = reply.split_at_mut_checked(ANNOUNCE_HEADER) else {
-        return 0;
+    room: &'a mut [u8],
+) -> Announce<'a> {
+    let (v4, v6): (&mut [u8], &mut [u8]) = match source.to_canonical() {
+        IpAddr::V4(_) => (room, &mut []),
+        IpAddr::V6(_) => (&mut [], room),
     };
-    let peer = Peer::new(source, announce.port);
-    let (v4, v6): (&mut [u8], &mut [u8]) = match peer {
-        Peer::V4(_) => (room, &mut []),
-        Peer::V6(_) => (&mut [], room),
-    };
-    let mut sinks = Sinks {
-        v4: Sink::new(v4),
-        v6: Sink::new(v6),
-    };
-    let request = Announce {
+    Announce {
         info_hash: announce.info_hash,
-        peer,
+        source,
+        port: announce.port,
         role: Role::of_left(Some(announce.left)),
         event: announce.event,
-        want: service.want(usize::try_from(announce.num_want).ok()),
-        hint,
-    };
-    let completing = Completing::watch(service, &request);
-    let counts: Counts = service
-        .tracker
-        .announce(&request, &mut service.random, &mut sinks);
-    if let Some(completing) = completing {
-        completing.log(&request, counts, Some(announce.peer_id), source);
+        numwant: usize::try_from(announce.num_want).ok(),
+        peer_id: Some(*announce.peer_id),
+        hint: Hint::default(),
+        sinks: Sinks {
+            v4: Sink::new(v4),
+            v6: Sink::new(v6),
+        },
+        reply: Reply::default(),
     }
-    let peers = sinks.v4.len() + sinks.v6.len();
-    bep15::write_announce(head, transaction, service.interval(), counts) + peers
 }
 
 /// Connection ids that need no memory: a hash of the source address and a slot of time under a secret
 /// key, with the slot's low two bits left in it. An id holds in the slot in which it was made and in
 /// the next: for two to four minutes, as BEP 15 wants.
 ///
-/// Nodes of a cluster share the key and the slots and take each other's ids, whichever of them a client's
-/// datagrams come to. One whose slot has just begun may have given an id that another is to take before its
-/// own begins: they take those of the next slot too.
+/// Threads, and nodes of a cluster, share the key and the slots and accept each other's ids. Their clocks differ
+/// a little, so that one may get an id of a slot that has not begun for it: ids of the next slot hold too.
+#[derive(Clone)]
 pub struct ConnectionIds {
     key: [u64; 2],
     slot: u64,
-    is_shared: bool,
 }
 
 /// Milliseconds.
@@ -183,19 +193,7 @@ const SLOT_BITS: u64 = 3;
 
 impl ConnectionIds {
     pub fn new(key: [u64; 2]) -> ConnectionIds {
-        ConnectionIds {
-            key,
-            slot: 0,
-            is_shared: false,
-        }
-    }
-
-    /// Ids of a cluster: the key is its own, and [`ConnectionIds::advance`] is given its time.
-    pub fn shared(key: [u64; 2]) -> ConnectionIds {
-        ConnectionIds {
-            is_shared: true,
-            ..ConnectionIds::new(key)
-        }
+        ConnectionIds { key, slot: 0 }
     }
 
     /// Moves the clock to this many milliseconds since the start, or of cluster time.
@@ -207,12 +205,11 @@ impl ConnectionIds {
         self.of_slot(source, self.slot)
     }
 
-    /// Whether the id was given to this source in this slot or in the one before, or by another node in the
-    /// next one.
+    /// Whether the id was given to this source in this slot, in the one before, or by another clock in the next.
     fn verify(&self, source: IpAddr, id: u64) -> bool {
         let slot = match id.wrapping_sub(self.slot) & SLOT_BITS {
             0 => Some(self.slot),
-            1 if self.is_shared => self.slot.checked_add(1),
+            1 => self.slot.checked_add(1),
             SLOT_BITS => self.slot.checked_sub(1),
             _ => None,
         };
@@ -234,21 +231,12 @@ impl ConnectionIds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::{Access, Kind};
     use crate::random::Random;
-    use crate::tracker::{Event, Limits, Progress};
+    use crate::tracker::{Limits, Table};
+    use std::sync::Arc;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("an address")
-    }
-
-    fn service() -> Service {
-        let limits = Limits {
-            peer_timeout: 2700,
-            max_peers: 1000,
-            max_torrents: 1000,
-        };
-        Service::new(limits, 1800, 200, Random::seeded(1))
     }
 
     #[test]
@@ -271,9 +259,9 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_a_cluster_hold_at_nodes_that_are_a_slot_behind_or_ahead() {
+    fn ids_hold_where_the_clock_is_a_slot_behind_or_ahead() {
         let here = ip("192.0.2.1");
-        let [mut one, mut other] = [[1, 2]; 2].map(ConnectionIds::shared);
+        let [mut one, mut other] = [[1, 2]; 2].map(ConnectionIds::new);
         for slot in 14_000_000..14_000_008 {
             one.advance(slot * SLOT);
             let id = one.make(here);
@@ -290,7 +278,13 @@ mod tests {
     fn strangers_get_no_more_than_they_send() {
         let mut ids = ConnectionIds::new([1, 2]);
         ids.advance(10 * SLOT);
-        let mut service = service();
+        let limits = Limits {
+            peer_timeout: 2700,
+            max_peers: 1000,
+            max_torrents: 1000,
+        };
+        let table = Arc::new(Table::new(limits, 1));
+        let mut responder = Responder::new(table, 1800, 200, Random::seeded(1));
         let mut random = Random::seeded(61);
         let mut reply = [0; 1232];
         for _ in 0..100_000 {
@@ -304,45 +298,24 @@ mod tests {
                 head[8..].copy_from_slice(&[0, 0, 0, random.below(4) as u8]);
             }
             let source = ip("192.0.2.1");
-            let hint = Hint::default();
-            let length = answer(source, &datagram, hint, &mut reply, &ids, &mut service);
+            let mut length = 0;
+            let exchange = Exchange {
+                request: &datagram,
+                source,
+                reply: &mut reply,
+                reply_length: &mut length,
+            };
+            assert!(answer(exchange, &ids, &mut responder).is_none());
             assert!(length <= datagram.len());
         }
-        assert_eq!(service.tracker.totals().torrents, 0);
-        let counters = &service.counters;
+        assert_eq!(responder.table.totals(0).torrents, 0);
+        let counters = &responder.counters;
         for seen in [
             counters.udp_connects,
             counters.udp_strangers,
             counters.udp_invalid,
         ] {
             assert!(seen > 1000, "{counters:?}");
-        }
-    }
-
-    /// However the torrent came into the table, the list decides.
-    #[test]
-    fn an_announce_of_a_torrent_in_the_table_is_refused_if_the_list_refuses_it() {
-        let (listed, other) = ([7; 20], [8; 20]);
-        let mut service = service();
-        let mut access = Access::new(Kind::White, "list".into());
-        access.change("flag", &[listed], true);
-        service.access = Some(access);
-        service.tracker.advance(200_000);
-        while service.sweep(1) == Progress::Underway {}
-        let (source, ids) = (ip("192.0.2.1"), ConnectionIds::new([1, 2]));
-        for (hash, action) in [(listed, 1), (other, 3)] {
-            let peer = Peer::new(source, 1);
-            service.tracker.tell(&hash, peer, Role::Seeder, Event::None);
-            let mut datagram = [0; 98];
-            datagram[..8].copy_from_slice(&ids.make(source).to_be_bytes());
-            datagram[11] = 1;
-            datagram[16..36].copy_from_slice(&hash);
-            datagram[97] = 1;
-            let ahead = service.look_ahead(&hash);
-            let hint = service.tracker.look_further(&hash, &ahead);
-            let mut reply = [0; 1232];
-            assert!(answer(source, &datagram, hint, &mut reply, &ids, &mut service) > 8);
-            assert_eq!(reply[3], action);
         }
     }
 }

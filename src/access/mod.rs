@@ -22,6 +22,7 @@ use load::{Merge, Reader, Skipped, Unfit};
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// What a list is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,12 +66,54 @@ impl Kind {
 /// Hashes that are merged in a step: well below a millisecond.
 const STEP: usize = 1024;
 
-/// The list in force, and the one that is to replace it.
+/// The list in force: all threads read it, and take the lock for a batch of requests.
+pub struct Rules {
+    kind: Kind,
+    list: List,
+    /// Made through FIFOs since the list was read.
+    changes: Changes,
+}
+
+impl Rules {
+    /// Why this torrent is not tracked; none if it is.
+    pub fn refuses(&self, hash: &InfoHash) -> Option<Kind> {
+        let changed = self.changes.get(hash);
+        let is_listed = changed.unwrap_or_else(|| self.list.contains(hash));
+        let is_tracked = is_listed == (self.kind == Kind::White);
+        (!is_tracked).then_some(self.kind)
+    }
+
+    /// Brings what [`Rules::refuses`] will read into the cache.
+    pub fn look_ahead(&self, hash: &InfoHash) {
+        self.list.prefetch(hash);
+    }
+}
+
+/// Rules that threads share. A change takes the write lock for some hundred hashes, a reload for a swap.
+#[derive(Clone)]
+pub struct SharedRules(Arc<RwLock<Rules>>);
+
+impl SharedRules {
+    pub fn read(&self) -> RwLockReadGuard<'_, Rules> {
+        // A thread that panics ends the process, so no lock is ever found poisoned.
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Rules> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// By what kind of list this torrent is refused; none if it is tracked.
+    pub fn refuses(&self, hash: &InfoHash) -> Option<Kind> {
+        self.read().refuses(hash)
+    }
+}
+
+/// Keeps the rules up to date: reads the file, and takes what FIFOs give.
 pub struct Access {
     kind: Kind,
     path: PathBuf,
-    list: List,
-    changes: Changes,
+    rules: SharedRules,
     reload: Reload,
     /// FIFOs gave more changes than are kept, which is logged once for each list.
     full: bool,
@@ -94,8 +137,11 @@ impl Access {
         Access {
             kind,
             path,
-            list: List::default(),
-            changes: Changes::default(),
+            rules: SharedRules(Arc::new(RwLock::new(Rules {
+                kind,
+                list: List::default(),
+                changes: Changes::default(),
+            }))),
             reload: Reload::Idle,
             full: false,
             again: false,
@@ -107,7 +153,7 @@ impl Access {
     pub fn load(&mut self) -> Result<(), String> {
         match read(&self.path) {
             Ok((list, skipped)) => {
-                self.list = list;
+                self.rules.write().list = list;
                 self.report(&skipped);
                 Ok(())
             }
@@ -115,36 +161,31 @@ impl Access {
         }
     }
 
-    /// Why this torrent is not tracked; none if it is.
-    pub fn refuses(&self, hash: &InfoHash) -> Option<Kind> {
-        let changed = self.changes.get(hash);
-        let is_listed = changed.unwrap_or_else(|| self.list.contains(hash));
-        let is_tracked = is_listed == (self.kind == Kind::White);
-        (!is_tracked).then_some(self.kind)
+    /// The rules as they are and will be.
+    pub fn rules(&self) -> SharedRules {
+        self.rules.clone()
     }
 
-    /// Brings what [`Access::refuses`] will read into the cache.
-    pub fn look_ahead(&self, hash: &InfoHash) {
-        self.list.prefetch(hash);
-    }
-
-    /// Puts a hash on the list, or takes it off; false if there were too many such changes since the last
-    /// reload.
-    #[must_use]
-    fn set(&mut self, hash: InfoHash, listed: bool) -> bool {
-        let is_kept = match &mut self.reload {
-            Reload::Idle => true,
-            Reload::Reading(_, later) | Reload::Merging(_, _, later) => later.set(hash, listed),
-        };
-        self.changes.set(hash, listed) && is_kept
+    /// Puts hashes on the list, or takes them off it; how many there was room for, beside the changes since the
+    /// last reload.
+    fn set(&mut self, hashes: &[InfoHash], listed: bool) -> usize {
+        let mut rules = self.rules.write();
+        let mut count = 0;
+        for hash in hashes {
+            let is_kept = match &mut self.reload {
+                Reload::Idle => true,
+                Reload::Reading(_, later) | Reload::Merging(_, _, later) => {
+                    later.set(*hash, listed)
+                }
+            };
+            count += usize::from(rules.changes.set(*hash, listed) && is_kept);
+        }
+        count
     }
 
     /// Takes what a FIFO gave: hashes that are to be on the list or not. `flag` is the FIFO's.
     pub fn change(&mut self, flag: &str, hashes: &[InfoHash], listed: bool) {
-        let set = hashes
-            .iter()
-            .filter(|hash| self.set(**hash, listed))
-            .count();
+        let set = self.set(hashes, listed);
         if set < hashes.len() && !self.full {
             self.full = true;
             let most = changes::MOST;
@@ -221,8 +262,12 @@ impl Access {
             Reload::Merging(mut merge, skipped, later) => match merge.step(STEP) {
                 true => self.reload = Reload::Merging(merge, skipped, later),
                 false => {
-                    self.old = std::mem::replace(&mut self.list, merge.finish());
-                    self.changes = later;
+                    let list = merge.finish();
+                    let mut rules = self.rules.write();
+                    self.old = std::mem::replace(&mut rules.list, list);
+                    let changes = std::mem::replace(&mut rules.changes, later);
+                    drop(rules);
+                    drop(changes);
                     self.full = false;
                     self.report(&skipped);
                     return true;
@@ -247,7 +292,7 @@ impl Access {
     }
 
     fn hashes(&self) -> String {
-        match self.list.len() {
+        match self.rules.read().list.len() {
             1 => String::from("1 hash"),
             count => format!("{count} hashes"),
         }
@@ -291,11 +336,12 @@ mod tests {
         for kind in [Kind::White, Kind::Black] {
             let mut access = Access::new(kind, PathBuf::new());
             let refused = |listed| (listed != (kind == Kind::White)).then_some(kind);
-            assert_eq!(access.refuses(&HASH), refused(false));
+            let rules = access.rules();
+            assert_eq!(rules.refuses(&HASH), refused(false));
             for listed in [true, false, true] {
-                assert!(access.set(HASH, listed));
-                assert_eq!(access.refuses(&HASH), refused(listed));
-                assert_eq!(access.refuses(&[0; 20]), refused(false));
+                assert_eq!(access.set(&[HASH], listed), 1);
+                assert_eq!(rules.refuses(&HASH), refused(listed));
+                assert_eq!(rules.refuses(&[0; 20]), refused(false));
             }
         }
     }

@@ -7,14 +7,15 @@
 use super::listener::Listener;
 use super::proxies::{Origin, Proxies};
 use super::proxy_protocol;
-use super::register::{Entry, Register};
+use super::register::{Entry, Register, Room};
 use super::request::{self, Invalid, LONGEST_HEAD, Method, Request};
 use super::response::{self, Framing, Status};
 use super::routes::Site;
 use super::streaming::Streaming;
 use crate::proto::query;
-use crate::service::Service;
+use crate::responder::Responder;
 use crate::stats::Counters;
+use crate::access::SharedRules;
 use crate::sys::sockets;
 use crate::tracker::{Hint, InfoHash};
 use mio::net::TcpStream;
@@ -22,6 +23,7 @@ use mio::{Interest, Registry, Token};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown};
+use std::sync::Arc;
 
 /// Milliseconds that a request may take to arrive, and its reply to be taken.
 const PATIENCE: u64 = 30_000;
@@ -38,10 +40,6 @@ const ROOM: usize = 4 * INPUT;
 
 /// Once so much waits to be sent, no more of a connection's requests are answered before it is.
 const OUTPUT: usize = 8 * 1024;
-
-/// What all connections together may leave half-read and half-written. Beyond that those that hold the most are
-/// closed. It is reached only by clients that send and do not read, many at once.
-const MOST_HELD: usize = 32 * 1024 * 1024;
 
 /// Connections that one listener may accept before the others have their turn.
 const ACCEPTS_A_TURN: usize = 64;
@@ -105,7 +103,6 @@ pub struct Connections {
     register: Register<Connection>,
     /// Connections that something has happened to, or that had more to do than one turn allowed.
     queue: VecDeque<u32>,
-    most: usize,
     proxies: Proxies,
     /// Requests answered in this round, long ones and those with long replies counted as several.
     answered: usize,
@@ -131,18 +128,18 @@ struct Member<'a> {
 /// What a turn of a connection works with.
 pub struct Context<'a> {
     pub registry: &'a Registry,
-    pub service: &'a mut Service,
+    pub responder: &'a mut Responder,
     pub site: &'a mut Site,
     /// Milliseconds since the start.
     pub now: u64,
 }
 
 impl Connections {
-    pub fn new(most: usize, proxies: Proxies, first_token: usize) -> Connections {
+    /// `room` is shared by all threads.
+    pub fn new(room: Arc<Room>, proxies: Proxies, first_token: usize) -> Connections {
         Connections {
-            register: Register::new(),
+            register: Register::new(room),
             queue: VecDeque::new(),
-            most,
             proxies,
             answered: 0,
             first_token,
@@ -194,11 +191,11 @@ impl Connections {
             }
             match listener.accept() {
                 Ok((stream, address)) => {
-                    if self.open() >= self.most {
+                    if self.register.room().is_full() {
                         self.make_room(context);
                         answered += self.answered;
                     }
-                    context.service.counters.tcp_accepted += 1;
+                    context.responder.counters.tcp_accepted += 1;
                     let origin = self.proxies.accepted(address);
                     self.add(stream, origin, context.now);
                 }
@@ -219,7 +216,7 @@ impl Connections {
         let open = self.open();
         self.serve_some(context);
         if self.open() >= open {
-            context.service.counters.tcp_evicted += 1;
+            context.responder.counters.tcp_evicted += 1;
             self.close_oldest();
         }
     }
@@ -308,7 +305,7 @@ impl Connections {
             return None;
         }
         let proxies = &self.proxies;
-        let counters = &mut context.service.counters;
+        let counters = &mut context.responder.counters;
         let read = |connection: &mut Connection| connection.read(free, proxies, counters);
         match self.register.change(index, read)? {
             Ok((input, drained)) => Some(Member {
@@ -331,7 +328,7 @@ impl Connections {
         let (slice, second) = (&mut self.output, context.now / 1000);
         let poured = self.register.change(index, |connection| {
             connection.queued = false;
-            let poured = connection.pour(context.service, slice)?;
+            let poured = connection.pour(context.responder, slice)?;
             if let Some(streaming) = &connection.streaming {
                 streaming.count(poured.taken, second);
             }
@@ -352,20 +349,9 @@ impl Connections {
             answered: &mut self.answered,
             proxies: &self.proxies,
         };
-        let index = member.index;
-        let answered = self.register.change(index, |connection| {
-            let turn = desk.answer(connection, member, context);
-            if let Some(streaming) = &connection.streaming {
-                streaming.assign(index);
-            }
-            turn
-        });
-        if let Some(turn) = answered {
-            self.settle(index, turn, context);
-        }
-        if let Some(ended) = context.site.take_ended() {
-            context.service.counters.tcp_evicted += 1;
-            self.close(ended);
+        let answer = |connection: &mut Connection| desk.answer(connection, member, context);
+        if let Some(turn) = self.register.change(member.index, answer) {
+            self.settle(member.index, turn, context);
         }
     }
 
@@ -386,11 +372,11 @@ impl Connections {
 
     /// Closes connections while the buffers of all take too much memory, the one that holds the most first.
     fn bound_memory(&mut self, context: &mut Context) {
-        while self.register.held() > MOST_HELD {
+        while self.register.room().is_out_of_memory() {
             let Some(index) = self.register.heaviest() else {
                 return;
             };
-            context.service.counters.tcp_evicted += 1;
+            context.responder.counters.tcp_evicted += 1;
             self.close(index);
         }
     }
@@ -541,9 +527,13 @@ impl Connection {
 
     /// Sends what is left, then a slice more. What the client does not take is kept, and nothing is made
     /// behind it.
-    fn pour(&mut self, service: &mut Service, slice: &mut Vec<u8>) -> Result<Poured, Gone> {
+    fn pour(&mut self, responder: &mut Responder, slice: &mut Vec<u8>) -> Result<Poured, Gone> {
+        if self.streaming.as_ref().is_some_and(|s| s.is_ended()) {
+            responder.counters.tcp_evicted += 1;
+            return Err(Gone);
+        }
         let before = self.output.len();
-        let is_out = self.flush(&mut service.counters)?;
+        let is_out = self.flush(&mut responder.counters)?;
         let mut taken = before.saturating_sub(self.output.len());
         if !is_out {
             let turn = Turn::Done;
@@ -551,17 +541,22 @@ impl Connection {
         }
         slice.clear();
         if let Some(streaming) = &mut self.streaming {
-            let is_tracked = |hash: &InfoHash| service.refuses(hash).is_none();
-            let tracked = service.access.is_some().then_some(&is_tracked as _);
-            let is_more = streaming.step(&service.tracker, tracked, slice);
+            let rules = responder.rules.as_ref().map(SharedRules::read);
+            let is_tracked = |hash: &InfoHash| {
+                let refused = rules.as_ref().and_then(|rules| rules.refuses(hash));
+                refused.is_none()
+            };
+            let tracked = rules.is_some().then_some(&is_tracked as _);
+            let now = responder.table_now();
+            let is_more = streaming.step(&responder.table, now, tracked, slice);
             if streaming.is_full_scrape() {
-                service.counters.full_scrape_bytes += slice.len() as u64;
+                responder.counters.full_scrape_bytes += slice.len() as u64;
             }
             if !is_more {
                 self.streaming = None;
             }
         }
-        let sent = send(&mut self.stream, slice, &mut service.counters)?;
+        let sent = send(&mut self.stream, slice, &mut responder.counters)?;
         taken += sent;
         keep(&mut self.output, &slice[sent..]);
         let turn = match self.output.is_empty() {
@@ -620,19 +615,15 @@ fn send(stream: &mut TcpStream, bytes: &[u8], counters: &mut Counters) -> io::Re
 }
 
 /// Brings what the group's announces will read into the cache, all of one kind before the next.
-fn look_ahead(group: &mut [Option<Member>; GROUP], service: &Service) {
-    let mut ahead = [None; GROUP];
-    for (ahead, member) in ahead.iter_mut().zip(&*group) {
-        let query = member
-            .as_ref()
-            .and_then(|m| m.first.ok())
-            .map(|request| request.query);
-        let hash = query.and_then(query::announced_hash);
-        *ahead = hash.map(|hash| (hash, service.look_ahead(&hash)));
+fn look_ahead(group: &mut [Option<Member>; GROUP], responder: &Responder) {
+    let mut hashes = [None; GROUP];
+    for (hash, member) in hashes.iter_mut().zip(&*group) {
+        let request = member.as_ref().and_then(|member| member.first.ok());
+        *hash = request.and_then(|request| query::announced_hash(request.query));
     }
-    for (ahead, member) in ahead.iter().zip(group) {
-        if let (Some((hash, ahead)), Some(member)) = (ahead, member) {
-            member.hint = service.tracker.look_further(hash, ahead);
+    for (hint, member) in responder.look_ahead(&hashes).iter().zip(group) {
+        if let Some(member) = member {
+            member.hint = *hint;
         }
     }
 }
@@ -691,7 +682,7 @@ impl Desk<'_> {
             rest = &[];
         }
         keep(&mut connection.input, rest);
-        let counters = &mut context.service.counters;
+        let counters = &mut context.responder.counters;
         let sent = send(&mut connection.stream, self.output, counters)?;
         keep(&mut connection.output, &self.output[sent..]);
         match connection.phase {
@@ -716,7 +707,7 @@ fn answer(
         keep_alive: request.keep_alive && !request.has_body,
         head_only: request.method == Method::Head,
     };
-    let (service, site) = (&mut *context.service, &mut *context.site);
+    let (service, site) = (&mut *context.responder, &mut *context.site);
     let streaming = site.answer(request, client, hint, framing, service, out);
     // Without chunks, the end of the connection is the end of the reply.
     let is_endless = streaming.is_some() && !request.is_1_1;
@@ -739,7 +730,7 @@ fn refuse(error: Invalid, context: &mut Context, out: &mut Vec<u8>) {
         keep_alive: false,
         head_only: false,
     };
-    context.service.counters.count_http_error(status.code());
+    context.responder.counters.count_http_error(status.code());
     response::write_error(out, status, framing);
 }
 

@@ -9,11 +9,11 @@
 //! readers are faster, the newcomer has to retry, since fast readers soon leave by themselves.
 //! A client that rotates through the /64s of a /48 gets at most four full scrapes in five minutes.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
-use std::rc::{Rc, Weak};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// What `--full-scrape` says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,19 +70,20 @@ const MAX_OF_A_48: usize = 4;
 
 /// Held while a full scrape is underway.
 #[derive(Debug)]
-pub struct Seat(Rc<Reader>);
+pub struct Seat(Arc<Reader>);
 
 impl Seat {
-    /// Names the connection over which the full scrape is sent.
-    pub fn assign(&self, connection: u32) {
-        self.0.connection.set(Some(connection));
+    /// Whether this reader had to leave for a newcomer. Its connection is to be closed.
+    pub fn is_ended(&self) -> bool {
+        self.0.is_ended.load(Relaxed)
     }
 
     /// Counts bytes that the client has taken by this second.
     pub fn count(&self, bytes: usize, second: u64) {
-        let mut pace = self.0.pace.get().at(second);
+        let mut current = lock(&self.0.pace);
+        let mut pace = current.at(second);
         pace.taken = pace.taken.saturating_add(bytes as u64);
-        self.0.pace.set(pace);
+        *current = pace;
     }
 }
 
@@ -90,8 +91,13 @@ impl Seat {
 #[derive(Debug)]
 struct Reader {
     site: u128,
-    pace: Cell<Pace>,
-    connection: Cell<Option<u32>>,
+    pace: Mutex<Pace>,
+    is_ended: AtomicBool,
+}
+
+/// A thread that panics ends the process, so no lock is ever found poisoned.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How fast a reader takes bytes.
@@ -153,61 +159,62 @@ pub enum Closed {
     Full(u32),
 }
 
+/// Shared by all threads.
+#[derive(Clone)]
 pub struct Gate {
     policy: FullScrapes,
+    visits: Arc<Mutex<Visits>>,
+}
+
+#[derive(Default)]
+struct Visits {
     /// The modest readers whose full scrapes are underway, each of another site.
     seats: Vec<Weak<Reader>>,
     /// Who was let in at which second, the oldest first.
     recent: VecDeque<(u128, u64)>,
-    /// The connection of the reader that had to leave for the last newcomer.
-    ended: Option<u32>,
 }
 
 impl Gate {
     pub fn new(policy: FullScrapes) -> Gate {
         Gate {
             policy,
-            seats: Vec::new(),
-            recent: VecDeque::new(),
-            ended: None,
+            visits: Arc::default(),
         }
     }
 
     /// Lets a client in at this second, or says why not. With `only_ask` nothing is remembered, and no
     /// reader is ended.
     pub fn enter(
-        &mut self,
+        &self,
         client: IpAddr,
         is_admin: bool,
         only_ask: bool,
         second: u64,
     ) -> Result<Seat, Closed> {
-        let reader = Rc::new(Reader {
+        let reader = Arc::new(Reader {
             site: site_of(client),
-            pace: Cell::new(Pace::new(second)),
-            connection: Cell::new(None),
+            pace: Mutex::new(Pace::new(second)),
+            is_ended: AtomicBool::new(false),
         });
         match self.policy {
             FullScrapes::Off => return Err(Closed::Forbidden),
             FullScrapes::Admin if !is_admin => return Err(Closed::Forbidden),
             FullScrapes::Modest => {
-                self.check(reader.site, second)?;
-                self.find_seat(only_ask, second)?;
+                let mut visits = lock(&self.visits);
+                visits.check(reader.site, second)?;
+                visits.find_seat(only_ask, second)?;
                 if !only_ask {
-                    self.remember(reader.site, second);
-                    self.seats.push(Rc::downgrade(&reader));
+                    visits.remember(reader.site, second);
+                    visits.seats.push(Arc::downgrade(&reader));
                 }
             }
             FullScrapes::Admin | FullScrapes::Open => {}
         }
         Ok(Seat(reader))
     }
+}
 
-    /// The connection of a reader that was ended for a newcomer. It is to be closed, and told once.
-    pub fn take_ended(&mut self) -> Option<u32> {
-        self.ended.take()
-    }
-
+impl Visits {
     /// Whether this site may have a full scrape now, if there is a place.
     fn check(&mut self, site: u128, second: u64) -> Result<(), Closed> {
         while self
@@ -251,15 +258,16 @@ impl Gate {
             return Ok(());
         }
         let rates = self.seats.iter().enumerate().filter_map(|(place, seat)| {
-            let rate = seat.upgrade()?.pace.get().rate(second)?;
+            let rate = lock(&seat.upgrade()?.pace).rate(second)?;
             (rate < MIN_RATE).then_some((rate, place))
         });
         let Some((_, slowest)) = rates.min() else {
             return Err(Closed::Full(TRY_AGAIN));
         };
         if !only_ask {
-            let reader = self.seats.swap_remove(slowest).upgrade();
-            self.ended = reader.and_then(|reader| reader.connection.get());
+            if let Some(reader) = self.seats.swap_remove(slowest).upgrade() {
+                reader.is_ended.store(true, Relaxed);
+            }
         }
         Ok(())
     }
@@ -271,7 +279,7 @@ impl Gate {
         self.recent.push_back((site, second));
     }
 
-    fn readers(&self) -> impl Iterator<Item = Rc<Reader>> {
+    fn readers(&self) -> impl Iterator<Item = Arc<Reader>> {
         self.seats.iter().filter_map(Weak::upgrade)
     }
 }
@@ -308,14 +316,14 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    fn enter(gate: &mut Gate, client: &str, second: u64) -> Option<Closed> {
+    fn enter(gate: &Gate, client: &str, second: u64) -> Option<Closed> {
         gate.enter(ip(client), false, false, second).err()
     }
 
     #[test]
     fn the_modest_come_every_five_minutes() {
-        let mut gate = Gate::new(FullScrapes::Modest);
-        assert_eq!(enter(&mut gate, "192.0.2.1", 100), None);
+        let gate = Gate::new(FullScrapes::Modest);
+        assert_eq!(enter(&gate, "192.0.2.1", 100), None);
         let again = [
             (100, Some(Closed::TooSoon(300))),
             (399, Some(Closed::TooSoon(1))),
@@ -323,39 +331,39 @@ mod tests {
             (401, Some(Closed::TooSoon(299))),
         ];
         for (second, expected) in again {
-            assert_eq!(enter(&mut gate, "192.0.2.1", second), expected, "{second}");
+            assert_eq!(enter(&gate, "192.0.2.1", second), expected, "{second}");
         }
-        assert_eq!(enter(&mut gate, "192.0.2.2", 401), None);
-        let mapped = enter(&mut gate, "::ffff:192.0.2.2", 401);
+        assert_eq!(enter(&gate, "192.0.2.2", 401), None);
+        let mapped = enter(&gate, "::ffff:192.0.2.2", 401);
         assert_eq!(mapped, Some(Closed::TooSoon(300)));
     }
 
     #[test]
     fn a_site_is_an_address_or_a_64() {
-        let mut gate = Gate::new(FullScrapes::Modest);
-        assert_eq!(enter(&mut gate, "2001:db8::1", 0), None);
-        let neighbour = enter(&mut gate, "2001:db8::ffff:0:1", 0);
+        let gate = Gate::new(FullScrapes::Modest);
+        assert_eq!(enter(&gate, "2001:db8::1", 0), None);
+        let neighbour = enter(&gate, "2001:db8::ffff:0:1", 0);
         assert_eq!(neighbour, Some(Closed::TooSoon(300)));
-        assert_eq!(enter(&mut gate, "2001:db8:0:1::1", 0), None);
-        assert_eq!(enter(&mut gate, "::1", 0), None);
-        assert_eq!(enter(&mut gate, "0.0.0.1", 0), None);
+        assert_eq!(enter(&gate, "2001:db8:0:1::1", 0), None);
+        assert_eq!(enter(&gate, "::1", 0), None);
+        assert_eq!(enter(&gate, "0.0.0.1", 0), None);
     }
 
     #[test]
     fn who_only_asks_is_not_remembered() {
-        let mut gate = Gate::new(FullScrapes::Modest);
+        let gate = Gate::new(FullScrapes::Modest);
         for _ in 0..2 {
             assert!(gate.enter(ip("192.0.2.1"), false, true, 5).is_ok());
         }
-        assert_eq!(enter(&mut gate, "192.0.2.1", 5), None);
+        assert_eq!(enter(&gate, "192.0.2.1", 5), None);
         let asked = gate.enter(ip("192.0.2.1"), false, true, 5).err();
         assert_eq!(asked, Some(Closed::TooSoon(300)));
     }
 
     #[test]
     fn there_are_four_seats() {
-        let mut gate = Gate::new(FullScrapes::Modest);
-        let mut sit = |n: u8| gate.enter([192, 0, 2, n].into(), false, false, 0);
+        let gate = Gate::new(FullScrapes::Modest);
+        let sit = |n: u8| gate.enter([192, 0, 2, n].into(), false, false, 0);
         let mut seated: Vec<Seat> = (0..4).map(|n| sit(n).expect("a seat")).collect();
         assert_eq!(sit(9).err(), Some(Closed::Full(TRY_AGAIN)));
         seated.pop();
@@ -365,26 +373,33 @@ mod tests {
 
     #[test]
     fn a_site_has_one_seat_however_slowly_it_reads() {
-        let mut gate = Gate::new(FullScrapes::Modest);
+        let gate = Gate::new(FullScrapes::Modest);
         let seat = gate.enter(ip("192.0.2.1"), false, false, 0);
         assert_eq!(
-            enter(&mut gate, "192.0.2.1", 1000),
+            enter(&gate, "192.0.2.1", 1000),
             Some(Closed::TooSoon(TRY_AGAIN))
         );
-        assert_eq!(enter(&mut gate, "192.0.2.2", 1000), None);
+        assert_eq!(enter(&gate, "192.0.2.2", 1000), None);
         drop(seat);
-        assert_eq!(enter(&mut gate, "192.0.2.1", 1000), None);
+        assert_eq!(enter(&gate, "192.0.2.1", 1000), None);
     }
 
-    /// Seats of 192.0.2.1 and so on, taken at second 100 over connections 1 and so on.
-    fn full(gate: &mut Gate) -> Vec<Seat> {
+    /// Seats of 192.0.2.1 and so on, taken at second 100.
+    fn full(gate: &Gate) -> Vec<Seat> {
         let sit = |n: u8| {
             let seat = gate.enter([192, 0, 2, n].into(), false, false, 100);
-            let seat = seat.expect("a seat");
-            seat.assign(n.into());
-            seat
+            seat.expect("a seat")
         };
         (1..=4).map(sit).collect()
+    }
+
+    /// The numbers of those that were ended, from 1.
+    fn ended(seats: &[Seat]) -> Vec<usize> {
+        let numbered = (1..).zip(seats);
+        numbered
+            .filter(|(_, seat)| seat.is_ended())
+            .map(|(number, _)| number)
+            .collect()
     }
 
     fn read(seat: &Seat, rate: u64, seconds: std::ops::Range<u64>) {
@@ -394,24 +409,23 @@ mod tests {
 
     #[test]
     fn slowest_reader_leaves_for_a_newcomer_after_30_seconds() {
-        let mut gate = Gate::new(FullScrapes::Modest);
-        let seats = full(&mut gate);
+        let gate = Gate::new(FullScrapes::Modest);
+        let seats = full(&gate);
         for (seat, rate) in seats.iter().zip([40_000, 20_000, 30_000, 0]) {
             read(seat, rate, 100..130);
         }
         assert_eq!(
-            enter(&mut gate, "198.51.100.1", 129),
+            enter(&gate, "198.51.100.1", 129),
             Some(Closed::Full(TRY_AGAIN))
         );
-        assert_eq!(gate.take_ended(), None);
+        assert_eq!(ended(&seats), []);
         for (client, slowest) in [
-            ("198.51.100.1", 4),
-            ("198.51.100.2", 2),
-            ("198.51.100.3", 3),
+            ("198.51.100.1", &[4][..]),
+            ("198.51.100.2", &[2, 4]),
+            ("198.51.100.3", &[2, 3, 4]),
         ] {
             let newcomer = gate.enter(ip(client), false, false, 130);
-            assert_eq!(gate.take_ended(), Some(slowest));
-            assert_eq!(gate.take_ended(), None);
+            assert_eq!(ended(&seats), slowest);
             // It keeps its place.
             std::mem::forget(newcomer.expect("a seat"));
         }
@@ -419,73 +433,73 @@ mod tests {
 
     #[test]
     fn readers_at_64_kib_a_second_keep_their_places() {
-        let mut gate = Gate::new(FullScrapes::Modest);
-        let seats = full(&mut gate);
+        let gate = Gate::new(FullScrapes::Modest);
+        let seats = full(&gate);
         seats.iter().for_each(|seat| read(seat, MIN_RATE, 100..500));
         for second in [100, 130, 131, 159, 160, 250, 499] {
-            let newcomer = enter(&mut gate, "198.51.100.1", second);
+            let newcomer = enter(&gate, "198.51.100.1", second);
             assert_eq!(newcomer, Some(Closed::Full(TRY_AGAIN)), "{second}");
         }
-        assert_eq!(gate.take_ended(), None);
+        assert_eq!(ended(&seats), []);
     }
 
     #[test]
     fn fast_start_does_not_protect_a_reader_that_has_become_slow() {
-        let mut gate = Gate::new(FullScrapes::Modest);
-        let seats = full(&mut gate);
+        let gate = Gate::new(FullScrapes::Modest);
+        let seats = full(&gate);
         for seat in &seats[1..] {
             read(seat, MIN_RATE, 100..160);
         }
         seats[0].count(1 << 30, 100);
         read(&seats[0], MIN_RATE - 1, 101..160);
         let full = Some(Closed::Full(TRY_AGAIN));
-        assert_eq!(enter(&mut gate, "198.51.100.1", 159), full);
-        assert_eq!(enter(&mut gate, "198.51.100.1", 160), None);
-        assert_eq!(gate.take_ended(), Some(1));
+        assert_eq!(enter(&gate, "198.51.100.1", 159), full);
+        assert_eq!(enter(&gate, "198.51.100.1", 160), None);
+        assert_eq!(ended(&seats), [1]);
     }
 
     #[test]
     fn no_reader_is_ended_for_a_client_that_only_asks_or_comes_too_soon() {
-        let mut gate = Gate::new(FullScrapes::Modest);
-        let seats = full(&mut gate);
+        let gate = Gate::new(FullScrapes::Modest);
+        let seats = full(&gate);
         assert!(gate.enter(ip("198.51.100.1"), false, true, 200).is_ok());
-        let again = enter(&mut gate, "192.0.2.1", 200);
+        let again = enter(&gate, "192.0.2.1", 200);
         assert_eq!(again, Some(Closed::TooSoon(200)));
-        assert_eq!(gate.take_ended(), None);
-        assert_eq!(enter(&mut gate, "198.51.100.1", 200), None);
-        assert_eq!(gate.take_ended(), Some(1));
+        assert_eq!(ended(&seats), []);
+        assert_eq!(enter(&gate, "198.51.100.1", 200), None);
+        assert_eq!(ended(&seats), [1]);
         drop(seats);
     }
 
     #[test]
     fn a_48_is_one_client_once_four_of_its_64s_have_read() {
-        let mut gate = Gate::new(FullScrapes::Modest);
+        let gate = Gate::new(FullScrapes::Modest);
         for n in 0..4 {
             let client = format!("2001:db8:1:{n}::1");
-            assert_eq!(enter(&mut gate, &client, n), None, "{client}");
+            assert_eq!(enter(&gate, &client, n), None, "{client}");
         }
         let fifth = "2001:db8:1:4::1";
-        assert_eq!(enter(&mut gate, fifth, 100), Some(Closed::TooSoon(200)));
-        assert_eq!(enter(&mut gate, "2001:db8:2::1", 100), None);
-        assert_eq!(enter(&mut gate, fifth, 300), None);
-        let sixth = enter(&mut gate, "2001:db8:1:5::1", 300);
+        assert_eq!(enter(&gate, fifth, 100), Some(Closed::TooSoon(200)));
+        assert_eq!(enter(&gate, "2001:db8:2::1", 100), None);
+        assert_eq!(enter(&gate, fifth, 300), None);
+        let sixth = enter(&gate, "2001:db8:1:5::1", 300);
         assert_eq!(sixth, Some(Closed::TooSoon(1)));
         // IPv4 addresses are not in one /48, although they are mapped into one.
         for n in 1..=9 {
-            assert_eq!(enter(&mut gate, &format!("192.0.2.{n}"), 300), None);
+            assert_eq!(enter(&gate, &format!("192.0.2.{n}"), 300), None);
         }
     }
 
     #[test]
     fn a_48_that_reads_for_long_stays_one_client() {
-        let mut gate = Gate::new(FullScrapes::Modest);
+        let gate = Gate::new(FullScrapes::Modest);
         let sit = |n: u32| gate.enter(ip(&format!("2001:db8:1:{n}::1")), false, false, 0);
         let seats: Vec<Seat> = (0..4).map(sit).map(|seat| seat.expect("a seat")).collect();
         let fifth = "2001:db8:1:4::1";
         let wait = Some(Closed::TooSoon(TRY_AGAIN));
-        assert_eq!(enter(&mut gate, fifth, 1000), wait);
+        assert_eq!(enter(&gate, fifth, 1000), wait);
         drop(seats);
-        assert_eq!(enter(&mut gate, fifth, 1000), None);
+        assert_eq!(enter(&gate, fifth, 1000), None);
     }
 
     #[test]
@@ -496,8 +510,8 @@ mod tests {
             (FullScrapes::Modest, true, true),
             (FullScrapes::Open, true, true),
         ] {
-            let mut gate = Gate::new(policy);
-            let mut enters = |n, is_admin| {
+            let gate = Gate::new(policy);
+            let enters = |n, is_admin| {
                 let client = [192, 0, 2, n].into();
                 gate.enter(client, is_admin, false, 0).is_ok()
             };
@@ -511,16 +525,16 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let mut gate = Gate::new(FullScrapes::Modest);
+        let gate = Gate::new(FullScrapes::Modest);
         for n in 0..3000_u32 {
             let client = IpAddr::V4(n.into());
             assert!(gate.enter(client, false, false, 0).is_ok());
         }
-        assert_eq!(gate.recent.len(), MOST_REMEMBERED);
+        assert_eq!(lock(&gate.visits).recent.len(), MOST_REMEMBERED);
         assert_eq!(
-            enter(&mut gate, "0.0.11.183", 1),
+            enter(&gate, "0.0.11.183", 1),
             Some(Closed::TooSoon(299))
         );
-        assert_eq!(enter(&mut gate, "0.0.0.1", 1), None, "long forgotten");
+        assert_eq!(enter(&gate, "0.0.0.1", 1), None, "long forgotten");
     }
 }

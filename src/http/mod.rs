@@ -17,7 +17,8 @@ mod routes;
 mod streaming;
 
 pub use connection::{Connections, Context, Turn};
-pub use gate::FullScrapes;
+pub use gate::{FullScrapes, Gate};
 pub use listener::Listener;
 pub use proxies::Proxies;
+pub use register::Room;
 pub use routes::{Policy, Site};

@@ -8,6 +8,8 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// What the register asks of a connection.
 pub trait Entry {
@@ -33,10 +35,43 @@ pub struct Register<E> {
     holders: BTreeSet<(usize, Reverse<u64>, u32)>,
     /// The sum of what all entries hold.
     held: usize,
+    room: Arc<Room>,
+}
+
+/// What the connections of all threads may take together. A thread at a limit closes connections of its own;
+/// one that has none exceeds the limit by the one that it serves.
+pub struct Room {
+    max_connections: usize,
+    open: Arc<AtomicUsize>,
+    held: AtomicUsize,
+}
+
+/// Bytes that connections may leave half-read and half-written. It is reached only by clients that send and do
+/// not read, many at once.
+const MAX_HELD: usize = 32 * 1024 * 1024;
+
+impl Room {
+    /// `open` is where the number of open connections is counted.
+    pub fn new(max_connections: usize, open: Arc<AtomicUsize>) -> Room {
+        Room {
+            max_connections,
+            open,
+            held: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether there are as many connections as there may be.
+    pub fn is_full(&self) -> bool {
+        self.open.load(Relaxed) >= self.max_connections
+    }
+
+    pub fn is_out_of_memory(&self) -> bool {
+        self.held.load(Relaxed) > MAX_HELD
+    }
 }
 
 impl<E: Entry> Register<E> {
-    pub fn new() -> Register<E> {
+    pub fn new(room: Arc<Room>) -> Register<E> {
         Register {
             slots: Vec::new(),
             vacant: Vec::new(),
@@ -44,7 +79,12 @@ impl<E: Entry> Register<E> {
             newest: None,
             holders: BTreeSet::new(),
             held: 0,
+            room,
         }
+    }
+
+    pub fn room(&self) -> &Room {
+        &self.room
     }
 
     pub fn len(&self) -> usize {
@@ -92,6 +132,7 @@ impl<E: Entry> Register<E> {
         self.count(index, entry.held(), entry.deadline());
         self.slots[index as usize].entry = Some(entry);
         self.link(index);
+        self.room.open.fetch_add(1, Relaxed);
         Some(index)
     }
 
@@ -118,6 +159,7 @@ impl<E: Entry> Register<E> {
         self.uncount(index, entry.held(), entry.deadline());
         self.unlink(index);
         self.vacant.push(index);
+        self.room.open.fetch_sub(1, Relaxed);
         Some(entry)
     }
 
@@ -131,6 +173,7 @@ impl<E: Entry> Register<E> {
     fn count(&mut self, index: u32, held: usize, deadline: u64) {
         if held > 0 {
             self.held += held;
+            self.room.held.fetch_add(held, Relaxed);
             self.holders.insert((held, Reverse(deadline), index));
         }
     }
@@ -138,6 +181,7 @@ impl<E: Entry> Register<E> {
     fn uncount(&mut self, index: u32, held: usize, deadline: u64) {
         if held > 0 {
             self.held -= held;
+            self.room.held.fetch_sub(held, Relaxed);
             self.holders.remove(&(held, Reverse(deadline), index));
         }
     }

@@ -1,29 +1,27 @@
 //! From a request to its reply: which path means what, and what the tracker says.
 
-use super::gate::{Closed, FullScrapes, Gate, Seat};
+use super::gate::{Closed, Gate, Seat};
 use super::request::{Method, Request};
 use super::response::{self, Framing, Status};
 use super::streaming::{Source, Streaming};
-use crate::completed::Completing;
 use crate::fullscrape::{Format, FullScrape};
 use crate::nets::{self, Net};
 use crate::options::Protocol;
 use crate::proto::bencode;
 use crate::proto::query::{self, Encoded, Refusal};
-use crate::service::Service;
+use crate::responder::{self, Reply, Responder};
 use crate::stats::modes::{self, Report};
 use crate::stats::walks::Walk;
-use crate::stats::{self, page};
-use crate::tracker::{Announce, Hint, InfoHash, MOST_PEERS, Peer, Role, Sink, Sinks};
+use crate::stats::{self, Counters, page};
+use crate::tracker::{Hint, InfoHash, MOST_PEERS, Role, Sink, Sinks};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 /// What the admin decides about the site.
 #[derive(Default)]
 pub struct Policy {
     /// Where `/` leads to.
     pub redirect: Option<String>,
-    /// Who may have a full scrape.
-    pub full_scrapes: FullScrapes,
     /// Who may see all statistics, besides the loopback.
     pub admins: Vec<Net>,
     /// Whether others may see those that name nobody.
@@ -42,7 +40,7 @@ const SYNCING: u32 = 1;
 
 /// What is served, and the buffers to make replies in.
 pub struct Site {
-    policy: Policy,
+    policy: Arc<Policy>,
     gate: Gate,
     body: Vec<u8>,
     hashes: Vec<InfoHash>,
@@ -96,10 +94,11 @@ enum Content {
 const TEXT: Content = Content::Body("text/plain");
 
 impl Site {
-    pub fn new(policy: Policy) -> Site {
+    /// The policy and the gate are shared by all threads.
+    pub fn new(policy: Arc<Policy>, gate: Gate) -> Site {
         Site {
-            gate: Gate::new(policy.full_scrapes),
             policy,
+            gate,
             body: Vec::new(),
             hashes: Vec::new(),
             v4: vec![0; MOST_PEERS * 6].into_boxed_slice(),
@@ -110,11 +109,6 @@ impl Site {
     /// Bytes of the body that was made last, whether it was sent or not.
     pub fn made(&self) -> usize {
         self.body.len()
-    }
-
-    /// The connection of a full scrape that was ended for another client. It is to be closed, and told once.
-    pub fn take_ended(&mut self) -> Option<u32> {
-        self.gate.take_ended()
     }
 
     /// Whether this client may see everything. One that its proxy does not name may not.
@@ -133,13 +127,13 @@ impl Site {
         client: Option<IpAddr>,
         hint: Hint,
         framing: Framing,
-        service: &mut Service,
+        responder: &mut Responder,
         out: &mut Vec<u8>,
     ) -> Option<Box<Streaming>> {
         self.body.clear();
         let result = match request.method {
             Method::Other => Err(Status::MethodNotAllowed),
-            Method::Get | Method::Head => self.visit(request, client, hint, service),
+            Method::Get | Method::Head => self.visit(request, client, hint, responder),
         };
         let error = match result {
             Ok(Content::Body(of_type)) => {
@@ -152,11 +146,11 @@ impl Site {
                 return (!framing.head_only).then(|| Box::new(streaming));
             }
             Ok(Content::Torrents(format, seat)) => {
-                return stream(format, seat, request, framing, service, out);
+                return stream(format, seat, request, framing, responder, out);
             }
             Err(error) => error,
         };
-        service.counters.count_http_error(error.code());
+        responder.counters.count_http_error(error.code());
         match (error, &self.policy.redirect) {
             (Status::Found, Some(url)) => {
                 let location = [b"Location: ", url.as_bytes(), b"\r\n"];
@@ -176,11 +170,11 @@ impl Site {
         request: &Request,
         client: Option<IpAddr>,
         hint: Hint,
-        service: &mut Service,
+        responder: &mut Responder,
     ) -> Result<Content, Status> {
         match Route::of(request.path, &self.policy.stats_path) {
             Route::Announce => match client {
-                Some(client) => self.announce(request.query, client, hint, service),
+                Some(client) => self.announce(request.query, client, hint, responder),
                 None => {
                     self.body.extend_from_slice(NO_CLIENT);
                     return Err(Status::BadRequest);
@@ -188,26 +182,26 @@ impl Site {
             },
             Route::Scrape => match query::scrape(request.query, &mut self.hashes) {
                 Ok(()) if self.hashes.is_empty() => {
-                    return self.full_scrape(request, client, service);
+                    return self.full_scrape(request, client, responder);
                 }
-                Ok(()) => self.scrape(service),
-                Err(refusal) => self.refuse(refusal, service),
+                Ok(()) => self.scrape(responder),
+                Err(refusal) => self.refuse(refusal, responder),
             },
             Route::Root if self.policy.redirect.is_some() => return Err(Status::Found),
-            Route::Root => self.greet(request, service),
-            Route::Stats => return self.stats(request.query, client, service),
-            Route::Metrics => return self.metrics(client, service),
-            Route::Health if service.tracker.is_held() => {
-                self.say("paused\n", service);
+            Route::Root => self.greet(request, responder),
+            Route::Stats => return self.stats(request.query, client, responder),
+            Route::Metrics => return self.metrics(client, responder),
+            Route::Health if responder.is_held() => {
+                self.say("paused\n", responder);
                 return Err(Status::Unavailable(SYNCING));
             }
-            Route::Health if service.is_partial() => {
+            Route::Health if responder.is_syncing() => {
                 // What balances load then leaves this node out.
-                self.say("syncing\n", service);
+                self.say("syncing\n", responder);
                 return Err(Status::Unavailable(SYNCING));
             }
-            Route::Health => self.say("ok\n", service),
-            Route::Robots => self.say("User-agent: *\nDisallow: /\n", service),
+            Route::Health => self.say("ok\n", responder),
+            Route::Robots => self.say("User-agent: *\nDisallow: /\n", responder),
             Route::Unknown => return Err(Status::NotFound),
         }
         Ok(TEXT)
@@ -216,23 +210,23 @@ impl Site {
     fn metrics(
         &mut self,
         client: Option<IpAddr>,
-        service: &mut Service,
+        responder: &mut Responder,
     ) -> Result<Content, Status> {
         if !self.may_see(client, false) {
             return Err(Status::Forbidden);
         }
-        let mut view = service.view();
+        let mut view = responder.view();
         if let Some(cluster) = view.cluster.as_mut().filter(|_| !self.is_admin(client)) {
             cluster.hide_nodes();
         }
         stats::write_metrics(&view, &mut self.body);
-        service.counters.http_others += 1;
+        responder.counters.http_others += 1;
         Ok(Content::Body("text/plain; version=0.0.4; charset=utf-8"))
     }
 
-    fn say(&mut self, text: &str, service: &mut Service) {
+    fn say(&mut self, text: &str, responder: &mut Responder) {
         self.body.extend_from_slice(text.as_bytes());
-        service.counters.http_others += 1;
+        responder.counters.http_others += 1;
     }
 
     /// Whether a client may see a report, which is private if it names torrents or peers.
@@ -245,7 +239,7 @@ impl Site {
         &mut self,
         query: &[u8],
         client: Option<IpAddr>,
-        service: &mut Service,
+        responder: &mut Responder,
     ) -> Result<Content, Status> {
         if !self.may_see(client, false) {
             return Err(Status::Forbidden);
@@ -262,10 +256,10 @@ impl Site {
             return Err(Status::Forbidden);
         }
         if let Report::Walk(begin) = mode.report {
-            service.counters.http_others += 1;
-            return Ok(Content::Walk(begin(&mut service.random)));
+            responder.counters.http_others += 1;
+            return Ok(Content::Walk(begin(&mut responder.random)));
         }
-        let mut view = service.view();
+        let mut view = responder.view();
         let of_type = match mode.report {
             Report::Text(write) => {
                 write(&view, &mut self.body);
@@ -284,24 +278,24 @@ impl Site {
                 return Ok(Content::Torrents(format, None));
             }
             Report::State => {
-                let now = service.monitor.seconds_since_1970() / 60;
+                let now = responder.monitor.seconds_since_1970() / 60;
                 return Ok(Content::Torrents(Format::State { now }, None));
             }
             Report::Walk(_) | Report::Gone => return Err(Status::NotFound),
         };
-        service.counters.http_others += 1;
+        responder.counters.http_others += 1;
         Ok(Content::Body(of_type))
     }
 
     /// Says what this is, and how to announce to it.
-    fn greet(&mut self, request: &Request, service: &mut Service) {
+    fn greet(&mut self, request: &Request, responder: &mut Responder) {
         self.say(
             concat!(
                 "This is announced ",
                 env!("CARGO_PKG_VERSION"),
                 ", a BitTorrent tracker. To announce a torrent, put one of these URLs into it:\n\n"
             ),
-            service,
+            responder,
         );
         let host = request.field(b"host").and_then(host_name);
         let mut urls = Vec::new();
@@ -322,35 +316,45 @@ impl Site {
         self.body.extend_from_slice(urls.concat().as_bytes());
     }
 
-    fn announce(&mut self, query: &[u8], client: IpAddr, hint: Hint, service: &mut Service) {
+    fn announce(&mut self, query: &[u8], client: IpAddr, hint: Hint, responder: &mut Responder) {
         match query::announce(query) {
             Ok(announce) => {
-                service.counters.http_announces += 1;
-                if let Some(kind) = service.refuses(&announce.info_hash) {
-                    service.counters.http_unauthorized += 1;
-                    return self.body.extend_from_slice(kind.failure());
+                responder.counters.http_announces += 1;
+                let is_logged = responder.logs(announce.event);
+                let mut request = [Some(responder::Announce {
+                    info_hash: &announce.info_hash,
+                    source: client,
+                    port: announce.port,
+                    role: Role::of_left(announce.left),
+                    event: announce.event,
+                    numwant: announce.num_want,
+                    peer_id: is_logged.then(|| query::peer_id(query)).flatten(),
+                    hint,
+                    sinks: Sinks {
+                        v4: Sink::new(&mut self.v4),
+                        v6: Sink::new(&mut self.v6),
+                    },
+                    reply: Reply::default(),
+                })];
+                responder.announce(&mut request);
+                for request in request.iter().flatten() {
+                    write_announce(&mut self.body, request, &mut responder.counters);
                 }
-                let sinks = Sinks {
-                    v4: Sink::new(&mut self.v4),
-                    v6: Sink::new(&mut self.v6),
-                };
-                let asked = (&announce, query);
-                write_announce(&mut self.body, asked, client, hint, sinks, service);
             }
-            Err(refusal) => self.refuse(refusal, service),
+            Err(refusal) => self.refuse(refusal, responder),
         }
     }
 
     /// Scrapes the torrents that were asked for.
-    fn scrape(&mut self, service: &mut Service) {
-        service.counters.http_scrapes += 1;
+    fn scrape(&mut self, responder: &mut Responder) {
+        responder.counters.http_scrapes += 1;
         let body = &mut self.body;
         body.extend_from_slice(b"d5:filesd");
-        for hash in &self.hashes {
-            if let Some(counts) = service.scrape(hash) {
+        responder.scrape(&self.hashes, &mut |hash, counts| {
+            if let Some(counts) = counts {
                 bencode::scraped(body, hash, counts);
             }
-        }
+        });
         body.extend_from_slice(b"ee");
     }
 
@@ -359,12 +363,12 @@ impl Site {
         &mut self,
         request: &Request,
         client: Option<IpAddr>,
-        service: &Service,
+        responder: &Responder,
     ) -> Result<Content, Status> {
         let is_admin = self.is_admin(client);
         let client = client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let only_asks = request.method == Method::Head;
-        let second = service.monitor.now / 1000;
+        let second = responder.monitor.now / 1000;
         match self.gate.enter(client, is_admin, only_asks, second) {
             Ok(seat) => Ok(Content::Torrents(Format::Ben, Some(seat))),
             Err(Closed::Forbidden) => Err(Status::Forbidden),
@@ -374,8 +378,8 @@ impl Site {
     }
 
     /// Clients show a failure reason to their user (BEP 3), which an HTTP status they do not.
-    fn refuse(&mut self, refusal: Refusal, service: &mut Service) {
-        service.counters.http_refused += 1;
+    fn refuse(&mut self, refusal: Refusal, responder: &mut Responder) {
+        responder.counters.http_refused += 1;
         self.body.extend_from_slice(b"d14:failure reason");
         bencode::string(&mut self.body, refusal.as_bytes());
         self.body.push(b'e');
@@ -388,7 +392,7 @@ fn stream(
     seat: Option<Seat>,
     request: &Request,
     framing: Framing,
-    service: &mut Service,
+    responder: &mut Responder,
     out: &mut Vec<u8>,
 ) -> Option<Box<Streaming>> {
     let is_gzip = request.accepts_gzip();
@@ -397,7 +401,7 @@ fn stream(
     if framing.head_only {
         return None;
     }
-    service.counters.full_scrapes += 1;
+    responder.counters.full_scrapes += 1;
     let source = Source::Torrents(FullScrape::new(format, is_gzip));
     Some(Box::new(Streaming::new(source, framing, seat)))
 }
@@ -419,37 +423,22 @@ fn host_name(field: &[u8]) -> Option<(&str, &str)> {
     (is_valid && is_port).then_some((name, field))
 }
 
-/// Announces to the tracker and writes what it answers: a dictionary with its keys in sorted order.
-fn write_announce(
-    body: &mut Vec<u8>,
-    (announce, query): (&query::Announce, &[u8]),
-    client: IpAddr,
-    hint: Hint,
-    mut sinks: Sinks,
-    service: &mut Service,
-) {
-    let request = Announce {
-        info_hash: &announce.info_hash,
-        peer: Peer::new(client, announce.port),
-        role: Role::of_left(announce.left),
-        event: announce.event,
-        want: service.want(announce.num_want),
-        hint,
+/// Writes what an announce is answered: a dictionary with its keys in sorted order.
+fn write_announce(body: &mut Vec<u8>, request: &responder::Announce, counters: &mut Counters) {
+    let (counts, interval) = match request.reply {
+        Reply::Accepted(counts, interval) => (counts, interval),
+        Reply::Refused(kind) => {
+            counters.http_unauthorized += 1;
+            return body.extend_from_slice(kind.failure());
+        }
     };
-    let completing = Completing::watch(service, &request);
-    let counts = service
-        .tracker
-        .announce(&request, &mut service.random, &mut sinks);
-    if let Some(completing) = completing {
-        completing.log(&request, counts, query::peer_id(query).as_ref(), client);
-    }
-    let interval = service.interval();
+    let sinks = &request.sinks;
     body.extend_from_slice(b"d8:complete");
     bencode::integer(body, counts.seeders.into());
     body.extend_from_slice(b"10:downloaded");
     bencode::integer(body, counts.downloaded.into());
     body.extend_from_slice(b"11:external ip");
-    match client.to_canonical() {
+    match request.source.to_canonical() {
         IpAddr::V4(ip) => bencode::string(body, &ip.octets()),
         IpAddr::V6(ip) => bencode::string(body, &ip.octets()),
     }
@@ -471,10 +460,11 @@ fn write_announce(
 
 #[cfg(test)]
 mod tests {
+    use super::super::gate::FullScrapes;
     use super::super::request;
     use super::*;
     use crate::random::Random;
-    use crate::tracker::{Event, Limits, Progress};
+    use crate::tracker::{Event, Limits, Peer, Progress, Sweeper, Table};
 
     #[test]
     fn health_is_503_while_the_clock_of_the_table_is_held() {
@@ -483,10 +473,11 @@ mod tests {
             max_peers: 10,
             max_torrents: 10,
         };
-        let mut service = Service::new(limits, 1800, 200, Random::seeded(1));
+        let table = Arc::new(Table::new(limits, 1));
+        let mut responder = Responder::new(table, 1800, 200, Random::seeded(1));
         let peer = Peer::new([192, 0, 2, 1].into(), 1);
-        let mut site = Site::new(Policy::default());
-        let mut health = |service: &mut Service| {
+        let mut site = Site::new(Arc::default(), Gate::new(FullScrapes::Off));
+        let mut health = |responder: &mut Responder| {
             let request = request::parse(b"GET /health HTTP/1.1\r\n\r\n").expect("is one");
             let framing = Framing {
                 is_1_1: true,
@@ -494,18 +485,20 @@ mod tests {
                 head_only: false,
             };
             let mut out = Vec::new();
-            site.answer(&request, None, Hint::default(), framing, service, &mut out);
+            let hint = Hint::default();
+            site.answer(&request, None, hint, framing, responder, &mut out);
             String::from_utf8(out).expect("is text")
         };
-        service
-            .tracker
-            .tell(&[7; 20], peer, Role::Seeder, Event::None);
-        assert!(health(&mut service).starts_with("HTTP/1.1 200 "));
-        service.tracker.advance(86_400_000);
-        let paused = health(&mut service);
+        let mut tracker = responder.table.lock(0, 0);
+        tracker.tell(&[7; 20], peer, Role::Seeder, Event::None);
+        drop(tracker);
+        assert!(health(&mut responder).starts_with("HTTP/1.1 200 "));
+        responder.advance(86_400_000);
+        let paused = health(&mut responder);
         assert!(paused.starts_with("HTTP/1.1 503 ") && paused.ends_with("\r\n\r\npaused\n"));
-        while service.sweep(1) == Progress::Underway {}
-        assert!(health(&mut service).starts_with("HTTP/1.1 200 "));
+        let now = responder.table_now();
+        while Sweeper::default().step(&responder.table, now, 1, None) == Progress::Underway {}
+        assert!(health(&mut responder).starts_with("HTTP/1.1 200 "));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::gate::Seat;
 use super::response::Framing;
 use crate::fullscrape::FullScrape;
 use crate::stats::walks::Walk;
-use crate::tracker::{Tracked, Tracker};
+use crate::tracker::{Table, Tracked};
 
 /// What makes a body.
 pub enum Source {
@@ -14,10 +14,16 @@ pub enum Source {
 
 impl Source {
     /// Appends the next slice; whether there is more.
-    fn step(&mut self, tracker: &Tracker, tracked: Tracked, out: &mut Vec<u8>) -> bool {
+    fn step(
+        &mut self,
+        table: &Table,
+        now_ms: u64,
+        tracked: Tracked,
+        out: &mut Vec<u8>,
+    ) -> bool {
         match self {
-            Source::Torrents(torrents) => torrents.step(tracker, tracked, out),
-            Source::Walk(walk) => walk.step(tracker, tracked, out),
+            Source::Torrents(torrents) => torrents.step(table, now_ms, tracked, out),
+            Source::Walk(walk) => walk.step(table, now_ms, tracked, out),
         }
     }
 
@@ -54,11 +60,9 @@ impl Streaming {
         matches!(self.source, Source::Torrents(_))
     }
 
-    /// Names the connection that it is for.
-    pub fn assign(&self, connection: u32) {
-        if let Some(seat) = &self.seat {
-            seat.assign(connection);
-        }
+    /// Whether another client has been given its place.
+    pub fn is_ended(&self) -> bool {
+        self.seat.as_ref().is_some_and(Seat::is_ended)
     }
 
     /// Counts bytes that the client has taken by this second. What was made and not yet sent is not
@@ -76,14 +80,20 @@ impl Streaming {
 
     /// Appends the next slice; whether there is more. Without more and without a slice the last chunk,
     /// where there are chunks, is appended all the same.
-    pub fn step(&mut self, tracker: &Tracker, tracked: Tracked, out: &mut Vec<u8>) -> bool {
+    pub fn step(
+        &mut self,
+        table: &Table,
+        now_ms: u64,
+        tracked: Tracked,
+        out: &mut Vec<u8>,
+    ) -> bool {
         if !self.is_chunked {
-            return self.source.step(tracker, tracked, out);
+            return self.source.step(table, now_ms, tracked, out);
         }
         let start = out.len();
         out.extend_from_slice(CHUNK_HEAD);
         let body = out.len();
-        let is_more = self.source.step(tracker, tracked, out);
+        let is_more = self.source.step(table, now_ms, tracked, out);
         let length = out.len() - body;
         if length > 0 {
             write_hex(&mut out[start..body - CHUNK_END.len()], length);
@@ -114,11 +124,12 @@ mod tests {
     use crate::tracker::Limits;
 
     fn streamed(format: Format, is_1_1: bool) -> Vec<u8> {
-        let tracker = Tracker::new(Limits {
+        let limits = Limits {
             peer_timeout: 2700,
             max_peers: 1,
             max_torrents: 1,
-        });
+        };
+        let table = Table::new(limits, 2);
         let framing = Framing {
             is_1_1,
             keep_alive: true,
@@ -130,7 +141,7 @@ mod tests {
             None,
         );
         let mut out = Vec::new();
-        while streaming.step(&tracker, None, &mut out) {}
+        while streaming.step(&table, 0, None, &mut out) {}
         out
     }
 

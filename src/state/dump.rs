@@ -6,7 +6,7 @@
 use crate::log;
 use crate::sys::chunks::as_chunks;
 use crate::sys::files::open_regular;
-use crate::tracker::{InfoHash, Tracked, Tracker};
+use crate::tracker::{InfoHash, Table, Tracked};
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
@@ -53,9 +53,9 @@ impl fmt::Display for DumpSummary {
     }
 }
 
-/// Loads a dump into the tracker, but for torrents that are not tracked. The first bad lines are logged with
+/// Loads a dump into the table, but for torrents that are not tracked. The first bad lines are logged with
 /// their numbers, and all are counted.
-pub fn load_dump(path: &Path, tracker: &mut Tracker, tracked: Tracked) -> io::Result<DumpSummary> {
+pub fn load_dump(path: &Path, table: &Table, tracked: Tracked) -> io::Result<DumpSummary> {
     let mut file = open_regular(path)?;
     let mut lines = Lines {
         tracked,
@@ -70,12 +70,12 @@ pub fn load_dump(path: &Path, tracker: &mut Tracker, tracked: Tracked) -> io::Re
     loop {
         match file.read(&mut piece) {
             Ok(0) => break,
-            Ok(length) => lines.feed(&piece[..length], tracker, &mut bad),
+            Ok(length) => lines.feed(&piece[..length], table, &mut bad),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(lines.finish(tracker, &mut bad))
+    Ok(lines.finish(table, &mut bad))
 }
 
 /// Splits pieces into lines, and remembers what they say.
@@ -89,13 +89,13 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    fn feed(&mut self, piece: &[u8], tracker: &mut Tracker, bad: &mut dyn FnMut(u64)) {
+    fn feed(&mut self, piece: &[u8], table: &Table, bad: &mut dyn FnMut(u64)) {
         let mut parts = piece.split(|&byte| byte == b'\n');
         // `split` yields one part at least; the last is not yet a line.
         let last = parts.next_back().unwrap_or_default();
         for part in parts {
             self.hold(part);
-            self.line(tracker, bad);
+            self.line(table, bad);
         }
         self.hold(last);
     }
@@ -106,14 +106,14 @@ impl Lines<'_> {
     }
 
     /// A last line may be without its end.
-    fn finish(mut self, tracker: &mut Tracker, bad: &mut dyn FnMut(u64)) -> DumpSummary {
+    fn finish(mut self, table: &Table, bad: &mut dyn FnMut(u64)) -> DumpSummary {
         if !self.held.is_empty() {
-            self.line(tracker, bad);
+            self.line(table, bad);
         }
         self.summary
     }
 
-    fn line(&mut self, tracker: &mut Tracker, bad: &mut dyn FnMut(u64)) {
+    fn line(&mut self, table: &Table, bad: &mut dyn FnMut(u64)) {
         self.number += 1;
         let parsed = parse(&self.held);
         self.held.clear();
@@ -130,6 +130,7 @@ impl Lines<'_> {
                 &mut summary.refused
             }
             Some((info_hash, downloaded)) => {
+                let mut tracker = table.lock_for(&info_hash, 0);
                 if tracker.scrape(&info_hash).is_some() {
                     &mut summary.known
                 } else if tracker.restore_memory(&info_hash, downloaded, 0).is_some() {
@@ -178,22 +179,23 @@ mod tests {
 
     const HEX: &str = "00112233445566778899aabbccddeeff01234567";
 
-    fn tracker(max_torrents: usize) -> Tracker {
-        Tracker::new(Limits {
+    fn table(max_torrents: usize) -> Table {
+        let limits = Limits {
             peer_timeout: 2700,
             max_peers: 1000,
             max_torrents,
-        })
+        };
+        Table::new(limits, 2)
     }
 
-    fn load(tracker: &mut Tracker, text: &[u8], piece: usize) -> (DumpSummary, Vec<u64>) {
+    fn load(table: &Table, text: &[u8], piece: usize) -> (DumpSummary, Vec<u64>) {
         let mut lines = Lines::default();
         let mut told = Vec::new();
         for piece in text.chunks(piece) {
-            lines.feed(piece, tracker, &mut |number| told.push(number));
+            lines.feed(piece, table, &mut |number| told.push(number));
             assert!(lines.held.len() <= LONGEST + 1);
         }
-        let summary = lines.finish(tracker, &mut |number| told.push(number));
+        let summary = lines.finish(table, &mut |number| told.push(number));
         (summary, told)
     }
 
@@ -235,8 +237,8 @@ mod tests {
         text.push_str(&"bad\n".repeat(20));
         text.push_str(&format!("{HEX}:1:9\n{}:2:3", HEX.replace('1', "3")));
         for piece in [1, 7, 41, 1 << 20] {
-            let mut tracker = tracker(100);
-            let (summary, told) = load(&mut tracker, text.as_bytes(), piece);
+            let table = table(100);
+            let (summary, told) = load(&table, text.as_bytes(), piece);
             let expected = DumpSummary {
                 remembered: 2,
                 known: 1,
@@ -248,16 +250,16 @@ mod tests {
             assert_eq!(summary, expected);
             assert_eq!(told, [2, 3, 5, 6, 7, 8, 9, 10, 11, 12]);
             let hash = parse(format!("{HEX}:1:7").as_bytes()).expect("is one").0;
-            assert_eq!(tracker.scrape(&hash).map(|c| c.downloaded), Some(7));
+            assert_eq!(table.scrape(&hash, 0).map(|c| c.downloaded), Some(7));
         }
     }
 
     #[test]
     fn memories_leave_a_quarter_of_the_torrents_to_those_with_peers() {
         let text: String = (0..100).map(|n| format!("{n:040x}:1:1\n")).collect();
-        let mut tracker = tracker(40);
-        let (summary, _) = load(&mut tracker, text.as_bytes(), 4096);
+        let table = table(40);
+        let (summary, _) = load(&table, text.as_bytes(), 4096);
         assert_eq!((summary.remembered, summary.left_out), (30, 70));
-        assert_eq!(tracker.totals().torrents, 30);
+        assert_eq!(table.totals(0).torrents, 30);
     }
 }

@@ -3,7 +3,7 @@
 use super::read::{Damage, Reader};
 use super::restore::{Restorer, Summary};
 use crate::sys::files::open_regular;
-use crate::tracker::{Tracked, Tracker};
+use crate::tracker::{Table, Tracked};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -26,11 +26,11 @@ pub enum Loaded {
     Damaged(Damage, PathBuf),
 }
 
-/// Loads a state into a tracker that has just begun, but for torrents that are not tracked; `wall_ms` is now,
+/// Loads a state into a table that has just begun, but for torrents that are not tracked; `wall_ms` is now,
 /// in milliseconds since 1970. An error is one of the file system: nothing was loaded that could be relied on, or nothing could be saved.
 pub fn load(
     path: &Path,
-    tracker: &mut Tracker,
+    table: &Table,
     tracked: Tracked,
     wall_ms: u64,
 ) -> io::Result<Loaded> {
@@ -40,40 +40,17 @@ pub fn load(
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Loaded::Nothing),
         other => other?,
     };
-    let mut restorer = Restorer::new(tracker, tracked, wall_ms);
+    let mut restorer = Restorer::new(table, tracked, wall_ms);
     match read(&mut file, &mut restorer)? {
         Ok(()) => {
             let summary = restorer.finish();
             // However long that took, peers have grown older by as much.
-            let took = began.elapsed().as_millis();
-            tracker.set_back(u64::try_from(took).unwrap_or(0));
+            let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(0);
+            table.each(0, &mut |tracker| tracker.set_back(took));
             Ok(Loaded::State(summary))
         }
         Err(damage) => Ok(Loaded::Damaged(damage, move_aside(path)?)),
     }
-}
-
-/// The same for a file that another process saves to, and sees to: nothing but what is in it; none if there is
-/// no file, or a damaged one, of which nothing can be relied on that was loaded.
-pub fn load_copy(
-    path: &Path,
-    tracker: &mut Tracker,
-    tracked: Tracked,
-    wall_ms: u64,
-) -> io::Result<Option<Summary>> {
-    let began = Instant::now();
-    let mut file = match open_regular(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    let mut restorer = Restorer::new(tracker, tracked, wall_ms);
-    if read(&mut file, &mut restorer)?.is_err() {
-        return Ok(None);
-    }
-    let summary = restorer.finish();
-    let took = began.elapsed().as_millis();
-    tracker.set_back(u64::try_from(took).unwrap_or(0));
-    Ok(Some(summary))
 }
 
 fn read(file: &mut File, restorer: &mut Restorer) -> io::Result<Result<(), Damage>> {

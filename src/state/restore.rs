@@ -9,7 +9,7 @@
 use super::read::Item;
 use std::fmt;
 
-use crate::tracker::{Hint, InfoHash, LIFE, Peer, Role, Tracked, Tracker};
+use crate::tracker::{Hint, InfoHash, LIFE, Peer, Role, Table, Tracked};
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,9 +57,9 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Puts items into a tracker whose time is still zero.
+/// Puts items into a table whose time is still zero.
 pub struct Restorer<'a> {
-    tracker: &'a mut Tracker,
+    table: &'a Table,
     tracked: Tracked<'a>,
     wall_ms: u64,
     unit_ms: u64,
@@ -88,9 +88,9 @@ enum Place {
 
 impl<'a> Restorer<'a> {
     /// `wall_ms` is now, in milliseconds since 1970. Torrents that are not tracked are skipped.
-    pub fn new(tracker: &'a mut Tracker, tracked: Tracked<'a>, wall_ms: u64) -> Restorer<'a> {
+    pub fn new(table: &'a Table, tracked: Tracked<'a>, wall_ms: u64) -> Restorer<'a> {
         Restorer {
-            tracker,
+            table,
             tracked,
             wall_ms,
             unit_ms: 1,
@@ -151,8 +151,9 @@ impl<'a> Restorer<'a> {
         self.since_unit_ms = age_ms.saturating_add(into_unit);
         self.elapsed_ms = self.since_unit_ms;
         // With units that go on where they were, ages are exact, however often the tracker restarts.
-        if unit_ms == self.tracker.unit_ms() {
-            self.tracker.set_back(self.elapsed_ms % unit_ms);
+        if unit_ms == self.table.unit_ms() {
+            let into_unit = self.elapsed_ms % unit_ms;
+            self.table.each(0, &mut |tracker| tracker.set_back(into_unit));
         }
     }
 
@@ -161,7 +162,7 @@ impl<'a> Restorer<'a> {
             return;
         }
         let age_ms = u64::from(age) * self.unit_ms;
-        let age = age_ms.saturating_add(self.elapsed_ms) / self.tracker.unit_ms();
+        let age = age_ms.saturating_add(self.elapsed_ms) / self.table.unit_ms();
         let age = match u8::try_from(age) {
             Ok(units) if age <= LIFE => units,
             _ => {
@@ -172,13 +173,14 @@ impl<'a> Restorer<'a> {
         let (Some(peer), Some(torrent)) = (Peer::from_endpoint(endpoint), &mut self.torrent) else {
             return;
         };
+        let mut shard = self.table.lock_for(&torrent.info_hash, 0);
         if let Place::NotStored = torrent.place {
             let Torrent {
                 info_hash,
                 downloaded,
                 ..
             } = torrent;
-            torrent.place = match self.tracker.restore_torrent(info_hash, *downloaded, 0) {
+            torrent.place = match shard.restore_torrent(info_hash, *downloaded, 0) {
                 Some(hint) => Place::Stored(hint),
                 None => Place::LeftOut,
             };
@@ -188,7 +190,7 @@ impl<'a> Restorer<'a> {
             _ => Role::Seeder,
         };
         let stored = match torrent.place {
-            Place::Stored(hint) => self.tracker.restore_peer(hint, peer, role, completed, age),
+            Place::Stored(hint) => shard.restore_peer(hint, peer, role, completed, age),
             _ => false,
         };
         match stored {
@@ -209,10 +211,8 @@ impl<'a> Restorer<'a> {
                 empty_for,
                 ..
             } = torrent;
-            torrent.place = match self
-                .tracker
-                .restore_memory(&info_hash, downloaded, empty_for)
-            {
+            let mut shard = self.table.lock_for(&info_hash, 0);
+            torrent.place = match shard.restore_memory(&info_hash, downloaded, empty_for) {
                 Some(hint) => Place::Stored(hint),
                 None => Place::LeftOut,
             };

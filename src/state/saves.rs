@@ -3,7 +3,7 @@
 use super::write::Writer;
 use crate::keeper::{File, Keeper};
 use crate::log;
-use crate::tracker::Tracker;
+use crate::tracker::Table;
 use std::path::{Path, PathBuf};
 
 /// Torrents and peers that are written between two rounds of requests: some 100 microseconds.
@@ -77,11 +77,18 @@ impl Saves {
         is_writing && keeper.room() >= ROOM || self.running.is_none() && self.wanted
     }
 
-    /// Begins a save. `wall_ms` is now, in milliseconds since 1970.
-    pub fn begin(&mut self, tracker: &Tracker, keeper: &mut Keeper, now_ms: u64, wall_ms: u64) {
+    /// Begins a save. The times are now, in milliseconds since the start, as the loop and as the table count
+    /// them, and since 1970.
+    pub fn begin(
+        &mut self,
+        table: &Table,
+        keeper: &mut Keeper,
+        (now_ms, table_ms): (u64, u64),
+        wall_ms: u64,
+    ) {
         self.wanted = false;
         self.slice.clear();
-        let writer = Writer::new(tracker, wall_ms, &mut self.slice);
+        let writer = Writer::new(&table.lock(0, table_ms), wall_ms, &mut self.slice);
         self.running = Some(Running {
             writer,
             is_written: false,
@@ -94,7 +101,7 @@ impl Saves {
     }
 
     /// Writes a slice of the save that runs, if the keeper has room for one.
-    pub fn step(&mut self, tracker: &Tracker, keeper: &mut Keeper) {
+    pub fn step(&mut self, table: &Table, keeper: &mut Keeper, table_ms: u64) {
         let Some(save) = self.running.as_mut().filter(|save| !save.is_written) else {
             return;
         };
@@ -102,7 +109,7 @@ impl Saves {
             return;
         }
         self.slice.clear();
-        save.is_written = !save.writer.step(tracker, BUDGET, &mut self.slice);
+        save.is_written = !save.writer.step(table, table_ms, BUDGET, &mut self.slice);
         keeper.save_bytes(&self.slice);
         if save.is_written {
             keeper.save_end();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::random::Random;
-use crate::tracker::{Event, InfoHash, Limits, Peer, Role, Tracker};
+use crate::tracker::{Event, InfoHash, Limits, Peer, Role, Table, Tracker};
 use std::collections::BTreeMap;
 
 /// A unit of the clock is one second.
@@ -130,7 +130,7 @@ fn save(tracker: &Tracker, wall_ms: u64, budget: usize) -> Vec<u8> {
     let mut writer = Writer::new(tracker, wall_ms, &mut bytes);
     loop {
         let before = bytes.len();
-        let more = writer.step(tracker, budget, &mut bytes);
+        let more = writer.step_shard(tracker, budget, &mut bytes);
         assert!(bytes.len() - before <= 29 * budget + 4096);
         if !more {
             break;
@@ -149,11 +149,11 @@ fn read(bytes: &[u8], piece: usize, take: &mut dyn FnMut(Item)) -> Result<(), Da
 }
 
 fn restore(bytes: &[u8], limits: Limits, wall_ms: u64) -> (Tracker, Summary) {
-    let mut tracker = Tracker::new(limits);
-    let mut restorer = Restorer::new(&mut tracker, None, wall_ms);
+    let table = Table::new(limits, 1);
+    let mut restorer = Restorer::new(&table, None, wall_ms);
     read(bytes, 4096, &mut |item| restorer.take(item)).expect("is sound");
     let summary = restorer.finish();
-    (tracker, summary)
+    (table.into_tracker(), summary)
 }
 
 /// What the bytes say, with the times of announces in seconds since [`BEGAN`]; a peer in both lists counts
@@ -221,7 +221,7 @@ fn what_is_saved_is_what_is_known_however_it_is_cut() {
         assert!(model_of(&whole, piece) == remembered(subject.model.clone()));
     }
     let mut writer = Writer::new(&subject.tracker, 0, &mut Vec::new());
-    while writer.step(&subject.tracker, 1000, &mut Vec::new()) {}
+    while writer.step_shard(&subject.tracker, 1000, &mut Vec::new()) {}
     let Written {
         torrents, peers, ..
     } = writer.written();
@@ -244,6 +244,26 @@ fn what_is_loaded_is_what_was_saved() {
     assert!(model_of(&again, 500) == model_of(&saved, 500));
 }
 
+/// As after a change of `-j`.
+#[test]
+fn a_table_of_any_number_of_shards_is_saved_and_loaded_the_same() {
+    let mut subject = Subject::new(5);
+    subject.populate(60_000);
+    let (now, mut saved) = (BEGAN + subject.now * 1000, subject.save(500));
+    let model = model_of(&saved, 500);
+    for threads in [1, 3, 64, 1] {
+        let table = Table::new(LIMITS, threads);
+        let mut restorer = Restorer::new(&table, None, now);
+        read(&saved, 4096, &mut |item| restorer.take(item)).expect("is sound");
+        assert_eq!(restorer.finish().peers, model.peers.len() as u64);
+        assert_eq!(table.totals(0), subject.tracker.totals());
+        saved.clear();
+        let mut writer = Writer::new(&table.lock(0, 0), now, &mut saved);
+        while writer.step(&table, 0, 300, &mut saved) {}
+        assert!(model_of(&saved, 500) == model, "{threads} threads");
+    }
+}
+
 #[test]
 fn a_table_that_changes_meanwhile_is_saved_whole_where_it_did_not() {
     let mut subject = Subject::new(3);
@@ -253,7 +273,7 @@ fn a_table_that_changes_meanwhile_is_saved_whole_where_it_did_not() {
     let wall = BEGAN + subject.now * 1000;
     let mut writer = Writer::new(&subject.tracker, wall, &mut bytes);
     let mut steps = 0;
-    while writer.step(&subject.tracker, 700, &mut bytes) {
+    while writer.step_shard(&subject.tracker, 700, &mut bytes) {
         steps += 1;
         for _ in 0..300 {
             let (torrent, peer) = (subject.random.below(3), subject.random.below(40_000));
@@ -405,9 +425,9 @@ fn small() -> Vec<u8> {
     }
     let mut bytes = Vec::new();
     let mut writer = Writer::new(&subject.tracker, BEGAN, &mut bytes);
-    writer.step(&subject.tracker, 1, &mut bytes);
+    writer.step_shard(&subject.tracker, 1, &mut bytes);
     subject.advance(2);
-    while writer.step(&subject.tracker, 1, &mut bytes) {}
+    while writer.step_shard(&subject.tracker, 1, &mut bytes) {}
     bytes
 }
 
@@ -462,8 +482,8 @@ fn whatever_the_bytes_nothing_panics_and_little_is_held() {
                 _ => bytes[at] = random.draw() as u8,
             }
         }
-        let mut tracker = Tracker::new(LIMITS);
-        let mut restorer = Restorer::new(&mut tracker, None, random.draw() >> random.below(64));
+        let table = Table::new(LIMITS, 2);
+        let mut restorer = Restorer::new(&table, None, random.draw() >> random.below(64));
         let mut reader = Reader::default();
         for piece in bytes.chunks(1 + random.below(100)) {
             if reader.feed(piece, &mut |item| restorer.take(item)).is_err() {

@@ -2,7 +2,7 @@
 
 use super::{CLUSTER, EMPTY_TORRENT, END, HEADER, KEY, MAGIC, STOPS, TIME, TORRENT, VERSION};
 use crate::siphash::Hasher;
-use crate::tracker::{COMPLETED, Clock, Cursor, Found, RECORD_SIZES, Tracker};
+use crate::tracker::{COMPLETED, Clock, Cursor, Found, RECORD_SIZES, Table, Tracker};
 
 /// A save under way. It holds no part of the table, which may change between the steps.
 pub struct Writer {
@@ -72,23 +72,44 @@ impl Writer {
     }
 
     /// Appends about `budget` torrents and peers, at most some 40 bytes each; false when that was all.
-    pub fn step(&mut self, tracker: &Tracker, budget: usize, out: &mut Vec<u8>) -> bool {
+    pub fn step(&mut self, table: &Table, now_ms: u64, budget: usize, out: &mut Vec<u8>) -> bool {
         let start = out.len();
-        self.mark_time(tracker, out);
-        if let Some(cursor) = self.cursor.take() {
-            let (written, is_cluster) = (&mut self.written, self.is_cluster);
-            self.cursor = tracker.walk(cursor, budget, &mut |found| {
-                write(tracker, found, is_cluster, out, written);
-            });
+        if let Some(cursor) = self.cursor {
+            let shard = table.shard_of(cursor.torrent());
+            let behind = table.first_behind(shard);
+            self.walk(&table.lock(shard, now_ms), cursor, budget, out);
+            // Summing takes a while, so it is done without the lock.
+            self.cursor = self.cursor.or_else(|| behind.map(Cursor::at));
+            self.add_to_sum(out, start);
+            return true;
+        }
+        self.end(out);
+        false
+    }
+
+    /// The same for a table of one shard, which may be a node's of a cluster.
+    pub fn step_shard(&mut self, tracker: &Tracker, budget: usize, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        if let Some(cursor) = self.cursor {
+            self.walk(tracker, cursor, budget, out);
         } else if let Some(from) = self.stops.take() {
+            self.mark_time(tracker, out);
             self.stops = write_stops(tracker, from, budget, out);
         } else {
-            out.truncate(start);
             self.end(out);
             return false;
         }
         self.add_to_sum(out, start);
         true
+    }
+
+    /// Walks on in a shard; without a cursor afterwards it is at the shard's end.
+    fn walk(&mut self, tracker: &Tracker, from: Cursor, budget: usize, out: &mut Vec<u8>) {
+        self.mark_time(tracker, out);
+        let (written, is_cluster) = (&mut self.written, self.is_cluster);
+        self.cursor = tracker.walk(from, budget, &mut |found| {
+            write(tracker, found, is_cluster, out, written);
+        });
     }
 
     fn mark_time(&mut self, tracker: &Tracker, out: &mut Vec<u8>) {

@@ -1,7 +1,7 @@
 //! The last hour, a sample every half minute.
 //!
-//! Nothing wakes the loop for a sample: while it sleeps nothing changes, so the samples that it slept
-//! through are what it finds when it wakes.
+//! With one thread nothing wakes the loop for a sample: while it sleeps nothing changes, so the samples that it
+//! slept through are what it finds when it wakes.
 
 use std::collections::VecDeque;
 
@@ -31,6 +31,11 @@ pub struct History {
 impl History {
     pub fn is_due(&self, now: u64) -> bool {
         self.next <= now
+    }
+
+    /// When the next is due.
+    pub fn next(&self) -> u64 {
+        self.next
     }
 
     /// Takes the samples that are due.

@@ -3,7 +3,7 @@
 
 use super::modes::padded;
 use super::people::text;
-use super::{View, cluster, fill, workers};
+use super::{Counters, View, cluster, fill};
 use crate::log;
 
 /// A name and its numbers. Names are of Prometheus's kind: base units, `_total` for what only grows.
@@ -42,14 +42,14 @@ const FAMILIES: &[Family] = &[
         ("family=\"ipv6\",role=\"seeder\"", "seeders6", |v| v.peers[3] as u64),
     ]),
     family("table_bytes", "Bytes of the table.", &[
-        ("part=\"torrents\"", "", |v| v.table[0] as u64),
-        ("part=\"swarms\"", "", |v| v.table[1] as u64),
+        ("part=\"torrents\"", "", |v| v.table_bytes[0] as u64),
+        ("part=\"swarms\"", "", |v| v.table_bytes[1] as u64),
     ]),
     family("resident_memory_bytes", "Memory of the process.", &[
         ("", "", |v| v.monitor.resident.bytes()),
     ]),
     family("connections", "TCP connections that are open.", &[
-        ("", "connections", |v| v.monitor.connections as u64),
+        ("", "connections", |v| v.monitor.connections() as u64),
     ]),
     family("connections_accepted_total", "TCP connections that were accepted.", &[
         ("", "tcp-accepted", |v| v.counters.tcp_accepted),
@@ -170,8 +170,29 @@ pub fn write(view: &View, out: &mut Vec<u8>) {
             }
         }
     }
-    workers::write(view.workers, out);
+    write_threads(&view.threads, out);
     cluster::write_metrics(view.cluster.as_ref(), out);
+}
+
+/// Requests that a thread has answered: how evenly the system spreads them.
+const THREAD_REQUESTS: &[(&str, fn(&Counters) -> u64)] = &[
+    ("protocol=\"udp\"", Counters::udp_requests),
+    ("protocol=\"http\"", Counters::http_requests),
+];
+
+/// Appends what each thread has for itself; nothing where there is one.
+fn write_threads(threads: &[Counters], out: &mut Vec<u8>) {
+    if threads.is_empty() {
+        return;
+    }
+    let name = "thread_requests_total";
+    begin_family(name, "Requests that each thread has answered.", out);
+    for (number, counters) in threads.iter().enumerate() {
+        let thread = format!("thread=\"{number}\"");
+        for (label, count) in THREAD_REQUESTS {
+            sample(name, &[&thread, label], Number::Count(count(counters)), out);
+        }
+    }
 }
 
 /// The counts for the log, in one line or, where they are too long for it, in several.

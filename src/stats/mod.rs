@@ -4,6 +4,7 @@
 //! Counting is an addition where something happens; everything else is done when somebody asks. A
 //! report is bytes pushed behind each other, as the formatting machinery of `std` is large.
 
+mod board;
 pub mod cluster;
 pub mod history;
 mod metrics;
@@ -11,17 +12,17 @@ pub mod modes;
 pub mod page;
 pub mod people;
 pub mod walks;
-mod workers;
 
+pub use board::Board;
 pub use metrics::{log_lines, write as write_metrics};
 
-use crate::busiest::Busiest;
 use crate::proto::bencode::decimal;
 use crate::sys::memory::Resident;
-use crate::tracker::{MOST_PEERS, Tally, Totals};
-use crate::worker;
+use crate::tracker::{MOST_PEERS, Table, Tally, Totals};
 use cluster::Overview;
 use history::{History, Sample};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Counts since the start.
@@ -99,11 +100,17 @@ impl Default for Counters {
 pub const HTTP_ERRORS: [u16; 9] = [302, 400, 403, 404, 405, 429, 431, 500, 503];
 
 impl Counters {
-    /// How many numbers there are.
-    pub const COUNT: usize = size_of::<Counters>() / size_of::<u64>();
+    /// Adds the counts of another thread.
+    fn add(&mut self, other: &Counters) {
+        let mut numbers = Vec::new();
+        let mut other = *other;
+        other.each(&mut |number| numbers.push(*number));
+        let mut numbers = numbers.into_iter();
+        self.each(&mut |number| *number = number.wrapping_add(numbers.next().unwrap_or(0)));
+    }
 
     /// Calls for each number, always in the same order.
-    pub fn each(&mut self, take: &mut dyn FnMut(&mut u64)) {
+    fn each(&mut self, take: &mut dyn FnMut(&mut u64)) {
         let Counters {
             udp_connects,
             udp_announces,
@@ -195,19 +202,19 @@ impl Counters {
     }
 }
 
-/// What is known beside the counts.
-#[derive(Debug, Default)]
+/// What is known beside the counts, by every thread.
+#[derive(Clone, Debug, Default)]
 pub struct Monitor {
     /// Names this process to those who read statistics of several.
     pub id: u32,
-    /// Seconds since 1970 when it, or the first of several processes, started.
+    /// Seconds since 1970 at the start.
     pub started: u64,
-    /// Milliseconds since the start of this process, and how long the first of several had run then.
+    /// Milliseconds since the start.
     pub now: u64,
-    pub age: u64,
-    pub connections: usize,
-    pub resident: Resident,
-    pub history: History,
+    /// TCP connections of all threads.
+    pub connections: Arc<AtomicUsize>,
+    resident: Arc<Resident>,
+    history: Arc<Mutex<History>>,
 }
 
 impl Monitor {
@@ -216,38 +223,54 @@ impl Monitor {
         Monitor {
             id,
             started: started.map_or(0, |since| since.as_secs()),
-            resident,
+            resident: Arc::new(resident),
             ..Monitor::default()
         }
     }
 
     /// Since the start.
     fn seconds(&self) -> u64 {
-        (self.age + self.now) / 1000
+        self.now / 1000
     }
 
     /// What time it is.
     pub fn seconds_since_1970(&self) -> u64 {
         self.started + self.seconds()
     }
+
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub fn history(&self) -> MutexGuard<'_, History> {
+        // A thread that panics ends the process, so no lock is ever found poisoned.
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the next sample for the history is due, in milliseconds since the start.
+    pub fn next_sample(&self) -> u64 {
+        self.history().next()
+    }
 }
 
 /// All that a report may tell.
 pub struct View<'a> {
-    pub counters: &'a Counters,
+    /// Of all threads together.
+    pub counters: Counters,
+    /// Of each thread, if there are several.
+    pub threads: Vec<Counters>,
     pub monitor: &'a Monitor,
-    pub tally: &'a Tally,
-    /// Who announces again too early, as far as this process was told.
-    pub woodpeckers: Option<&'a Busiest>,
+    pub tally: Tally,
+    pub table: &'a Table,
+    /// Milliseconds since the start as the table counts them.
+    pub table_now: u64,
     pub totals: Totals,
     /// IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders.
     pub peers: [usize; 4],
     /// Bytes of the table.
-    pub table: [usize; 2],
+    pub table_bytes: [usize; 2],
     /// If this is a node of one.
     pub cluster: Option<Overview>,
-    /// What each of several processes has counted.
-    pub workers: &'a [worker::board::Counts],
 }
 
 impl View<'_> {

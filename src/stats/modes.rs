@@ -122,20 +122,20 @@ fn serving(view: &View, out: &mut Vec<u8>, [first, second]: [u64; 2]) {
 }
 
 fn connections(view: &View, out: &mut Vec<u8>) {
-    let c = view.counters;
+    let c = &view.counters;
     let arrived = c.tcp_accepted + c.udp_packets();
     let successes = c.http_announces + c.udp_announces + c.udp_connects;
     conns(view, out, [arrived, successes], " connections");
 }
 
 fn udp(view: &View, out: &mut Vec<u8>) {
-    let c = view.counters;
+    let c = &view.counters;
     let counts = [c.udp_packets(), c.udp_announces + c.udp_connects];
     conns(view, out, counts, " udp4 stats");
 }
 
 fn tcp(view: &View, out: &mut Vec<u8>) {
-    let c = view.counters;
+    let c = &view.counters;
     conns(view, out, [c.tcp_accepted, c.http_announces], " tcp4 stats");
 }
 
@@ -175,7 +175,7 @@ fn completed(view: &View, out: &mut Vec<u8>) {
 /// Peers that other nodes told of, which opentracker counts for its live sync; the rates are of all
 /// connections, as they are there.
 fn syncs(view: &View, out: &mut Vec<u8>) {
-    let c = view.counters;
+    let c = &view.counters;
     let arrived = view.per_second(c.tcp_accepted + c.udp_packets());
     let successes = view.per_second(c.http_announces + c.udp_announces + c.udp_connects);
     let title = " connections, $ conns/s :: $ success/s.";
@@ -184,7 +184,7 @@ fn syncs(view: &View, out: &mut Vec<u8>) {
 
 /// Opentracker's seven kinds; a failure reason counts as a wrong parameter, which there is a 400.
 fn http_errors(view: &View, out: &mut Vec<u8>) {
-    let c = view.counters;
+    let c = &view.counters;
     let server = c.http_error(500) + c.http_error(503);
     let counts = [
         c.http_error(302),
@@ -218,7 +218,7 @@ fn renewals_by_minute(tally: &Tally) -> Vec<u64> {
 }
 
 fn renewals(view: &View, out: &mut Vec<u8>) {
-    for (minute, count) in (0..).zip(renewals_by_minute(view.tally)) {
+    for (minute, count) in (0..).zip(renewals_by_minute(&view.tally)) {
         padded(out, minute, 2);
         fill(out, " $\n", &[count]);
     }
@@ -235,7 +235,8 @@ fn wanted(view: &View, out: &mut Vec<u8>) {
 pub(super) const BUSIEST: usize = 128;
 
 fn woodpeckers(view: &View, out: &mut Vec<u8>) {
-    let top = |is_meant: fn(u64) -> bool| match view.woodpeckers {
+    let woodpeckers = view.table.woodpeckers(view.table_now);
+    let top = |is_meant: fn(u64) -> bool| match &woodpeckers {
         Some(woodpeckers) => woodpeckers.top(BUSIEST, is_meant),
         None => Vec::new(),
     };
@@ -279,7 +280,7 @@ fn version(_: &View, out: &mut Vec<u8>) {
 }
 
 fn everything(view: &View, out: &mut Vec<u8>) {
-    let c = view.counters;
+    let c = &view.counters;
     let (torrents, seeders) = (view.totals.torrents as u64, view.totals.seeders as u64);
     let peers = seeders + view.totals.leechers as u64;
     let id = [u64::from(view.monitor.id)];
@@ -319,7 +320,7 @@ fn everything(view: &View, out: &mut Vec<u8>) {
     ];
     fill(out, text, &udp);
     out.extend_from_slice(b"  <debug>\n    <renew>\n");
-    for (minute, count) in (0..).zip(renewals_by_minute(view.tally)) {
+    for (minute, count) in (0..).zip(renewals_by_minute(&view.tally)) {
         out.extend_from_slice(b"      <count interval=\"");
         padded(out, minute, 2);
         fill(out, "\">$</count>\n", &[count]);
@@ -333,7 +334,7 @@ fn everything(view: &View, out: &mut Vec<u8>) {
 
 /// Opentracker's names for its errors.
 fn everything_errors(view: &View, out: &mut Vec<u8>) {
-    let c = view.counters;
+    let c = &view.counters;
     let counts = [
         ("302 Redirect", c.http_error(302)),
         (

@@ -108,7 +108,7 @@ fn write_now(view: &View, out: &mut Vec<u8>) {
         ("Leechers", leechers4 + leechers6),
         ("Peers over IPv4", leechers4 + seeders4),
         ("Peers over IPv6", leechers6 + seeders6),
-        ("TCP connections", view.monitor.connections as u64),
+        ("TCP connections", view.monitor.connections() as u64),
     ];
     text(out, "<dl>\n");
     for (name, count) in cards {
@@ -136,8 +136,9 @@ const BOTTOM: u64 = 1280;
 
 fn write_plot(plot: &Plot, view: &View, out: &mut Vec<u8>) {
     let values = |series: &Series| -> Vec<u64> {
-        let steps = view.monitor.history.steps();
-        steps
+        let history = view.monitor.history();
+        history
+            .steps()
             .map(|(before, now)| (series.value)(before, now))
             .collect()
     };
@@ -261,7 +262,8 @@ fn write_hour(view: &View, out: &mut Vec<u8>) {
     }
     text(out, "</th></tr></thead>\n<tbody>\n");
     let a_minute = usize::try_from(60_000 / EVERY).unwrap_or(1);
-    for (i, (before, now)) in view.monitor.history.steps().rev().enumerate() {
+    let history = view.monitor.history();
+    for (i, (before, now)) in history.steps().rev().enumerate() {
         if i % (5 * a_minute) != 0 {
             continue;
         }
@@ -287,7 +289,7 @@ fn all_series() -> impl Iterator<Item = (&'static Plot, &'static Series)> {
 }
 
 fn write_totals(view: &View, out: &mut Vec<u8>) {
-    let c = view.counters;
+    let c = &view.counters;
     let http_errors = c.http_refused + c.http_failures();
     let rows = [
         ("Connects", Some(c.udp_connects), None),

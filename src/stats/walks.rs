@@ -7,7 +7,7 @@ use crate::busiest::Busiest;
 use crate::proto::bencode::decimal;
 use crate::random::Random;
 use crate::sys::chunks::as_chunks;
-use crate::tracker::{Cursor, Found, InfoHash, Tracked, Tracker};
+use crate::tracker::{Cursor, Found, InfoHash, Table, Tracked};
 
 /// Torrents or peers in a slice: about a tenth of a millisecond.
 const SLICE: usize = 1000;
@@ -37,10 +37,16 @@ impl Walk {
     }
 
     /// Walks on, and at the end appends opentracker's text of it; whether there is more to do.
-    pub fn step(&mut self, tracker: &Tracker, tracked: Tracked, out: &mut Vec<u8>) -> bool {
+    pub fn step(
+        &mut self,
+        table: &Table,
+        now_ms: u64,
+        tracked: Tracked,
+        out: &mut Vec<u8>,
+    ) -> bool {
         match self {
-            Walk::Top(top) => top.step(tracker, tracked, out),
-            Walk::Networks(networks) => networks.step(tracker, out),
+            Walk::Top(top) => top.step(table, now_ms, tracked, out),
+            Walk::Networks(networks) => networks.step(table, now_ms, out),
         }
     }
 
@@ -63,12 +69,12 @@ impl Networks {
     /// The sizes that opentracker tells of.
     const PREFIXES: [u8; 2] = [28, 24];
 
-    fn step(&mut self, tracker: &Tracker, out: &mut Vec<u8>) -> bool {
+    fn step(&mut self, table: &Table, now_ms: u64, out: &mut Vec<u8>) -> bool {
         let Some(from) = self.next else {
             return false;
         };
         let busiest = &mut self.busiest;
-        self.next = tracker.walk(from, SLICE, &mut |found| {
+        self.next = table.walk(from, now_ms, SLICE, &mut |found| {
             // Leechers and seeders over IPv4.
             let Found::Peers {
                 list: 0 | 1,
@@ -107,12 +113,18 @@ pub struct Top {
 }
 
 impl Top {
-    fn step(&mut self, tracker: &Tracker, tracked: Tracked, out: &mut Vec<u8>) -> bool {
+    fn step(
+        &mut self,
+        table: &Table,
+        now_ms: u64,
+        tracked: Tracked,
+        out: &mut Vec<u8>,
+    ) -> bool {
         let Some(from) = self.next else {
             return false;
         };
         let (amount, [peers, seeds, leechers]) = (self.amount, &mut self.rankings);
-        self.next = tracker.scrape_from(&from, SLICE, |hash, counts, _| {
+        self.next = table.scrape_from(&from, now_ms, SLICE, |hash, counts, _| {
             if tracked.is_some_and(|tracked| !tracked(hash)) {
                 return;
             }
@@ -162,17 +174,21 @@ mod tests {
     use crate::tracker::{Event, Limits, Peer, Role};
     use std::net::Ipv4Addr;
 
-    fn table() -> Tracker {
-        let mut tracker = Tracker::new(Limits {
+    fn table() -> Table {
+        let limits = Limits {
             peer_timeout: 2700,
             max_peers: 1 << 20,
             max_torrents: 1 << 20,
-        });
-        let mut add = |torrent: u16, peer: u32, role| {
+        };
+        let table = Table::new(limits, 2);
+        let add = |torrent: u16, peer: u32, role| {
             let mut info_hash = [7; 20];
             info_hash[..2].copy_from_slice(&torrent.to_be_bytes());
             let peer = Ipv4Addr::from_bits(0x0a00_0000 + peer * 16);
-            tracker.tell(&info_hash, Peer::new(peer.into(), 1), role, Event::None);
+            let peer = Peer::new(peer.into(), 1);
+            table
+                .lock_for(&info_hash, 0)
+                .tell(&info_hash, peer, role, Event::None);
         };
         for torrent in 0..5000 {
             add(torrent, 1, Role::Seeder);
@@ -180,12 +196,12 @@ mod tests {
         for peer in 0..8000 {
             add(4321, peer, Role::Leecher);
         }
-        tracker
+        table
     }
 
     #[test]
     fn a_walk_takes_many_short_steps_and_finds_the_same() {
-        let tracker = table();
+        let table = table();
         for (mut walk, start) in [
             (Walk::top(2), "Top 2 torrents by peers:\n\t8000\t10E10707"),
             (
@@ -195,14 +211,14 @@ mod tests {
         ] {
             let mut out = Vec::new();
             let mut steps = 1;
-            while walk.step(&tracker, None, &mut out) {
+            while walk.step(&table, 0, None, &mut out) {
                 assert!(out.is_empty(), "nothing is told before the end");
                 steps += 1;
             }
             assert!(steps >= 5, "{steps}");
             let text = String::from_utf8(out).expect("is text");
             assert!(text.starts_with(start), "{text}");
-            assert!(!walk.step(&tracker, None, &mut Vec::new()), "it stays over");
+            assert!(!walk.step(&table, 0, None, &mut Vec::new()), "it stays over");
         }
     }
 

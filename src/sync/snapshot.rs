@@ -272,7 +272,7 @@ impl Giving {
         if tracker.ledger().is_none_or(|l| l.shift != self.shift) {
             return Err(Failure::Clock);
         }
-        let is_more = self.writer.step(tracker, BUDGET, &mut self.slice);
+        let is_more = self.writer.step_shard(tracker, BUDGET, &mut self.slice);
         // A slice ends its block, so that no step has much to encode, and what it makes is all there.
         let flush = match is_more {
             true => TDEFLFlush::Sync,

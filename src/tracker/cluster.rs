@@ -277,7 +277,7 @@ impl Tracker {
         let room = self.has_room();
         let at = match at {
             Ok(at) => at,
-            Err(_) if !room || self.torrents.len() >= self.limits.max_torrents => {
+            Err(_) if !room || self.all_torrents() >= self.limits.max_torrents => {
                 return Applied::NoRoom;
             }
             Err(at) => self.torrents.insert(

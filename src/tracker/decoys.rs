@@ -45,7 +45,7 @@ const CELLS: [u32; 16] = [
     696_049, 1_079_363, 1_673_768, 2_595_512,
 ];
 
-/// Entries of [`Memory`]: half a megabyte.
+/// Entries of [`Memory`] in the whole table: half a megabyte, divided among its shards.
 const REMEMBERED: usize = 1 << 17;
 
 /// What a hash is for.
@@ -114,12 +114,14 @@ impl Memory {
 impl Decoys {
     /// `percent` of each swarm's peers, from 0 to 100. Trackers with the same key and the right time
     /// name the same decoys; `start` is the time at which this one was started, in seconds since 1970.
-    pub fn new(percent: u32, key: [u64; 2], start: u64) -> Decoys {
+    /// `shards` is how many shards the table has.
+    pub fn new(percent: u32, key: [u64; 2], start: u64, shards: usize) -> Decoys {
+        let remembered = (REMEMBERED / shards.max(1)).max(1);
         Decoys {
             percent: percent.min(100).into(),
             key,
             start,
-            memory: vec![Memory::default(); REMEMBERED].into_boxed_slice(),
+            memory: vec![Memory::default(); remembered].into_boxed_slice(),
         }
     }
 
@@ -141,7 +143,7 @@ impl Decoys {
         let second = siphash24(self.key, &message);
         message[20] = 2;
         let owner = (first >> 48) as u16;
-        let place = first as usize % REMEMBERED;
+        let place = first as usize % self.memory.len();
         let sizes = match self.memory.get(place) {
             Some(memory) if memory.owner == owner => memory.follow(sizes),
             _ => sizes,
@@ -416,7 +418,7 @@ mod tests {
     const DAY: u32 = 24 * 3600;
 
     fn decoys(percent: u32) -> Decoys {
-        Decoys::new(percent, [7, 8], 1_700_000_000)
+        Decoys::new(percent, [7, 8], 1_700_000_000, 1)
     }
 
     fn v4_decoys(pools: &Pools) -> BTreeSet<V4> {
@@ -645,7 +647,7 @@ mod tests {
     #[test]
     fn another_key_or_torrent_has_other_decoys() {
         let all = |key, n| {
-            let decoys = Decoys::new(100, key, 0);
+            let decoys = Decoys::new(100, key, 0, 1);
             v4_decoys(&decoys.of(&hash(n), [500, 500, 0, 0], 0).expect("has some"))
         };
         let some = all([1, 2], 1);

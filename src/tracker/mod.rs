@@ -14,6 +14,7 @@ mod peers;
 mod sample;
 mod small;
 mod swarms;
+mod table;
 mod torrents;
 mod walk;
 
@@ -22,6 +23,7 @@ pub use cluster::{Applied, Downloads, Item};
 pub use decoys::Decoys;
 pub use peers::{COMPLETED, Peer, Role};
 pub use sample::{MOST as MOST_PEERS, Sink};
+pub use table::{Locked, MAX_BATCH, Order, Sweeper, Table};
 pub use torrents::{Ahead, InfoHash};
 pub use walk::{Cursor, Found, RECORD_SIZES};
 
@@ -32,6 +34,7 @@ use ledger::{Ledger, Presence};
 use peers::{Record, V4, V6};
 use std::ops::RangeInclusive;
 use swarms::{Peers, Seen, Swarms, Update, Within};
+use table::Size;
 use torrents::{Position, Torrent, Torrents};
 
 /// How long a torrent without peers is remembered for its downloaded count, in seconds.
@@ -82,11 +85,39 @@ pub struct Counts {
     pub downloaded: u32,
 }
 
+/// What an announce has led to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    pub counts: Counts,
+    /// It completed a download, for the first time as far as is known.
+    pub is_completion: bool,
+}
+
+impl Outcome {
+    fn of(counts: Counts) -> Outcome {
+        Outcome {
+            counts,
+            is_completion: false,
+        }
+    }
+}
+
 /// Where the peers of a reply go. A family without room gets none.
 #[derive(Debug)]
 pub struct Sinks<'a> {
     pub v4: Sink<'a>,
     pub v6: Sink<'a>,
+}
+
+impl Sinks<'_> {
+    /// Bytes that have gone into both.
+    pub fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -189,6 +220,8 @@ pub struct Tracker {
     torrents: Torrents,
     swarms: Swarms,
     limits: Limits,
+    /// Peers and torrents in the other shards, which count for the limits too.
+    others: Size,
     decoys: Option<Decoys>,
     unit_ms: u64,
     clock: Clock,
@@ -232,6 +265,7 @@ impl Tracker {
             torrents: Torrents::default(),
             swarms: Swarms::default(),
             limits,
+            others: Size::default(),
             decoys: None,
             unit_ms,
             clock: Clock::at(Clock::FIRST),
@@ -287,7 +321,8 @@ impl Tracker {
     /// be answered ([`Tracker::is_held`]): it would be stamped with a unit of long ago.
     pub fn advance(&mut self, now_ms: u64) {
         let seconds = u32::try_from(now_ms / 1000).unwrap_or(u32::MAX);
-        self.now = KEEP_EMPTY.saturating_add(seconds);
+        // Threads read the time for themselves, so one that locks a shard later may be a moment behind.
+        self.now = self.now.max(KEEP_EMPTY.saturating_add(seconds));
         self.move_to(now_ms.saturating_add_signed(self.ahead_ms));
     }
 
@@ -362,15 +397,15 @@ impl Tracker {
         announce: &Announce,
         random: &mut Random,
         sinks: &mut Sinks,
-    ) -> Counts {
+    ) -> Outcome {
         let at = self
             .torrents
             .find_near(announce.info_hash, announce.hint.at);
         if announce.event == Event::Stopped {
             self.note_stop(at.ok(), announce);
             return match at {
-                Ok(at) => self.remove(at, announce.peer),
-                Err(_) => Counts::default(),
+                Ok(at) => Outcome::of(self.remove(at, announce.peer)),
+                Err(_) => Outcome::default(),
             };
         }
         let stored = match at {
@@ -378,10 +413,10 @@ impl Tracker {
             Err(at) => self.add_torrent(at, announce, random),
         };
         let Some((at, seen)) = stored else {
-            return Counts::default();
+            return Outcome::default();
         };
         let Some(torrent) = self.torrents.get(at) else {
-            return Counts::default();
+            return Outcome::default();
         };
         let asker = seen.map(|seen| seen.rank);
         let (v4_asker, v6_asker) = match announce.peer {
@@ -415,7 +450,10 @@ impl Tracker {
         if let (Some(memory), Some(decoys)) = (&mut self.decoys, &decoys) {
             memory.remember(decoys);
         }
-        counts
+        Outcome {
+            counts,
+            is_completion: seen.is_some_and(|seen| seen.newly_completed),
+        }
     }
 
     fn decoys_of(&self, torrent: &Torrent) -> Option<Pools> {
@@ -457,7 +495,7 @@ impl Tracker {
         announce: &Announce,
         random: &mut Random,
     ) -> Option<(Position, Option<Seen>)> {
-        if self.torrents.len() >= self.limits.max_torrents || !self.has_room() {
+        if self.all_torrents() >= self.limits.max_torrents || !self.has_room() {
             return None;
         }
         let torrent = Torrent {
@@ -477,20 +515,33 @@ impl Tracker {
         }
     }
 
+    /// Peers and torrents that are stored here.
+    fn size(&self) -> Size {
+        Size {
+            peers: self.swarms.totals.iter().sum(),
+            torrents: self.torrents.len(),
+        }
+    }
+
     fn has_room(&self) -> bool {
-        self.swarms.totals.iter().sum::<usize>() < self.limits.max_peers
+        self.size().peers + self.others.peers < self.limits.max_peers
+    }
+
+    /// Torrents in the whole table.
+    fn all_torrents(&self) -> usize {
+        self.torrents.len() + self.others.torrents
     }
 
     /// Peers that there is room for, each in a torrent of its own.
     pub fn room(&self) -> usize {
-        let peers = self.swarms.totals.iter().sum::<usize>();
+        let peers = self.size().peers + self.others.peers;
         let peers = self.limits.max_peers.saturating_sub(peers);
-        peers.min(self.limits.max_torrents.saturating_sub(self.torrents.len()))
+        peers.min(self.limits.max_torrents.saturating_sub(self.all_torrents()))
     }
 
     /// Whether memories of torrents without peers must make room for torrents with some.
     fn is_crowded(&self) -> bool {
-        self.torrents.len() >= self.limits.max_torrents - self.limits.max_torrents / 4
+        self.all_torrents() >= self.limits.max_torrents - self.limits.max_torrents / 4
     }
 
     /// Notes that a client has stopped, for other nodes. A peer that is not in the table is ignored: anybody

@@ -51,7 +51,7 @@ impl World {
             max_peers: usize::MAX,
             max_torrents: usize::MAX,
         });
-        tracker.use_decoys(Decoys::new(percent, [seed, 5], 1_700_000_000));
+        tracker.use_decoys(Decoys::new(percent, [seed, 5], 1_700_000_000, 1));
         World {
             tracker,
             random: Random::seeded(seed),

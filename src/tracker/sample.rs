@@ -448,7 +448,7 @@ mod tests {
     }
 
     fn pools(percent: u32, leechers: usize, seeders: usize) -> Pools {
-        let decoys = Decoys::new(percent, [3, 4], 1_700_000_000);
+        let decoys = Decoys::new(percent, [3, 4], 1_700_000_000, 1);
         decoys
             .of(&[9; 20], [leechers, seeders, 0, 0], 0)
             .expect("has some")

@@ -23,6 +23,21 @@ pub struct Cursor {
     within: Option<Within>,
 }
 
+impl Cursor {
+    /// At this torrent, or where it would be.
+    pub fn at(torrent: InfoHash) -> Cursor {
+        Cursor {
+            torrent,
+            within: None,
+        }
+    }
+
+    /// The torrent to go on with, or one that was there.
+    pub fn torrent(&self) -> &InfoHash {
+        &self.torrent
+    }
+}
+
 /// What a walk meets: each torrent before its peers, lists and records in order.
 #[derive(Clone, Copy, Debug)]
 pub enum Found<'a> {
@@ -62,10 +77,7 @@ impl Tracker {
                     return Some(cursor);
                 }
             }
-            cursor = Cursor {
-                torrent: self.torrents.next_fence(at)?,
-                within: None,
-            };
+            cursor = Cursor::at(self.torrents.next_fence(at)?);
             if spent >= budget {
                 return Some(cursor);
             }
@@ -150,7 +162,7 @@ impl Tracker {
             Ok(at) => return Some(Hint::found(at)),
             Err(at) => at,
         };
-        if self.torrents.len() >= self.limits.max_torrents {
+        if self.all_torrents() >= self.limits.max_torrents {
             return None;
         }
         let torrent = Torrent {

@@ -541,7 +541,7 @@ fn whatever_who_has_the_key_sends_nothing_panics() {
     let mut from = populated(4, 500);
     let mut table = Vec::new();
     let mut writer = Writer::for_cluster(&from.tracker, &mut table).expect("is in a cluster");
-    while writer.step(&from.tracker, 100, &mut table) {}
+    while writer.step_shard(&from.tracker, 100, &mut table) {}
     from.pass(1);
     assert_eq!(take(&made(&table, None), 2).0, Ok(Progress::Whole));
     let mut random = Random::seeded(5);

@@ -1,0 +1,416 @@
+//! An announce or scrape, from the decoded request to counts and peers: what UDP and HTTP share.
+//!
+//! Each thread has a responder of its own: its generator, its counters, its clock. The table and the list of
+//! info-hashes are shared. A batch of announces takes the list's read lock once, and each shard's lock once for
+//! each pass: two passes look ahead, so that the memory is waited for once for all and not once for each, and one
+//! applies them. A position that was looked up is verified when it is used, as another thread may have changed the
+//! shard in between.
+
+use crate::access::{Kind, SharedRules};
+use crate::completed;
+use crate::random::Random;
+use crate::state::wall_ms;
+use crate::stats::cluster::Overview;
+use crate::stats::{Board, Counters, Monitor, View};
+use crate::sync::cluster::Cluster;
+use crate::sync::node::Refuses;
+use crate::tracker::{
+    self, Counts, Event, Hint, InfoHash, Locked, MAX_BATCH, Peer, Role, Sinks, Table, Tracker,
+};
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Peers in a reply where the client does not say how many it wants.
+const DEFAULT_NUMWANT: usize = 50;
+
+/// An announce as a codec has decoded it.
+pub struct Announce<'a> {
+    pub info_hash: &'a InfoHash,
+    pub source: IpAddr,
+    /// Never 0.
+    pub port: u16,
+    pub role: Role,
+    pub event: Event,
+    /// None for the default.
+    pub numwant: Option<usize>,
+    pub peer_id: Option<[u8; 20]>,
+    pub hint: Hint,
+    /// Where the peers of the reply go.
+    pub sinks: Sinks<'a>,
+    pub reply: Reply,
+}
+
+/// What an announce is answered, beside peers.
+#[derive(Clone, Copy, Debug)]
+pub enum Reply {
+    /// By a list of this kind.
+    Refused(Kind),
+    /// With the seconds until the next announce.
+    Accepted(Counts, u32),
+}
+
+impl Default for Reply {
+    fn default() -> Reply {
+        Reply::Accepted(Counts::default(), 0)
+    }
+}
+
+pub struct Responder {
+    pub table: Arc<Table>,
+    /// Which torrents are tracked, if not all are.
+    pub rules: Option<SharedRules>,
+    /// The other nodes, if this is one of several.
+    pub cluster: Option<Box<Cluster>>,
+    pub random: Random,
+    pub counters: Counters,
+    /// What all threads count, and which of them this is.
+    pub board: Board,
+    pub monitor: Monitor,
+    /// Whether completed downloads are logged.
+    pub log_completed: bool,
+    interval: u32,
+    max_numwant: usize,
+    /// Milliseconds since the start as the table counts them.
+    table_now: u64,
+}
+
+impl Responder {
+    /// `interval` in seconds; `max_numwant` is the most peers that a reply may hold.
+    pub fn new(table: Arc<Table>, interval: u32, max_numwant: usize, random: Random) -> Responder {
+        Responder {
+            table,
+            rules: None,
+            cluster: None,
+            random,
+            counters: Counters::default(),
+            board: Board::default(),
+            monitor: Monitor::default(),
+            log_completed: false,
+            interval,
+            max_numwant,
+            table_now: 0,
+        }
+    }
+
+    /// By what kind of list a torrent is refused; none if it is tracked.
+    pub fn refuses(&self, info_hash: &InfoHash) -> Option<Kind> {
+        self.rules.as_ref()?.refuses(info_hash)
+    }
+
+    /// Where the torrents of a batch are, all brought into the cache.
+    pub fn look_ahead(&self, hashes: &[Option<InfoHash>]) -> [Hint; MAX_BATCH] {
+        let mut hints = [Hint::default(); MAX_BATCH];
+        let mut ahead = [None; MAX_BATCH];
+        let order = self.table.order(hashes.iter().map(Option::as_ref));
+        if let Some(rules) = &self.rules {
+            let rules = rules.read();
+            hashes
+                .iter()
+                .flatten()
+                .for_each(|hash| rules.look_ahead(hash));
+        }
+        let now = self.table_now;
+        let hash = |index: usize| hashes.get(index)?.as_ref();
+        self.table.visit(&order, now, &mut |tracker, index| {
+            if let (Some(hash), Some(ahead)) = (hash(index), ahead.get_mut(index)) {
+                *ahead = Some(tracker.look_ahead(hash));
+            }
+        });
+        self.table.visit(&order, now, &mut |tracker, index| {
+            let ahead = ahead.get(index).and_then(Option::as_ref);
+            if let (Some(hash), Some(ahead), Some(hint)) =
+                (hash(index), ahead, hints.get_mut(index))
+            {
+                *hint = tracker.look_further(hash, ahead);
+            }
+        });
+        hints
+    }
+
+    /// Answers announces: those of a batch, or a single one.
+    pub fn announce(&mut self, requests: &mut [Option<Announce>]) {
+        let mut completions = [false; MAX_BATCH];
+        self.apply(requests, &mut completions);
+        for (request, is_completion) in requests.iter_mut().zip(completions) {
+            let Some(request) = request else { continue };
+            if let Reply::Accepted(_, interval) = &mut request.reply {
+                *interval = self.jittered_interval();
+            }
+            if is_completion && self.log_completed {
+                let peer_id = request.peer_id.as_ref();
+                completed::log(request.info_hash, peer_id, request.source);
+            }
+        }
+    }
+
+    /// What of that is done with locks held.
+    fn apply(&mut self, requests: &mut [Option<Announce>], completions: &mut [bool; MAX_BATCH]) {
+        let rules = self.rules.as_ref().map(SharedRules::read);
+        let (random, counters) = (&mut self.random, &mut self.counters);
+        for request in requests.iter_mut().flatten() {
+            let refused = rules
+                .as_ref()
+                .and_then(|rules| rules.refuses(request.info_hash));
+            request.reply = refused.map_or(Reply::default(), Reply::Refused);
+        }
+        let tracked = requests.iter().map(|request| {
+            let request = request.as_ref()?;
+            let is_tracked = matches!(request.reply, Reply::Accepted(..));
+            is_tracked.then_some(request.info_hash)
+        });
+        let order = self.table.order(tracked);
+        let max_numwant = self.max_numwant;
+        self.table
+            .visit(&order, self.table_now, &mut |tracker, index| {
+                let Some(Some(request)) = requests.get_mut(index) else {
+                    return;
+                };
+                let numwant = request.numwant.unwrap_or(DEFAULT_NUMWANT).min(max_numwant);
+                if let Some(count) = counters.wanted.get_mut(numwant) {
+                    *count += 1;
+                }
+                let announce = tracker::Announce {
+                    info_hash: request.info_hash,
+                    peer: Peer::new(request.source, request.port),
+                    role: request.role,
+                    event: request.event,
+                    want: numwant,
+                    hint: request.hint,
+                };
+                let outcome = tracker.announce(&announce, random, &mut request.sinks);
+                request.reply = Reply::Accepted(outcome.counts, 0);
+                if let Some(completion) = completions.get_mut(index) {
+                    *completion = outcome.is_completion;
+                }
+            });
+    }
+
+    /// Whether the completion that an announce tells of would be logged.
+    pub fn logs(&self, event: Event) -> bool {
+        self.log_completed && event == Event::Completed
+    }
+
+    /// Seconds until the next announce: the configured interval give or take a thirtieth, so that
+    /// clients that came together do not return together.
+    fn jittered_interval(&mut self) -> u32 {
+        let slack = self.interval / 30;
+        let jitter = self.random.below(2 * slack as usize + 1);
+        self.interval - slack + u32::try_from(jitter).unwrap_or(slack)
+    }
+
+    /// What is known of these torrents, as far as they are tracked.
+    pub fn scrape<'h>(
+        &self,
+        hashes: impl IntoIterator<Item = &'h InfoHash>,
+        tell: &mut dyn FnMut(&InfoHash, Option<Counts>),
+    ) {
+        let rules = self.rules.as_ref().map(SharedRules::read);
+        let mut locked: Option<(usize, Locked)> = None;
+        for hash in hashes {
+            let is_refused = rules
+                .as_ref()
+                .is_some_and(|rules| rules.refuses(hash).is_some());
+            if is_refused {
+                tell(hash, None);
+                continue;
+            }
+            let shard = self.table.shard_of(hash);
+            if locked.as_ref().is_none_or(|(other, _)| *other != shard) {
+                // The one before is given back first.
+                locked = None;
+            }
+            let (_, tracker) =
+                locked.get_or_insert_with(|| (shard, self.table.lock(shard, self.table_now)));
+            tell(hash, tracker.scrape(hash));
+        }
+    }
+
+    /// Milliseconds since the start, as the table counts them.
+    pub fn table_now(&self) -> u64 {
+        self.table_now
+    }
+
+    /// Whether requests are to wait, as the table's clock is held after a long pause.
+    pub fn is_held(&self) -> bool {
+        self.table.is_held(self.table_now)
+    }
+
+    /// Moves all clocks to this many milliseconds since the start.
+    pub fn advance(&mut self, now: u64) {
+        let cluster = self.cluster.as_mut();
+        self.table_now = cluster.map_or(now, |cluster| cluster.advance(now));
+        self.monitor.now = now;
+    }
+
+    /// Tells the other threads what this one has counted.
+    pub fn publish(&self) {
+        self.board.publish(&self.counters);
+    }
+
+    /// Takes a sample for the history if one is due.
+    pub fn record_history(&self) {
+        let now = self.monitor.now;
+        if self.monitor.history().is_due(now) {
+            let sample = self.view().sample();
+            self.monitor.history().record(now, sample);
+        }
+    }
+
+    /// When a sweep is due, in milliseconds since the start.
+    pub fn next_sweep(&self) -> Option<u64> {
+        let at = self.table.next_sweep(self.table_now)?;
+        let cluster = self.cluster.as_ref();
+        Some(cluster.map_or(at, |cluster| cluster.loop_time(at)))
+    }
+
+    /// When there is something to do for the cluster, likewise.
+    pub fn next_tick(&self) -> Option<u64> {
+        let cluster = self.cluster.as_ref()?;
+        Some(cluster.next_tick(&self.table.lock(0, self.table_now)))
+    }
+
+    /// Whether this is a node of a cluster that does not know yet what the others know.
+    pub fn is_syncing(&self) -> bool {
+        let cluster = self.cluster.as_ref();
+        cluster.is_some_and(|cluster| cluster.node().is_joining)
+    }
+
+    /// Lets the cluster have the only shard, and tells it which torrents are not tracked; what that returns,
+    /// or false without a cluster.
+    pub fn with_cluster(
+        &mut self,
+        work: &mut dyn FnMut(&mut Cluster, &mut Tracker, Refuses) -> bool,
+    ) -> bool {
+        let Some(cluster) = &mut self.cluster else {
+            return false;
+        };
+        let rules = self.rules.as_ref().map(SharedRules::read);
+        let refused = Cell::new(0);
+        let refuses = |info_hash: &InfoHash, _| {
+            let is_refused = rules
+                .as_ref()
+                .is_some_and(|rules| rules.refuses(info_hash).is_some());
+            refused.set(refused.get() + u64::from(is_refused));
+            is_refused
+        };
+        let done = work(cluster, &mut self.table.lock(0, self.table_now), &refuses);
+        cluster.note_refused(refused.get());
+        done
+    }
+
+    /// What reports are made of: the counts of all threads.
+    pub fn view(&self) -> View<'_> {
+        let now = self.table_now;
+        let cluster = self
+            .cluster
+            .as_deref()
+            .map(|cluster| Overview::of(cluster, &self.table.lock(0, now), wall_ms()));
+        View {
+            counters: self.board.sum(&self.counters),
+            threads: self.board.threads(),
+            monitor: &self.monitor,
+            tally: self.table.tally(now),
+            table: &self.table,
+            table_now: now,
+            totals: self.table.totals(now),
+            peers: self.table.peers(now),
+            table_bytes: self.table.bytes(now),
+            cluster,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::Access;
+    use crate::tracker::{Limits, Sink};
+
+    fn responder(interval: u32, max_numwant: usize) -> Responder {
+        let limits = Limits {
+            peer_timeout: 2700,
+            max_peers: 1000,
+            max_torrents: 1000,
+        };
+        let table = Arc::new(Table::new(limits, 1));
+        Responder::new(table, interval, max_numwant, Random::seeded(1))
+    }
+
+    const HASH: InfoHash = [7; 20];
+
+    fn announce(responder: &mut Responder, numwant: Option<usize>) -> Reply {
+        let mut requests = [Some(Announce {
+            info_hash: &HASH,
+            source: [192, 0, 2, 1].into(),
+            port: 1,
+            role: Role::Leecher,
+            event: Event::None,
+            numwant,
+            peer_id: None,
+            hint: Hint::default(),
+            sinks: Sinks {
+                v4: Sink::new(&mut []),
+                v6: Sink::new(&mut []),
+            },
+            reply: Reply::default(),
+        })];
+        responder.announce(&mut requests);
+        requests[0].take().map(|request| request.reply).unwrap_or_default()
+    }
+
+    #[test]
+    fn intervals_are_spread_by_a_thirtieth() {
+        let mut responder = responder(1800, 200);
+        let interval = |_| match announce(&mut responder, None) {
+            Reply::Accepted(_, interval) => interval,
+            Reply::Refused(_) => 0,
+        };
+        let all: Vec<u32> = (0..10_000).map(interval).collect();
+        assert_eq!(all.iter().min(), Some(&1740));
+        assert_eq!(all.iter().max(), Some(&1860));
+        let mut responder = super::tests::responder(1, 10);
+        assert_eq!(responder.jittered_interval(), 1);
+    }
+
+    #[test]
+    fn numwant_has_a_default_and_a_maximum() {
+        let counted = |max_numwant, numwant, counted: usize| {
+            let mut responder = responder(1800, max_numwant);
+            announce(&mut responder, numwant);
+            responder.counters.wanted[counted] == 1
+        };
+        assert!(counted(200, None, 50));
+        assert!(counted(200, Some(0), 0));
+        assert!(counted(200, Some(100_000), 200));
+        assert!(counted(10, None, 10));
+    }
+
+    /// However the torrent came into the table, the list decides.
+    #[test]
+    fn announces_and_scrapes_of_a_torrent_in_the_table_are_refused_if_the_list_refuses_it() {
+        let mut responder = responder(1800, 200);
+        announce(&mut responder, None);
+        let mut access = Access::new(Kind::White, "list".into());
+        responder.rules = Some(access.rules());
+        let known = |responder: &Responder| {
+            let mut known = false;
+            responder.scrape([&HASH], &mut |_, counts| known = counts.is_some());
+            known
+        };
+        for listed in [false, true, false] {
+            access.change("flag", &[HASH], listed);
+            let reply = announce(&mut responder, None);
+            assert_eq!(matches!(reply, Reply::Accepted(..)), listed);
+            assert_eq!(known(&responder), listed);
+        }
+    }
+
+    #[test]
+    fn a_torrent_is_found_where_looking_ahead_has_found_it() {
+        let mut responder = responder(1800, 200);
+        announce(&mut responder, None);
+        let hints = responder.look_ahead(&[None, Some(HASH), Some([8; 20])]);
+        assert_eq!(hints.map(Hint::is_known)[..3], [false, true, false]);
+    }
+}

@@ -1,0 +1,372 @@
+//! What is not serving, in steps of bounded work: signals, the helper processes, FIFOs, the sweep, saves, the cluster,
+//! the history and the log's counts.
+
+use super::{Busy, Round};
+use crate::access::{Access, Fifo};
+use crate::join::Joins;
+use crate::keeper::{Event, Keeper};
+use crate::log::{self, Level};
+use crate::resolver::Resolver;
+use crate::responder::Responder;
+use crate::state::{Saves, wall_ms};
+use crate::stats::{self, people::plural};
+use crate::sync::cluster;
+use crate::sys::mmsg::Batch;
+use crate::sys::signals::{self, Signal};
+use crate::tracker::{InfoHash, Progress, Sweeper};
+use mio::net::UnixStream;
+use mio::{Interest, Registry, Token};
+use std::io::{self, Read};
+
+/// Records that the sweep looks at between two rounds of requests: well below a millisecond, even
+/// where none of them is in the cache. While ten million torrents expire, a UDP connect waits for no longer
+/// with a quarter of it: p99 1.5 ms against 1.4, on a machine where it is 1.1 to 1.6 when idle.
+const SWEEP_BUDGET: usize = 4096;
+
+/// Milliseconds between two lines of counts.
+const REPORT_MS: u64 = 60_000;
+
+const SIGNALS: Token = Token(0);
+const KEEPER: Token = Token(1);
+const LIST_ADD: Token = Token(2);
+const LIST_REMOVE: Token = Token(3);
+const CLUSTER_V4: Token = Token(4);
+const CLUSTER_V6: Token = Token(5);
+const RESOLVER: Token = Token(6);
+const MULTICAST: Token = Token(7);
+const TOKENS: usize = 8;
+
+/// The FIFOs through which the list of info-hashes is changed.
+#[derive(Default)]
+pub struct Fifos {
+    pub add: Option<Fifo>,
+    pub remove: Option<Fifo>,
+}
+
+pub struct Chores {
+    signals: UnixStream,
+    /// If an option needs it.
+    pub keeper: Option<Keeper>,
+    /// If other nodes have names.
+    pub resolver: Option<Resolver>,
+    pub access: Option<Access>,
+    pub fifos: Fifos,
+    /// If the state is to be saved, which the keeper does.
+    pub saves: Option<Saves>,
+    pub cluster: cluster::Sockets,
+    pub joins: Joins,
+    /// For packets of other nodes.
+    batch: Option<Batch>,
+    sweeper: Sweeper,
+    is_sweeping: bool,
+    report_at: Option<u64>,
+    /// Other threads serve, so that there is something to record whether this loop wakes or not.
+    pub has_crew: bool,
+    is_to_stop: bool,
+    has_wound_up: bool,
+}
+
+impl Chores {
+    pub fn new(signals: UnixStream, joins: Joins) -> Chores {
+        Chores {
+            signals,
+            keeper: None,
+            resolver: None,
+            access: None,
+            fifos: Fifos::default(),
+            saves: None,
+            cluster: cluster::Sockets::default(),
+            joins,
+            batch: None,
+            sweeper: Sweeper::default(),
+            is_sweeping: false,
+            report_at: log::is_told(Level::Info).then_some(REPORT_MS),
+            has_crew: false,
+            is_to_stop: false,
+            has_wound_up: false,
+        }
+    }
+
+    /// Whether a token is of one of these.
+    pub(super) fn owns(token: Token) -> bool {
+        token.0 < TOKENS || Joins::owns(token)
+    }
+
+    /// Has the poll watch all that it is to watch from the start.
+    pub(super) fn register(&mut self, registry: &Registry) -> io::Result<()> {
+        registry.register(&mut self.signals, SIGNALS, Interest::READABLE)?;
+        if let Some(keeper) = &mut self.keeper {
+            keeper.register(registry, KEEPER)?;
+        }
+        if let Some(resolver) = &mut self.resolver {
+            resolver.register(registry, RESOLVER)?;
+        }
+        self.cluster
+            .register(registry, CLUSTER_V4, CLUSTER_V6, MULTICAST)?;
+        self.joins.register(registry)?;
+        let fifos = [
+            (&self.fifos.add, LIST_ADD),
+            (&self.fifos.remove, LIST_REMOVE),
+        ];
+        for (fifo, token) in fifos {
+            if let Some(fifo) = fifo {
+                fifo.register(registry, token)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is something to do without waiting.
+    pub(super) fn is_busy(&self) -> bool {
+        let can_save = match (&self.saves, &self.keeper) {
+            (Some(saves), Some(keeper)) => saves.can_go_on(keeper),
+            _ => false,
+        };
+        let is_reloading = self.access.as_ref().is_some_and(Access::is_busy);
+        self.is_sweeping || is_reloading || can_save || self.joins.are_busy()
+    }
+
+    /// When there is something to do without an event.
+    pub(super) fn next_deadline(&self, responder: &Responder) -> Option<u64> {
+        let deadlines = [
+            responder.next_sweep(),
+            responder.next_tick(),
+            self.joins.next_deadline(),
+            self.report_at,
+            self.saves.as_ref().and_then(Saves::next_at),
+            self.has_crew.then(|| responder.monitor.next_sample()),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    pub(super) fn turn(&mut self, token: Token, round: &mut Round) {
+        match token {
+            SIGNALS => self.take_signals(round.responder),
+            KEEPER => self.hear_keeper(round),
+            LIST_ADD | LIST_REMOVE => self.change_list(token, round.busy),
+            CLUSTER_V4 | CLUSTER_V6 => self.hear_cluster(token, round),
+            MULTICAST => self.hear_multicast(round),
+            RESOLVER => self.hear_resolver(round.responder),
+            _ => self.joins.ready(token),
+        }
+    }
+
+    /// What is due with time and not with events.
+    pub(super) fn step(&mut self, round: &mut Round) {
+        let now = round.now;
+        self.serve_cluster(round);
+        let is_other_list = match (&mut self.access, &mut self.keeper) {
+            (Some(access), Some(keeper)) => access.step(keeper),
+            _ => false,
+        };
+        if let (true, Some(cluster)) = (is_other_list, &mut round.responder.cluster) {
+            cluster.node_mut().note_list();
+        }
+        self.save_on(round);
+        self.sweep_on(round.responder);
+        round.responder.record_history();
+        if self.report_at.is_some_and(|at| at <= now) {
+            self.report_at = Some(now + REPORT_MS);
+            for counts in stats::log_lines(&round.responder.view()) {
+                log::info(format_args!("{counts}"));
+            }
+        }
+    }
+
+    fn sweep_on(&mut self, responder: &Responder) {
+        let (table, now) = (&responder.table, responder.table_now());
+        let progress = match &responder.rules {
+            None => self.sweeper.step(table, now, SWEEP_BUDGET, None),
+            Some(rules) => {
+                let rules = rules.read();
+                let is_tracked = |hash: &InfoHash| rules.refuses(hash).is_none();
+                self.sweeper
+                    .step(table, now, SWEEP_BUDGET, Some(&is_tracked))
+            }
+        };
+        self.is_sweeping = progress == Progress::Underway;
+        if progress == Progress::Finished {
+            let torrents = table.totals(now).torrents;
+            log::debug(format_args!("swept, {torrents} torrents left"));
+        }
+    }
+
+    /// Takes a bounded piece of what other nodes have sent.
+    fn hear_cluster(&mut self, token: Token, round: &mut Round) {
+        let socket = match token {
+            CLUSTER_V4 => &self.cluster.v4,
+            _ => &self.cluster.v6,
+        };
+        let Some(socket) = socket else {
+            return;
+        };
+        let batch = self.batch.get_or_insert_with(Batch::new);
+        let is_busy = round
+            .responder
+            .with_cluster(&mut |cluster, tracker, refuses| {
+                cluster.receive(socket, batch, tracker, refuses)
+            });
+        if is_busy {
+            round.busy.add(token);
+        }
+    }
+
+    /// Takes a bounded piece of what opentrackers have sent.
+    fn hear_multicast(&mut self, round: &mut Round) {
+        let Some(live) = &self.cluster.live else {
+            return;
+        };
+        let batch = self.batch.get_or_insert_with(Batch::new);
+        let is_busy = round
+            .responder
+            .with_cluster(&mut |cluster, tracker, refuses| {
+                cluster.receive_multicast(&live.input, batch, tracker, refuses)
+            });
+        if is_busy {
+            round.busy.add(MULTICAST);
+        }
+    }
+
+    /// Tells other nodes what has changed, and does what else is due with them.
+    fn serve_cluster(&mut self, round: &mut Round) {
+        let responder = &mut *round.responder;
+        self.joins.serve(round.registry, responder, round.now);
+        responder.with_cluster(&mut |cluster, tracker, _| {
+            cluster.tick(tracker);
+            cluster.send(&self.cluster);
+            false
+        });
+        if let (Some(cluster), Some(resolver)) = (&mut responder.cluster, &mut self.resolver) {
+            while let Some(number) = cluster.next_question() {
+                resolver.ask(number);
+            }
+        }
+    }
+
+    fn hear_resolver(&mut self, responder: &mut Responder) {
+        while let Some(answer) = self.resolver.as_mut().and_then(Resolver::turn) {
+            if let Some(cluster) = &mut responder.cluster {
+                cluster.resolved(answer.number, answer.addresses);
+            }
+        }
+    }
+
+    /// What the keeper tells is for whoever asked it.
+    fn hear_keeper(&mut self, round: &mut Round) {
+        let Some(keeper) = &mut self.keeper else {
+            return;
+        };
+        let now = round.now;
+        let (access, saves) = (self.access.as_mut(), self.saves.as_mut());
+        match (keeper.turn(), access, saves) {
+            (Some(Event::Bytes(bytes)), Some(access), _) => access.take(&bytes, keeper),
+            (Some(Event::End), Some(access), _) => access.end(),
+            (Some(Event::ReadFailed(why)), Some(access), _) => access.fail(&why),
+            (Some(Event::Saved), _, Some(saves)) => saves.saved(now),
+            (Some(Event::SaveFailed(why)), _, Some(saves)) => saves.failed(&why, now),
+            _ => {}
+        }
+        if keeper.is_busy() {
+            round.busy.add(KEEPER);
+        }
+    }
+
+    /// Takes a bounded piece of what was written to a FIFO.
+    fn change_list(&mut self, token: Token, busy: &mut Busy) {
+        let (flag, fifo) = match token {
+            LIST_ADD => ("--list-add", &mut self.fifos.add),
+            _ => ("--list-remove", &mut self.fifos.remove),
+        };
+        let Some((hashes, bad)) = fifo.as_mut().and_then(Fifo::turn) else {
+            return;
+        };
+        if let Some(access) = &mut self.access {
+            access.change(flag, &hashes, token == LIST_ADD, bad);
+        }
+        busy.add(token);
+    }
+
+    fn reload(&mut self, responder: &mut Responder) {
+        let cluster = responder.cluster.as_mut();
+        let names = cluster.map_or(0, |cluster| cluster.resolve_again());
+        if names > 0 {
+            let s = plural(names as u64);
+            log::line(format_args!(
+                "SIGHUP: resolving {names} name{s} of the cluster"
+            ));
+        }
+        match (&mut self.access, &mut self.keeper) {
+            (Some(access), Some(keeper)) => access.reload(keeper),
+            _ if names > 0 => {}
+            _ => log::line(format_args!("SIGHUP: there is nothing to reload")),
+        }
+    }
+
+    fn take_signals(&mut self, responder: &mut Responder) {
+        let mut bytes = [0; 64];
+        loop {
+            match self.signals.read(&mut bytes) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                _ => break,
+            }
+        }
+        for signal in signals::take() {
+            match signal {
+                Signal::Stop => self.is_to_stop = true,
+                Signal::Reload => self.reload(responder),
+                Signal::Save => self.save(),
+            }
+        }
+    }
+
+    fn save(&mut self) {
+        match &mut self.saves {
+            Some(saves) => saves.request(),
+            None => log::line(format_args!("SIGUSR1: there is no --state to save")),
+        }
+    }
+
+    /// Begins the save that is due, or does a slice of the one that runs.
+    fn save_on(&mut self, round: &mut Round) {
+        let (Some(saves), Some(keeper)) = (&mut self.saves, &mut self.keeper) else {
+            return;
+        };
+        let (table, table_now) = (&round.responder.table, round.responder.table_now());
+        if saves.is_due(round.now) {
+            saves.begin(table, keeper, (round.now, table_now), wall_ms());
+        } else {
+            saves.step(table, keeper, table_now);
+        }
+        if keeper.is_busy() {
+            round.busy.add(KEEPER);
+        }
+    }
+
+    /// Whether a signal has come that ends the daemon.
+    pub(super) fn is_to_stop(&self) -> bool {
+        self.is_to_stop
+    }
+
+    /// Saves the state, and tells other nodes that this one ends. No request is answered any more.
+    pub(super) fn wind_up(&mut self, responder: &mut Responder) {
+        if !std::mem::replace(&mut self.has_wound_up, true) {
+            if let Some(saves) = &mut self.saves {
+                saves.request();
+            }
+            if let Some(cluster) = &mut responder.cluster {
+                cluster.wind_up();
+            }
+        }
+    }
+
+    /// Whether what is left to do at the end is done.
+    pub(super) fn are_over(&self) -> bool {
+        self.has_wound_up && self.saves.as_ref().is_none_or(Saves::is_idle)
+    }
+
+    /// Whether the state is saved, if it was to be.
+    pub(super) fn is_saved(&self) -> bool {
+        self.saves.as_ref().is_none_or(Saves::is_saved)
+    }
+}

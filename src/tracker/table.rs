@@ -1,0 +1,691 @@
+//! The table: all torrents, in shards.
+//!
+//! A shard is a [`Tracker`] behind a lock of its own and owns a range of info-hashes, by their first bits. So the
+//! order of the shards is the order of the info-hashes, and a walk over the table is a walk shard after shard.
+//! With one thread there is one shard. With N threads there are at least four for each, so that two threads
+//! rarely want the same one; with many more, a batch of datagrams would fall into too many locks.
+//!
+//! A thread holds at most one shard's lock, for one slice of a walk or one group of a batch. The bounds on peers and
+//! torrents are those of the whole table: a shard knows how many the others had when it was locked, and adds its
+//! own change when it is released. A bound may be exceeded by what the other threads add meanwhile: a batch each.
+
+use super::{Clock, Counts, Cursor, Decoys, Found, InfoHash, Limits, Progress, Totals, Tracked, Tracker};
+use crate::busiest::Busiest;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+/// More would need a second byte of the info-hash, and no host has the cores.
+const MAX_SHARDS: usize = 256;
+
+/// Shards for each thread. With 64 shards for two threads an announce took more CPU than with 8.
+const SHARDS_PER_THREAD: usize = 4;
+
+/// Info-hashes that are looked up together.
+pub const MAX_BATCH: usize = 32;
+
+#[derive(Debug)]
+pub struct Table {
+    shards: Box<[Shard]>,
+    unit_ms: u64,
+    /// Bits of the info-hash that name its shard: 0 to 8.
+    bits: u32,
+    /// Peers and torrents in all shards; not kept where there is one.
+    peers: AtomicUsize,
+    torrents: AtomicUsize,
+}
+
+/// On cache lines of its own (two, since they are fetched in pairs), so that a lock that one thread takes does
+/// not take its neighbour's from another.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Shard(Mutex<Tracker>);
+
+/// How many peers and torrents there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Size {
+    pub peers: usize,
+    pub torrents: usize,
+}
+
+/// Info-hashes of a batch, in the order of their shards.
+pub struct Order {
+    tickets: [Ticket; MAX_BATCH],
+    length: usize,
+}
+
+/// In the order of shards, and within one in the order of the batch.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Ticket {
+    shard: u8,
+    index: u8,
+}
+
+/// A shard whose lock this thread holds.
+pub struct Locked<'a> {
+    table: &'a Table,
+    tracker: MutexGuard<'a, Tracker>,
+    /// Its size when it was locked.
+    before: Size,
+}
+
+impl Table {
+    /// With as many shards as this many threads need.
+    pub fn new(limits: Limits, threads: usize) -> Table {
+        let count = match threads {
+            0 | 1 => 1,
+            _ => (threads.min(MAX_SHARDS) * SHARDS_PER_THREAD)
+                .next_power_of_two()
+                .min(MAX_SHARDS),
+        };
+        Table {
+            shards: (0..count)
+                .map(|_| Shard(Mutex::new(Tracker::new(limits))))
+                .collect(),
+            unit_ms: Clock::unit_ms(limits.peer_timeout),
+            bits: count.trailing_zeros(),
+            peers: AtomicUsize::new(0),
+            torrents: AtomicUsize::new(0),
+        }
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Milliseconds in a unit of the shards' clocks.
+    pub fn unit_ms(&self) -> u64 {
+        self.unit_ms
+    }
+
+    /// The number of the shard that an info-hash belongs to.
+    pub fn shard_of(&self, info_hash: &InfoHash) -> usize {
+        usize::from(info_hash[0]) >> (8 - self.bits)
+    }
+
+    /// The first info-hash of the shard behind this one; none behind the last.
+    pub fn first_behind(&self, shard: usize) -> Option<InfoHash> {
+        let next = shard + 1;
+        let first = u8::try_from(next << (8 - self.bits)).ok()?;
+        let mut info_hash = [0; 20];
+        info_hash[0] = first;
+        (next < self.shards.len()).then_some(info_hash)
+    }
+
+    /// Waits for a shard, and moves its clock to this many milliseconds since the start.
+    pub fn lock(&self, shard: usize, now_ms: u64) -> Locked<'_> {
+        let mutex = &self.shards[shard % self.shards.len()].0;
+        // A thread that panics ends the process, so no lock is ever found poisoned.
+        let tracker = mutex.lock().unwrap_or_else(PoisonError::into_inner);
+        self.begin(tracker, now_ms)
+    }
+
+    /// The same; none if another thread has it.
+    pub fn try_lock(&self, shard: usize, now_ms: u64) -> Option<Locked<'_>> {
+        let tracker = match self.shards.get(shard)?.0.try_lock() {
+            Ok(tracker) => tracker,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(self.begin(tracker, now_ms))
+    }
+
+    fn begin<'a>(&'a self, mut tracker: MutexGuard<'a, Tracker>, now_ms: u64) -> Locked<'a> {
+        tracker.advance(now_ms);
+        let before = match self.shards.len() {
+            1 => Size::default(),
+            _ => {
+                let own = tracker.size();
+                tracker.others = Size {
+                    peers: self.peers.load(Relaxed).saturating_sub(own.peers),
+                    torrents: self.torrents.load(Relaxed).saturating_sub(own.torrents),
+                };
+                own
+            }
+        };
+        Locked {
+            table: self,
+            tracker,
+            before,
+        }
+    }
+
+    /// The shard of an info-hash.
+    pub fn lock_for(&self, info_hash: &InfoHash, now_ms: u64) -> Locked<'_> {
+        self.lock(self.shard_of(info_hash), now_ms)
+    }
+
+    /// Locks each shard in turn.
+    pub fn each(&self, now_ms: u64, work: &mut dyn FnMut(&mut Tracker)) {
+        for shard in 0..self.shards.len() {
+            work(&mut self.lock(shard, now_ms));
+        }
+    }
+
+    /// What is known of a torrent; none if it is not known.
+    pub fn scrape(&self, info_hash: &InfoHash, now_ms: u64) -> Option<Counts> {
+        self.lock_for(info_hash, now_ms).scrape(info_hash)
+    }
+
+    /// [`Tracker::scrape_from`] over the whole table: at most as many torrents as that, and of one shard. Returns the
+    /// info-hash to go on from; none is the end.
+    pub fn scrape_from(
+        &self,
+        from: &InfoHash,
+        now_ms: u64,
+        most: usize,
+        tell: impl FnMut(&InfoHash, Counts, u32),
+    ) -> Option<InfoHash> {
+        let shard = self.shard_of(from);
+        let next = self.lock(shard, now_ms).scrape_from(from, most, tell);
+        next.or_else(|| self.first_behind(shard))
+    }
+
+    /// [`Tracker::walk`] over the whole table, likewise.
+    pub fn walk(
+        &self,
+        from: Cursor,
+        now_ms: u64,
+        budget: usize,
+        visit: &mut dyn FnMut(Found),
+    ) -> Option<Cursor> {
+        let shard = self.shard_of(from.torrent());
+        let next = self.lock(shard, now_ms).walk(from, budget, visit);
+        next.or_else(|| self.first_behind(shard).map(Cursor::at))
+    }
+
+    /// The order in which these info-hashes of a batch are looked up: shard by shard. Beyond [`MAX_BATCH`] they are
+    /// left out.
+    pub fn order<'a>(&self, hashes: impl Iterator<Item = Option<&'a InfoHash>>) -> Order {
+        let mut order = Order {
+            tickets: [Ticket::default(); MAX_BATCH],
+            length: 0,
+        };
+        for (index, hash) in (0..).zip(hashes) {
+            let ticket = order.tickets.get_mut(order.length);
+            if let (Some(hash), Some(ticket)) = (hash, ticket) {
+                let shard = u8::try_from(self.shard_of(hash)).unwrap_or(0);
+                *ticket = Ticket { shard, index };
+                order.length += 1;
+            }
+        }
+        if self.bits > 0 {
+            order.tickets[..order.length].sort_unstable();
+        }
+        order
+    }
+
+    /// Calls `work` with each info-hash's index in the batch, and its shard, which is locked once for all of them.
+    /// Shards that other threads hold come last, so that no thread waits while it has work.
+    pub fn visit(&self, order: &Order, now_ms: u64, work: &mut dyn FnMut(&mut Tracker, usize)) {
+        let mut busy = [false; MAX_BATCH];
+        for is_last in [false, true] {
+            let groups = order.tickets[..order.length].chunk_by(|a, b| a.shard == b.shard);
+            for (group, is_busy) in groups.zip(&mut busy) {
+                let Some(shard) = group.first().map(|ticket| usize::from(ticket.shard)) else {
+                    continue;
+                };
+                let mut tracker = match (is_last, *is_busy) {
+                    (true, false) => continue,
+                    (true, true) => self.lock(shard, now_ms),
+                    (false, _) => match self.try_lock(shard, now_ms) {
+                        Some(tracker) => tracker,
+                        None => {
+                            *is_busy = true;
+                            continue;
+                        }
+                    },
+                };
+                for ticket in group {
+                    work(&mut tracker, ticket.index.into());
+                }
+            }
+            if !busy.contains(&true) {
+                return;
+            }
+        }
+    }
+
+    /// Mixes decoys into replies and counts from now on.
+    pub fn use_decoys(&self, percent: u32, key: [u64; 2], start: u64) {
+        for shard in &self.shards {
+            let mut tracker = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
+            tracker.use_decoys(Decoys::new(percent, key, start, self.shards.len()));
+        }
+    }
+
+    /// What the shards have counted, but for woodpeckers.
+    pub fn tally(&self, now_ms: u64) -> Tally {
+        let mut tally = Tally::new(self.unit_ms);
+        self.each(now_ms, &mut |tracker| {
+            let own = tracker.tally();
+            tally.completed += own.completed;
+            for (sum, own) in tally.renewals.iter_mut().zip(own.renewals) {
+                *sum += own;
+            }
+        });
+        tally
+    }
+
+    /// Who announces again too early, in all shards.
+    pub fn woodpeckers(&self, now_ms: u64) -> Option<Busiest> {
+        let mut all: Option<Busiest> = None;
+        for shard in 0..self.shards.len() {
+            let own = self.lock(shard, now_ms).tally().woodpeckers.clone();
+            match (&mut all, own) {
+                (Some(all), Some(own)) => all.merge(&own),
+                (None, Some(own)) => all = Some(*own),
+                (_, None) => {}
+            }
+        }
+        all
+    }
+
+    /// IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders.
+    pub fn peers(&self, now_ms: u64) -> [usize; 4] {
+        let mut peers = [0; 4];
+        self.each(now_ms, &mut |tracker| {
+            for (sum, own) in peers.iter_mut().zip(tracker.peers()) {
+                *sum += own;
+            }
+        });
+        peers
+    }
+
+    /// Bytes that torrents take, and swarms beside them.
+    pub fn bytes(&self, now_ms: u64) -> [usize; 2] {
+        let mut bytes = [0; 2];
+        self.each(now_ms, &mut |tracker| {
+            for (sum, own) in bytes.iter_mut().zip(tracker.table_bytes()) {
+                *sum += own;
+            }
+        });
+        bytes
+    }
+
+    /// What is stored: no decoys.
+    pub fn totals(&self, now_ms: u64) -> Totals {
+        let mut totals = Totals::default();
+        self.each(now_ms, &mut |tracker| {
+            let own = tracker.totals();
+            totals.torrents += own.torrents;
+            totals.leechers += own.leechers;
+            totals.seeders += own.seeders;
+        });
+        totals
+    }
+
+    /// When the next sweep of a shard is due, in milliseconds since the start; none while nothing is stored.
+    pub fn next_sweep(&self, now_ms: u64) -> Option<u64> {
+        let mut next = None;
+        self.each(now_ms, &mut |tracker| {
+            let own = tracker.next_sweep();
+            next = next.into_iter().chain(own).min();
+        });
+        next
+    }
+}
+
+/// The sweep over all shards, which take turns: a slice of one, then a slice of the next.
+#[derive(Debug, Default)]
+pub struct Sweeper {
+    next: usize,
+    /// Shards whose sweep has ended since all were swept.
+    ended: usize,
+}
+
+impl Sweeper {
+    /// Sweeps a slice of about `budget` records of the next shard that is due and that no thread holds.
+    /// [`Progress::Finished`] means that every shard has been swept once more.
+    pub fn step(
+        &mut self,
+        table: &Table,
+        now_ms: u64,
+        budget: usize,
+        tracked: Tracked,
+    ) -> Progress {
+        let count = table.shards.len();
+        let mut busy = None;
+        for shard in (self.next..count).chain(0..self.next) {
+            match table.try_lock(shard, now_ms) {
+                Some(mut tracker) => match tracker.sweep(budget, tracked) {
+                    Progress::NotDue => {}
+                    progress => return self.passed(shard, count, progress),
+                },
+                None => busy = busy.or(Some(shard)),
+            }
+        }
+        let Some(shard) = busy else {
+            return Progress::NotDue;
+        };
+        match table.lock(shard, now_ms).sweep(budget, tracked) {
+            Progress::NotDue => Progress::NotDue,
+            progress => self.passed(shard, count, progress),
+        }
+    }
+
+    fn passed(&mut self, shard: usize, count: usize, progress: Progress) -> Progress {
+        self.next = (shard + 1) % count;
+        self.ended += usize::from(progress == Progress::Finished);
+        match self.ended >= count {
+            true => {
+                self.ended = 0;
+                Progress::Finished
+            }
+            false => Progress::Underway,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Table {
+    /// With this tracker as its only shard.
+    pub fn of(tracker: Tracker) -> Table {
+        let mut table = Table::new(tracker.limits, 1);
+        table.shards = Box::new([Shard(Mutex::new(tracker))]);
+        table
+    }
+
+    /// Its only shard.
+    pub fn into_tracker(self) -> Tracker {
+        assert_eq!(self.shards.len(), 1);
+        let [shard] = *Box::<[Shard; 1]>::try_from(self.shards).expect("one shard");
+        shard.0.into_inner().expect("is not poisoned")
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = Tracker;
+
+    fn deref(&self) -> &Tracker {
+        &self.tracker
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Tracker {
+        &mut self.tracker
+    }
+}
+
+/// Adds to the table's size what this shard has changed.
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if self.table.shards.len() > 1 {
+            let after = self.tracker.size();
+            // Wrapping, so that one addition serves both directions.
+            for (total, before, after) in [
+                (&self.table.peers, self.before.peers, after.peers),
+                (&self.table.torrents, self.before.torrents, after.torrents),
+            ] {
+                if after != before {
+                    total.fetch_add(after.wrapping_sub(before), Relaxed);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Announce, Event, Hint, Peer, Role, Sink, Sinks};
+    use super::*;
+    use crate::random::Random;
+    use std::collections::BTreeMap;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    const THREADS: usize = 4;
+
+    /// Announces that a thread applies at once.
+    const BATCH: usize = MAX_BATCH;
+
+    fn table(max_peers: usize, threads: usize) -> Table {
+        let limits = Limits {
+            peer_timeout: 2700,
+            max_peers,
+            max_torrents: 1 << 20,
+        };
+        Table::new(limits, threads)
+    }
+
+    /// Spread over all shards.
+    fn torrent(number: usize) -> InfoHash {
+        let mut info_hash = [0; 20];
+        let number = u32::try_from(number).expect("is small");
+        let spread = number.wrapping_mul(0x0100_002b);
+        info_hash[..4].copy_from_slice(&spread.to_be_bytes());
+        info_hash
+    }
+
+    struct Told {
+        info_hash: InfoHash,
+        port: u16,
+        role: Role,
+        event: Event,
+    }
+
+    /// Announces a batch as a thread does, and checks that no reply names the same peer twice.
+    fn announce_all(table: &Table, batch: &[Told], random: &mut Random) {
+        let order = table.order(batch.iter().map(|told| Some(&told.info_hash)));
+        table.visit(&order, 0, &mut |tracker, index| {
+            let told = &batch[index];
+            let mut room = [0; 6 * 50];
+            let mut sinks = Sinks {
+                v4: Sink::new(&mut room),
+                v6: Sink::new(&mut []),
+            };
+            let announce = Announce {
+                info_hash: &told.info_hash,
+                peer: Peer::new([192, 0, 2, 1].into(), told.port),
+                role: told.role,
+                event: told.event,
+                want: 50,
+                hint: Hint::default(),
+            };
+            tracker.announce(&announce, random, &mut sinks);
+            let mut peers: Vec<&[u8]> = sinks.v4.bytes().chunks(6).collect();
+            let count = peers.len();
+            peers.sort_unstable();
+            peers.dedup();
+            assert_eq!(peers.len(), count);
+        });
+    }
+
+    type Model = BTreeMap<(InfoHash, u16), Role>;
+
+    /// Random announces of the peers with a thread's own ports, and what must be stored of them in the end.
+    fn run_thread(table: &Table, thread: usize, torrents: usize, batches: usize) -> Model {
+        let mut random = Random::seeded(thread as u64);
+        let mut model = Model::new();
+        for _ in 0..batches {
+            let batch: Vec<Told> = (0..BATCH)
+                .map(|_| Told {
+                    info_hash: torrent(random.below(torrents)),
+                    port: u16::try_from(1 + thread + THREADS * random.below(40)).expect("fits"),
+                    role: [Role::Leecher, Role::Seeder][random.below(2)],
+                    event: [Event::None, Event::Started, Event::Stopped][random.below(3)],
+                })
+                .collect();
+            for told in &batch {
+                match told.event {
+                    Event::Stopped => model.remove(&(told.info_hash, told.port)),
+                    _ => model.insert((told.info_hash, told.port), told.role),
+                };
+            }
+            announce_all(table, &batch, &mut random);
+        }
+        model
+    }
+
+    /// All that the table stores.
+    fn stored(table: &Table) -> Model {
+        let mut model = Model::new();
+        let mut info_hash = [0; 20];
+        let mut cursor = Some(Cursor::default());
+        while let Some(from) = cursor {
+            cursor = table.walk(from, 0, 1000, &mut |found| match found {
+                Found::Torrent {
+                    info_hash: next, ..
+                } => {
+                    assert!(info_hash < *next || info_hash == [0; 20]);
+                    info_hash = *next;
+                }
+                Found::Peers { list, records } => {
+                    let role = [Role::Leecher, Role::Seeder][usize::from(list % 2)];
+                    for record in records.chunks(7) {
+                        let port = u16::from_be_bytes([record[4], record[5]]);
+                        assert_eq!(model.insert((info_hash, port), role), None);
+                    }
+                }
+            });
+        }
+        model
+    }
+
+    #[test]
+    fn announces_from_four_threads_leave_what_each_of_them_announced() {
+        const TORRENTS: usize = 200;
+        let table = table(1 << 20, THREADS);
+        assert_eq!(table.shards(), 16);
+        // These stay, so every walk must meet them, once and in order.
+        let mut random = Random::seeded(9);
+        let staying: Vec<Told> = (0..TORRENTS)
+            .map(|number| Told {
+                info_hash: torrent(number),
+                port: 60_000,
+                role: Role::Seeder,
+                event: Event::None,
+            })
+            .collect();
+        for batch in staying.chunks(BATCH) {
+            announce_all(&table, batch, &mut random);
+        }
+        let is_over = AtomicBool::new(false);
+        let mut model = Model::new();
+        thread::scope(|scope| {
+            let walker = scope.spawn(|| {
+                let mut walks = 0;
+                while !is_over.load(Relaxed) || walks == 0 {
+                    let mut seen = Vec::new();
+                    let mut next = Some([0; 20]);
+                    while let Some(from) = next {
+                        next = table.scrape_from(&from, 0, 7, |hash, _, _| seen.push(*hash));
+                    }
+                    assert!(seen.is_sorted_by(|a, b| a < b));
+                    assert_eq!(seen.len(), TORRENTS);
+                    walks += 1;
+                }
+            });
+            let threads: Vec<_> = (0..THREADS)
+                .map(|thread| {
+                    let table = &table;
+                    scope.spawn(move || run_thread(table, thread, TORRENTS, 1500))
+                })
+                .collect();
+            for thread in threads {
+                model.extend(thread.join().expect("does not panic"));
+            }
+            is_over.store(true, Relaxed);
+            walker.join().expect("does not panic");
+        });
+        let staying = staying.iter().map(|s| ((s.info_hash, s.port), s.role));
+        model.extend(staying);
+        assert!(stored(&table) == model);
+        for number in 0..TORRENTS {
+            let hash = torrent(number);
+            let of_it = |role| {
+                model
+                    .iter()
+                    .filter(move |(k, r)| k.0 == hash && **r == role)
+            };
+            let counts = table.scrape(&hash, 0).expect("is known");
+            assert_eq!(counts.seeders as usize, of_it(Role::Seeder).count());
+            assert_eq!(counts.leechers as usize, of_it(Role::Leecher).count());
+        }
+        assert_eq!(table.peers.load(Relaxed), model.len());
+        assert_eq!(table.torrents.load(Relaxed), TORRENTS);
+    }
+
+    #[test]
+    fn the_peer_limit_holds_for_all_shards_within_a_batch_of_each_thread() {
+        const MAX: usize = 5000;
+        let table = table(MAX, THREADS);
+        thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let table = &table;
+                scope.spawn(move || run_thread(table, thread, 2000, 500));
+            }
+        });
+        let totals = table.totals(0);
+        let peers = totals.seeders + totals.leechers;
+        assert_eq!(peers, table.peers.load(Relaxed));
+        assert!(peers <= MAX + THREADS * BATCH, "{peers}");
+        assert!(peers > MAX - MAX / 4, "{peers}");
+        // Alone, a thread keeps to the limit exactly, and room that one shard gives up serves another.
+        let mut random = Random::seeded(1);
+        let mut told = |number: usize, event| {
+            let told = Told {
+                info_hash: torrent(number),
+                port: 7,
+                role: Role::Seeder,
+                event,
+            };
+            announce_all(&table, &[told], &mut random);
+        };
+        (3000..12_000).for_each(|number| told(number, Event::None));
+        assert!(table.peers.load(Relaxed) >= MAX);
+        (3000..12_000).for_each(|number| told(number, Event::Stopped));
+        let left = table.peers.load(Relaxed);
+        (12_000..30_000).for_each(|number| told(number, Event::None));
+        let totals = table.totals(0);
+        assert_eq!(totals.seeders + totals.leechers, left.max(MAX));
+    }
+
+    #[test]
+    fn shards_own_ranges_of_info_hashes_in_order() {
+        for (threads, shards) in [
+            (1, 1),
+            (2, 8),
+            (3, 16),
+            (4, 16),
+            (5, 32),
+            (64, 256),
+            (1000, 256),
+        ] {
+            let table = table(10, threads);
+            assert_eq!(table.shards(), shards);
+            let first: Vec<InfoHash> = std::iter::once(Some([0; 20]))
+                .chain((0..shards).map(|shard| table.first_behind(shard)))
+                .map_while(|first| first)
+                .collect();
+            assert_eq!(first.len(), shards);
+            for (shard, first) in first.iter().enumerate() {
+                assert_eq!(table.shard_of(first), shard);
+                if let Some(before) = first[0].checked_sub(1) {
+                    assert_eq!(table.shard_of(&[before; 20]), shard - 1);
+                }
+            }
+            assert_eq!(table.shard_of(&[0xff; 20]), shards - 1);
+        }
+    }
+
+    #[test]
+    fn a_sweep_passes_every_shard() {
+        let table = table(1 << 20, 2);
+        let mut random = Random::seeded(5);
+        run_thread(&table, 0, 500, 200);
+        let mut sweeper = Sweeper::default();
+        let unit_ms = 2_700_000 / 96;
+        let mut now = 0;
+        while table.totals(now).torrents > 0 {
+            now += unit_ms;
+            assert!(now < 120 * unit_ms);
+            while sweeper.step(&table, now, random.below(200), None) == Progress::Underway {}
+        }
+        assert!(now > 96 * unit_ms);
+        assert_eq!(table.peers.load(Relaxed), 0);
+        assert_eq!(table.torrents.load(Relaxed), 0);
+    }
+}
