@@ -13,16 +13,12 @@ pub mod config;
 
 /// What `--cluster-status` does: asks another process and prints what it tells.
 pub mod inquiry;
-/// The parent of several processes that serve: it starts them, tells them what to do, starts them again.
-pub mod parent;
 
 /// The poll loop: whose turn it is, what time it is.
 pub mod server;
 
 /// Streams between nodes: who is given the table, and from whom this node takes one.
 pub mod join;
-/// A worker's place among several processes.
-pub mod worker;
 
 /// A UDP socket's turn; connection ids.
 pub mod udp;

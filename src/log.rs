@@ -13,7 +13,7 @@ use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// How much a line matters, with the numbers of syslog (RFC 5424).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,9 +32,6 @@ const MOST: usize = 512;
 
 /// What a line on standard error begins with; syslog adds the name itself.
 const NAME: &[u8] = b"announced: ";
-
-/// The number of the worker whose process this is, and one more; 0 for none.
-static WORKER: AtomicUsize = AtomicUsize::new(0);
 
 /// The last level that is told.
 static TOLD: AtomicU8 = AtomicU8::new(Level::Notice as u8);
@@ -62,11 +59,6 @@ pub fn set_verbosity(verbosity: u32) {
 pub fn use_syslog(socket: UnixDatagram) {
     // There is one keeper, and so one socket.
     let _ = SYSLOG.set(socket);
-}
-
-/// Lines of this process are a worker's from here on, and say so.
-pub fn become_worker(number: usize) {
-    WORKER.store(number + 1, Ordering::Relaxed);
 }
 
 /// The start is over: from here on, if there is syslog, lines go there alone.
@@ -123,9 +115,6 @@ fn add_dropped(lines: u64) {
 /// Whether there was room for the line.
 fn put(level: Level, message: fmt::Arguments) -> bool {
     let mut line = Line::new();
-    if let Some(number) = WORKER.load(Ordering::Relaxed).checked_sub(1) {
-        let _ = write!(line, "worker {number}: ");
-    }
     // The only error is that the line is full, and then it is cut.
     let _ = line.write_fmt(message);
     match SYSLOG.get().map(|socket| line.send(level, socket)) {

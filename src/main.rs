@@ -9,7 +9,6 @@ use announced::join::Joins;
 use announced::keeper::{self, Keeper, Plan};
 use announced::log;
 use announced::options::{self, Address, Command, Group, Inquiry, Listen, Options, Protocol, User};
-use announced::parent::{Outcome, Parent, Seat};
 use announced::random::Random;
 use announced::resolver::{self, Resolver};
 use announced::server::{Fifos, Parts, Server, Socket};
@@ -26,12 +25,6 @@ use announced::sys::sockets::Sharing;
 use announced::sys::{daemon, files, limits, memory, sandbox, signals, sockets};
 use announced::tracker::{Decoys, Limits, Tracker};
 use announced::udp::ConnectionIds;
-use announced::worker::{
-    self,
-    board::Board,
-    group::{self, Pair},
-    machine::Machine,
-};
 use mio::net::{TcpListener, UdpSocket, UnixStream};
 use std::fmt::Display;
 use std::fs::File;
@@ -105,7 +98,7 @@ fn ask(inquiry: &Inquiry) -> Result<Health, Problem> {
 
 /// Does all that can be done without opening a socket or giving anything up.
 fn check(options: &Options) -> Result<(), Problem> {
-    expect_balance(options)?;
+    expect_one_thread(options)?;
     identity(options)?;
     read_key(options)?;
     enter_root(options)?;
@@ -116,6 +109,8 @@ fn check(options: &Options) -> Result<(), Problem> {
 }
 
 fn serve(options: &Options) -> Result<(), Problem> {
+    expect_one_thread(options)?;
+    let (began, started) = (Instant::now(), SystemTime::now());
     // First, as neither a thread nor a poll would survive it.
     let background = match options.daemon {
         true => Some(daemon::detach().map_err(problem("cannot go into the background"))?),
@@ -124,119 +119,61 @@ fn serve(options: &Options) -> Result<(), Problem> {
     log::set_verbosity(options.verbosity);
     // Early, so that no signal finds the default action in place once the log says "listening".
     let signals = signals::catch().map_err(problem("cannot catch signals"))?;
-    let (locked, pidfile) = options
+    let (_locked, pidfile) = options
         .pidfile
         .as_deref()
         .map(take_pidfile)
         .transpose()?
         .unzip();
-    let common = Common::new()?;
-    if options.processes > 1 {
-        let leading = Leading {
-            signals,
-            pidfile: locked.zip(pidfile),
-            background,
-            common,
-        };
-        return lead(options, leading);
-    }
     let keeper = start_keeper(keeper_plan(options, pidfile))?;
     let key = read_key(options)?;
-    for note in &options.notes {
-        log::line(format_args!("{note}"));
-    }
     let descriptors =
         limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))?;
     let start = Start {
-        signals: Some(signals),
-        worker: None,
+        signals,
         keeper,
         descriptors,
         sockets: open_all(&options.listen, Sharing::Nobody, options)?,
         cluster: open_cluster(options)?,
         key,
-        common,
+        began,
+        started,
         background,
     };
     work(options, start)
 }
 
-/// What all processes that serve together have in common.
-#[derive(Clone, Copy)]
-struct Common {
-    /// Names them to those who read statistics of several trackers.
-    id: u32,
-    start: Instant,
-    started: SystemTime,
-}
-
-impl Common {
-    fn new() -> Result<Common, Problem> {
-        Ok(Common {
-            id: getrandom::u32().unwrap_or_default(),
-            start: Instant::now(),
-            started: SystemTime::now(),
-        })
-    }
-}
-
-/// What a process that serves begins with.
+/// What serving begins with.
 struct Start {
-    /// None for a worker, whose parent has them.
-    signals: Option<UnixStream>,
-    worker: Option<Worker>,
+    signals: UnixStream,
     keeper: Option<Keeper>,
     descriptors: u64,
     sockets: Vec<Socket>,
     /// For packets of other nodes, and for tables.
     cluster: (cluster::Sockets, Vec<TcpListener>),
     key: Option<Vec<u8>>,
-    common: Common,
+    began: Instant,
+    started: SystemTime,
     background: Option<daemon::Starting>,
 }
 
-struct Worker {
-    place: worker::Place,
-    board: Board,
-}
-
-impl Start {
-    /// Whether this process is the one that has what there is one of.
-    fn is_gateway(&self) -> bool {
-        let worker = self.worker.as_ref();
-        worker.is_none_or(|worker| worker.place.is_gateway())
-    }
-}
-
 fn work(options: &Options, start: Start) -> Result<(), Problem> {
-    let is_gateway = start.is_gateway();
     let identity = identity(options)?;
-    let resolver = match is_gateway {
-        true => start_resolver(options, identity)?,
-        false => None,
-    };
+    let resolver = start_resolver(options, identity)?;
     let resident = memory::Resident::open();
     enter_root(options)?;
     let access = load_list(options)?;
-    let fifos = match is_gateway {
-        true => open_fifos(options, identity)?,
-        false => Fifos::default(),
-    };
+    let fifos = open_fifos(options, identity)?;
     // With the rights that the keeper saves with, and where its paths are.
     let mut service = new_service(options, access, resident, &start)?;
-    let (place, board) = start.worker.map(|w| (w.place, w.board)).unzip();
-    let ids = join_cluster(options, start.key, place.as_ref(), &mut service)?;
+    let ids = join_cluster(options, start.key, &mut service)?;
     use_decoys(options, &mut service)?;
-    if let Some(board) = board {
-        join_machine(board, &mut service);
-    }
     let (cluster, listeners) = start.cluster;
-    let joins = new_joins(listeners, place.as_ref(), options, &mut service);
+    let joins = new_joins(listeners, options, &mut service);
     give_up_rights(options, identity)?;
-    let saves = options.state.as_deref().filter(|_| is_gateway);
+    let saves = options.state.as_deref();
     let parts = Parts {
         signals: start.signals,
-        place,
         keeper: start.keeper,
         resolver,
         fifos,
@@ -258,12 +195,9 @@ fn work(options: &Options, start: Start) -> Result<(), Problem> {
 
 /// Serves until that is to end.
 fn run(parts: Parts, background: Option<daemon::Starting>) -> Result<(), Problem> {
-    let is_worker = parts.place.is_some();
     let server = Server::new(parts).map_err(problem("cannot poll"))?;
     memory::release_code();
-    if !is_worker {
-        log::line(format_args!("ready"));
-    }
+    log::line(format_args!("ready"));
     leave_terminal(background)?;
     match server.run().map_err(problem("cannot poll"))? {
         true => Ok(()),
@@ -281,133 +215,12 @@ fn leave_terminal(background: Option<daemon::Starting>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What the parent of several workers begins with.
-struct Leading {
-    signals: UnixStream,
-    pidfile: Option<(File, Place)>,
-    background: Option<daemon::Starting>,
-    common: Common,
-}
-
-/// What the parent makes for all workers, and each of them inherits.
-struct Inheritance {
-    descriptors: u64,
-    cluster: (cluster::Sockets, Vec<TcpListener>),
-    key: Vec<u8>,
-    board: Board,
-    pairs: Vec<Pair>,
-}
-
-/// Starts workers and looks after them; in each of those, works.
-fn lead(options: &Options, leading: Leading) -> Result<(), Problem> {
-    expect_balance(options)?;
-    let (locked, pidfile) = leading.pidfile.unzip();
-    let keeper = start_keeper(Plan {
-        root: options.root.clone(),
-        syslog: options.syslog,
-        pidfile: pidfile.map(Arc::new),
-        ..Plan::default()
-    })?;
-    let key = match read_key(options)? {
-        Some(key) => key,
-        None => random_key()?,
-    };
-    for note in &options.notes {
-        log::line(format_args!("{note}"));
-    }
-    let descriptors =
-        limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))?;
-    let mut parent = Parent::new(leading.signals, open_for_workers(options)?);
-    let inheritance = Inheritance::new(options, descriptors, key)?;
-    let mut background = leading.background;
-    let outcome = parent.run(&mut || {
-        log::line(format_args!("ready"));
-        leave_terminal(background.take()).unwrap_or_else(|why| log::error(format_args!("{why}")));
-    });
-    let seat = match outcome.map_err(problem("cannot start workers"))? {
-        Outcome::Ended(true) => {
-            log::line(format_args!("stopped"));
-            return Ok(());
-        }
-        Outcome::Ended(false) => return Err(String::from("not every worker ended in good order")),
-        Outcome::Worker(seat) => seat,
-    };
-    // From here on this is a worker. What is the parent's alone is closed, as others must see its end.
-    signals::ignore().map_err(problem("cannot ignore signals"))?;
-    log::become_worker(seat.number);
-    seat.link
-        .hold()
-        .map_err(problem("cannot keep the link to the parent"))?;
-    drop((locked, keeper));
-    let start = Start {
-        sockets: parent.into_sockets().into_iter().flatten().collect(),
-        background: background.map(daemon::Starting::forked),
-        ..inheritance.into_start(options, seat, leading.common)?
-    };
-    work(options, start)
-}
-
-impl Inheritance {
-    fn new(options: &Options, descriptors: u64, key: Vec<u8>) -> Result<Inheritance, Problem> {
-        let count = options.processes;
-        let cluster = open_cluster(options)?;
-        identity(options)?;
-        let pairs: io::Result<Vec<Pair>> = (0..count).map(|_| Pair::new()).collect();
-        Ok(Inheritance {
-            descriptors,
-            cluster,
-            key,
-            board: Board::new(count).map_err(problem("cannot share memory"))?,
-            pairs: pairs.map_err(problem("cannot make sockets for workers"))?,
-        })
-    }
-
-    /// In a worker: all that it begins with but its sockets.
-    fn into_start(self, options: &Options, seat: Seat, common: Common) -> Result<Start, Problem> {
-        let is_gateway = seat.number == worker::GATEWAY;
-        let keeper = start_keeper(Plan {
-            root: options.root.clone(),
-            list: options.list.as_ref().map(|list| list.file.clone()),
-            state: options.state.clone().filter(|_| is_gateway),
-            ..Plan::default()
-        })?;
-        let group = group::Group::join(seat.number, &self.pairs)
-            .map_err(problem("cannot join the other workers"))?;
-        Ok(Start {
-            signals: None,
-            worker: Some(Worker {
-                board: self.board.of_worker(seat.number),
-                place: worker::Place {
-                    group,
-                    number: seat.number,
-                    count: options.processes,
-                    link: seat.link,
-                    streams: seat.streams,
-                    is_first: seat.is_first,
-                },
-            }),
-            keeper,
-            descriptors: self.descriptors,
-            sockets: Vec::new(),
-            cluster: match is_gateway {
-                true => self.cluster,
-                false => Default::default(),
-            },
-            key: Some(self.key),
-            common,
-            background: None,
-        })
-    }
-}
-
-fn expect_balance(options: &Options) -> Result<(), Problem> {
-    match options.processes > 1 && !sockets::BALANCES {
-        true => Err(format!(
-            "-j/--processes '{}': wanted is 1, as this system does not spread what comes to a port over \
-             several processes",
-            options.processes
+fn expect_one_thread(options: &Options) -> Result<(), Problem> {
+    match options.threads {
+        1 => Ok(()),
+        threads => Err(format!(
+            "-j/--threads: invalid value '{threads}': expected 1"
         )),
-        false => Ok(()),
     }
 }
 
@@ -423,21 +236,14 @@ fn new_service(
         max_peers: options.max_peers,
         max_torrents: options.max_torrents,
     };
-    let common = start.common;
     let random = Random::seeded(secret()?);
     let mut service = Service::new(limits, options.interval, options.numwant_max, random);
-    match &start.worker {
-        None => load(options, limits, &mut service.tracker)?,
-        Some(worker) if worker.place.is_first => match worker.place.is_gateway() {
-            true => load(options, limits, &mut service.tracker)?,
-            false => load_copy(options, limits, &mut service.tracker)?,
-        },
-        Some(_) => {}
-    }
+    load(options, limits, &mut service.tracker)?;
     service.access = access;
     service.log_completed = options.log_completed;
-    service.monitor = Monitor::new(common.id, common.started, resident);
-    service.monitor.age = u64::try_from(common.start.elapsed().as_millis()).unwrap_or(0);
+    let id = getrandom::u32().unwrap_or_default();
+    service.monitor = Monitor::new(id, start.started, resident);
+    service.monitor.age = u64::try_from(start.began.elapsed().as_millis()).unwrap_or(0);
     Ok(service)
 }
 
@@ -446,7 +252,6 @@ fn new_service(
 fn join_cluster(
     options: &Options,
     key: Option<Vec<u8>>,
-    place: Option<&worker::Place>,
     service: &mut Service,
 ) -> Result<ConnectionIds, Problem> {
     let is_shared = key.is_some();
@@ -460,48 +265,25 @@ fn join_cluster(
         None => random_key()?,
     };
     let listen = &options.cluster.listen;
-    let is_gateway = place.is_none_or(worker::Place::is_gateway);
-    let peers = options.cluster.peers.iter().filter(|_| is_gateway);
     let plan = cluster::Plan {
         secret: key,
         random: [secret()?, secret()?, secret()?],
-        peers: peers.cloned().collect(),
+        peers: options.cluster.peers.clone(),
         families: [false, true].map(|is_v6| listen.iter().any(|a| a.is_ipv6() == is_v6)),
         peer_timeout: options.peer_timeout,
         max_peers: options.max_peers,
     };
     service.tracker.advance(0);
     let mut cluster = Cluster::new(plan, state::wall_ms(), &mut service.tracker);
-    if is_gateway && multicast.group.is_some() {
+    if multicast.group.is_some() {
         cluster.use_multicast(multicast.nodes.clone(), multicast.is_mapping);
     }
     let ids = match is_shared {
         true => ConnectionIds::shared(cluster.node().connection_key()),
         false => ConnectionIds::new(own_key),
     };
-    if let Some(place) = place {
-        let gateway = group::address_of(worker::GATEWAY);
-        if !place.is_first {
-            cluster.node_mut().take_place();
-        }
-        cluster.set_siblings(
-            &place.group.siblings(),
-            Some(gateway).filter(|_| !is_gateway),
-        );
-    }
     service.cluster = Some(Box::new(cluster));
     Ok(ids)
-}
-
-/// Counts together with the other workers.
-fn join_machine(board: Board, service: &mut Service) {
-    let machine = Machine::new(board);
-    service.counters = machine.first_counters();
-    let before = machine.cluster().filter(|_| machine.is_gateway());
-    if let (Some(before), Some(cluster)) = (before, &mut service.cluster) {
-        before.hand_on(cluster);
-    }
-    service.machine = Some(Box::new(machine));
 }
 
 fn random_key() -> Result<Vec<u8>, Problem> {
@@ -537,7 +319,7 @@ fn new_site(options: &Options, sockets: &[Socket]) -> Site {
 fn most_connections(options: &Options, descriptors: u64, sockets: usize) -> usize {
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS + sockets);
-    let wanted = (options.max_connections / options.processes).max(1);
+    let wanted = options.max_connections.max(1);
     let most = most.clamp(1, wanted);
     if most < wanted {
         log::line(format_args!(
@@ -545,19 +327,6 @@ fn most_connections(options: &Options, descriptors: u64, sockets: usize) -> usiz
         ));
     }
     most
-}
-
-/// The same for a worker that is not the gateway, which has seen to it that what is there is sound.
-fn load_copy(options: &Options, limits: Limits, tracker: &mut Tracker) -> Result<(), Problem> {
-    if let Some(path) = &options.state {
-        let shown = path.as_os_str().to_string_lossy();
-        let loaded = state::load_copy(path, tracker, state::wall_ms());
-        match loaded.map_err(problem(format_args!("--state '{shown}'")))? {
-            Some(summary) => log::info(format_args!("from {shown}: {summary}")),
-            None => *tracker = Tracker::new(limits),
-        }
-    }
-    load_counts(options, tracker)
 }
 
 /// Fills the table with what is known from before.
@@ -639,28 +408,9 @@ fn open_all(
     Ok(sockets)
 }
 
-/// Opens the sockets of each worker: those of the first, and for the others more at the same ports.
-fn open_for_workers(options: &Options) -> Result<Vec<Vec<Socket>>, Problem> {
-    let mut listens = options.listen.clone();
-    for listen in &mut listens {
-        match try_alone(&listen.address) {
-            Ok(address) => listen.address = address,
-            Err(error) if listen.optional && sockets::is_without_v6(&error) => {}
-            Err(error) => return Err(format!("cannot listen on {}: {error}", listen.address)),
-        }
-    }
-    let first = open_all(&listens, Sharing::Workers, options)?;
-    let mut all = Vec::new();
-    for _ in 1..options.processes {
-        let more: io::Result<Vec<Socket>> = first.iter().map(open_another).collect();
-        all.push(more.map_err(problem("cannot listen with several processes"))?);
-    }
-    all.insert(worker::GATEWAY, first);
-    Ok(all)
-}
-
 /// Sockets that share a port would share it with another tracker's too, also where the system chooses the port
 /// (Linux does, for UDP). Without sharing it is found that there is one, or a port that is free.
+#[allow(dead_code)] // For several sockets at one port.
 fn try_alone(address: &Address) -> io::Result<Address> {
     Ok(match *address {
         Address::Udp(any) => Address::Udp(sockets::udp(any, Sharing::Nobody)?.local_addr()?),
@@ -670,11 +420,12 @@ fn try_alone(address: &Address) -> io::Result<Address> {
 }
 
 /// One more socket for the same: at the same port another, of a file the same.
+#[allow(dead_code)] // For several sockets at one port.
 fn open_another(socket: &Socket) -> io::Result<Socket> {
     Ok(match socket {
-        Socket::Udp(socket) => Socket::Udp(sockets::udp(socket.local_addr()?, Sharing::Workers)?),
+        Socket::Udp(socket) => Socket::Udp(sockets::udp(socket.local_addr()?, Sharing::Threads)?),
         Socket::Http(Listener::Tcp(socket)) => {
-            let socket = sockets::tcp(socket.local_addr()?, Sharing::Workers)?;
+            let socket = sockets::tcp(socket.local_addr()?, Sharing::Threads)?;
             Socket::Http(Listener::Tcp(socket))
         }
         Socket::Http(Listener::Unix(socket, _)) => {
@@ -706,9 +457,7 @@ fn open(address: &Address, sharing: Sharing, options: &Options) -> io::Result<So
             Ok(Socket::Http(Listener::Tcp(socket)))
         }
         Address::Unix(path) => {
-            // The parent of several does not enter the root directory.
-            let is_confined = privileges::is_root() && sharing == Sharing::Nobody;
-            let root = options.root.as_deref().filter(|_| is_confined);
+            let root = options.root.as_deref().filter(|_| privileges::is_root());
             let (socket, file) = sockets::unix(path, root)?;
             log::line(format_args!(
                 "listening on unix {}",
@@ -758,15 +507,9 @@ fn open_both(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     }
 }
 
-/// Where there may be other nodes, this one is not whole before it has looked for them; nor is a worker that has
-/// loaded nothing before others have given it what they have.
-fn new_joins(
-    listeners: Vec<TcpListener>,
-    place: Option<&worker::Place>,
-    options: &Options,
-    service: &mut Service,
-) -> Joins {
-    let has_others = !options.cluster.listen.is_empty() || place.is_some_and(|p| !p.is_first);
+/// Where there may be other nodes, this one is not whole before it has looked for them.
+fn new_joins(listeners: Vec<TcpListener>, options: &Options, service: &mut Service) -> Joins {
+    let has_others = !options.cluster.listen.is_empty();
     let mut joins = Joins::new(listeners);
     if let (true, Some(cluster)) = (has_others, &mut service.cluster) {
         joins.begin(cluster.node_mut(), 0);

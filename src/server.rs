@@ -14,14 +14,10 @@ use crate::sys::mmsg::Batch;
 use crate::sys::signals::{self, Signal};
 use crate::tracker::Progress;
 use crate::udp::{self, ConnectionIds};
-use crate::worker::Place;
-use crate::worker::link::Message;
 use mio::net::{UdpSocket, UnixStream};
 use mio::{Events, Interest, Poll, Token};
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
-
-mod several;
 
 /// Records that the sweep looks at between two rounds of requests: well below a millisecond, even
 /// where none of them is in the cache. While ten million torrents expire, a UDP connect waits for no longer
@@ -37,8 +33,7 @@ const RETRY: u64 = 500;
 /// Milliseconds between two lines of counts.
 const REPORT: u64 = 60_000;
 
-/// Signals, or what the parent says.
-const ORDERS: Token = Token(0);
+const SIGNALS: Token = Token(0);
 const KEEPER: Token = Token(1);
 const LIST_ADD: Token = Token(2);
 const LIST_REMOVE: Token = Token(3);
@@ -46,10 +41,7 @@ const CLUSTER_V4: Token = Token(4);
 const CLUSTER_V6: Token = Token(5);
 const RESOLVER: Token = Token(6);
 const MULTICAST: Token = Token(7);
-const GROUP: Token = Token(8);
-/// Streams to other workers.
-const STREAMS: Token = Token(9);
-const FIRST_SOCKET: usize = 10;
+const FIRST_SOCKET: usize = 8;
 
 /// A socket that does not belong to one client.
 pub enum Socket {
@@ -59,10 +51,7 @@ pub enum Socket {
 
 pub struct Server {
     poll: Poll,
-    /// None for one of several, which hears of them from its parent.
-    signals: Option<UnixStream>,
-    /// For one of several.
-    place: Option<Place>,
+    signals: UnixStream,
     keeper: Option<Keeper>,
     resolver: Option<Resolver>,
     fifos: Fifos,
@@ -70,8 +59,6 @@ pub struct Server {
     cluster: cluster::Sockets,
     joins: Joins,
     sockets: Vec<Socket>,
-    /// Of each socket, whether this process serves it.
-    served: Vec<bool>,
     connections: Connections,
     service: Service,
     site: Site,
@@ -85,16 +72,6 @@ pub struct Server {
     report_at: Option<u64>,
     sweeping: bool,
     stop_at: Option<u64>,
-    /// The parent has been told that the table is whole.
-    is_ready: bool,
-    /// When it may be asked for a stream again.
-    ask_at: u64,
-    /// There was nothing to save that would have been worth it.
-    is_unsaved: bool,
-    /// The other workers, if there were any, have ended.
-    is_last: bool,
-    /// The FIFOs are not read until the parent has taken what they gave.
-    fifos_wait: bool,
 }
 
 /// The FIFOs through which the list of info-hashes is changed.
@@ -106,9 +83,7 @@ pub struct Fifos {
 
 /// What a server is made of.
 pub struct Parts {
-    /// These, or a place among several.
-    pub signals: Option<UnixStream>,
-    pub place: Option<Place>,
+    pub signals: UnixStream,
     /// If an option needs it.
     pub keeper: Option<Keeper>,
     /// If other nodes have names.
@@ -118,7 +93,6 @@ pub struct Parts {
     pub saves: Option<Saves>,
     pub cluster: cluster::Sockets,
     pub joins: Joins,
-    /// All, worker by worker.
     pub sockets: Vec<Socket>,
     pub most_connections: usize,
     pub proxies: Proxies,
@@ -131,7 +105,6 @@ impl Server {
     pub fn new(parts: Parts) -> io::Result<Server> {
         let Parts {
             signals,
-            place,
             keeper,
             resolver,
             fifos,
@@ -149,14 +122,12 @@ impl Server {
         let mut server = Server {
             poll: Poll::new()?,
             signals,
-            place,
             keeper,
             resolver,
             fifos,
             saves,
             cluster,
             joins,
-            served: vec![false; sockets.len()],
             sockets,
             connections,
             service,
@@ -169,11 +140,6 @@ impl Server {
             report_at: log::is_told(Level::Info).then_some(REPORT),
             sweeping: false,
             stop_at: None,
-            is_ready: false,
-            ask_at: 0,
-            is_unsaved: false,
-            is_last: false,
-            fifos_wait: false,
         };
         server.register()?;
         Ok(server)
@@ -182,12 +148,7 @@ impl Server {
     /// Has the poll watch all that it is to watch from the start.
     fn register(&mut self) -> io::Result<()> {
         let registry = self.poll.registry();
-        if let Some(signals) = &mut self.signals {
-            registry.register(signals, ORDERS, Interest::READABLE)?;
-        }
-        if let Some(place) = &self.place {
-            several::register(place, registry)?;
-        }
+        registry.register(&mut self.signals, SIGNALS, Interest::READABLE)?;
         if let Some(keeper) = &mut self.keeper {
             keeper.register(registry, KEEPER)?;
         }
@@ -206,9 +167,13 @@ impl Server {
                 fifo.register(registry, token)?;
             }
         }
-        if self.place.is_none() {
-            for index in 0..self.sockets.len() {
-                self.begin_serving(index)?;
+        for (socket, token) in self.sockets.iter_mut().zip(FIRST_SOCKET..) {
+            let token = Token(token);
+            match socket {
+                Socket::Udp(socket) => registry.register(socket, token, Interest::READABLE)?,
+                Socket::Http(listener) => {
+                    registry.register(listener.source(), token, Interest::READABLE)?;
+                }
             }
         }
         Ok(())
@@ -236,16 +201,11 @@ impl Server {
             }
             self.serve_connections(now);
             self.serve_cluster(now);
-            self.become_ready(now);
             self.keep_house(now);
             if self.has_stopped(now) {
                 let saves = self.saves.as_ref();
-                let is_saved = saves.is_none_or(Saves::is_saved) && !self.is_unsaved;
-                match (&self.place, is_saved) {
-                    (Some(_), true) => self.report(&Message::Done),
-                    (Some(_), false) => {}
-                    (None, _) => log::line(format_args!("stopped")),
-                }
+                let is_saved = saves.is_none_or(Saves::is_saved);
+                log::line(format_args!("stopped"));
                 return Ok(is_saved);
             }
         }
@@ -275,9 +235,7 @@ impl Server {
             self.starved_at,
             self.report_at,
             // A save that is waited for tells when it ends.
-            self.stop_at
-                .filter(|_| !self.is_saving() && !self.awaits_others()),
-            self.next_flush(self.now()),
+            self.stop_at.filter(|_| !self.is_saving()),
             self.saves.as_ref().and_then(Saves::next_at),
         ];
         let next = deadlines.into_iter().flatten().min()?;
@@ -287,10 +245,7 @@ impl Server {
     /// Lets a socket, a connection or the signals do a bounded piece of what waits.
     fn turn(&mut self, token: Token, hung_up: bool, now: u64) {
         match token {
-            ORDERS if self.place.is_some() => self.obey(now),
-            ORDERS => self.take_signals(now),
-            GROUP => self.hear_group(),
-            STREAMS => self.take_streams(now),
+            SIGNALS => self.take_signals(now),
             KEEPER => self.hear_keeper(now),
             LIST_ADD | LIST_REMOVE => self.change_list(token),
             CLUSTER_V4 | CLUSTER_V6 => self.hear_cluster(token),
@@ -310,7 +265,6 @@ impl Server {
         };
         let index = token.0 - FIRST_SOCKET;
         let is_busy = match self.sockets.get(index) {
-            Some(_) if self.served.get(index) != Some(&true) => false,
             Some(Socket::Udp(socket)) => {
                 udp::serve(socket, &mut self.batch, &self.ids, &mut self.service)
             }
@@ -391,8 +345,7 @@ impl Server {
             return;
         };
         cluster.tick(&mut self.service.tracker);
-        let group = self.place.as_mut().map(|place| &mut place.group);
-        cluster.send(&self.cluster, group);
+        cluster.send(&self.cluster);
         if let Some(resolver) = &mut self.resolver {
             while let Some(number) = cluster.next_question() {
                 resolver.ask(number);
@@ -429,9 +382,6 @@ impl Server {
 
     /// Takes a bounded piece of what was written to a FIFO.
     fn change_list(&mut self, token: Token) {
-        if self.is_behind() {
-            return;
-        }
         let (flag, fifo) = match token {
             LIST_ADD => ("--list-add", &mut self.fifos.add),
             _ => ("--list-remove", &mut self.fifos.remove),
@@ -442,13 +392,10 @@ impl Server {
         if let Some(access) = &mut self.service.access {
             access.change(flag, &hashes, token == LIST_ADD, bad);
         }
-        self.pass_on(hashes, token == LIST_ADD);
         self.is_busy_with(token);
     }
 
     fn reload(&mut self) {
-        // What is passed on to the others from here on belongs to the list that is read now.
-        self.report(&Message::Reload);
         let cluster = self.service.cluster.as_mut();
         let names = cluster.map_or(0, |cluster| cluster.resolve_again());
         if names > 0 {
@@ -460,19 +407,14 @@ impl Server {
         match (&mut self.service.access, &mut self.keeper) {
             (Some(access), Some(keeper)) => access.reload(keeper),
             _ if names > 0 => {}
-            // The gateway says so for all.
-            _ if self.place.as_ref().is_some_and(|place| !place.is_gateway()) => {}
             _ => log::line(format_args!("SIGHUP: there is nothing to reload")),
         }
     }
 
     fn take_signals(&mut self, now: u64) {
-        let Some(reader) = &mut self.signals else {
-            return;
-        };
         let mut bytes = [0; 64];
         loop {
-            match reader.read(&mut bytes) {
+            match self.signals.read(&mut bytes) {
                 Ok(1..) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 _ => break,
@@ -497,17 +439,15 @@ impl Server {
     /// Closes all that waits for requests; replies that are on their way may still leave.
     fn stop(&mut self, now: u64) {
         if self.stop_at.is_none() {
-            if let (None, Some(saves)) = (&self.place, &mut self.saves) {
+            if let Some(saves) = &mut self.saves {
                 saves.request();
             }
-            (0..self.sockets.len()).for_each(|index| self.end_serving(index));
             self.sockets.clear();
             if let Some(cluster) = &mut self.service.cluster {
                 cluster.wind_up();
             }
             // Their events do not come twice.
-            self.busy
-                .retain(|token| [KEEPER, ORDERS, GROUP].contains(token));
+            self.busy.retain(|token| *token == KEEPER);
             self.starved_at = None;
             self.connections.wind_up();
             self.stop_at = Some(now + FAREWELL);
@@ -543,9 +483,6 @@ impl Server {
 
     /// Begins the save that is due, or does a slice of the one that runs.
     fn save_on(&mut self, now: u64) {
-        if self.is_partial() {
-            return;
-        }
         let (Some(saves), Some(keeper)) = (&mut self.saves, &mut self.keeper) else {
             return;
         };
@@ -568,7 +505,7 @@ impl Server {
     fn has_stopped(&self, now: u64) -> bool {
         let stopping = self.stop_at;
         let is_over = stopping.is_some_and(|end| end <= now || self.connections.open() == 0);
-        is_over && !self.is_saving() && !self.awaits_others()
+        is_over && !self.is_saving()
     }
 
     /// Descriptors were all in use: whether there are some again.

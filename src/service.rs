@@ -9,8 +9,6 @@ use crate::stats::{Counters, Monitor, View};
 use crate::sync::cluster::Cluster;
 use crate::sync::node::Refuses;
 use crate::tracker::{Ahead, Counts, Hint, InfoHash, Limits, Progress, Tracker};
-use crate::worker::board::Gauges;
-use crate::worker::machine::Machine;
 use std::cell::Cell;
 
 /// Peers in a reply where the client does not say how many it wants.
@@ -29,8 +27,6 @@ pub struct Service {
     pub random: Random,
     pub counters: Counters,
     pub monitor: Monitor,
-    /// The other processes that serve with this one, if there are any.
-    pub machine: Option<Box<Machine>>,
     /// Whether completed downloads are logged.
     pub log_completed: bool,
     interval: u32,
@@ -49,7 +45,6 @@ impl Service {
             random,
             counters: Counters::default(),
             monitor: Monitor::default(),
-            machine: None,
             log_completed: false,
             interval,
             most_wanted,
@@ -138,13 +133,6 @@ impl Service {
         let tracker_time = cluster.map_or(now, |cluster| cluster.advance(now));
         self.tracker.advance(tracker_time);
         self.monitor.now = now;
-        if self
-            .machine
-            .as_ref()
-            .is_some_and(|machine| machine.is_due(now))
-        {
-            self.publish();
-        }
         if self.monitor.history.is_due(now) {
             let sample = self.view().sample();
             self.monitor.history.record(now, sample);
@@ -168,12 +156,6 @@ impl Service {
     pub fn is_syncing(&self) -> bool {
         let cluster = self.cluster.as_ref();
         cluster.is_some_and(|cluster| cluster.node().is_joining)
-    }
-
-    /// Whether clients may come to a process that does not know yet what other nodes know: this one, or another worker.
-    pub fn is_partial(&self) -> bool {
-        let machine = self.machine.as_ref();
-        self.is_syncing() || machine.is_some_and(|machine| !machine.is_whole())
     }
 
     /// Lets the cluster have the tracker, and tells it which torrents are not tracked; what that returns,
@@ -200,54 +182,19 @@ impl Service {
         done
     }
 
-    /// Tells the other processes what this one has counted.
-    fn publish(&mut self) {
-        if let Some(machine) = &mut self.machine {
-            let gauges = Gauges {
-                connections: self.monitor.connections as u64,
-                resident: self.monitor.resident.bytes(),
-            };
-            let tally = self.tracker.tally();
-            machine.publish(self.monitor.now, &self.counters, tally, gauges);
-            if let (true, Some(cluster)) = (machine.is_gateway(), &self.cluster) {
-                machine.tell_cluster(&Overview::of(cluster, &self.tracker, wall_ms()));
-            }
-        }
-    }
-
-    /// How the cluster is, which of several processes the gateway knows.
-    fn overview(&self) -> Option<Overview> {
-        let others = self
-            .machine
-            .as_ref()
-            .filter(|machine| !machine.is_gateway());
-        let told = others.and_then(|machine| machine.cluster());
-        let own = |cluster: &Cluster| Overview::of(cluster, &self.tracker, wall_ms());
-        told.or_else(|| self.cluster.as_deref().map(own))
-    }
-
-    /// What reports are made of; where several processes serve, with the counts of all.
-    pub fn view(&mut self) -> View<'_> {
-        self.publish();
-        let cluster = self.overview();
-        let own = self.tracker.tally();
-        let (counters, tally, workers): (_, _, &[_]) = match &mut self.machine {
-            Some(machine) => {
-                machine.gather(own.unit_ms);
-                (&machine.counters, &machine.tally, &machine.workers)
-            }
-            None => (&self.counters, own, &[]),
-        };
+    /// What reports are made of.
+    pub fn view(&self) -> View<'_> {
+        let tally = self.tracker.tally();
+        let overview = |cluster: &Cluster| Overview::of(cluster, &self.tracker, wall_ms());
         View {
-            counters,
+            counters: &self.counters,
             monitor: &self.monitor,
             tally,
-            woodpeckers: own.woodpeckers.as_deref(),
+            woodpeckers: tally.woodpeckers.as_deref(),
             totals: self.tracker.totals(),
             peers: self.tracker.peers(),
             table: self.tracker.table_bytes(),
-            cluster,
-            workers,
+            cluster: self.cluster.as_deref().map(overview),
         }
     }
 }

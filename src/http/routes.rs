@@ -192,7 +192,7 @@ impl Site {
             Route::Root => self.greet(request, service),
             Route::Stats => return self.stats(request.query, client, service),
             Route::Metrics => return self.metrics(client, service),
-            Route::Health if service.is_partial() => {
+            Route::Health if service.is_syncing() => {
                 // What balances load then leaves this node out.
                 self.say("syncing\n", service);
                 return Err(Status::Unavailable(SYNCING));

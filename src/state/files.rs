@@ -48,24 +48,6 @@ pub fn load(path: &Path, tracker: &mut Tracker, wall_ms: u64) -> io::Result<Load
     }
 }
 
-/// The same for a file that another process saves to, and sees to: nothing but what is in it; none if there is
-/// no file, or a damaged one, of which nothing can be relied on that was loaded.
-pub fn load_copy(path: &Path, tracker: &mut Tracker, wall_ms: u64) -> io::Result<Option<Summary>> {
-    let began = Instant::now();
-    let mut file = match open_regular(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    let mut restorer = Restorer::new(tracker, wall_ms);
-    if read(&mut file, &mut restorer)?.is_err() {
-        return Ok(None);
-    }
-    let summary = restorer.finish();
-    let took = began.elapsed().as_millis();
-    tracker.set_back(u64::try_from(took).unwrap_or(0));
-    Ok(Some(summary))
-}
-
 fn read(file: &mut File, restorer: &mut Restorer) -> io::Result<Result<(), Damage>> {
     let mut reader = Reader::default();
     let mut piece = vec![0; PIECE];

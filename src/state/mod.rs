@@ -47,7 +47,7 @@ mod saves;
 mod write;
 
 pub use dump::{DumpSummary, load_dump};
-pub use files::{Loaded, check, load, load_copy};
+pub use files::{Loaded, check, load};
 pub use read::{Damage, Item, Reader};
 pub use restore::{Restorer, Summary};
 pub use saves::Saves;

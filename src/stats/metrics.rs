@@ -3,7 +3,7 @@
 
 use super::modes::padded;
 use super::people::text;
-use super::{View, cluster, fill, workers};
+use super::{View, cluster, fill};
 use crate::proto::bencode::decimal;
 
 /// A name and its numbers. Names are of Prometheus's kind: base units, `_total` for what only grows.
@@ -170,7 +170,6 @@ pub fn write(view: &View, out: &mut Vec<u8>) {
             }
         }
     }
-    workers::write(view.workers, out);
     cluster::write_metrics(view.cluster.as_ref(), out);
 }
 

@@ -11,7 +11,6 @@ pub mod modes;
 pub mod page;
 pub mod people;
 pub mod walks;
-mod workers;
 
 pub use metrics::{log_line, write as write_metrics};
 
@@ -19,7 +18,6 @@ use crate::busiest::Busiest;
 use crate::proto::bencode::decimal;
 use crate::sys::memory::Resident;
 use crate::tracker::{MOST_PEERS, Tally, Totals};
-use crate::worker;
 use cluster::Overview;
 use history::{History, Sample};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -99,9 +97,6 @@ impl Default for Counters {
 pub const HTTP_ERRORS: [u16; 9] = [302, 400, 403, 404, 405, 429, 431, 500, 503];
 
 impl Counters {
-    /// How many numbers there are.
-    pub const COUNT: usize = size_of::<Counters>() / size_of::<u64>();
-
     /// Calls for each number, always in the same order.
     pub fn each(&mut self, take: &mut dyn FnMut(&mut u64)) {
         let Counters {
@@ -200,9 +195,9 @@ impl Counters {
 pub struct Monitor {
     /// Names this process to those who read statistics of several.
     pub id: u32,
-    /// Seconds since 1970 when it, or the first of several processes, started.
+    /// Seconds since 1970 when it started.
     pub started: u64,
-    /// Milliseconds since the start of this process, and how long the first of several had run then.
+    /// Milliseconds for which it has served, and those that it took to start.
     pub now: u64,
     pub age: u64,
     pub connections: usize,
@@ -246,8 +241,6 @@ pub struct View<'a> {
     pub table: [usize; 2],
     /// If this is a node of one.
     pub cluster: Option<Overview>,
-    /// What each of several processes has counted.
-    pub workers: &'a [worker::board::Counts],
 }
 
 impl View<'_> {
