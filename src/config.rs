@@ -28,11 +28,12 @@ pub enum Meaning {
     Path(&'static str),
     /// `--address` and these, with the port from behind the address.
     Listen(&'static [&'static str]),
-    /// Nothing, for this reason.
-    Ignored(&'static str),
     /// An error, for this reason.
     Refused(&'static str),
 }
+
+/// The keyword with which opentracker says how many threads serve a UDP socket. A `threads` outdoes it.
+pub const UDP_THREADS: &str = "listen.udp.workers";
 
 /// opentracker's keywords. A star stands for any ending.
 #[rustfmt::skip]
@@ -40,7 +41,7 @@ pub const KEYWORDS: &[(&str, Meaning)] = &[
     ("listen.tcp_udp", Meaning::Listen(&["tcp-port", "udp-port"])),
     ("listen.tcp", Meaning::Listen(&["tcp-port"])),
     ("listen.udp", Meaning::Listen(&["udp-port"])),
-    ("listen.udp.workers", Meaning::Ignored("each process serves all its sockets, and `processes` makes several")),
+    (UDP_THREADS, Meaning::Flag("threads")),
     ("access.whitelist", Meaning::Flag("whitelist")),
     ("access.blacklist", Meaning::Flag("blacklist")),
     ("access.fifo_add", Meaning::Flag("list-add")),
@@ -77,33 +78,25 @@ pub fn load(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Passes on what the text of a file sets, line by line. Returns what is worth a note in the log. Notes
-/// and errors are a line each that begins with the file's name and the line's number.
+/// Passes on what the text of a file sets, line by line. An error is a line that begins with the file's
+/// name and the line's number.
 pub fn read(
     shown: &str,
     text: &[u8],
     set: &mut dyn FnMut(&Setting) -> Result<(), String>,
-) -> Result<Vec<String>, String> {
+) -> Result<(), String> {
     // Some editors begin a file with a byte order mark.
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    let mut notes = Vec::new();
     for (line, number) in text.split(|&byte| byte == b'\n').zip(1..) {
-        match apply(line, set) {
-            Ok(None) => {}
-            Ok(Some(note)) => notes.push(format!("{shown}:{number}: {note}")),
-            Err(why) => return Err(format!("{shown}:{number}: {why}")),
-        }
+        apply(line, set).map_err(|why| format!("{shown}:{number}: {why}"))?;
     }
-    Ok(notes)
+    Ok(())
 }
 
-/// Passes on what one line sets; returns a note if it has no effect.
-fn apply(
-    line: &[u8],
-    set: &mut dyn FnMut(&Setting) -> Result<(), String>,
-) -> Result<Option<String>, String> {
+/// Passes on what one line sets.
+fn apply(line: &[u8], set: &mut dyn FnMut(&Setting) -> Result<(), String>) -> Result<(), String> {
     let Some((keyword, value)) = split(line)? else {
-        return Ok(None);
+        return Ok(());
     };
     let shown = value.to_string_lossy();
     let mut pass = |flag: &str, value: &str| {
@@ -119,13 +112,13 @@ fn apply(
             keyword,
             flag: keyword,
             value,
-        })?,
+        }),
         Some(Meaning::Flag(flag)) => set(&Setting {
             keyword,
             flag,
             value,
-        })?,
-        Some(Meaning::Path(flag)) => pass(flag, &format!("/{}", shown.trim_start_matches('/')))?,
+        }),
+        Some(Meaning::Path(flag)) => pass(flag, &format!("/{}", shown.trim_start_matches('/'))),
         Some(Meaning::Listen(flags)) => {
             let (address, port) = value.to_str().and_then(listen).ok_or_else(|| {
                 format!("{keyword} '{shown}': wanted is an IP, IP:PORT, [IPv6]:PORT or PORT")
@@ -133,16 +126,10 @@ fn apply(
             if let Some(address) = address {
                 pass("address", address)?;
             }
-            for flag in flags {
-                pass(flag, port)?;
-            }
+            flags.iter().try_for_each(|flag| pass(flag, port))
         }
-        Some(Meaning::Ignored(why)) => {
-            return Ok(Some(format!("{keyword} has no effect: {why}")));
-        }
-        Some(Meaning::Refused(why)) => return Err(format!("{keyword}: {why}")),
+        Some(Meaning::Refused(why)) => Err(format!("{keyword}: {why}")),
     }
-    Ok(None)
 }
 
 /// Keyword and value of a line; none of an empty line or a comment.
@@ -253,7 +240,7 @@ mod tests {
     fn keywords_are_flags() {
         assert_eq!(pairs("tracker.user\tnobody"), ["user nobody"]);
         assert_eq!(pairs("access.fifo_delete /x"), ["list-remove /x"]);
-        assert_eq!(pairs("listen.udp.workers 4"), [""; 0]);
+        assert_eq!(pairs("listen.udp.workers 4"), ["threads 4"]);
         for path in ["stats", "/stats"] {
             let line = format!("access.stats_path {path}");
             assert_eq!(pairs(&line), ["stats-path /stats"]);

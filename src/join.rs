@@ -11,9 +11,8 @@
 //! one slice for all of those that are served.
 
 use crate::log;
-use crate::service::Service;
+use crate::responder::Responder;
 use crate::stats::people::plural;
-use crate::sync::link::Realm;
 use crate::sync::node::Node;
 use crate::sync::snapshot::{Failure, Fetch, Host, Offer, Progress};
 use crate::sync::stream::Answer;
@@ -93,8 +92,6 @@ struct Joining {
     next_look: u64,
     /// Nodes that gave nothing when they were last asked.
     tried: Vec<SocketAddr>,
-    /// A stream on which to ask, if somebody handed one over.
-    handed: Option<TcpStream>,
     /// A node that could have given its table did not.
     has_failed: bool,
     /// What has been logged: nodes that start together ask each other again and again.
@@ -118,14 +115,14 @@ struct Io {
 struct Guest {
     io: Io,
     offer: Offer,
-    from: Option<SocketAddr>,
+    from: SocketAddr,
 }
 
 /// A table on its way in.
 struct Fetching {
     io: Io,
     fetch: Fetch,
-    from: Option<SocketAddr>,
+    from: SocketAddr,
     /// The last step found more to do.
     has_work: bool,
 }
@@ -152,18 +149,6 @@ impl fmt::Display for Trouble {
 impl From<Failure> for Trouble {
     fn from(failure: Failure) -> Trouble {
         Trouble::Failure(failure)
-    }
-}
-
-/// Where a stream leads, for the log.
-struct Place(Option<SocketAddr>);
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self.0 {
-            Some(address) => address.fmt(f),
-            None => f.write_str("another worker"),
-        }
     }
 }
 
@@ -246,32 +231,19 @@ impl Joins {
         guests.chain(fetching).chain(others).min()
     }
 
-    /// Whether this node would ask for a table if somebody handed it a stream to one that has it.
-    pub fn wants_stream(&self) -> bool {
-        let joining = self.joining.as_ref();
-        self.fetching.is_none() && joining.is_some_and(|joining| joining.handed.is_none())
-    }
-
-    /// Hands over a stream to a node of which the table is wanted.
-    pub fn hand_over(&mut self, stream: TcpStream) {
-        if let Some(joining) = &mut self.joining {
-            joining.handed = Some(stream);
-        }
-    }
-
-    /// Talks to whoever is at the other end of this stream, which need not be from a listener.
-    pub fn welcome(
+    /// Talks to whoever is at the other end of this stream.
+    fn welcome(
         &mut self,
         mut stream: TcpStream,
-        from: Option<SocketAddr>,
+        from: SocketAddr,
         registry: &Registry,
-        service: &mut Service,
+        responder: &mut Responder,
         now: u64,
     ) {
         let Some(place) = self.make_room() else {
             return;
         };
-        let Some(cluster) = &mut service.cluster else {
+        let Some(cluster) = &mut responder.cluster else {
             return;
         };
         let token = Token(FIRST_GUEST + place);
@@ -304,23 +276,23 @@ impl Joins {
     }
 
     /// A round: accepts, gives a slice to one of the others, takes one, and looks for who may give one.
-    pub fn serve(&mut self, registry: &Registry, service: &mut Service, now: u64) {
+    pub fn serve(&mut self, registry: &Registry, responder: &mut Responder, now: u64) {
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
             self.accepting = true;
         }
         if self.accepting {
-            self.accept(registry, service, now);
+            self.accept(registry, responder, now);
         }
-        self.serve_guests(service, now);
+        self.serve_guests(responder, now);
         if self.fetching.is_some() {
-            self.fetch_on(service, now);
+            self.fetch_on(responder, now);
         } else if self.joining.is_some() {
-            self.look_for_table(registry, service, now);
+            self.look_for_table(registry, responder, now);
         }
     }
 
-    fn accept(&mut self, registry: &Registry, service: &mut Service, now: u64) {
+    fn accept(&mut self, registry: &Registry, responder: &mut Responder, now: u64) {
         for _ in 0..ACCEPTS {
             let accepted = self.listeners.iter().find_map(|l| match l.accept() {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => None,
@@ -332,9 +304,9 @@ impl Joins {
                     return;
                 }
                 Some(Ok((stream, from))) => {
-                    let cluster = service.cluster.as_ref();
+                    let cluster = responder.cluster.as_ref();
                     if cluster.is_some_and(|cluster| cluster.node().has_link_to(from.ip())) {
-                        self.welcome(stream, Some(from), registry, service, now);
+                        self.welcome(stream, from, registry, responder, now);
                     }
                 }
                 Some(Err(error)) if sockets::is_of_one_connection(&error) => {}
@@ -347,8 +319,8 @@ impl Joins {
         }
     }
 
-    fn serve_guests(&mut self, service: &Service, now: u64) {
-        let Some(cluster) = &service.cluster else {
+    fn serve_guests(&mut self, responder: &Responder, now: u64) {
+        let Some(cluster) = &responder.cluster else {
             return;
         };
         let node = cluster.node();
@@ -369,14 +341,14 @@ impl Joins {
             let Some(guest) = slot else {
                 continue;
             };
-            match guest.turn(&host, service, &mut may_step, now) {
+            match guest.turn(&host, responder, &mut may_step, now) {
                 Ok(false) => {}
                 Ok(true) => {
                     guest.tell(now);
                     *slot = None;
                 }
                 Err(trouble) => {
-                    let from = Place(guest.from);
+                    let from = guest.from;
                     log::info(format_args!("cluster: stream from {from} ended: {trouble}"));
                     *slot = None;
                 }
@@ -384,22 +356,20 @@ impl Joins {
         }
     }
 
-    fn fetch_on(&mut self, service: &mut Service, now: u64) {
+    fn fetch_on(&mut self, responder: &mut Responder, now: u64) {
         let Some(fetching) = &mut self.fetching else {
             return;
         };
-        let turn = fetching.turn(service, now);
+        let turn = fetching.turn(responder, now);
         // Who only says that it has no table takes no count away.
-        if let (true, Some(cluster)) = (fetching.fetch.has_begun(), &mut service.cluster) {
-            let is_worker = fetching.from.is_none();
-            let realm = if is_worker { Realm::Group } else { Realm::Site };
-            cluster.node_mut().note_counts(realm);
+        if let (true, Some(cluster)) = (fetching.fetch.has_begun(), &mut responder.cluster) {
+            cluster.node_mut().note_counts();
         }
         match turn {
             Ok(false) => {}
             Ok(true) => {
                 let taken = fetching.fetch.taken();
-                let (from, ms) = (Place(fetching.from), now - fetching.io.began);
+                let (from, ms) = (fetching.from, now - fetching.io.began);
                 let size = Size(taken.torrents, taken.peers);
                 log::line(format_args!(
                     "cluster: whole: {size} in {} bytes from {from}, within {ms} ms",
@@ -412,15 +382,15 @@ impl Joins {
                         plural(taken.left_out)
                     ));
                 }
-                self.end(service);
+                self.end(responder);
             }
             Err(trouble) => {
-                let from = Place(fetching.from);
+                let from = fetching.from;
                 if let Some(joining) = &mut self.joining {
                     joining.fail(from, fetching.fetch.has_begun(), &trouble, now);
                 }
                 self.fetching = None;
-                if let Some(cluster) = &mut service.cluster {
+                if let Some(cluster) = &mut responder.cluster {
                     cluster.node_mut().set_fetching(false);
                 }
             }
@@ -428,10 +398,10 @@ impl Joins {
     }
 
     /// The node is whole.
-    fn end(&mut self, service: &mut Service) {
+    fn end(&mut self, responder: &mut Responder) {
         self.fetching = None;
         self.joining = None;
-        if let Some(cluster) = &mut service.cluster {
+        if let Some(cluster) = &mut responder.cluster {
             let node = cluster.node_mut();
             node.is_joining = false;
             node.set_fetching(false);
@@ -439,8 +409,8 @@ impl Joins {
     }
 
     /// Begins to fetch the table of the next node that may have one, or finds that there is none.
-    fn look_for_table(&mut self, registry: &Registry, service: &mut Service, now: u64) {
-        let (Some(joining), Some(cluster)) = (&mut self.joining, &mut service.cluster) else {
+    fn look_for_table(&mut self, registry: &Registry, responder: &mut Responder, now: u64) {
+        let (Some(joining), Some(cluster)) = (&mut self.joining, &mut responder.cluster) else {
             return;
         };
         if now < joining.next_look() {
@@ -466,25 +436,21 @@ impl Joins {
             return;
         }
         let seen_at = joining.see(now);
-        let asked = match joining.handed.take() {
-            Some(stream) => Some((Ok(stream), None)),
-            None if node.is_missing_peers() && now < seen_at + GATHER => return,
-            None => joining.next(node).map(|address| {
-                let from = source(&self.listeners, address);
-                (sockets::connect(from, address), Some(address))
-            }),
-        };
-        let Some((stream, from)) = asked else {
+        if node.is_missing_peers() && now < seen_at + GATHER {
+            return;
+        }
+        let Some(from) = joining.next(node) else {
             joining.tried.clear();
             joining.next_look = now + AGAIN;
             return;
         };
+        let stream = sockets::connect(source(&self.listeners, from), from);
         match stream.and_then(|stream| Fetching::new(stream, from, registry, node, now)) {
             Ok(fetching) => {
                 node.set_fetching(true);
                 self.fetching = Some(fetching);
             }
-            Err(error) => joining.fail(Place(from), false, &Trouble::Io(error), now),
+            Err(error) => joining.fail(from, false, &Trouble::Io(error), now),
         }
     }
 }
@@ -504,7 +470,6 @@ impl Joining {
             seen_at: None,
             next_look: now,
             tried: Vec::new(),
-            handed: None,
             has_failed: false,
             told: Vec::new(),
         }
@@ -523,23 +488,19 @@ impl Joining {
 
     /// The next node to ask; none if all have been.
     fn next(&mut self, node: &Node) -> Option<SocketAddr> {
-        let mut up = node
-            .reports()
-            .filter(|report| report.is_up && report.realm == Realm::Site);
+        let mut up = node.reports().filter(|report| report.is_up);
         let next = up.find(|report| !self.tried.contains(&report.address))?;
         self.tried.push(next.address);
         Some(next.address)
     }
 
     /// A node gave nothing, or not all.
-    fn fail(&mut self, from: Place, has_begun: bool, trouble: &Trouble, now: u64) {
+    fn fail(&mut self, from: SocketAddr, has_begun: bool, trouble: &Trouble, now: u64) {
         let later = now + ALONE;
         // One that has just started too knows no more than this one.
         let is_new = matches!(trouble, Trouble::Failure(Failure::Refused(Answer::Syncing)));
         self.has_failed |= !is_new;
         match trouble {
-            // A worker that is not whole is the gateway, which will be.
-            _ if is_new && from.0.is_none() => self.until = later,
             _ if is_new => {}
             Trouble::Failure(Failure::Refused(Answer::Busy)) => self.until = later,
             _ if has_begun => self.until = later,
@@ -623,7 +584,7 @@ impl Guest {
     fn turn(
         &mut self,
         host: &Host,
-        service: &Service,
+        responder: &Responder,
         may_step: &mut bool,
         now: u64,
     ) -> Result<bool, Trouble> {
@@ -633,11 +594,11 @@ impl Guest {
             let read = io.read(&mut input, now).map_err(Trouble::Io)?;
             offer.feed(read)?;
         }
-        offer.converse(host, &service.tracker, &mut io.out)?;
+        offer.converse(host, &responder.only_shard(), &mut io.out)?;
         io.flush(now).map_err(Trouble::Io)?;
         if *may_step && offer.is_giving() && io.out.is_empty() {
             *may_step = false;
-            offer.step(&service.tracker, &mut io.out)?;
+            offer.step(&responder.only_shard(), &mut io.out)?;
             io.flush(now).map_err(Trouble::Io)?;
         }
         if offer.is_over() && io.out.is_empty() {
@@ -661,7 +622,7 @@ impl Guest {
         let Some(written) = self.offer.given() else {
             return;
         };
-        let (from, ms) = (Place(self.from), now - self.io.began);
+        let (from, ms) = (self.from, now - self.io.began);
         let size = Size(written.torrents, written.peers);
         log::line(format_args!(
             "cluster: gave {size} to {from}, within {ms} ms"
@@ -672,7 +633,7 @@ impl Guest {
 impl Fetching {
     fn new(
         mut stream: TcpStream,
-        from: Option<SocketAddr>,
+        from: SocketAddr,
         registry: &Registry,
         node: &mut Node,
         now: u64,
@@ -698,7 +659,7 @@ impl Fetching {
     }
 
     /// Takes some of the table; true when that was all.
-    fn turn(&mut self, service: &mut Service, now: u64) -> Result<bool, Trouble> {
+    fn turn(&mut self, responder: &mut Responder, now: u64) -> Result<bool, Trouble> {
         let (io, fetch) = (&mut self.io, &mut self.fetch);
         if io.writable && !io.out.is_empty() {
             // Why it could not be connected, if it could not.
@@ -713,10 +674,10 @@ impl Fetching {
             let read = io.read(&mut input[..room], now).map_err(Trouble::Io)?;
             fetch.feed(read);
         }
-        let access = service.access.as_ref();
-        let refuses = |hash: &InfoHash| access.is_some_and(|a| a.refuses(hash).is_some());
+        let rules = responder.rules.as_ref();
+        let refuses = |hash: &InfoHash| rules.is_some_and(|rules| rules.refuses(hash).is_some());
         for _ in 0..STEPS {
-            match fetch.step(&mut service.tracker, &refuses, &mut io.out)? {
+            match fetch.step(&mut responder.only_shard(), &refuses, &mut io.out)? {
                 Progress::Whole => return Ok(true),
                 Progress::Underway => self.has_work = true,
                 Progress::Waits => {
@@ -751,7 +712,7 @@ mod tests {
     }
 
     fn fail(joining: &mut Joining, has_begun: bool, trouble: &Trouble, now: u64) -> u64 {
-        let site = Place(Some(SocketAddr::from(([192, 0, 2, 1], 6970))));
+        let site = SocketAddr::from(([192, 0, 2, 1], 6970));
         joining.fail(site, has_begun, trouble, now);
         joining.until
     }
@@ -761,8 +722,6 @@ mod tests {
         let mut joining = joining();
         let syncing = refused(Answer::Syncing);
         assert_eq!(fail(&mut joining, false, &syncing, 9000), 11_000);
-        joining.fail(Place(None), false, &syncing, 9000);
-        assert_eq!(joining.until, 19_000, "but for the gateway");
         assert!(!joining.has_failed);
     }
 

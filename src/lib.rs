@@ -1,4 +1,4 @@
-//! `announced`, a BitTorrent tracker: one thread, one poll loop, no allocation per request.
+//! `announced`, a BitTorrent tracker: poll loops over one table, no allocation per request.
 //!
 //! An announce walks one straight line: socket, codec, tracker, codec, socket. UDP and HTTP meet at the
 //! tracker and nowhere else. The modules, each using only those below it:
@@ -13,16 +13,15 @@ pub mod config;
 
 /// What `--cluster-status` does: asks another process and prints what it tells.
 pub mod inquiry;
-/// The parent of several processes that serve: it starts them, tells them what to do, starts them again.
-pub mod parent;
+
+/// The order of the start, and the threads that it ends with.
+pub mod startup;
 
 /// The poll loop: whose turn it is, what time it is.
 pub mod server;
 
 /// Streams between nodes: who is given the table, and from whom this node takes one.
 pub mod join;
-/// A worker's place among several processes.
-pub mod worker;
 
 /// A UDP socket's turn; connection ids.
 pub mod udp;
@@ -42,8 +41,8 @@ pub mod crc32;
 /// The table as bytes: saved, and loaded again.
 pub mod state;
 
-/// The tracker with what goes with every answer.
-pub mod service;
+/// An announce or scrape, from the decoded request to counts and peers.
+pub mod responder;
 
 /// White and black lists of info-hashes.
 pub mod access;

@@ -13,7 +13,7 @@ use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 /// How much a line matters, with the numbers of syslog (RFC 5424).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,20 +36,14 @@ const NAME: &[u8] = b"announced: ";
 /// The last bytes of a line that was cut.
 const CUT: &[u8] = b"...";
 
-/// Bytes of a worker's number and the words around it.
-const LONGEST_WORKER: usize = "worker : ".len() + 20;
-
-/// Bytes of a message that no line cuts, in whichever process.
-pub const ROOM: usize = MOST - NAME.len() - LONGEST_WORKER - "\n".len();
-
-/// The number of the worker whose process this is, and one more; 0 for none.
-static WORKER: AtomicUsize = AtomicUsize::new(0);
+/// Bytes of a message that no line cuts.
+pub const ROOM: usize = MOST - NAME.len() - "\n".len();
 
 /// The last level that is told.
 static TOLD: AtomicU8 = AtomicU8::new(Level::Notice as u8);
 
 /// Lines that were not written since the last one that was.
-static DROPPED: AtomicU64 = AtomicU64::new(0);
+static DROPPED: AtomicUsize = AtomicUsize::new(0);
 
 /// The keeper's socket: a priority, one byte, and the line are a datagram.
 static SYSLOG: OnceLock<UnixDatagram> = OnceLock::new();
@@ -71,11 +65,6 @@ pub fn set_verbosity(verbosity: u32) {
 pub fn use_syslog(socket: UnixDatagram) {
     // There is one keeper, and so one socket.
     let _ = SYSLOG.set(socket);
-}
-
-/// Lines of this process are a worker's from here on, and say so.
-pub fn become_worker(number: usize) {
-    WORKER.store(number + 1, Ordering::Relaxed);
 }
 
 /// The start is over: from here on, if there is syslog, lines go there alone.
@@ -125,16 +114,13 @@ pub fn write(level: Level, message: fmt::Arguments) {
     }
 }
 
-fn add_dropped(lines: u64) {
+fn add_dropped(lines: usize) {
     DROPPED.fetch_add(lines, Ordering::Relaxed);
 }
 
 /// Whether there was room for the line.
 fn put(level: Level, message: fmt::Arguments) -> bool {
     let mut line = Line::new();
-    if let Some(number) = WORKER.load(Ordering::Relaxed).checked_sub(1) {
-        let _ = write!(line, "worker {number}: ");
-    }
     // The only error is that the line is full.
     if line.write_fmt(message).is_err() {
         line.mark_cut();
@@ -227,9 +213,9 @@ mod tests {
     }
 
     #[test]
-    fn message_of_the_promised_length_fits_behind_the_longest_worker_number() {
+    fn message_of_the_promised_length_fits() {
         let mut line = Line::new();
-        assert!(write!(line, "worker {}: {}", u64::MAX, "x".repeat(ROOM)).is_ok());
+        assert!(write!(line, "{}", "x".repeat(ROOM)).is_ok());
         assert!(line.write_str("x").is_err());
     }
 

@@ -3,17 +3,17 @@
 #![forbid(unsafe_code)]
 
 use announced::access::{Access, Fifo};
-use announced::http::{Listener, Policy, Proxies, Site};
+use announced::http::{Gate, Listener, Policy, Proxies, Room};
 use announced::inquiry::{self, Health};
 use announced::join::Joins;
 use announced::keeper::{self, Keeper, Plan};
 use announced::log;
 use announced::options::{self, Address, Command, Group, Inquiry, Listen, Options, Protocol, User};
-use announced::parent::{Outcome, Parent, Seat};
 use announced::random::Random;
 use announced::resolver::{self, Resolver};
-use announced::server::{Fifos, Parts, Server, Socket};
-use announced::service::Service;
+use announced::responder::Responder;
+use announced::server::{Chores, Fifos, Socket};
+use announced::startup::threads::{self, Loops, Parts};
 use announced::state::{self, Loaded, Saves};
 use announced::stats::Monitor;
 use announced::sync::cluster::{self, Cluster};
@@ -24,14 +24,8 @@ use announced::sys::pidfile::{self, Place};
 use announced::sys::privileges::{self, Identity};
 use announced::sys::sockets::Sharing;
 use announced::sys::{daemon, files, limits, memory, sandbox, signals, sockets};
-use announced::tracker::{Decoys, InfoHash, Limits, Tracked, Tracker};
+use announced::tracker::{InfoHash, Limits, Table, Tracked};
 use announced::udp::ConnectionIds;
-use announced::worker::{
-    self,
-    board::Board,
-    group::{self, Pair},
-    machine::Machine,
-};
 use mio::net::{TcpListener, UdpSocket, UnixStream};
 use std::fmt::Display;
 use std::fs::File;
@@ -47,6 +41,7 @@ use std::time::{Instant, SystemTime};
 const RESERVED_DESCRIPTORS: usize = 32;
 
 fn main() -> ExitCode {
+    threads::abort_on_panic();
     let command = match options::parse(std::env::args_os().skip(1)) {
         Ok(command) => command,
         Err(wrong) => {
@@ -105,7 +100,7 @@ fn ask(inquiry: &Inquiry) -> Result<Health, Problem> {
 
 /// Does all that can be done without opening a socket or giving anything up.
 fn check(options: &Options) -> Result<(), Problem> {
-    expect_balance(options)?;
+    expect_one_node(options)?;
     let identity = identity(options)?;
     read_key(options)?;
     enter_root(options)?;
@@ -116,6 +111,8 @@ fn check(options: &Options) -> Result<(), Problem> {
 }
 
 fn serve(options: &Options) -> Result<(), Problem> {
+    expect_one_node(options)?;
+    let (began, started) = (Instant::now(), SystemTime::now());
     // First, as neither a thread nor a poll would survive it.
     let background = match options.daemon {
         true => Some(daemon::detach().map_err(problem("cannot go into the background"))?),
@@ -124,133 +121,85 @@ fn serve(options: &Options) -> Result<(), Problem> {
     log::set_verbosity(options.verbosity);
     // Early, so that no signal finds the default action in place once the log says "listening".
     let signals = signals::catch().map_err(problem("cannot catch signals"))?;
-    let (locked, pidfile) = options
+    let (_locked, pidfile) = options
         .pidfile
         .as_deref()
         .map(take_pidfile)
         .transpose()?
         .unzip();
-    let common = Common::new()?;
-    if options.processes > 1 {
-        let leading = Leading {
-            signals,
-            pidfile: locked.zip(pidfile),
-            background,
-            common,
-        };
-        return lead(options, leading);
-    }
     let keeper = start_keeper(keeper_plan(options, pidfile))?;
     let key = read_key(options)?;
-    for note in &options.notes {
-        log::line(format_args!("{note}"));
-    }
     let descriptors =
         limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))?;
     let start = Start {
-        signals: Some(signals),
-        worker: None,
+        signals,
         keeper,
         descriptors,
-        sockets: open_all(&options.listen, Sharing::Nobody, options)?,
+        sockets: open_for_threads(options)?,
         cluster: open_cluster(options)?,
         key,
-        common,
+        began,
+        started,
         background,
     };
     work(options, start)
 }
 
-/// What all processes that serve together have in common.
-#[derive(Clone, Copy)]
-struct Common {
-    /// Names them to those who read statistics of several trackers.
-    id: u32,
-    start: Instant,
-    started: SystemTime,
-}
-
-impl Common {
-    fn new() -> Result<Common, Problem> {
-        Ok(Common {
-            id: getrandom::u32().unwrap_or_default(),
-            start: Instant::now(),
-            started: SystemTime::now(),
-        })
-    }
-}
-
-/// What a process that serves begins with.
+/// What serving begins with.
 struct Start {
-    /// None for a worker, whose parent has them.
-    signals: Option<UnixStream>,
-    worker: Option<Worker>,
+    signals: UnixStream,
     keeper: Option<Keeper>,
     descriptors: u64,
-    sockets: Vec<Socket>,
+    /// Of each thread that serves.
+    sockets: Vec<Vec<Socket>>,
     /// For packets of other nodes, and for tables.
     cluster: (cluster::Sockets, Vec<TcpListener>),
     key: Option<Vec<u8>>,
-    common: Common,
+    began: Instant,
+    started: SystemTime,
     background: Option<daemon::Starting>,
 }
 
-struct Worker {
-    place: worker::Place,
-    board: Board,
-}
-
-impl Start {
-    /// Whether this process is the one that has what there is one of.
-    fn is_gateway(&self) -> bool {
-        let worker = self.worker.as_ref();
-        worker.is_none_or(|worker| worker.place.is_gateway())
-    }
-}
-
 fn work(options: &Options, start: Start) -> Result<(), Problem> {
-    let is_gateway = start.is_gateway();
     let identity = identity(options)?;
-    let resolver = match is_gateway {
-        true => start_resolver(options, identity)?,
-        false => None,
-    };
+    let resolver = start_resolver(options, identity)?;
     let resident = memory::Resident::open();
     enter_root(options)?;
     let access = load_list(options)?;
-    let fifos = match is_gateway {
-        true => open_fifos(options, identity)?,
-        false => Fifos::default(),
-    };
+    let fifos = open_fifos(options, identity)?;
     // With the rights that the keeper saves with, and where its paths are.
-    let mut service = new_service(options, access, resident, &start)?;
-    let (place, board) = start.worker.map(|w| (w.place, w.board)).unzip();
-    let ids = join_cluster(options, start.key, place.as_ref(), &mut service)?;
-    use_decoys(options, &mut service)?;
-    if let Some(board) = board {
-        join_machine(board, &mut service);
-    }
+    let table = load_table(options, access.as_ref())?;
+    let mut responder = new_responder(options, table, access.as_ref(), resident, &start)?;
+    let ids = join_cluster(options, start.key, &mut responder)?;
+    use_decoys(options, &responder)?;
     let (cluster, listeners) = start.cluster;
-    let joins = new_joins(listeners, place.as_ref(), options, &mut service);
+    let joins = new_joins(listeners, options, &mut responder);
     give_up_rights(options, identity)?;
-    let saves = options.state.as_deref().filter(|_| is_gateway);
+    let mut chores = Chores::new(start.signals, joins);
+    chores.keeper = start.keeper;
+    chores.resolver = resolver;
+    chores.access = access;
+    chores.fifos = fifos;
+    let saves = options.state.as_deref();
+    chores.saves = saves.map(|path| Saves::new(path, options.state_interval));
+    chores.cluster = cluster;
+    let sockets = start.sockets.iter().map(Vec::len).sum();
+    let max_connections = max_connections(options, start.descriptors, sockets);
     let parts = Parts {
-        signals: start.signals,
-        place,
-        keeper: start.keeper,
-        resolver,
-        fifos,
-        saves: saves.map(|path| Saves::new(path, options.state_interval)),
-        cluster,
-        joins,
-        site: new_site(options, &start.sockets),
-        most_connections: most_connections(options, start.descriptors, start.sockets.len()),
+        start: start.began,
+        chores,
+        policy: Arc::new(policy(options, &start.sockets)),
+        gate: Gate::new(options.full_scrapes),
+        room: Arc::new(Room::new(
+            max_connections,
+            responder.monitor.connections.clone(),
+        )),
         sockets: start.sockets,
         proxies: Proxies {
             nets: options.proxies.clone(),
             protocol: options.proxy_protocol,
         },
-        service,
+        responder,
         ids,
     };
     run(parts, start.background)
@@ -258,14 +207,11 @@ fn work(options: &Options, start: Start) -> Result<(), Problem> {
 
 /// Serves until that is to end.
 fn run(parts: Parts, background: Option<daemon::Starting>) -> Result<(), Problem> {
-    let is_worker = parts.place.is_some();
-    let server = Server::new(parts).map_err(problem("cannot poll"))?;
+    let loops = Loops::new(parts).map_err(problem("cannot poll"))?;
     memory::release_code();
-    if !is_worker {
-        log::line(format_args!("ready"));
-    }
+    log::line(format_args!("ready"));
     leave_terminal(background)?;
-    match server.run().map_err(problem("cannot poll"))? {
+    match loops.run().map_err(problem("cannot serve"))? {
         true => Ok(()),
         false => Err(String::from("ended without its state saved")),
     }
@@ -281,170 +227,67 @@ fn leave_terminal(background: Option<daemon::Starting>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What the parent of several workers begins with.
-struct Leading {
-    signals: UnixStream,
-    pidfile: Option<(File, Place)>,
-    background: Option<daemon::Starting>,
-    common: Common,
-}
-
-/// What the parent makes for all workers, and each of them inherits.
-struct Inheritance {
-    descriptors: u64,
-    cluster: (cluster::Sockets, Vec<TcpListener>),
-    key: Vec<u8>,
-    board: Board,
-    pairs: Vec<Pair>,
-}
-
-/// Starts workers and looks after them; in each of those, works.
-fn lead(options: &Options, leading: Leading) -> Result<(), Problem> {
-    expect_balance(options)?;
-    let (locked, pidfile) = leading.pidfile.unzip();
-    let keeper = start_keeper(Plan {
-        root: options.root.clone(),
-        syslog: options.syslog,
-        pidfile: pidfile.map(Arc::new),
-        ..Plan::default()
-    })?;
-    let key = match read_key(options)? {
-        Some(key) => key,
-        None => random_key()?,
+/// Shards do not tell a cluster of their peers.
+fn expect_one_node(options: &Options) -> Result<(), Problem> {
+    let flag = match options {
+        _ if options.threads == 1 => return Ok(()),
+        _ if !options.cluster.listen.is_empty() => "--cluster-listen",
+        _ if options.multicast.group.is_some() => "-s/--sync",
+        _ => return Ok(()),
     };
-    for note in &options.notes {
-        log::line(format_args!("{note}"));
-    }
-    let descriptors =
-        limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))?;
-    let mut parent = Parent::new(leading.signals, open_for_workers(options)?);
-    let inheritance = Inheritance::new(options, descriptors, key)?;
-    let mut background = leading.background;
-    let outcome = parent.run(&mut || {
-        log::line(format_args!("ready"));
-        leave_terminal(background.take()).unwrap_or_else(|why| log::error(format_args!("{why}")));
-    });
-    let seat = match outcome.map_err(problem("cannot start workers"))? {
-        Outcome::Ended(true) => {
-            log::line(format_args!("stopped"));
-            return Ok(());
-        }
-        Outcome::Ended(false) => return Err(String::from("not every worker ended in good order")),
-        Outcome::Worker(seat) => seat,
-    };
-    // From here on this is a worker. What is the parent's alone is closed, as others must see its end.
-    signals::ignore().map_err(problem("cannot ignore signals"))?;
-    log::become_worker(seat.number);
-    seat.link
-        .hold()
-        .map_err(problem("cannot keep the link to the parent"))?;
-    drop((locked, keeper));
-    let start = Start {
-        sockets: parent.into_sockets().into_iter().flatten().collect(),
-        background: background.map(daemon::Starting::forked),
-        ..inheritance.into_start(options, seat, leading.common)?
-    };
-    work(options, start)
+    let threads = options.threads;
+    Err(format!(
+        "-j/--threads: invalid value '{threads}': expected 1 with {flag}"
+    ))
 }
 
-impl Inheritance {
-    fn new(options: &Options, descriptors: u64, key: Vec<u8>) -> Result<Inheritance, Problem> {
-        let count = options.processes;
-        let cluster = open_cluster(options)?;
-        identity(options)?;
-        let pairs: io::Result<Vec<Pair>> = (0..count).map(|_| Pair::new()).collect();
-        Ok(Inheritance {
-            descriptors,
-            cluster,
-            key,
-            board: Board::new(count).map_err(problem("cannot share memory"))?,
-            pairs: pairs.map_err(problem("cannot make sockets for workers"))?,
-        })
-    }
-
-    /// In a worker: all that it begins with but its sockets.
-    fn into_start(self, options: &Options, seat: Seat, common: Common) -> Result<Start, Problem> {
-        let is_gateway = seat.number == worker::GATEWAY;
-        let keeper = start_keeper(Plan {
-            root: options.root.clone(),
-            list: options.list.as_ref().map(|list| list.file.clone()),
-            state: options.state.clone().filter(|_| is_gateway),
-            ..Plan::default()
-        })?;
-        let group = group::Group::join(seat.number, &self.pairs)
-            .map_err(problem("cannot join the other workers"))?;
-        Ok(Start {
-            signals: None,
-            worker: Some(Worker {
-                board: self.board.of_worker(seat.number),
-                place: worker::Place {
-                    group,
-                    number: seat.number,
-                    count: options.processes,
-                    link: seat.link,
-                    streams: seat.streams,
-                    is_first: seat.is_first,
-                },
-            }),
-            keeper,
-            descriptors: self.descriptors,
-            sockets: Vec::new(),
-            cluster: match is_gateway {
-                true => self.cluster,
-                false => Default::default(),
-            },
-            key: Some(self.key),
-            common,
-            background: None,
-        })
-    }
-}
-
-fn expect_balance(options: &Options) -> Result<(), Problem> {
-    match options.processes > 1 && !sockets::BALANCES {
-        true => Err(format!(
-            "-j/--processes '{}': wanted is 1, as this system does not spread what comes to a port over \
-             several processes",
-            options.processes
-        )),
-        false => Ok(()),
-    }
-}
-
-/// The tracker with all that it knows from before.
-fn new_service(
-    options: &Options,
-    access: Option<Access>,
-    resident: memory::Resident,
-    start: &Start,
-) -> Result<Service, Problem> {
+/// The table with all that is known from before.
+fn load_table(options: &Options, access: Option<&Access>) -> Result<Arc<Table>, Problem> {
     let limits = Limits {
         peer_timeout: options.peer_timeout,
         max_peers: options.max_peers,
         max_torrents: options.max_torrents,
     };
-    let common = start.common;
-    let random = Random::seeded(secret()?);
-    let mut service = Service::new(limits, options.interval, options.numwant_max, random);
+    let mut table = Table::new(limits, options.threads);
+    let rules = access.map(Access::rules);
     let is_tracked = |hash: &InfoHash| {
-        access
-            .as_ref()
-            .is_none_or(|list| list.refuses(hash).is_none())
+        let refused = rules.as_ref().and_then(|rules| rules.refuses(hash));
+        refused.is_none()
     };
-    let tracked: Tracked = Some(&is_tracked);
-    match &start.worker {
-        None => load(options, limits, tracked, &mut service.tracker)?,
-        Some(worker) if worker.place.is_first => match worker.place.is_gateway() {
-            true => load(options, limits, tracked, &mut service.tracker)?,
-            false => load_copy(options, limits, tracked, &mut service.tracker)?,
-        },
-        Some(_) => {}
+    let tracked: Tracked = rules.is_some().then_some(&is_tracked);
+    if let Some(path) = &options.state {
+        let shown = path.as_os_str().to_string_lossy();
+        let loaded = state::load(path, &table, tracked, state::wall_ms());
+        match loaded.map_err(problem(format_args!("--state '{shown}'")))? {
+            Loaded::Nothing => log::line(format_args!("there is no {shown} yet: starting empty")),
+            Loaded::State(summary) => log::line(format_args!("from {shown}: {summary}")),
+            Loaded::Damaged(damage, aside) => {
+                table = Table::new(limits, options.threads);
+                let aside = aside.as_os_str().to_string_lossy();
+                log::line(format_args!(
+                    "{shown} {damage}; moved to {aside}, starting empty"
+                ));
+            }
+        }
     }
-    service.access = access;
-    service.log_completed = options.log_completed;
-    service.monitor = Monitor::new(common.id, common.started, resident);
-    service.monitor.age = u64::try_from(common.start.elapsed().as_millis()).unwrap_or(0);
-    Ok(service)
+    load_counts(options, tracked, &table)?;
+    Ok(Arc::new(table))
+}
+
+fn new_responder(
+    options: &Options,
+    table: Arc<Table>,
+    access: Option<&Access>,
+    resident: memory::Resident,
+    start: &Start,
+) -> Result<Responder, Problem> {
+    let random = Random::seeded(secret()?);
+    let mut responder = Responder::new(table, options.interval, options.numwant_max, random);
+    responder.rules = access.map(Access::rules);
+    responder.log_completed = options.log_completed;
+    let id = getrandom::u32().unwrap_or_default();
+    responder.monitor = Monitor::new(id, start.started, resident);
+    Ok(responder)
 }
 
 /// Becomes a node of the cluster, if there is to be one of either kind. Without a key of the operator's
@@ -452,8 +295,7 @@ fn new_service(
 fn join_cluster(
     options: &Options,
     key: Option<Vec<u8>>,
-    place: Option<&worker::Place>,
-    service: &mut Service,
+    responder: &mut Responder,
 ) -> Result<ConnectionIds, Problem> {
     let is_shared = key.is_some();
     let multicast = &options.multicast;
@@ -466,48 +308,24 @@ fn join_cluster(
         None => random_key()?,
     };
     let listen = &options.cluster.listen;
-    let is_gateway = place.is_none_or(worker::Place::is_gateway);
-    let peers = options.cluster.peers.iter().filter(|_| is_gateway);
     let plan = cluster::Plan {
         secret: key,
         random: [secret()?, secret()?, secret()?],
-        peers: peers.cloned().collect(),
+        peers: options.cluster.peers.clone(),
         families: [false, true].map(|is_v6| listen.iter().any(|a| a.is_ipv6() == is_v6)),
         peer_timeout: options.peer_timeout,
         max_peers: options.max_peers,
     };
-    service.tracker.advance(0);
-    let mut cluster = Cluster::new(plan, state::wall_ms(), &mut service.tracker);
-    if is_gateway && multicast.group.is_some() {
+    let mut cluster = Cluster::new(plan, state::wall_ms(), &mut responder.table.lock(0, 0));
+    if multicast.group.is_some() {
         cluster.use_multicast(multicast.nodes.clone(), multicast.is_mapping);
     }
     let ids = match is_shared {
-        true => ConnectionIds::shared(cluster.node().connection_key()),
+        true => ConnectionIds::new(cluster.node().connection_key()),
         false => ConnectionIds::new(own_key),
     };
-    if let Some(place) = place {
-        let gateway = group::address_of(worker::GATEWAY);
-        if !place.is_first {
-            cluster.node_mut().take_place();
-        }
-        cluster.set_siblings(
-            &place.group.siblings(),
-            Some(gateway).filter(|_| !is_gateway),
-        );
-    }
-    service.cluster = Some(Box::new(cluster));
+    responder.cluster = Some(Box::new(cluster));
     Ok(ids)
-}
-
-/// Counts together with the other workers.
-fn join_machine(board: Board, service: &mut Service) {
-    let machine = Machine::new(board);
-    service.counters = machine.first_counters();
-    let before = machine.cluster().filter(|_| machine.is_gateway());
-    if let (Some(before), Some(cluster)) = (before, &mut service.cluster) {
-        before.hand_on(cluster);
-    }
-    service.machine = Some(Box::new(machine));
 }
 
 fn random_key() -> Result<Vec<u8>, Problem> {
@@ -516,34 +334,35 @@ fn random_key() -> Result<Vec<u8>, Problem> {
 }
 
 /// Those that all nodes of a cluster name.
-fn use_decoys(options: &Options, service: &mut Service) -> Result<(), Problem> {
+fn use_decoys(options: &Options, responder: &Responder) -> Result<(), Problem> {
     if options.decoys > 0 {
-        let key = match &service.cluster {
+        let key = match &responder.cluster {
             Some(cluster) => cluster.node().decoys_key(),
             None => [secret()?, secret()?],
         };
-        let decoys = Decoys::new(options.decoys, key, state::wall_ms() / 1000);
-        service.tracker.use_decoys(decoys);
+        let now = state::wall_ms() / 1000;
+        responder.table.use_decoys(options.decoys, key, now);
     }
     Ok(())
 }
 
-fn new_site(options: &Options, sockets: &[Socket]) -> Site {
-    Site::new(Policy {
+fn policy(options: &Options, sockets: &[Vec<Socket>]) -> Policy {
+    // Those of the first thread: the others have the same addresses.
+    let sockets = sockets.first().map_or(&[][..], Vec::as_slice);
+    Policy {
         redirect: options.redirect.clone(),
-        full_scrapes: options.full_scrapes,
         admins: options.admins.clone(),
         public_stats: options.public_stats,
         stats_path: options.stats_path.clone(),
         sockets: sockets.iter().filter_map(announce_address).collect(),
-    })
+    }
 }
 
 /// What is asked for, as far as the system's limit of descriptors allows it.
-fn most_connections(options: &Options, descriptors: u64, sockets: usize) -> usize {
+fn max_connections(options: &Options, descriptors: u64, sockets: usize) -> usize {
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS + sockets);
-    let wanted = (options.max_connections / options.processes).max(1);
+    let wanted = options.max_connections.max(1);
     let most = most.clamp(1, wanted);
     if most < wanted {
         log::line(format_args!(
@@ -553,53 +372,10 @@ fn most_connections(options: &Options, descriptors: u64, sockets: usize) -> usiz
     most
 }
 
-/// The same for a worker that is not the gateway, which has seen to it that what is there is sound.
-fn load_copy(
-    options: &Options,
-    limits: Limits,
-    tracked: Tracked,
-    tracker: &mut Tracker,
-) -> Result<(), Problem> {
-    if let Some(path) = &options.state {
-        let shown = path.as_os_str().to_string_lossy();
-        let loaded = state::load_copy(path, tracker, tracked, state::wall_ms());
-        match loaded.map_err(problem(format_args!("--state '{shown}'")))? {
-            Some(summary) => log::info(format_args!("from {shown}: {summary}")),
-            None => *tracker = Tracker::new(limits),
-        }
-    }
-    load_counts(options, tracked, tracker)
-}
-
-/// Fills the table with what is known from before.
-fn load(
-    options: &Options,
-    limits: Limits,
-    tracked: Tracked,
-    tracker: &mut Tracker,
-) -> Result<(), Problem> {
-    if let Some(path) = &options.state {
-        let shown = path.as_os_str().to_string_lossy();
-        let loaded = state::load(path, tracker, tracked, state::wall_ms());
-        match loaded.map_err(problem(format_args!("--state '{shown}'")))? {
-            Loaded::Nothing => log::line(format_args!("there is no {shown} yet: starting empty")),
-            Loaded::State(summary) => log::line(format_args!("from {shown}: {summary}")),
-            Loaded::Damaged(damage, aside) => {
-                *tracker = Tracker::new(limits);
-                let aside = aside.as_os_str().to_string_lossy();
-                log::line(format_args!(
-                    "{shown} {damage}; moved to {aside}, starting empty"
-                ));
-            }
-        }
-    }
-    load_counts(options, tracked, tracker)
-}
-
-fn load_counts(options: &Options, tracked: Tracked, tracker: &mut Tracker) -> Result<(), Problem> {
+fn load_counts(options: &Options, tracked: Tracked, table: &Table) -> Result<(), Problem> {
     if let Some(path) = &options.load_dump {
         let shown = path.as_os_str().to_string_lossy();
-        let loaded = state::load_dump(path, tracker, tracked);
+        let loaded = state::load_dump(path, table, tracked);
         let summary = loaded.map_err(problem(format_args!("-l/--load-dump '{shown}'")))?;
         log::line(format_args!("from {shown}: {summary}"));
     }
@@ -655,28 +431,37 @@ fn open_all(
     Ok(sockets)
 }
 
-/// Opens the sockets of each worker: those of the first, and for the others more at the same ports.
-fn open_for_workers(options: &Options) -> Result<Vec<Vec<Socket>>, Problem> {
+/// Opens the sockets of each thread: those of the first, and for the others more at the same ports.
+fn open_for_threads(options: &Options) -> Result<Vec<Vec<Socket>>, Problem> {
+    let sharing = match options.threads > 1 && sockets::BALANCES {
+        true => Sharing::Threads,
+        false => Sharing::Nobody,
+    };
     let mut listens = options.listen.clone();
-    for listen in &mut listens {
-        match try_alone(&listen.address) {
-            Ok(address) => listen.address = address,
-            Err(error) if listen.optional && sockets::is_without_v6(&error) => {}
-            Err(error) => return Err(format!("cannot listen on {}: {error}", listen.address)),
+    if sharing == Sharing::Threads {
+        for listen in &mut listens {
+            match try_alone(&listen.address) {
+                Ok(address) => listen.address = address,
+                Err(error) if listen.optional && sockets::is_without_v6(&error) => {}
+                Err(error) => return Err(format!("cannot listen on {}: {error}", listen.address)),
+            }
         }
     }
-    let first = open_all(&listens, Sharing::Workers, options)?;
+    let first = open_all(&listens, sharing, options)?;
     let mut all = Vec::new();
-    for _ in 1..options.processes {
-        let more: io::Result<Vec<Socket>> = first.iter().map(open_another).collect();
-        all.push(more.map_err(problem("cannot listen with several processes"))?);
+    for _ in 1..options.threads {
+        let more: io::Result<Vec<Socket>> = first
+            .iter()
+            .map(|socket| open_another(socket, sharing))
+            .collect();
+        all.push(more.map_err(problem("cannot listen with several threads"))?);
     }
-    all.insert(worker::GATEWAY, first);
+    all.insert(0, first);
     Ok(all)
 }
 
 /// Sockets that share a port would share it with another tracker's too, also where the system chooses the port
-/// (Linux does, for UDP). Without sharing it is found that there is one, or a port that is free.
+/// (Linux does, for UDP). Opening it without sharing finds that there is one, or a port that is free.
 fn try_alone(address: &Address) -> io::Result<Address> {
     Ok(match *address {
         Address::Udp(any) => Address::Udp(sockets::udp(any, Sharing::Nobody)?.local_addr()?),
@@ -685,21 +470,29 @@ fn try_alone(address: &Address) -> io::Result<Address> {
     })
 }
 
-/// One more socket for the same: at the same port another, of a file the same.
-fn open_another(socket: &Socket) -> io::Result<Socket> {
+/// A socket of another thread: one more at the same port where the system spreads what comes to it, else another
+/// descriptor of the same socket.
+fn open_another(socket: &Socket, sharing: Sharing) -> io::Result<Socket> {
+    let is_shared = sharing == Sharing::Threads;
     Ok(match socket {
-        Socket::Udp(socket) => Socket::Udp(sockets::udp(socket.local_addr()?, Sharing::Workers)?),
-        Socket::Http(Listener::Tcp(socket)) => {
-            let socket = sockets::tcp(socket.local_addr()?, Sharing::Workers)?;
+        Socket::Udp(socket) if is_shared => Socket::Udp(sockets::udp(socket.local_addr()?, sharing)?),
+        Socket::Udp(socket) => {
+            let socket = std::net::UdpSocket::from(socket.as_fd().try_clone_to_owned()?);
+            Socket::Udp(UdpSocket::from_std(socket))
+        }
+        Socket::Http(Listener::Tcp(socket)) if is_shared => {
+            let socket = sockets::tcp(socket.local_addr()?, sharing)?;
             Socket::Http(Listener::Tcp(socket))
+        }
+        Socket::Http(Listener::Tcp(socket)) => {
+            let socket = std::net::TcpListener::from(socket.as_fd().try_clone_to_owned()?);
+            Socket::Http(Listener::Tcp(TcpListener::from_std(socket)))
         }
         Socket::Http(Listener::Unix(socket, _)) => {
             let fd = socket.as_fd().try_clone_to_owned()?;
             let socket = std::os::unix::net::UnixListener::from(fd);
-            Socket::Http(Listener::Unix(
-                mio::net::UnixListener::from_std(socket),
-                None,
-            ))
+            let socket = mio::net::UnixListener::from_std(socket);
+            Socket::Http(Listener::Unix(socket, None))
         }
     })
 }
@@ -722,9 +515,7 @@ fn open(address: &Address, sharing: Sharing, options: &Options) -> io::Result<So
             Ok(Socket::Http(Listener::Tcp(socket)))
         }
         Address::Unix(path) => {
-            // The parent of several does not enter the root directory.
-            let is_confined = privileges::is_root() && sharing == Sharing::Nobody;
-            let root = options.root.as_deref().filter(|_| is_confined);
+            let root = options.root.as_deref().filter(|_| privileges::is_root());
             let (socket, file) = sockets::unix(path, root)?;
             log::line(format_args!(
                 "listening on unix {}",
@@ -774,15 +565,9 @@ fn open_both(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     }
 }
 
-/// Where there may be other nodes, this one is not whole before it has looked for them; nor is a worker that has
-/// loaded nothing before others have given it what they have.
-fn new_joins(
-    listeners: Vec<TcpListener>,
-    place: Option<&worker::Place>,
-    options: &Options,
-    service: &mut Service,
-) -> Joins {
-    let has_others = !options.cluster.listen.is_empty() || place.is_some_and(|p| !p.is_first);
+/// Where there may be other nodes, this one is not whole before it has looked for them.
+fn new_joins(listeners: Vec<TcpListener>, options: &Options, service: &mut Responder) -> Joins {
+    let has_others = !options.cluster.listen.is_empty();
     let mut joins = Joins::new(listeners);
     if let (true, Some(cluster)) = (has_others, &mut service.cluster) {
         joins.begin(cluster.node_mut(), 0);

@@ -54,7 +54,7 @@ enum Id {
     MaxPeers,
     MaxTorrents,
     MaxConnections,
-    Processes,
+    Threads,
     State,
     StateInterval,
     LoadDump,
@@ -118,7 +118,7 @@ pub const FLAGS: &[Flag] = &[
     flag(Id::MaxPeers, '-', "max-peers", "N", "store at most this many peers (100000000)"),
     flag(Id::MaxTorrents, '-', "max-torrents", "N", "store at most this many torrents (20000000)"),
     flag(Id::MaxConnections, '-', "max-connections", "N", "keep at most this many TCP connections (65536)"),
-    flag(Id::Processes, 'j', "processes", "N", "serve with this many processes, one for a core (1)"),
+    flag(Id::Threads, 'j', "threads", "N", "serve with this many threads, one for a core (1)"),
     flag(Id::State, '-', "state", "FILE", "keep all that is known in this file across restarts"),
     flag(Id::StateInterval, '-', "state-interval", "SECONDS", "save the state this often; 0: at the end only (600)"),
     flag(Id::LoadDump, 'l', "load-dump", "FILE", "load the downloaded counts of opentracker's statedump"),
@@ -146,7 +146,7 @@ const DEFAULT_PORT: u16 = 6969;
 const DEFAULT_INTERVAL: u32 = 1800;
 const LONGEST_INTERVAL: u32 = 24 * 3600;
 const LONGEST_TIMEOUT: u32 = 7 * 24 * 3600;
-const MOST_PROCESSES: u64 = 64;
+const MAX_THREADS: u64 = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -189,9 +189,8 @@ pub enum User {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The configuration files that were read, and what in them has no effect.
+    /// The configuration files that were read.
     pub config: Vec<PathBuf>,
-    pub notes: Vec<String>,
     pub listen: Vec<Listen>,
     pub user: User,
     /// Whether the user was asked for.
@@ -214,8 +213,7 @@ pub struct Options {
     pub max_peers: usize,
     pub max_torrents: usize,
     pub max_connections: usize,
-    /// How many serve; one does so by itself.
-    pub processes: usize,
+    pub threads: usize,
     pub state: Option<PathBuf>,
     /// Seconds; 0 for never by time.
     pub state_interval: u32,
@@ -289,6 +287,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, W
                 ));
             }
         };
+        if matches!(argument, lexopt::Arg::Long("processes")) {
+            return Err(String::from("--processes: use --threads"));
+        }
         let Some(flag) = flag else {
             let name = match argument {
                 lexopt::Arg::Short(c) => format!("-{c}"),
@@ -384,7 +385,6 @@ struct Draft {
     /// The last address given, and whether a port followed it.
     address: Option<(IpAddr, bool)>,
     config: Vec<PathBuf>,
-    notes: Vec<String>,
     listen: Vec<Listen>,
     user: Option<User>,
     root: Option<PathBuf>,
@@ -404,7 +404,9 @@ struct Draft {
     max_peers: Option<usize>,
     max_torrents: Option<usize>,
     max_connections: Option<usize>,
-    processes: Option<usize>,
+    threads: Option<usize>,
+    /// How many threads opentracker would have per UDP socket.
+    udp_threads: Option<usize>,
     state: Option<PathBuf>,
     state_interval: Option<u32>,
     load_dump: Option<PathBuf>,
@@ -427,12 +429,11 @@ impl Draft {
         let shown = path.to_string_lossy();
         let text = config::load(Path::new(path))
             .map_err(|error| format!("{} '{shown}': {error}", flag.names()))?;
-        let mut notes = config::read(&shown, &text, &mut |setting| self.set_by_name(setting))?;
+        config::read(&shown, &text, &mut |setting| self.set_by_name(setting))?;
         self.end_of_flags()
             .map_err(|wrong| format!("{shown}: {wrong}"))?;
         // The next file, or the command line, starts anew.
         self.address = None;
-        self.notes.append(&mut notes);
         self.config.push(path.into());
         Ok(())
     }
@@ -445,6 +446,9 @@ impl Draft {
             value,
         } = setting;
         let Some(flag) = FLAGS.iter().find(|f| f.long == flag) else {
+            if keyword == "processes" {
+                return Err(String::from("processes: use threads"));
+            }
             return Err(format!(
                 "there is no keyword '{keyword}'; announced.conf(5) lists them all"
             ));
@@ -457,6 +461,7 @@ impl Draft {
             (_, name) if !name.is_empty() && value.is_empty() => {
                 return Err(format!("{keyword} wants a value: {name}"));
             }
+            _ if keyword == config::UDP_THREADS => self.set_udp_threads(flag, value),
             _ => self.set(flag, value),
         };
         set.map_err(|wrong| match wrong.strip_prefix(&flag.names()) {
@@ -503,9 +508,7 @@ impl Draft {
             Id::MaxConnections => {
                 self.max_connections = Some(flag.number_usize(value, 1, 1_000_000)?);
             }
-            Id::Processes => {
-                self.processes = Some(flag.number_usize(value, 1, MOST_PROCESSES)?);
-            }
+            Id::Threads => self.threads = Some(flag.number_usize(value, 1, MAX_THREADS)?),
             Id::Proxy => self.proxies.push(parse_net(flag, value)?),
             Id::ProxyProtocol => self.proxy_protocol = true,
             Id::Verbose => self.verbosity = self.verbosity.saturating_add(1),
@@ -530,6 +533,13 @@ impl Draft {
             Id::ClusterStatus => self.cluster_status = Some(parse_target(flag, value)?),
             Id::Config | Id::MakeKey | Id::Version | Id::Help => {} // Dealt with where they are read.
         }
+        Ok(())
+    }
+
+    /// The threads of opentracker, where `threads` does not say how many. With 0 it has one.
+    fn set_udp_threads(&mut self, flag: &Flag, value: &OsStr) -> Result<(), Wrong> {
+        let threads = flag.number_usize(value, 0, MAX_THREADS)?;
+        self.udp_threads = Some(threads.max(1));
         Ok(())
     }
 
@@ -689,7 +699,6 @@ impl Draft {
         let [interval, peer_timeout] = times;
         Options {
             config: self.config,
-            notes: self.notes,
             list,
             listen: self.listen,
             user_given: self.user.is_some(),
@@ -707,7 +716,7 @@ impl Draft {
             max_peers: self.max_peers.unwrap_or(100_000_000),
             max_torrents: self.max_torrents.unwrap_or(20_000_000),
             max_connections: self.max_connections.unwrap_or(65_536),
-            processes: self.processes.unwrap_or(1),
+            threads: self.threads.or(self.udp_threads).unwrap_or(1),
             state_interval: self.state_interval.unwrap_or(600),
             state: self.state,
             load_dump: self.load_dump,
@@ -871,9 +880,6 @@ impl fmt::Display for Options {
         for path in &self.config {
             writeln!(f, "configured by {}", path.as_os_str().to_string_lossy())?;
         }
-        for note in &self.notes {
-            writeln!(f, "note {note}")?;
-        }
         self.fmt_place(f)?;
         self.fmt_site(f)?;
         self.fmt_answers(f)?;
@@ -943,9 +949,9 @@ impl Options {
             "store at most {} peers in {} torrents, keep at most {} connections",
             self.max_peers, self.max_torrents, self.max_connections
         )?;
-        match self.processes {
+        match self.threads {
             1 => Ok(()),
-            processes => writeln!(f, "serve with {processes} processes"),
+            threads => writeln!(f, "serve with {threads} threads"),
         }
     }
 

@@ -93,6 +93,20 @@ impl Responder {
         }
     }
 
+    /// One for another thread, over the same table.
+    pub fn for_thread(&self, random: Random, board: Board) -> Responder {
+        Responder {
+            table: self.table.clone(),
+            rules: self.rules.clone(),
+            cluster: None,
+            random,
+            counters: Counters::default(),
+            board,
+            monitor: self.monitor.clone(),
+            ..*self
+        }
+    }
+
     /// By what kind of list a torrent is refused; none if it is tracked.
     pub fn refuses(&self, info_hash: &InfoHash) -> Option<Kind> {
         self.rules.as_ref()?.refuses(info_hash)
@@ -276,6 +290,11 @@ impl Responder {
         cluster.is_some_and(|cluster| cluster.node().is_joining)
     }
 
+    /// The shard of a node of a cluster, which has one thread.
+    pub fn only_shard(&self) -> Locked<'_> {
+        self.table.lock(0, self.table_now)
+    }
+
     /// Lets the cluster have the only shard, and tells it which torrents are not tracked; what that returns,
     /// or false without a cluster.
     pub fn with_cluster(
@@ -294,7 +313,9 @@ impl Responder {
             refused.set(refused.get() + u64::from(is_refused));
             is_refused
         };
-        let done = work(cluster, &mut self.table.lock(0, self.table_now), &refuses);
+        let mut tracker = self.table.lock(0, self.table_now);
+        let done = work(cluster, &mut tracker, &refuses);
+        drop(tracker);
         cluster.note_refused(refused.get());
         done
     }

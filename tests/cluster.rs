@@ -357,19 +357,12 @@ fn no_helper_outlives_its_daemon() {
                 .filter(|line| String::from_utf8_lossy(line).contains(&state))
                 .count()
         };
-        // Daemon, keeper and resolver; and with -j a parent, and a worker that needs no keeper.
-        for (several, expected) in [("1", 3), ("2", 5)] {
-            // What the one before asked besides.
-            silent.set_nonblocking(true).expect("an option");
-            while silent.recv(&mut [0; 512]).is_ok() {}
-            silent.set_nonblocking(false).expect("an option");
-            let daemon = host.start(&flags.clone().chain(["-j", several]).collect::<Vec<_>>());
-            let question = uninterrupted(|| silent.recv(&mut [0; 512]));
-            question.expect("a question");
-            assert_eq!(processes(), expected);
-            daemon.signal("KILL");
-            wait_for("all to end", || (processes() == 0).then_some(()));
-        }
+        let daemon = host.start(&flags.collect::<Vec<_>>());
+        let question = uninterrupted(|| silent.recv(&mut [0; 512]));
+        question.expect("a question");
+        assert_eq!(processes(), 3, "daemon, keeper and resolver");
+        daemon.signal("KILL");
+        wait_for("all to end", || (processes() == 0).then_some(()));
     });
 }
 
@@ -516,7 +509,7 @@ fn keys_are_made_once_and_must_be_secret() {
 
     let try_key = |key: &str| {
         let mut all = Vec::new();
-        for check in [&["-n"][..], &[], &["-j", "2"]] {
+        for check in [&["-n"][..], &[]] {
             let flags = [
                 "-i",
                 "127.0.0.1",

@@ -3,8 +3,9 @@
 mod common;
 
 use announced::config::{KEYWORDS, Meaning};
-use announced::options::FLAGS;
+use announced::options::{self, FLAGS};
 use common::{Daemon, run, skip, udp};
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -343,20 +344,53 @@ fn a_file_that_may_not_be_read_is_named() {
 fn a_daemon_does_what_its_file_says() {
     let conf = Conf::new(
         "daemon",
-        "listen.udp.workers 4\nlisten.tcp_udp 127.0.0.1:0\nlisten.udp [::1]:0\nnumwant-max 1",
+        "listen.udp.workers 1\nlisten.tcp_udp 127.0.0.1:0\nlisten.udp [::1]:0\nnumwant-max 1",
     );
     let daemon = Daemon::start_with(&["-f", conf.path()]);
-    let note = format!(
-        "announced: {}:1: listen.udp.workers has no effect: each process serves all its sockets, and \
-         `processes` makes several",
-        conf.path()
-    );
-    assert!(daemon.log().contains(&note), "{:?}", daemon.log());
     udp::Client::new(daemon.udp4()).announce(&udp::Announce::default());
     udp::Client::new(daemon.udp6()).announce(&udp::Announce::default());
     drop(common::http::Client::new(daemon.tcp4()));
-    let lines = checked(&["-f", conf.path()]);
-    assert_eq!(lines[1], note.replace("announced: ", "note "));
+}
+
+/// Whichever is first, and whichever file of several it is in.
+#[test]
+fn threads_outdo_those_of_opentracker() {
+    let threads = |texts: &[&str], flags: &[&str]| {
+        let name = |n: usize| format!("threads-{n}");
+        let confs = texts.iter().enumerate();
+        let confs: Vec<Conf> = confs.map(|(n, text)| Conf::new(&name(n), text)).collect();
+        let files = confs.iter().flat_map(|conf| ["-f", conf.path()]);
+        let arguments = files.chain(flags.iter().copied()).map(OsString::from);
+        match options::parse(arguments) {
+            Ok(options::Command::Serve(options)) => options.threads,
+            other => panic!("{texts:?}: {other:?}"),
+        }
+    };
+    assert_eq!(threads(&["interval 60"], &[]), 1);
+    assert_eq!(threads(&["listen.udp.workers 4"], &[]), 4);
+    assert_eq!(threads(&["listen.udp.workers 0"], &[]), 1);
+    assert_eq!(
+        threads(&["listen.udp.workers 4", "listen.udp.workers 3"], &[]),
+        3
+    );
+    assert_eq!(threads(&["listen.udp.workers 4\nthreads 2"], &[]), 2);
+    assert_eq!(threads(&["threads 2\nlisten.udp.workers 4"], &[]), 2);
+    assert_eq!(threads(&["threads 2", "listen.udp.workers 4"], &[]), 2);
+    assert_eq!(threads(&["listen.udp.workers 4"], &["-j", "2"]), 2);
+    assert_eq!(
+        refused("threads", "listen.udp.workers 65"),
+        (
+            Some(2),
+            "announced: FILE:1: listen.udp.workers '65': wanted is a number from 0 to 64\n".into()
+        )
+    );
+    assert_eq!(
+        refused("processes", "processes 2"),
+        (
+            Some(2),
+            "announced: FILE:1: processes: use threads\n".into()
+        )
+    );
 }
 
 #[test]
@@ -443,7 +477,6 @@ fn the_man_page_has_every_keyword_and_its_flag() {
                 );
             }
             Meaning::Listen(flags) => assert!(flags.iter().all(|flag| is_flag(flag)), "{name}"),
-            Meaning::Ignored(_) => assert!(text.contains("Has no effect"), "{name}"),
             Meaning::Refused(_) => assert!(text.contains("An error: "), "{name}"),
         }
     }

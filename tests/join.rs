@@ -170,20 +170,6 @@ fn a_node_that_joins_is_whole_and_misses_nothing_meanwhile() {
     });
 }
 
-/// Clients come to all of its workers.
-#[test]
-fn several_processes_say_that_they_are_whole_once_each_is() {
-    let (_directory, key) = key("several");
-    let a = alone(&key, &[]);
-    fill(&a, 0..70);
-    let b = node(&key, &[&a], &["-j", "2"]);
-    wait_until_whole(&b);
-    for _ in 0..32 {
-        let of_one = counts(&b, 0..70);
-        assert!(of_one.iter().all(|[s, _, l]| s + l == 1), "{of_one:?}");
-    }
-}
-
 #[test]
 fn those_that_start_together_are_whole_soon_and_do_not_repeat_themselves() {
     let (_directory, key) = key("together");

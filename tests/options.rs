@@ -37,6 +37,10 @@ fn a_bad_flag_exits_2_before_any_socket_is_open() {
             "there is no flag --bad; -h lists them all",
         ),
         (
+            &["-P", "0", "--processes", "2"],
+            "--processes: use --threads",
+        ),
+        (
             &["-P", "0", "-r", "http://x/\r\nSet-Cookie: a"],
             "-r/--redirect 'http://x/??Set-Cookie: a': wanted is a URL, http:// or https://, in \
              printable ASCII",

@@ -21,8 +21,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 struct Plan {
     name: &'static str,
     nodes: usize,
-    /// Nodes of one site: a group behind a gateway.
-    workers: usize,
     torrents: usize,
     announces: usize,
     peer_timeout: u32,
@@ -60,7 +58,7 @@ struct Member {
     tick_at: u64,
 }
 
-/// What the nodes of a site have in common.
+/// Where a node is.
 struct Site {
     /// What its clock is ahead of the simulation's.
     clock: i64,
@@ -141,18 +139,12 @@ fn node_address(index: usize) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::new(192, 0, high, low), 7000))
 }
 
-/// Where a node is to the others of its group.
-fn worker_address(index: usize) -> SocketAddr {
-    let [.., high, low] = index.to_be_bytes();
-    SocketAddr::from((Ipv4Addr::new(0, 0, high, low), 1))
-}
-
-/// Which node is at this address, and whether that is one within a group.
-fn node_at(address: SocketAddr) -> (usize, bool) {
+/// Which node is at this address.
+fn node_at(address: SocketAddr) -> usize {
     match address.ip() {
         IpAddr::V4(ip) => {
-            let [a, _, high, low] = ip.octets();
-            (u16::from_be_bytes([high, low]).into(), a == 0)
+            let [.., high, low] = ip.octets();
+            u16::from_be_bytes([high, low]).into()
         }
         IpAddr::V6(_) => unreachable!("there are none"),
     }
@@ -179,7 +171,7 @@ impl World {
             moved: 0,
             plan,
         };
-        for _ in 0..world.plan.nodes / world.plan.workers {
+        for _ in 0..world.plan.nodes {
             let clock = match world.plan.clocks_are_wrong {
                 true => world.random.below(7_200_000) as i64,
                 false => 5_000_000,
@@ -218,19 +210,8 @@ impl World {
         let own = self.own_clock(index);
         let mut tracker = Tracker::new(limits);
         let mut node = Node::new(settings, own, own, &mut tracker);
-        let (nodes, workers) = (self.plan.nodes, self.plan.workers);
-        let gateway = index - index % workers;
-        let siblings = gateway..gateway + workers;
-        let siblings: Vec<_> = siblings
-            .filter(|other| *other != index)
-            .map(worker_address)
-            .collect();
-        let is_gateway = index == gateway;
-        node.set_siblings(&siblings, (!is_gateway).then(|| worker_address(gateway)));
-        if is_gateway {
-            let others = (0..nodes).step_by(workers).filter(|other| *other != index);
-            node.set_peers(&others.map(node_address).collect::<Vec<_>>());
-        }
+        let others = (0..self.plan.nodes).filter(|other| *other != index);
+        node.set_peers(&others.map(node_address).collect::<Vec<_>>());
         Member {
             node,
             tracker,
@@ -238,13 +219,8 @@ impl World {
         }
     }
 
-    fn site(&mut self, index: usize) -> &mut Site {
-        let workers = self.plan.workers;
-        &mut self.sites[index / workers]
-    }
-
-    fn own_clock(&mut self, index: usize) -> u64 {
-        let clock = self.site(index).clock;
+    fn own_clock(&self, index: usize) -> u64 {
+        let clock = self.sites[index].clock;
         self.now.saturating_add_signed(clock)
     }
 
@@ -334,14 +310,10 @@ impl World {
         let outbox = std::mem::take(&mut self.outbox);
         for (address, bytes) in outbox.packets() {
             assert!(bytes.len() <= 1400);
-            let (to, is_sibling) = node_at(address);
+            let to = node_at(address);
             self.weigh((from, to), bytes);
-            if self.site(to).side != self.site(from).side {
-                continue;
-            }
-            match is_sibling {
-                true => self.carry_within(from, to, bytes),
-                false => self.carry(from, to, bytes),
+            if self.sites[to].side == self.sites[from].side {
+                self.carry(from, to, bytes);
             }
         }
         self.outbox = outbox;
@@ -370,21 +342,10 @@ impl World {
                 n if n < self.plan.late => self.random.below(2000),
                 _ => 1 + self.random.below(60),
             };
-            self.arrives(delay, to, node_address(from), bytes);
+            let at = self.now + delay as u64;
+            let (from, bytes) = (node_address(from), bytes.to_vec());
+            self.at(at, Happening::Packet { to, from, bytes });
         }
-    }
-
-    /// Between workers: in order and at once, but a queue may be full.
-    fn carry_within(&mut self, from: usize, to: usize, bytes: &[u8]) {
-        if self.random.below(10_000) >= self.plan.lost {
-            self.arrives(1, to, worker_address(from), bytes);
-        }
-    }
-
-    fn arrives(&mut self, delay: usize, to: usize, from: SocketAddr, bytes: &[u8]) {
-        let at = self.now + delay as u64;
-        let bytes = bytes.to_vec();
-        self.at(at, Happening::Packet { to, from, bytes });
     }
 
     /// Counts what repair takes of a link, as nodes see it: what is lost later was sent.
@@ -475,11 +436,11 @@ impl World {
             1 => self.restart(victim),
             2 => {
                 let ahead = 4000 + self.random.below(7_200_000) as i64;
-                self.site(victim).clock += ahead;
+                self.sites[victim].clock += ahead;
             }
             _ => {
                 let back = self.random.below(3_600_000) as i64;
-                let clock = &mut self.site(victim).clock;
+                let clock = &mut self.sites[victim].clock;
                 *clock = (*clock - back).max(0);
             }
         }
@@ -630,7 +591,6 @@ fn a_lossy_network_loses_nothing_that_was_announced() {
     let plan = Plan {
         name: "a_lossy_network",
         nodes: 8,
-        workers: 1,
         torrents: 300,
         announces: 6000,
         peer_timeout: 480,
@@ -668,12 +628,11 @@ fn a_lossy_network_loses_nothing_that_was_announced() {
 }
 
 /// Everything expires at least twice.
-fn hundred(name: &'static str, workers: usize) -> Plan {
+fn hundred(name: &'static str) -> Plan {
     let full = is_full();
     Plan {
         name,
         nodes: 100,
-        workers,
         torrents: if full { 100_000 } else { 1000 },
         announces: if full { 1_600_000 } else { 16_000 },
         peer_timeout: if full { 480 } else { 240 },
@@ -689,25 +648,17 @@ fn hundred(name: &'static str, workers: usize) -> Plan {
 #[test]
 fn a_hundred_nodes_agree_in_the_end_whatever_happens() {
     let seed = seeds(2);
-    let world = simulate(hundred("a_hundred_nodes", 1), seed);
-    assert_agreement(&world, seed);
-}
-
-#[test]
-fn twenty_groups_of_five_agree_in_the_end_whatever_happens() {
-    let seed = seeds(3);
-    let world = simulate(hundred("twenty_groups", 5), seed);
+    let world = simulate(hundred("a_hundred_nodes"), seed);
     assert_agreement(&world, seed);
 }
 
 #[test]
 fn few_nodes_agree_after_many_lives() {
     let first = seeds(100);
-    for (seed, workers) in (first..).zip([1, 1, 3, 2]) {
+    for seed in first..first + 4 {
         let plan = Plan {
             name: "few_nodes",
             nodes: 6,
-            workers,
             torrents: 200,
             announces: 6000,
             peer_timeout: 240,
@@ -735,7 +686,7 @@ fn a_partition_is_mended_within_two_minutes() {
         name: "a_partition",
         disaster_every: None,
         lasts: 150_000,
-        ..hundred("", 1)
+        ..hundred("")
     };
     let mut world = World::new(plan, seed);
     world.run_until(30_000);
@@ -758,7 +709,6 @@ fn repair_is_frugal_and_takes_no_more_than_its_share() {
     let plan = Plan {
         name: "repair_is_frugal",
         nodes: 4,
-        workers: 1,
         torrents: 20_000,
         announces: 240_000,
         peer_timeout: 900,

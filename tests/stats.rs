@@ -5,7 +5,6 @@ mod common;
 use announced::stats::cluster::Overview;
 use announced::stats::history::{EVERY, Sample};
 use announced::stats::{Counters, Monitor, View, page};
-use announced::sync::link::Realm;
 use announced::sync::node::Report;
 use announced::tracker::{Tally, Totals};
 use common::http::{Client, get};
@@ -766,7 +765,6 @@ fn with_view<T>(monitor: Monitor, make: impl FnOnce(&View) -> T) -> T {
     let mut tally = Tally::new(28_125);
     tally.completed = 91_234;
     let up = |address: &str, agrees| Report {
-        realm: Realm::Site,
         address: address.parse().expect("an address"),
         id: 7,
         is_up: true,
@@ -796,7 +794,6 @@ fn with_view<T>(monitor: Monitor, make: impl FnOnce(&View) -> T) -> T {
         peers: [600_000, 1_500_000, 100_000, 60_000],
         table: [1, 2],
         cluster: Some(cluster),
-        workers: &[],
     })
 }
 

@@ -286,39 +286,6 @@ fn an_address_that_is_none_exits_2() {
     );
 }
 
-/// Of several processes any may be asked, and the gateway alone knows nodes at other sites.
-#[cfg(target_os = "linux")]
-#[test]
-fn whichever_worker_is_asked_tells_of_all_nodes() {
-    let directory = Directory::new("status-workers");
-    let key = key(&directory, "key");
-    let peers = ["127.0.0.1:1", "nowhere.invalid:6970"];
-    let daemon = node(&key, &peers, &["-j", "2"]);
-    let is_told = |text: &str| {
-        let parts = [" 127.0.0.1:1 ", " worker 1 ", " of nowhere.invalid:6970\n"];
-        parts.iter().all(|part| text.contains(part))
-    };
-    let are_down = |text: &str| {
-        let line = |name: &&str| {
-            let start = format!("announced_sync_up{{node=\"{name}\",");
-            text.lines()
-                .any(|l| l.starts_with(&start) && l.ends_with(" 0"))
-        };
-        peers.iter().all(line)
-    };
-    for (path, is_it) in [
-        ("/stats?mode=cluster", &is_told as &dyn Fn(&str) -> bool),
-        ("/metrics", &are_down),
-    ] {
-        wait_for("the same of each of many connections", || {
-            let ask = |_| get(daemon.tcp4(), path).text();
-            (0..32).map(ask).all(|text| is_it(&text)).then_some(())
-        });
-    }
-    let report = wait_for_status(&daemon, 3, "cluster incomplete: 2 of 3 nodes down");
-    assert!(is_told(&report), "{report}");
-}
-
 /// A node without clients, of which the test says when it sends what it has to send.
 struct Flood {
     socket: UdpSocket,

@@ -52,19 +52,6 @@ impl Changes {
         true
     }
 
-    /// The first few changes behind this hash, in order of the hashes.
-    pub fn after(&self, hash: Option<&InfoHash>, most: usize) -> impl Iterator<Item = Change> {
-        let chunk = hash.map_or(0, |hash| self.chunk_of(hash));
-        let chunks = self.chunks.get(chunk..).unwrap_or_default();
-        let is_before = move |change: &&Change| hash.is_some_and(|hash| change.0 <= *hash);
-        let all = chunks.iter().flatten().skip_while(is_before);
-        all.take(most).copied()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// The chunk that a hash belongs to: the last that begins at or before it, or the first.
     fn chunk_of(&self, hash: &InfoHash) -> usize {
         let begins_not_after = |chunk: &Vec<Change>| chunk.first().is_some_and(|c| c.0 <= *hash);
@@ -100,17 +87,7 @@ mod tests {
                 .iter()
                 .all(|c| (1..=CHUNK).contains(&c.len()))
         );
-        assert!(changes.chunks.iter().flatten().copied().eq(model.clone()));
-        let (mut walked, mut last) = (Vec::new(), None);
-        loop {
-            let before = walked.len();
-            walked.extend(changes.after(last.as_ref(), 7));
-            if walked.len() == before {
-                break;
-            }
-            last = walked.last().map(|change: &Change| change.0);
-        }
-        assert!(walked.into_iter().eq(model));
+        assert!(changes.chunks.iter().flatten().copied().eq(model));
     }
 
     #[test]

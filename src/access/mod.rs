@@ -10,13 +10,13 @@ mod lines;
 mod list;
 mod load;
 
-pub use changes::Changes;
 pub use fifo::Fifo;
 
 use crate::keeper::{self, Keeper};
 use crate::log;
 use crate::sys::files;
 use crate::tracker::InfoHash;
+use changes::Changes;
 use list::List;
 use load::{Merge, Reader, Skipped, Unfit};
 use std::fmt;

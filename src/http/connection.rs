@@ -284,7 +284,7 @@ impl Connections {
             group[turns] = self.read(index, &mut free, context);
             turns += 1;
         }
-        look_ahead(&mut group, context.service);
+        look_ahead(&mut group, context.responder);
         for member in group.iter().flatten() {
             self.answer(member, context);
         }

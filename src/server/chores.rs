@@ -60,10 +60,25 @@ pub struct Chores {
     sweeper: Sweeper,
     is_sweeping: bool,
     report_at: Option<u64>,
+    /// Set while requests wait because the table's clock is held: since when.
+    held_since: Option<u64>,
     /// Other threads serve, so that there is something to record whether this loop wakes or not.
     pub has_crew: bool,
     is_to_stop: bool,
     has_wound_up: bool,
+}
+
+impl Fifos {
+    /// When one of them has something to log.
+    fn next_report(&self) -> Option<u64> {
+        let fifos = [&self.add, &self.remove].into_iter().flatten();
+        fifos.filter_map(Fifo::next_report).min()
+    }
+
+    fn report(&mut self, now: u64) {
+        let fifos = [&mut self.add, &mut self.remove].into_iter().flatten();
+        fifos.for_each(|fifo| fifo.report(now));
+    }
 }
 
 impl Chores {
@@ -81,6 +96,7 @@ impl Chores {
             sweeper: Sweeper::default(),
             is_sweeping: false,
             report_at: log::is_told(Level::Info).then_some(REPORT_MS),
+            held_since: None,
             has_crew: false,
             is_to_stop: false,
             has_wound_up: false,
@@ -133,14 +149,17 @@ impl Chores {
             responder.next_tick(),
             self.joins.next_deadline(),
             self.report_at,
+            self.fifos.next_report(),
             self.saves.as_ref().and_then(Saves::next_at),
             self.has_crew.then(|| responder.monitor.next_sample()),
         ];
         deadlines.into_iter().flatten().min()
     }
 
-    pub(super) fn turn(&mut self, token: Token, round: &mut Round) {
+    /// Lets a source do a bounded piece of what waits; of other nodes none while the table's clock is held.
+    pub(super) fn turn(&mut self, token: Token, is_held: bool, round: &mut Round) {
         match token {
+            CLUSTER_V4 | CLUSTER_V6 | MULTICAST if is_held => round.busy.add(token),
             SIGNALS => self.take_signals(round.responder),
             KEEPER => self.hear_keeper(round),
             LIST_ADD | LIST_REMOVE => self.change_list(token, round.busy),
@@ -152,9 +171,11 @@ impl Chores {
     }
 
     /// What is due with time and not with events.
-    pub(super) fn step(&mut self, round: &mut Round) {
+    pub(super) fn step(&mut self, is_held: bool, round: &mut Round) {
         let now = round.now;
-        self.serve_cluster(round);
+        if !is_held {
+            self.serve_cluster(round);
+        }
         let is_other_list = match (&mut self.access, &mut self.keeper) {
             (Some(access), Some(keeper)) => access.step(keeper),
             _ => false,
@@ -162,8 +183,12 @@ impl Chores {
         if let (true, Some(cluster)) = (is_other_list, &mut round.responder.cluster) {
             cluster.node_mut().note_list();
         }
-        self.save_on(round);
+        self.fifos.report(now);
+        if !is_held {
+            self.save_on(round);
+        }
         self.sweep_on(round.responder);
+        self.tell_of_hold(round.responder);
         round.responder.record_history();
         if self.report_at.is_some_and(|at| at <= now) {
             self.report_at = Some(now + REPORT_MS);
@@ -184,10 +209,31 @@ impl Chores {
                     .step(table, now, SWEEP_BUDGET, Some(&is_tracked))
             }
         };
-        self.is_sweeping = progress == Progress::Underway;
+        self.is_sweeping = progress == Progress::Underway || responder.is_held();
         if progress == Progress::Finished {
             let torrents = table.totals(now).torrents;
             log::debug(format_args!("swept, {torrents} torrents left"));
+        }
+    }
+
+    /// Logs the begin and the end of a hold that one slice of the sweep does not end.
+    fn tell_of_hold(&mut self, responder: &Responder) {
+        let now = responder.monitor.now;
+        match (self.held_since, responder.is_held()) {
+            (None, true) => {
+                self.held_since = Some(now);
+                log::line(format_args!(
+                    "table: long pause: requests wait until expired peers are removed"
+                ));
+            }
+            (Some(since), false) => {
+                self.held_since = None;
+                log::line(format_args!(
+                    "table: expired peers removed: requests waited for {} ms",
+                    now.saturating_sub(since)
+                ));
+            }
+            _ => {}
         }
     }
 
@@ -231,8 +277,8 @@ impl Chores {
     fn serve_cluster(&mut self, round: &mut Round) {
         let responder = &mut *round.responder;
         self.joins.serve(round.registry, responder, round.now);
-        responder.with_cluster(&mut |cluster, tracker, _| {
-            cluster.tick(tracker);
+        responder.with_cluster(&mut |cluster, tracker, refuses| {
+            cluster.tick(tracker, refuses);
             cluster.send(&self.cluster);
             false
         });
@@ -277,11 +323,11 @@ impl Chores {
             LIST_ADD => ("--list-add", &mut self.fifos.add),
             _ => ("--list-remove", &mut self.fifos.remove),
         };
-        let Some((hashes, bad)) = fifo.as_mut().and_then(Fifo::turn) else {
+        let Some(hashes) = fifo.as_mut().and_then(Fifo::turn) else {
             return;
         };
         if let Some(access) = &mut self.access {
-            access.change(flag, &hashes, token == LIST_ADD, bad);
+            access.change(flag, &hashes, token == LIST_ADD);
         }
         busy.add(token);
     }

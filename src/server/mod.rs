@@ -14,7 +14,6 @@ pub use crew::Crew;
 pub use serving::{Serving, Socket};
 
 use crate::http::{Context, Site};
-use crate::log;
 use crate::responder::Responder;
 use crate::udp::ConnectionIds;
 use mio::{Events, Poll, Registry, Token, Waker};
@@ -24,6 +23,9 @@ use std::time::{Duration, Instant};
 
 /// Milliseconds after which the end no longer waits for replies to be taken.
 const FAREWELL_MS: u64 = 800;
+
+/// Milliseconds after which a thread that waits for the sweep looks again.
+const HELD_MS: u64 = 10;
 
 /// Another thread has something to say.
 const WAKE: Token = Token(8);
@@ -153,6 +155,9 @@ impl Server {
     /// How long there is nothing to do but wait; none is for ever.
     fn timeout(&self) -> Option<Duration> {
         let (serving, chores) = (self.serving.as_ref(), self.chores.as_ref());
+        if chores.is_none() && self.responder.is_held() {
+            return Some(Duration::from_millis(HELD_MS));
+        }
         let is_busy = !self.busy.0.is_empty()
             || serving.is_some_and(Serving::is_busy)
             || chores.is_some_and(|chores| chores.is_busy());
@@ -181,9 +186,10 @@ impl Server {
             busy: &mut self.busy,
             now,
         };
+        let is_held = round.responder.is_held();
         match (&mut self.chores, &mut self.serving) {
-            (Some(chores), _) if Chores::owns(token) => chores.turn(token, &mut round),
-            (_, Some(serving)) => serving.turn(token, hung_up, &mut round),
+            (Some(chores), _) if Chores::owns(token) => chores.turn(token, is_held, &mut round),
+            (_, Some(serving)) => serving.turn(token, hung_up, is_held, &mut round),
             _ => {}
         }
     }
@@ -197,12 +203,13 @@ impl Server {
             busy: &mut self.busy,
             now,
         };
-        if let Some(serving) = &mut self.serving {
+        let is_held = round.responder.is_held();
+        if let Some(serving) = self.serving.as_mut().filter(|_| !is_held) {
             serving.serve_connections(&mut round);
         }
         round.responder.publish();
         if let Some(chores) = &mut self.chores {
-            chores.step(&mut round);
+            chores.step(is_held, &mut round);
             if chores.is_to_stop() {
                 self.stop(now);
             }

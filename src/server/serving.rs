@@ -66,10 +66,12 @@ impl Serving {
         deadlines.into_iter().flatten().min()
     }
 
-    /// Lets a socket do a bounded piece of what waits, or notes what has happened to a connection.
-    pub(super) fn turn(&mut self, token: Token, hung_up: bool, round: &mut Round) {
+    /// Lets a socket do a bounded piece of what waits, or notes what has happened to a connection. While the table's
+    /// clock is held, nothing is read and no connection accepted.
+    pub(super) fn turn(&mut self, token: Token, hung_up: bool, is_held: bool, round: &mut Round) {
         let index = token.0.wrapping_sub(FIRST_SOCKET);
         let is_busy = match self.sockets.get(index) {
+            Some(_) if is_held => true,
             Some(Socket::Udp(socket)) => {
                 udp::serve(socket, &mut self.batch, round.ids, round.responder)
             }
@@ -108,7 +110,7 @@ impl Serving {
     fn retry_accepting(&mut self, round: &mut Round) {
         let due = self.starved_at;
         for token in (FIRST_SOCKET..).take(self.sockets.len()) {
-            self.turn(Token(token), false, round);
+            self.turn(Token(token), false, false, round);
         }
         if self.starved_at == due {
             self.starved_at = None;

@@ -3,19 +3,16 @@
 //! All of it is made from an [`Overview`], a plain value: whoever has the sockets fills one in when
 //! somebody asks.
 
-pub mod numbers;
-
 use super::metrics::{Number, begin_family, sample};
 use super::people::{bytes, milliseconds, plural, short_number, text};
 use super::{View, fill};
-use crate::sync::cluster::{self, Cluster};
-use crate::sync::link::Realm;
+use crate::sync::cluster::Cluster;
+use crate::sync::link::Counters;
 use crate::sync::multicast::{Counters as Multicast, Ignored};
 use crate::sync::node::Report;
 use crate::sync::wire::Rejection;
 use crate::tracker::Tracker;
-use numbers::NOBODY;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// What is told of the cluster.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +42,18 @@ pub struct Overview {
     pub multicast: Option<Multicast>,
 }
 
+/// What stands for a node until it has an address.
+const NOBODY: Report = Report {
+    address: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+    id: 0,
+    is_up: false,
+    is_own: false,
+    counters: Counters::NONE,
+    lag: 0,
+    clock_offset: None,
+    agrees: None,
+};
+
 /// Why a packet did not leave: the send buffer was full, or the system said no.
 const UNSENT: [&str; 2] = ["no_room", "refused"];
 
@@ -57,9 +66,7 @@ impl Overview {
             id: node.id(),
             ahead: node.cluster_time().wrapping_sub(wall) as i64,
             pending: node.pending() as u64,
-            untold: cluster.counters.untold
-                + node.untold()
-                + ledger.map_or(0, |ledger| ledger.lost),
+            untold: node.untold() + ledger.map_or(0, |ledger| ledger.lost),
             is_joining: node.is_joining,
             is_counted: ledger.is_some_and(|ledger| ledger.counted_to.is_none()),
             synced: node.synced() + multicast.map_or(0, |m| m.records_in),
@@ -69,21 +76,6 @@ impl Overview {
             rejections: node.rejections(),
             multicast,
         }
-    }
-
-    /// Has a node that is new in the place of the one that told this count on from here.
-    pub fn hand_on(&self, cluster: &mut Cluster) {
-        let heard = self.multicast.map_or(0, |multicast| multicast.records_in);
-        let synced = self.synced.saturating_sub(heard);
-        let [dropped, refused] = self.unsent;
-        let counters = cluster::Counters {
-            refused,
-            dropped,
-            untold: self.untold,
-        };
-        let node = cluster.node_mut();
-        node.inherit(&self.nodes, synced, self.rejections);
-        cluster.inherit(counters, self.multicast);
     }
 
     /// Leaves out where others are, which is for admins.
@@ -281,16 +273,6 @@ fn cell(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     cell
 }
 
-/// The address of a node; the addresses of workers stand for their numbers, from 0, and one more.
-fn name(node: &Report) -> String {
-    match (node.realm, node.address) {
-        (Realm::Group, SocketAddr::V4(address)) => {
-            format!("worker {}", address.ip().to_bits().saturating_sub(1))
-        }
-        (_, address) => address.to_string(),
-    }
-}
-
 fn state(node: &Report) -> &'static str {
     match (node.is_own, node.is_up) {
         (true, _) => "self",
@@ -320,7 +302,7 @@ fn nodes(overview: &Overview) -> Table {
         };
         table.rows.push(vec![
             cell(|out| fill(out, "$", &[number])),
-            name(node).into_bytes(),
+            node.address.to_string().into_bytes(),
             cell(|out| match node.id {
                 0 => out.push(b'-'),
                 id => write_id(id, out),
@@ -383,7 +365,7 @@ pub fn write_html(overview: &Overview, out: &mut Vec<u8>) {
 fn write_rejections(overview: &Overview, out: &mut Vec<u8>) {
     let mut is_first = true;
     let nodes = overview.nodes.iter();
-    let nodes = nodes.map(|node| (name(node), node.counters.rejections));
+    let nodes = nodes.map(|node| (node.address.to_string(), node.counters.rejections));
     for (name, counts) in nodes.chain([("others".into(), overview.rejections)]) {
         if counts.iter().all(|&count| count == 0) {
             continue;
@@ -476,7 +458,7 @@ pub fn write_metrics(overview: Option<&Overview>, out: &mut Vec<u8>) {
 
 /// An address is not enough: a node may come from where another one was.
 fn labels(node: &Report) -> String {
-    labels_of(&name(node), node.id)
+    labels_of(&node.address.to_string(), node.id)
 }
 
 fn labels_of(name: &str, id: u64) -> String {

@@ -63,19 +63,6 @@ impl Time {
         })
     }
 
-    /// Takes the time of the gateway, for a worker of its group; returns the same as [`Time::vote`].
-    pub fn follow(&mut self, gateway: Option<&Vote>) -> Option<(i64, bool)> {
-        let Some(gateway) = gateway else {
-            return self.vote(0, &mut Vec::new());
-        };
-        // One that has just been started again may have to learn the time itself.
-        if self.sure_since.is_some() && gateway.sure_for == 0 {
-            return None;
-        }
-        self.sure_since.get_or_insert(self.steady);
-        self.set_by(gateway.ahead)
-    }
-
     /// Takes the others' votes: by how much each is ahead, for how long it has been sure, and its id.
     /// Returns by how much the time is set, and whether so much has passed here unnoticed: not if the node
     /// has been alone until now, with a clock that nobody had set right.
@@ -96,10 +83,6 @@ impl Time {
         }
         let ahead = middle(others)?;
         self.sure_since.get_or_insert(self.steady);
-        self.set_by(ahead)
-    }
-
-    fn set_by(&mut self, ahead: i64) -> Option<(i64, bool)> {
         let had_met = std::mem::replace(&mut self.has_met, true);
         if ahead.unsigned_abs() <= TOLERANCE {
             return None;

@@ -18,7 +18,6 @@ use crate::sys::mmsg::{BATCH, Batch};
 use crate::sys::process::cpu_us;
 use crate::tracker::Tracker;
 use crate::tracker::ledger::Change;
-use crate::worker::group::{self, Group};
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use std::fmt::Arguments;
@@ -91,8 +90,6 @@ pub struct Counters {
     pub refused: u64,
     /// Packets for which the send buffer had no room.
     pub dropped: u64,
-    /// Changes that gateways before this one left to repair, as there were too many.
-    pub untold: u64,
 }
 
 pub struct Cluster {
@@ -194,25 +191,8 @@ impl Cluster {
         self.live.as_ref().map(Live::counters)
     }
 
-    /// The other workers of this machine, at addresses of no host, and which of them is the gateway; none if
-    /// this one is.
-    pub fn set_siblings(&mut self, siblings: &[SocketAddr], gateway: Option<SocketAddr>) {
-        self.node.set_siblings(siblings, gateway);
-    }
-
     pub fn node(&self) -> &Node {
         &self.node
-    }
-
-    /// Counts on from where the gateway before this one has ended; the node must have been told already.
-    pub fn inherit(&mut self, counters: Counters, multicast: Option<multicast::Counters>) {
-        self.counters = counters;
-        if let (Some(live), Some(counters)) = (&mut self.live, multicast) {
-            live.inherit(counters);
-        }
-        let sums = self.rejected();
-        let told = self.rejections.iter_mut().zip(sums);
-        told.for_each(|((before, _), sum)| *before = sum);
     }
 
     /// Peers that no address is known for.
@@ -331,27 +311,9 @@ impl Cluster {
         }
     }
 
-    /// Takes a packet.
-    pub fn hear(
-        &mut self,
-        from: SocketAddr,
-        packet: &[u8],
-        tracker: &mut Tracker,
-        refuses: Refuses,
-    ) {
-        self.node
-            .hear_tracked(from, packet, tracker, refuses, &mut self.out);
-    }
-
     /// Sends what is to be sent. What the system does not take is lost, as it could be on the way.
-    pub fn send(&mut self, sockets: &Sockets, mut group: Option<&mut Group>) {
-        if let Some(group) = &mut group {
-            group.flush();
-        }
+    pub fn send(&mut self, sockets: &Sockets) {
         for (to, packet) in self.out.packets() {
-            if group.as_mut().is_some_and(|group| group.send(to, packet)) {
-                continue;
-            }
             let socket = match to {
                 SocketAddr::V4(_) => &sockets.v4,
                 SocketAddr::V6(_) => &sockets.v6,
@@ -489,9 +451,6 @@ impl Cluster {
             let own = self.peer_timeout;
             let (now, teller) = (self.now, &mut self.teller);
             match event {
-                // What becomes of other workers is the parent's to tell.
-                Event::Up(address) if group::is_sibling(address) => {}
-                Event::Down(address) if group::is_sibling(address) => {}
                 Event::Up(address) => teller.tell(now, format_args!("cluster: {address} is up")),
                 Event::Down(address) => {
                     teller.tell(now, format_args!("cluster: {address} has fallen silent"));

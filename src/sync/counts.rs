@@ -9,11 +9,8 @@
 //! A greater count may be ahead of the announces that made it so and are still on their way; raised at
 //! once, it would be raised by them once more. So what others say waits for some seconds before it
 //! counts.
-//!
-//! A worker that has just taken the table of another is in a hurry: it looks at all rows within some seconds.
-//! Its siblings' packets do not get lost, and come within a moment.
 
-use super::link::{Link, Realm};
+use super::link::Link;
 use super::node::{Node, Outbox, Refuses};
 use super::repair::send_repair;
 use super::wire::{self, Kind, Reader};
@@ -21,9 +18,11 @@ use crate::tracker::ledger::{self, BUCKETS, Key, ROW, ROWS};
 use crate::tracker::{Downloads, Hint, InfoHash, Tracker};
 use std::collections::VecDeque;
 
-/// Milliseconds from one row to the next; and for a worker in a hurry at least.
+/// Milliseconds from one row to the next.
 const PACE: u64 = 1000;
-const HURRY: u64 = 50;
+
+/// Milliseconds until all has come that was told before now, sent again or not.
+pub(super) const SETTLED: u64 = 10_000;
 
 /// Counts that wait, at 40 bytes each. What finds no room is told again in a minute or so.
 const MOST_HELD: usize = 1 << 14;
@@ -47,19 +46,9 @@ pub struct Counting {
     next_row: usize,
     /// Counts up; whose turn it is.
     turn: usize,
-    /// Rows that a worker has yet to look at before it has time.
-    hurried: usize,
     jobs: VecDeque<Job>,
-    /// Until when, for each realm.
-    held: [VecDeque<(u64, Downloads)>; Realm::ALL.len()],
-}
-
-/// Milliseconds until all has come that was told before now, sent again or not.
-pub(super) fn settled_after(realm: Realm) -> u64 {
-    match realm {
-        Realm::Site => 10_000,
-        Realm::Group => 3000,
-    }
+    /// Until when.
+    held: VecDeque<(u64, Downloads)>,
 }
 
 #[derive(Debug)]
@@ -82,18 +71,8 @@ enum Task {
 }
 
 impl Counting {
-    /// Milliseconds until there is something to do, where that is soon.
-    pub fn wait(&self, now: u64, step: u64) -> Option<u64> {
-        match self.jobs.is_empty() {
-            false => Some(step),
-            true => (self.hurried > 0).then(|| self.next_at.saturating_sub(now)),
-        }
-    }
-
-    /// From then on looks at all rows, one right after the other.
-    pub fn hurry(&mut self, at: u64) {
-        self.hurried = ROWS;
-        self.next_at = at;
+    pub fn is_busy(&self) -> bool {
+        !self.jobs.is_empty()
     }
 
     fn add(&mut self, link: u32, row: usize, theirs: Option<Box<[u64; ROW]>>) {
@@ -109,28 +88,25 @@ impl Counting {
     }
 
     /// What another node says waits for what is on its way from others.
-    pub fn hold(&mut self, tally: Downloads, realm: Realm, now: u64) {
-        let held = &mut self.held[realm as usize];
-        if held.len() < MOST_HELD {
-            held.push_back((now + settled_after(realm), tally));
+    pub fn hold(&mut self, tally: Downloads, now: u64) {
+        if self.held.len() < MOST_HELD {
+            self.held.push_back((now + SETTLED, tally));
         }
     }
 
     /// Counts that wait.
     #[cfg(test)]
     pub fn holds(&self) -> usize {
-        self.held.iter().map(VecDeque::len).sum()
+        self.held.len()
     }
 
     /// Applies what has waited long enough. The list may have changed meanwhile.
     fn release(&mut self, now: u64, tracker: &mut Tracker, refuses: Refuses) {
-        for held in &mut self.held {
-            while let Some((_, tally)) = held.front().filter(|(due, _)| *due <= now) {
-                if !refuses(&tally.info_hash, Hint::default()) {
-                    tracker.raise_downloaded(tally);
-                }
-                held.pop_front();
+        while let Some((_, tally)) = self.held.front().filter(|(due, _)| *due <= now) {
+            if !refuses(&tally.info_hash, Hint::default()) {
+                tracker.raise_downloaded(tally);
             }
+            self.held.pop_front();
         }
     }
 }
@@ -164,14 +140,9 @@ impl Node {
     ) {
         let counting = &mut self.counting;
         counting.release(self.now, tracker, refuses);
-        let is_hurried = counting.hurried > 0;
-        let has_room = !is_hurried || counting.jobs.is_empty();
-        if has_room && self.now >= counting.next_at {
-            counting.next_at = self.now + if is_hurried { HURRY } else { PACE };
-            counting.hurried = counting.hurried.saturating_sub(1);
-            // Those of other sites have nothing for it that its siblings have not.
-            let is_asked = |link: &&Link| link.is_up && (!is_hurried || link.realm == Realm::Group);
-            let up = || self.links.iter().filter(is_asked);
+        if self.now >= counting.next_at {
+            counting.next_at = self.now + PACE;
+            let up = || self.links.iter().filter(|link| link.is_up);
             if let Some(link) = up().nth(counting.turn % up().count().max(1)) {
                 let row = counting.next_row;
                 counting.next_row = (row + 1) % ROWS;
@@ -233,10 +204,9 @@ impl Node {
                 idle: reader.u32()?,
             });
         }
-        let realm = self.links.get(index)?.realm;
         for tally in &theirs {
             if tracker.is_greater(tally) && !refuses(&tally.info_hash, Hint::default()) {
-                self.counting.hold(*tally, realm, self.now);
+                self.counting.hold(*tally, self.now);
             }
         }
         if !wants_answer {

@@ -27,50 +27,12 @@ const APART: u64 = 2500;
 /// Batches that may be missing; beyond that repair is cheaper.
 const MOST_MISSING: usize = 256;
 
-/// Where another node is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Realm {
-    /// At another site, or at least another process that is reached by the network.
-    Site,
-    /// Another worker of the same group.
-    Group,
-}
-
-impl Realm {
-    pub const ALL: [Realm; 2] = [Realm::Site, Realm::Group];
-
-    pub fn other(self) -> Realm {
-        match self {
-            Realm::Site => Realm::Group,
-            Realm::Group => Realm::Site,
-        }
-    }
-
-    /// Bytes that repair may take a second where a tenth of the traffic is less. Workers share a
-    /// machine and no line.
-    fn repair_rate(self) -> u64 {
-        match self {
-            Realm::Site => 1 << 20,
-            Realm::Group => 64 << 20,
-        }
-    }
-
-    /// Milliseconds until a link is tried again that has had its share of traffic.
-    pub fn repair_wait(self) -> u64 {
-        match self {
-            Realm::Site => 10,
-            Realm::Group => 2,
-        }
-    }
-
-    /// Bytes that repair may send at once. What a worker sends must find room in a socket's queue.
-    fn repair_burst(self) -> u64 {
-        match self {
-            Realm::Site => 256 << 10,
-            Realm::Group => 128 << 10,
-        }
-    }
-}
+/// Bytes that repair may take a second where a tenth of the traffic is less.
+const REPAIR_RATE: u64 = 1 << 20;
+/// Bytes that repair may send at once.
+const REPAIR_BURST: u64 = 256 << 10;
+/// Milliseconds until a link is tried again that has had its share of traffic.
+pub const REPAIR_WAIT: u64 = 10;
 
 /// What is counted of a node. Bytes are those of UDP payloads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,26 +74,6 @@ impl Counters {
         rejections: [0; Rejection::COUNT],
     };
 
-    /// Calls for each number, always in the same order.
-    pub fn each(&mut self, take: &mut dyn FnMut(&mut u64)) {
-        let numbers = [
-            &mut self.packets_in,
-            &mut self.packets_out,
-            &mut self.bytes_in,
-            &mut self.bytes_out,
-            &mut self.records_in,
-            &mut self.records_out,
-            &mut self.gaps,
-            &mut self.resends,
-            &mut self.lost,
-            &mut self.repairs_in,
-            &mut self.repairs_out,
-            &mut self.repair_bytes_out,
-        ];
-        numbers.into_iter().for_each(&mut *take);
-        self.rejections.iter_mut().for_each(take);
-    }
-
     /// Peers that the node told of.
     pub fn told(&self) -> u64 {
         self.records_in + self.repairs_in
@@ -146,7 +88,6 @@ impl Counters {
 pub struct Link {
     /// Tells it from all other links that there ever were.
     pub number: u32,
-    pub realm: Realm,
     pub address: SocketAddr,
     /// The address is one of the operator's; other links go when they fall silent.
     pub is_configured: bool,
@@ -217,16 +158,9 @@ impl Default for Rows {
 }
 
 impl Link {
-    pub fn new(
-        number: u32,
-        realm: Realm,
-        address: SocketAddr,
-        is_configured: bool,
-        now: u64,
-    ) -> Link {
+    pub fn new(number: u32, address: SocketAddr, is_configured: bool, now: u64) -> Link {
         Link {
             number,
-            realm,
             address,
             is_configured,
             own_at: None,
@@ -250,7 +184,7 @@ impl Link {
             lag: 0,
             agrees: None,
             rows: Rows::default(),
-            allowance: realm.repair_burst(),
+            allowance: REPAIR_BURST,
             refilled_at: now,
             refilled_bytes: 0,
             counters: Counters::default(),
@@ -504,7 +438,7 @@ impl Link {
         let sent = self.counters.bytes_out - self.refilled_bytes;
         self.refilled_at = now;
         self.refilled_bytes = self.counters.bytes_out;
-        let granted = (self.realm.repair_rate() * passed / 1000).max(sent / 10);
-        self.allowance = (self.allowance + granted).min(self.realm.repair_burst());
+        let granted = (REPAIR_RATE * passed / 1000).max(sent / 10);
+        self.allowance = (self.allowance + granted).min(REPAIR_BURST);
     }
 }

@@ -49,11 +49,6 @@ impl Live {
         &self.multicast.counters
     }
 
-    /// Counts on from here.
-    pub fn inherit(&mut self, counters: Counters) {
-        self.multicast.counters = counters;
-    }
-
     pub fn next_tick(&self) -> Option<u64> {
         self.multicast.next_tick()
     }

@@ -1,13 +1,9 @@
 //! A node of the cluster as a plain value: packets and time go in, packets come out. It has no socket, no
 //! clock and no randomness of its own; a daemon drives it with sockets, a simulator with a scheduler.
-//!
-//! Several workers of one machine are a *group*. Each is a node and linked to all of its siblings, but
-//! only one of them, the *gateway*, to nodes at other sites. What it hears on one side it tells on the
-//! other; nobody else ever tells on. The two sides are told by batches that are counted apart.
 
 use super::clock::{Time, Vote};
-use super::counts::{Counting, settled_after};
-use super::link::{Counters, Link, Realm, SILENCE};
+use super::counts::{Counting, SETTLED};
+use super::link::{Counters, Link, SILENCE};
 use super::repair::Repair;
 use super::wire::{self, Heartbeat, Hello, Keys, Kind, Nonce, Party, Reader, Rejection};
 use crate::siphash::siphash24_128;
@@ -23,7 +19,9 @@ const COUNTS: u64 = 10;
 
 /// Batches kept to be sent again: at most 1.4 MB.
 const RING: usize = 1024;
-/// Changes that wait to be told on one side. More are left to repair.
+/// Milliseconds that a change waits for others to share its packet.
+const WAIT: u64 = 1000;
+/// Changes that wait to be told. More are left to repair.
 const MOST_PENDING: usize = 1 << 17;
 /// Before a batch's changes: its number, and the cluster time of the first.
 const BATCH_HEAD: usize = 16;
@@ -104,10 +102,9 @@ impl Outbox {
     }
 }
 
-/// What is told to all nodes of one realm.
+/// What is told to all nodes.
 #[derive(Debug)]
 struct Stream {
-    realm: Realm,
     /// Changes that wait to be told, and since when.
     pending: Vec<Change>,
     since: Option<u64>,
@@ -118,9 +115,8 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(realm: Realm) -> Stream {
+    fn new() -> Stream {
         Stream {
-            realm,
             pending: Vec::new(),
             since: None,
             untold: 0,
@@ -129,17 +125,8 @@ impl Stream {
         }
     }
 
-    /// Milliseconds that a change waits for others to share its packet. Among workers a packet costs
-    /// little, and what comes from one site to a worker of another is batched three times.
-    fn wait(&self) -> u64 {
-        match self.realm {
-            Realm::Site => 1000,
-            Realm::Group => 100,
-        }
-    }
-
     fn next_tick(&self) -> Option<u64> {
-        self.since.map(|since| since + self.wait())
+        self.since.map(|since| since + WAIT)
     }
 
     fn push(&mut self, changes: &[Change]) {
@@ -171,15 +158,6 @@ impl Stream {
     }
 }
 
-/// A node's place among the workers of its machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    /// Tells each side what it hears on the other. Who is alone is this too.
-    Gateway,
-    /// The gateway is at this address.
-    Sibling(SocketAddr),
-}
-
 pub struct Node {
     pub(super) id: u64,
     keys: Keys,
@@ -197,13 +175,9 @@ pub struct Node {
     counted_until: u64,
     pub(super) links: Vec<Link>,
     next_link: u32,
-    siblings: Vec<SocketAddr>,
-    standing: Standing,
-    streams: [Stream; 2],
+    stream: Stream,
     /// What is to be told by other means than this protocol, if there are any.
     outside: Option<Vec<Change>>,
-    /// Other workers were there before this one, and have the time of the gateway that was.
-    is_replacement: bool,
     heartbeat_at: u64,
     is_ending: bool,
     most_records: u64,
@@ -227,7 +201,6 @@ pub struct Node {
 /// What is known of another node.
 #[derive(Clone, Copy, Debug)]
 pub struct Report {
-    pub realm: Realm,
     pub address: SocketAddr,
     pub id: u64,
     pub is_up: bool,
@@ -263,11 +236,8 @@ impl Node {
             counted_until: 0,
             links: Vec::new(),
             next_link: 0,
-            siblings: Vec::new(),
-            standing: Standing::Gateway,
-            streams: Realm::ALL.map(Stream::new),
+            stream: Stream::new(),
             outside: None,
-            is_replacement: false,
             heartbeat_at: 0,
             is_ending: false,
             most_records: settings.most_records.into(),
@@ -287,79 +257,51 @@ impl Node {
 
     /// The nodes at these addresses and no others are to be reached; others may still come by themselves.
     pub fn set_peers(&mut self, addresses: &[SocketAddr]) {
-        self.set_links(Realm::Site, addresses);
-    }
-
-    /// The other workers of the group, at addresses that no packet of a network comes from, and which
-    /// of them is the gateway; none if this one is.
-    pub fn set_siblings(&mut self, addresses: &[SocketAddr], gateway: Option<SocketAddr>) {
-        self.siblings = addresses.to_vec();
-        self.standing = gateway.map_or(Standing::Gateway, Standing::Sibling);
-        self.set_links(Realm::Group, addresses);
-    }
-
-    fn set_links(&mut self, realm: Realm, addresses: &[SocketAddr]) {
-        for link in self.links.iter_mut().filter(|link| link.realm == realm) {
+        for link in &mut self.links {
             link.is_configured = addresses.contains(&link.address);
         }
         for address in addresses {
             if !self.links.iter().any(|link| link.address == *address) {
-                self.add_link(realm, *address, true);
+                self.add_link(*address, true);
             }
         }
     }
 
-    fn add_link(&mut self, realm: Realm, address: SocketAddr, is_configured: bool) {
-        let link = Link::new(self.next_link, realm, address, is_configured, self.now);
+    fn add_link(&mut self, address: SocketAddr, is_configured: bool) {
+        let link = Link::new(self.next_link, address, is_configured, self.now);
         self.next_link += 1;
         self.links.push(link);
     }
 
-    fn realm_of(&self, address: SocketAddr) -> Realm {
-        match self.siblings.contains(&address) {
-            true => Realm::Group,
-            false => Realm::Site,
-        }
-    }
-
     /// Applies what was heard by other means than this protocol, as if it had been announced now; how much
-    /// of it was news. The group is told of that. Other sites are not: they hear by the same means, or
-    /// find it when tables are compared.
+    /// of it was news. Other nodes are not told: they hear by the same means, or find it when tables are
+    /// compared.
     pub fn relay(&mut self, changes: &[Change], tracker: &mut Tracker, refuses: Refuses) -> usize {
         let mut news = 0;
         for change in changes {
             let stamp = tracker.stamp_now(change);
             let now = [Change { stamp, ..*change }];
-            self.apply_from(Realm::Site, &now, tracker, refuses, &mut |_, applied| {
+            apply_all(&now, tracker, refuses, &mut |_, applied| {
                 news += usize::from(applied == Applied::Changed);
             });
         }
         news
     }
 
-    /// From now on keeps what other sites are told for those who hear by other means than this protocol.
+    /// From now on keeps what other nodes are told for those who hear by other means than this protocol.
     pub fn tell_outside(&mut self) {
         self.outside = Some(Vec::new());
     }
 
-    /// What those are to be told: what was announced lately, as they are told no stamps. A gateway that has
-    /// just come hears of all that its siblings know.
+    /// What those are to be told: what was announced lately, as they are told no stamps.
     pub fn take_outside(&mut self, tracker: &Tracker, to: &mut Vec<Change>) {
         if let Some(outside) = &mut self.outside {
             to.extend(outside.drain(..).filter(|change| tracker.is_recent(change)));
         }
     }
 
-    /// Changes wait to be told, if there is anybody in that realm.
-    fn push(&mut self, realm: Realm, changes: &[Change]) {
-        if self.links.iter().any(|link| link.realm == realm) {
-            self.streams[realm as usize].push(changes);
-        }
-    }
-
     pub fn reports(&self) -> impl Iterator<Item = Report> {
         self.links.iter().map(|link| Report {
-            realm: link.realm,
             address: link.address,
             id: link.id,
             is_up: link.is_up,
@@ -371,49 +313,25 @@ impl Node {
         })
     }
 
-    /// Counts on from where the gateway before this one has ended: from what it reported of other nodes, the
-    /// peers that other sites had told it of, and packets that no node can be named for. Nodes that came to
-    /// it by themselves are known here until it is clear that they do not come again.
-    pub fn inherit(
-        &mut self,
-        reports: &[Report],
-        synced: u64,
-        rejections: [u64; Rejection::COUNT],
-    ) {
-        for report in reports {
-            let is_there = |link: &Link| link.address == report.address;
-            if !self.links.iter().any(is_there) {
-                self.add_link(report.realm, report.address, false);
-            }
-            if let Some(link) = self.links.iter_mut().find(|link| is_there(link)) {
-                link.id = report.id;
-                link.counters = report.counters;
-            }
-        }
-        self.rejections.rejections = rejections;
-        self.forgotten = 0;
-        self.forgotten = synced.saturating_sub(self.synced());
-    }
-
     /// What others know this node by.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Peers that other sites told of, since the start: nodes that were forgotten too.
+    /// Peers that other nodes told of, since the start: nodes that were forgotten too.
     pub fn synced(&self) -> u64 {
-        let sites = self.links.iter().filter(|link| link.realm == Realm::Site);
-        self.forgotten + sites.map(|link| link.counters.told()).sum::<u64>()
+        let told = self.links.iter().map(|link| link.counters.told());
+        self.forgotten + told.sum::<u64>()
     }
 
     /// Changes that wait to be told.
     pub fn pending(&self) -> usize {
-        self.streams.iter().map(|stream| stream.pending.len()).sum()
+        self.stream.pending.len()
     }
 
     /// Changes that waited to be told and that there was no room for: they are left to repair.
     pub fn untold(&self) -> u64 {
-        self.streams.iter().map(|stream| stream.untold).sum()
+        self.stream.untold
     }
 
     /// Of packets that no node can be named for, by the number of the [`Rejection`].
@@ -473,24 +391,17 @@ impl Node {
         }
         let links = self.links.iter();
         let wanted = links.clone().filter_map(Link::next_wanted).min();
-        let told = self.streams.iter().filter(|s| !self.holds_back(s.realm));
-        let pending = told.filter_map(Stream::next_tick).min();
+        let pending = self.stream.next_tick().filter(|_| !self.holds_back());
         let hello = links
             .filter(|link| link.is_configured && link.session.is_none())
             .map(Link::next_hello)
             .min();
         let repair = self.repair.next_step(self.now);
-        let counting = self.counting.wait(self.now, COUNTS);
-        let counting = counting.map(|wait| self.now + wait);
+        let counting = self.counting.is_busy().then_some(self.now + COUNTS);
         let others = [wanted, pending, hello, repair, counting]
             .into_iter()
             .flatten();
         others.min().unwrap_or(u64::MAX).min(self.heartbeat_at)
-    }
-
-    /// This worker takes the place of one that has died, the others having gone on.
-    pub fn take_place(&mut self) {
-        self.is_replacement = true;
     }
 
     /// Does what is due: tells changes, asks for what is missing, repairs. `budget` is how many peers may
@@ -552,30 +463,30 @@ impl Node {
         if let Some(outside) = &mut self.outside {
             outside.extend_from_slice(&changes);
         }
-        for realm in Realm::ALL {
-            self.push(realm, &changes);
-            self.send_batches(realm, out);
+        if !self.links.is_empty() {
+            self.stream.push(&changes);
         }
+        self.send_batches(out);
         self.changes = changes;
     }
 
     /// Whether nobody there would know what stamps of this node's mean: it has yet to be given their time.
-    fn holds_back(&self, realm: Realm) -> bool {
-        let mut up = self.links.iter().filter(|l| l.realm == realm && l.is_up);
+    fn holds_back(&self) -> bool {
+        let mut up = self.links.iter().filter(|link| link.is_up);
         let has_some = up.clone().next().is_some();
         has_some && !self.is_ending && !up.any(|link| link.shares_time())
     }
 
-    fn send_batches(&mut self, realm: Realm, out: &mut Outbox) {
-        if self.holds_back(realm) {
+    fn send_batches(&mut self, out: &mut Outbox) {
+        if self.holds_back() {
             return;
         }
-        let stream = &mut self.streams[realm as usize];
+        let stream = &mut self.stream;
         if stream.pending.is_empty() {
             return;
         }
         let since = *stream.since.get_or_insert(self.now);
-        let is_due = self.is_ending || self.now >= since + stream.wait();
+        let is_due = self.is_ending || self.now >= since + WAIT;
         let room = wire::ROOM - BATCH_HEAD;
         let fills = |pending: &[Change]| {
             let mut left = room;
@@ -600,8 +511,7 @@ impl Node {
                 break;
             }
             done += put;
-            let links = self.links.iter_mut();
-            for link in links.filter(|link| link.realm == realm && link.is_up) {
+            for link in self.links.iter_mut().filter(|link| link.is_up) {
                 send(link, Kind::Records, &body, out);
                 link.counters.records_out += put as u64;
             }
@@ -655,7 +565,7 @@ impl Node {
             from,
             echo,
             peer_timeout: self.peer_timeout,
-            next_batch: self.streams[link.realm as usize].next_batch,
+            next_batch: self.stream.next_batch,
             pulse: link.pulse(self.now, &self.time),
         };
         let keys = &self.keys;
@@ -688,7 +598,7 @@ impl Node {
         let ledger = tracker.ledger().filter(|_| is_comparable);
         let heartbeat = Heartbeat {
             pulse: link.pulse(self.now, &self.time),
-            next_batch: self.streams[link.realm as usize].next_batch,
+            next_batch: self.stream.next_batch,
             digest: ledger.and_then(|l| Some((l.sixth(), l.whole_digest()?))),
         };
         self.body.clear();
@@ -705,18 +615,10 @@ impl Node {
         }
     }
 
-    /// Sets the time by what the others say: a worker by its gateway alone, that by other sites alone, unless
-    /// it has just taken the place of another.
+    /// Sets the time by what the others say.
     fn set_time(&mut self, tracker: &mut Tracker) {
-        let follows = self.is_replacement && self.time.sure_for() == 0;
-        let counts = |link: &&Link| match self.standing {
-            Standing::Gateway if link.realm == Realm::Group => follows,
-            Standing::Gateway => true,
-            Standing::Sibling(gateway) => link.address == gateway,
-        };
         let up = self.links.iter().filter(|link| link.is_up);
         let mut votes: Vec<Vote> = up
-            .filter(counts)
             .filter_map(|link| {
                 Some(Vote {
                     ahead: link.samples.best()?,
@@ -725,11 +627,7 @@ impl Node {
                 })
             })
             .collect();
-        let set = match self.standing {
-            Standing::Gateway => self.time.vote(self.id, &mut votes),
-            Standing::Sibling(_) => self.time.follow(votes.first()),
-        };
-        if let Some((by, has_passed)) = set {
+        if let Some((by, has_passed)) = self.time.vote(self.id, &mut votes) {
             for link in &mut self.links {
                 link.samples.shift(by);
             }
@@ -745,9 +643,7 @@ impl Node {
     }
 
     fn restamp(&mut self, by: u8) {
-        self.streams
-            .iter_mut()
-            .for_each(|stream| stream.restamp(by));
+        self.stream.restamp(by);
         if let Some(outside) = &mut self.outside {
             restamp(outside, by);
         }
@@ -780,9 +676,7 @@ impl Node {
         if tag == 0 {
             return self.hear_hello(from, packet, tracker, out);
         }
-        let realm = self.realm_of(from);
-        let is_it = |link: &Link| link.realm == realm && link.has_session(tag);
-        let Some(index) = self.links.iter().position(is_it) else {
+        let Some(index) = self.links.iter().position(|link| link.has_session(tag)) else {
             let now = self.now;
             if let Some(link) = self.links.iter_mut().find(|link| link.id == id) {
                 link.hurry(now);
@@ -839,15 +733,14 @@ impl Node {
             }
             return;
         }
-        let realm = self.realm_of(from);
-        let is_same = |link: &Link| link.realm == realm && link.id == hello.from.id;
+        let is_same = |link: &Link| link.id == hello.from.id;
         let known = self.links.iter().position(is_same);
         let known = known.or_else(|| self.links.iter().position(|link| link.address == from));
         let index = match known {
             Some(index) => index,
             None if !self.make_room(hello.from.id) => return,
             None => {
-                self.add_link(realm, from, false);
+                self.add_link(from, false);
                 self.links.len() - 1
             }
         };
@@ -958,51 +851,22 @@ impl Node {
                 self.credit -= cost;
                 self.applied += changes.len() as u64;
                 link.counters.records_in += changes.len() as u64;
-                let realm = link.realm;
                 if self.now < self.counted_until {
                     // Where the count was not in the table yet, the walk over counts finds that.
                     for change in &mut changes {
                         change.newly_completed = false;
                     }
                 }
-                self.apply_from(realm, &changes, tracker, refuses, &mut |_, _| {});
+                apply_all(&changes, tracker, refuses, &mut |_, _| {});
             }
         }
         self.changes = changes;
         is_whole
     }
 
-    /// Applies what a node of this realm told, and tells on what is news if that is to be.
-    pub(super) fn apply_from(
-        &mut self,
-        realm: Realm,
-        changes: &[Change],
-        tracker: &mut Tracker,
-        refuses: Refuses,
-        then: &mut dyn FnMut(&Change, Applied),
-    ) {
-        if self.standing != Standing::Gateway {
-            return apply_all(changes, tracker, refuses, then);
-        }
-        let has_links = self.links.iter().any(|link| link.realm == realm.other());
-        let mut stream = has_links.then_some(&mut self.streams[realm.other() as usize]);
-        let mut outside = self.outside.as_mut().filter(|_| realm == Realm::Group);
-        apply_all(changes, tracker, refuses, &mut |change, applied| {
-            if applied == Applied::Changed {
-                if let Some(stream) = &mut stream {
-                    stream.push(std::slice::from_ref(change));
-                }
-                if let Some(outside) = &mut outside {
-                    outside.push(*change);
-                }
-            }
-            then(change, applied);
-        });
-    }
-
     fn hear_missing(&mut self, index: usize, body: &[u8], out: &mut Outbox) -> Option<()> {
         let link = self.links.get_mut(index)?;
-        let stream = &self.streams[link.realm as usize];
+        let stream = &self.stream;
         let mut reader = Reader(body);
         while !reader.0.is_empty() {
             let Some(body) = stream.kept(reader.u64()?) else {
@@ -1032,12 +896,9 @@ impl Node {
         self.is_fetching = is_fetching;
     }
 
-    /// A piece of a table has come, and with it counts: of a node of this realm.
-    pub fn note_counts(&mut self, realm: Realm) {
-        self.counted_until = self.now + settled_after(realm);
-        if realm == Realm::Group {
-            self.counting.hurry(self.counted_until);
-        }
+    /// A piece of a table has come, and with it counts.
+    pub fn note_counts(&mut self) {
+        self.counted_until = self.now + SETTLED;
     }
 
     /// In seconds.
@@ -1065,7 +926,7 @@ impl Node {
     /// Whether some of the nodes that are to be reached are not there.
     pub fn is_missing_peers(&self) -> bool {
         let mut links = self.links.iter();
-        links.any(|link| link.is_configured && link.realm == Realm::Site && !link.is_up)
+        links.any(|link| link.is_configured && !link.is_up)
     }
 }
 

@@ -15,7 +15,7 @@
 //! A bucket is mended with one other node at a time: one that has been away is not sent the same by
 //! everybody, yet may be sent parts by several.
 
-use super::link::{Link, Realm, Rows};
+use super::link::{Link, REPAIR_WAIT, Rows};
 use super::node::{Node, Outbox, Refuses, apply_all, send};
 use super::wire::{self, Kind, Reader};
 use crate::tracker::ledger::{self, BUCKETS, Change, Key, Ledger, ROW, ROWS, State};
@@ -360,14 +360,6 @@ impl Node {
             repair.partners.retain(|partner| partner.link != number);
             return;
         }
-        if link.realm == Realm::Group && tracker.totals().torrents == 0 {
-            // A worker that has just been started: there is nothing to compare, and a table is on its way if it can
-            // be had at once.
-            if !self.is_joining && repair.active.is_empty() && repair.takes(number, self.now) {
-                send_cuts(link, sixth, Key::FIRST, &[(Key::END, Sum::default())], out);
-            }
-            return;
-        }
         let known = repair.partners.iter().position(|p| p.link == number);
         let at = match known {
             Some(at) => at,
@@ -620,9 +612,6 @@ impl Node {
         refuses: Refuses,
         out: &mut Outbox,
     ) {
-        let Some(realm) = self.links.get(index).map(|link| link.realm) else {
-            return;
-        };
         let mut stopped = Vec::new();
         let mut news = Vec::new();
         let mut brought = Brought {
@@ -644,11 +633,7 @@ impl Node {
                 Applied::Known | Applied::Stale => {}
             }
         };
-        match self.is_joining && realm == Realm::Group {
-            // What its group knows another gateway has told on before, or it is found.
-            true => apply_all(changes, tracker, refuses, &mut note),
-            false => self.apply_from(realm, changes, tracker, refuses, &mut note),
-        }
+        apply_all(changes, tracker, refuses, &mut note);
         brought.taken = news.len() as u64;
         self.repair.rest.note(brought, self.now);
         raise_counts(counts, tracker, refuses);
@@ -692,7 +677,7 @@ impl Node {
             self.repair.touch(work.link, self.now);
             if link.allowance < 2 * wire::MOST as u64 {
                 held_back += 1;
-                self.repair.wait = link.realm.repair_wait();
+                self.repair.wait = REPAIR_WAIT;
                 self.repair.works.push_back(work);
                 continue;
             }

@@ -9,8 +9,7 @@ use std::os::unix::net::UnixStream;
 /// A daemon that is still starting: whoever started it waits, and sees what it writes to standard error.
 pub struct Starting {
     null: File,
-    /// None in a process that was forked since.
-    parent: Option<UnixStream>,
+    parent: UnixStream,
 }
 
 /// Goes on in a child process with a session of its own. The parent stays until the child is ready or
@@ -31,7 +30,7 @@ pub fn detach() -> io::Result<Starting> {
     check(unsafe { libc::setsid() })?;
     Ok(Starting {
         null,
-        parent: Some(writer),
+        parent: writer,
     })
 }
 
@@ -60,14 +59,6 @@ fn read_byte(reader: &mut UnixStream) -> io::Result<usize> {
 }
 
 impl Starting {
-    /// For a process that was forked since: whoever waits does not wait for it.
-    pub fn forked(self) -> Starting {
-        Starting {
-            parent: None,
-            ..self
-        }
-    }
-
     /// Lets go of the terminal and of the parent.
     pub fn ready(mut self) -> io::Result<()> {
         for standard in 0..=libc::STDERR_FILENO {
@@ -75,9 +66,7 @@ impl Starting {
             check(unsafe { libc::dup2(self.null.as_raw_fd(), standard) })?;
         }
         // A parent that was killed meanwhile need not be told.
-        if let Some(parent) = &mut self.parent {
-            let _ = parent.write_all(&[1]);
-        }
+        let _ = self.parent.write_all(&[1]);
         Ok(())
     }
 }

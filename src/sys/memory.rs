@@ -1,10 +1,7 @@
 //! What the processor and the system are told about memory, and what they tell.
 
 use std::fs::File;
-use std::io;
-use std::ops::Deref;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::AtomicU64;
 
 /// Asks for the cache line that holds the start of this value. It is a hint: where there is no such
 /// instruction, nothing happens.
@@ -71,46 +68,6 @@ fn most_resident() -> u64 {
         _ => 0,
     };
     kilobytes * 1024
-}
-
-/// Numbers that a process shares with those that it forks from then on; zeros at first.
-#[derive(Debug)]
-pub struct SharedNumbers(&'static [AtomicU64]);
-
-impl SharedNumbers {
-    pub fn new(count: usize) -> io::Result<SharedNumbers> {
-        let bytes = count
-            .checked_mul(size_of::<AtomicU64>())
-            .filter(|bytes| *bytes > 0)
-            .ok_or(io::ErrorKind::InvalidInput)?;
-        // SAFETY: no pointers that matter: the system chooses where.
-        let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_ANON,
-                -1,
-                0,
-            )
-        };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a new mapping of that many bytes, on a page's boundary and of zeros, which is never
-        // unmapped. Others that have it write to it as this type does.
-        Ok(SharedNumbers(unsafe {
-            std::slice::from_raw_parts(start.cast(), count)
-        }))
-    }
-}
-
-impl Deref for SharedNumbers {
-    type Target = [AtomicU64];
-
-    fn deref(&self) -> &[AtomicU64] {
-        self.0
-    }
 }
 
 /// The least page that systems have.

@@ -7,7 +7,6 @@ mod address;
 pub mod chunks;
 pub mod daemon;
 pub mod files;
-pub mod handover;
 pub mod limits;
 pub mod memory;
 pub mod mmsg;

@@ -3,8 +3,6 @@
 use super::check;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
 
 /// Splits the process in two. The new one runs `child` and ends; nothing of what it holds is dropped.
 /// There must be no other thread, since only this one would go on in the child.
@@ -34,42 +32,6 @@ pub fn cpu_us() -> u64 {
         seconds * 1_000_000 + rest
     };
     us(usage.ru_utime) + us(usage.ru_stime)
-}
-
-/// A process that [`split`] made.
-#[derive(Debug)]
-pub struct Child(libc::pid_t);
-
-/// Splits the process in two; none in the new one. There must be no other thread, as in [`fork`]; who
-/// does this is told how the child ends.
-pub fn split() -> io::Result<Option<Child>> {
-    super::signals::remember_children()?;
-    // SAFETY: no pointers. There is one thread, so that the child may do whatever this one could.
-    let id = check(unsafe { libc::fork() })?;
-    Ok((id != 0).then_some(Child(id)))
-}
-
-impl Child {
-    pub fn id(&self) -> libc::pid_t {
-        self.0
-    }
-
-    /// Ends it if it has not ended yet, waits until it has, and tells how it did.
-    pub fn end(self) -> io::Result<ExitStatus> {
-        let mut status = 0;
-        // SAFETY: the pointer is to an integer of the right type, alive for the calls. Until it has been
-        // waited for, the id is this child's and nobody else's.
-        unsafe {
-            libc::kill(self.0, libc::SIGKILL);
-            while check(libc::waitpid(self.0, &raw mut status, 0)).is_err() {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-        }
-        Ok(ExitStatus::from_raw(status))
-    }
 }
 
 /// Lets every other process go first. An error changes nothing that matters.
@@ -178,31 +140,4 @@ pub fn wait_readable<const N: usize>(
     // SAFETY: the pointer is to as many structs as the count says, alive for the call.
     check(unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, timeout) })?;
     Ok(polled.map(|one| one.revents != 0))
-}
-
-/// What is waited for at a descriptor: something to read, or its end.
-#[derive(Clone, Copy, Debug)]
-pub struct Interest<'a> {
-    pub fd: BorrowedFd<'a>,
-    /// Room to write, too.
-    pub writable: bool,
-}
-
-/// Waits for one of these, for so many milliseconds at most, or for a signal.
-pub fn wait(interests: &[Interest], timeout: Option<u64>) -> io::Result<()> {
-    let to_poll = |interest: &Interest| libc::pollfd {
-        fd: interest.fd.as_raw_fd(),
-        events: libc::POLLIN | if interest.writable { libc::POLLOUT } else { 0 },
-        revents: 0,
-    };
-    let mut polled: Vec<libc::pollfd> = interests.iter().map(to_poll).collect();
-    let timeout = timeout.map_or(-1, |ms| {
-        libc::c_int::try_from(ms).unwrap_or(libc::c_int::MAX)
-    });
-    // SAFETY: the pointer is to as many structs as the count says, alive for the call.
-    let result = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout) };
-    match check(result) {
-        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
-        _ => Ok(()),
-    }
 }

@@ -78,11 +78,6 @@ pub(super) fn forget_children() -> io::Result<()> {
     set_action(libc::SIGCHLD, libc::SIG_IGN)
 }
 
-/// Lets the system keep how they ended until it is asked for.
-pub(super) fn remember_children() -> io::Result<()> {
-    set_action(libc::SIGCHLD, libc::SIG_DFL)
-}
-
 fn set_action(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()> {
     // SAFETY: zeros are a valid sigaction: no flags, an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };

@@ -36,7 +36,7 @@ const SHARE: Option<libc::c_int> = None;
 pub enum Sharing {
     Nobody,
     /// Other sockets of this user that say so too.
-    Workers,
+    Threads,
 }
 
 /// A bound UDP socket. On a wildcard address it asks with each datagram for the address that the
@@ -312,8 +312,8 @@ fn new_socket(address: SocketAddr, kind: libc::c_int) -> io::Result<OwnedFd> {
 fn share(socket: &OwnedFd, sharing: Sharing) -> io::Result<()> {
     match (sharing, SHARE) {
         (Sharing::Nobody, _) => Ok(()),
-        (Sharing::Workers, Some(option)) => set_option(socket, libc::SOL_SOCKET, option, 1),
-        (Sharing::Workers, None) => Err(io::ErrorKind::Unsupported.into()),
+        (Sharing::Threads, Some(option)) => set_option(socket, libc::SOL_SOCKET, option, 1),
+        (Sharing::Threads, None) => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
@@ -362,20 +362,6 @@ fn forbid_fragments(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn forbid_fragments(_: &OwnedFd, _: SocketAddr) -> io::Result<()> {
     Ok(())
-}
-
-/// Asks for so many bytes for what a socket sends, which on Linux is also what the other end of a pair may
-/// leave unread; for less where the system refuses.
-pub fn enlarge_send_buffer(socket: &OwnedFd, bytes: i32) {
-    #[cfg(target_os = "linux")]
-    if set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes).is_ok() {
-        return;
-    }
-    let mut bytes = bytes;
-    while bytes > 64 * 1024 && set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes).is_err()
-    {
-        bytes /= 2;
-    }
 }
 
 /// Asks for [`RECEIVE_BUFFER`], and for less where the system refuses (the BSDs) instead of giving

@@ -652,12 +652,26 @@ impl Tracker {
 
     /// When the next sweep begins, in milliseconds since the start; none while nothing is stored.
     pub fn next_sweep(&self) -> Option<u64> {
-        let unit = match self.is_held() {
+        (!self.torrents.is_empty()).then(|| self.sweep_due())
+    }
+
+    /// The same, whatever is stored.
+    fn sweep_due(&self) -> u64 {
+        self.since_start(match self.is_held() {
             true => self.clock.unit(),
             false => self.sweep.next,
-        };
-        (!self.torrents.is_empty())
-            .then_some((unit * self.unit_ms).saturating_add_signed(self.ahead_ms.saturating_neg()))
+        })
+    }
+
+    /// When the clock would be held without another sweep, likewise.
+    fn held_from(&self) -> u64 {
+        self.since_start(self.sweep.vouched + Clock::SWEEP_VALID + 1)
+    }
+
+    /// When a unit of the clock begins, in milliseconds since the start.
+    fn since_start(&self, unit: u64) -> u64 {
+        let begin = unit.saturating_mul(self.unit_ms);
+        begin.saturating_add_signed(self.ahead_ms.saturating_neg())
     }
 
     fn begin_sweep(&mut self) {

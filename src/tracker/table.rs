@@ -9,7 +9,10 @@
 //! torrents are those of the whole table: a shard knows how many the others had when it was locked, and adds its
 //! own change when it is released. A bound may be exceeded by what the other threads add meanwhile: a batch each.
 
-use super::{Clock, Counts, Cursor, Decoys, Found, InfoHash, Limits, Progress, Totals, Tracked, Tracker};
+use super::{
+    Clock, Counts, Cursor, Decoys, Found, InfoHash, Limits, Progress, Tally, Totals, Tracked,
+    Tracker,
+};
 use crate::busiest::Busiest;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -33,6 +36,8 @@ pub struct Table {
     /// Peers and torrents in all shards; not kept where there is one.
     peers: AtomicUsize,
     torrents: AtomicUsize,
+    /// The second after the start from which on the clock of a shard is held if no sweep passes it before.
+    held_from: AtomicUsize,
 }
 
 /// On cache lines of its own (two, since they are fetched in pairs), so that a lock that one thread takes does
@@ -86,6 +91,7 @@ impl Table {
             bits: count.trailing_zeros(),
             peers: AtomicUsize::new(0),
             torrents: AtomicUsize::new(0),
+            held_from: AtomicUsize::new(usize::MAX),
         }
     }
 
@@ -149,6 +155,22 @@ impl Table {
             tracker,
             before,
         }
+    }
+
+    /// Whether requests are to wait: the clock of a shard is held after a long pause, until the sweep has passed it.
+    pub fn is_held(&self, now_ms: u64) -> bool {
+        match self.shards.len() {
+            1 => self.lock(0, now_ms).is_held(),
+            _ => now_ms / 1000 >= self.held_from.load(Relaxed) as u64,
+        }
+    }
+
+    /// Notes until when all shards have been swept.
+    pub fn note_sweeps(&self, now_ms: u64) {
+        let mut from = u64::MAX;
+        self.each(now_ms, &mut |tracker| from = from.min(tracker.held_from() / 1000));
+        let from = usize::try_from(from).unwrap_or(usize::MAX);
+        self.held_from.store(from, Relaxed);
     }
 
     /// The shard of an info-hash.
@@ -316,12 +338,17 @@ impl Table {
         totals
     }
 
-    /// When the next sweep of a shard is due, in milliseconds since the start; none while nothing is stored.
+    /// When the next sweep of a shard is due, in milliseconds since the start; none while the only shard is empty.
     pub fn next_sweep(&self, now_ms: u64) -> Option<u64> {
+        if let [shard] = &*self.shards {
+            let tracker = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
+            return tracker.next_sweep();
+        }
+        // An empty shard is swept too, so that what is noted of all of them holds for it.
         let mut next = None;
         self.each(now_ms, &mut |tracker| {
-            let own = tracker.next_sweep();
-            next = next.into_iter().chain(own).min();
+            let due = tracker.sweep_due();
+            next = Some(next.map_or(due, |next: u64| next.min(due)));
         });
         next
     }
@@ -351,7 +378,10 @@ impl Sweeper {
             match table.try_lock(shard, now_ms) {
                 Some(mut tracker) => match tracker.sweep(budget, tracked) {
                     Progress::NotDue => {}
-                    progress => return self.passed(shard, count, progress),
+                    progress => {
+                        drop(tracker);
+                        return self.passed(table, now_ms, shard, progress);
+                    }
                 },
                 None => busy = busy.or(Some(shard)),
             }
@@ -359,13 +389,24 @@ impl Sweeper {
         let Some(shard) = busy else {
             return Progress::NotDue;
         };
-        match table.lock(shard, now_ms).sweep(budget, tracked) {
+        let progress = table.lock(shard, now_ms).sweep(budget, tracked);
+        match progress {
             Progress::NotDue => Progress::NotDue,
-            progress => self.passed(shard, count, progress),
+            progress => self.passed(table, now_ms, shard, progress),
         }
     }
 
-    fn passed(&mut self, shard: usize, count: usize, progress: Progress) -> Progress {
+    fn passed(
+        &mut self,
+        table: &Table,
+        now_ms: u64,
+        shard: usize,
+        progress: Progress,
+    ) -> Progress {
+        let count = table.shards.len();
+        if progress == Progress::Finished {
+            table.note_sweeps(now_ms);
+        }
         self.next = (shard + 1) % count;
         self.ended += usize::from(progress == Progress::Finished);
         match self.ended >= count {

@@ -276,32 +276,6 @@ fn a_node_is_replaced() {
 }
 
 #[test]
-fn two_hosts_with_two_workers_each() {
-    net::in_sandbox("two_hosts_with_two_workers_each", |lan| {
-        let mut mesh = Mesh::new(lan, Links::V4, 2);
-        mesh.flags = &["-j", "2"];
-        mesh.start_all();
-        // Who answers is one of two, of which the last is whole some seconds after the first.
-        wait_for("all workers to be whole", || {
-            let is_whole = |node| (0..8).all(|_| mesh.health(node).0 == 200);
-            (is_whole(0) && is_whole(1)).then_some(())
-        });
-        let load = mesh.load();
-        a_while();
-        mesh.pass_on(0, &[1]);
-        mesh.pass_on(1, &[0]);
-        mesh.hosts[0].unplug();
-        a_while();
-        mesh.hosts[0].plug();
-        a_while();
-        let mut truth = load.stop();
-        mesh.agree(&truth);
-        truth.has_parted = true;
-        mesh.all_count_right(&truth);
-    });
-}
-
-#[test]
 fn a_wrong_key() {
     net::in_sandbox("a_wrong_key", |lan| {
         let mut mesh = Mesh::new(lan, Links::V4, 3);

@@ -45,8 +45,6 @@ pub struct Mesh<'a> {
     pub clocks: Vec<i32>,
     /// The file that each node has its key from.
     pub keys: Vec<String>,
-    /// All nodes have these too.
-    pub flags: &'static [&'static str],
     probes: Cell<u8>,
 }
 
@@ -63,7 +61,6 @@ impl Mesh<'_> {
             daemons: (0..hosts).map(|_| None).collect(),
             clocks: vec![0; hosts],
             keys: vec![key; hosts],
-            flags: &[],
             probes: Cell::new(0),
         }
     }
@@ -128,7 +125,6 @@ impl Mesh<'_> {
         // A sixth of the timeout is half a minute, and nobody expires within a test.
         command.args(["--interval", "120", "--peer-timeout", "180"]);
         command.args(["--state", &self.state(node), "--state-interval", "0"]);
-        command.args(self.flags);
         command.args(["--admin", "10.77.0.0/16", "--cluster-key", &self.keys[node]]);
         for ip in self.links_of(&self.hosts[node]) {
             let address = SocketAddr::new(ip, CLUSTER_PORT).to_string();
@@ -182,10 +178,7 @@ impl Mesh<'_> {
         let counts = truth.counts();
         let hashes: Vec<InfoHash> = counts.keys().copied().collect();
         let nodes = (0..self.hosts.len()).filter(|node| self.daemons[*node].is_some());
-        // From so many ports that each of a host's workers is asked.
-        let clients: Vec<Client> = nodes
-            .flat_map(|node| (0..16).map(move |_| self.client(node)))
-            .collect();
+        let clients: Vec<Client> = nodes.map(|node| self.client(node)).collect();
         for client in &clients {
             loop {
                 let told = client.scrape(&hashes);

@@ -1,12 +1,8 @@
-use super::numbers::{MOST_NODES, MOST_NUMBERS};
 use super::*;
-use crate::sync::cluster::Plan;
 use crate::sync::link::Counters;
-use crate::tracker::Limits;
 
 fn node(address: &str, id: u64, is_up: bool, agrees: Option<bool>) -> Report {
     Report {
-        realm: Realm::Site,
         address: address.parse().expect("an address"),
         id,
         is_up,
@@ -155,88 +151,6 @@ fn a_name_without_address_is_a_node_that_is_down() {
     let mut hidden = overview;
     hidden.hide_nodes();
     assert!(!metrics(&hidden).contains("b.example"));
-}
-
-/// What a node without others is, and its table.
-fn alone() -> (Cluster, Tracker) {
-    let mut tracker = Tracker::new(Limits {
-        peer_timeout: 2700,
-        max_peers: 1000,
-        max_torrents: 1000,
-    });
-    let plan = Plan {
-        secret: vec![1; 32],
-        random: [1, 2, 3],
-        peers: Vec::new(),
-        families: [true, false],
-        peer_timeout: 2700,
-        max_peers: 1000,
-    };
-    let mut cluster = Cluster::new(plan, 0, &mut tracker);
-    cluster.use_multicast(Vec::new(), false);
-    (cluster, tracker)
-}
-
-#[test]
-fn whoever_takes_a_place_counts_on() {
-    let mut told = mixed();
-    told.multicast = Some(Multicast {
-        packets_in: 7,
-        records_in: 9,
-        ignored: [1, 2, 3, 4],
-        ..Multicast::default()
-    });
-    // Peers of nodes that are here, of multicast, and of nodes that are forgotten.
-    told.synced = 1_234_567 + 99 + 9 + 1000;
-    (told.unsent, told.untold) = ([4, 5], 6);
-    let (mut cluster, tracker) = alone();
-    told.hand_on(&mut cluster);
-    let read = Overview::of(&cluster, &tracker, 0);
-    let counts = |o: &Overview| {
-        let nodes = o.nodes.iter().map(|n| (n.address, n.id, n.counters));
-        let rest = (o.synced, o.untold, o.unsent, o.rejections, o.multicast);
-        (nodes.collect::<Vec<_>>(), rest)
-    };
-    assert_eq!(counts(&read), counts(&told));
-    assert!(read.nodes.iter().all(|node| !node.is_up));
-}
-
-#[test]
-fn another_process_reads_what_one_has_told() {
-    let mut overview = mixed();
-    overview.nodes[2].realm = Realm::Group;
-    overview.multicast = Some(Multicast {
-        packets_in: 7,
-        records_out: 9,
-        ..Multicast::default()
-    });
-    overview.unsent = [4, 5];
-    let longest = format!("{}:65535", "x".repeat(253));
-    overview.unresolved = vec!["b.example:6970".into(), longest, String::new()];
-    let numbers = overview.numbers();
-    let all = |overview: &Overview| {
-        let metrics = written(|o, out| write_metrics(Some(o), out), overview);
-        (written(write, overview), metrics)
-    };
-    assert_eq!(all(&Overview::of_numbers(&numbers)), all(&overview));
-    for length in 0..numbers.len() {
-        all(&Overview::of_numbers(&numbers[..length]));
-    }
-    all(&Overview::of_numbers(&[u64::MAX; MOST_NUMBERS]));
-    overview.nodes = vec![overview.nodes[0]; 1000];
-    overview.unresolved = vec![overview.unresolved[1].clone(); 256];
-    let numbers = overview.numbers();
-    assert!(numbers.len() <= MOST_NUMBERS, "{}", numbers.len());
-    let read = Overview::of_numbers(&numbers);
-    assert_eq!(read.nodes.len(), MOST_NODES);
-    assert_eq!(read.unresolved, overview.unresolved);
-}
-
-#[test]
-fn workers_have_numbers() {
-    let mut worker = node("0.0.0.3:0", 1, true, None);
-    worker.realm = Realm::Group;
-    assert_eq!(name(&worker), "worker 2");
 }
 
 #[test]

@@ -19,11 +19,6 @@ fn address(n: usize) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, n as u8], 7000))
 }
 
-/// Where a member is to the others of its group.
-fn worker(n: usize) -> SocketAddr {
-    SocketAddr::from(([0, 0, 0, 0], 1 + n as u16))
-}
-
 fn info_hash(torrent: u32) -> InfoHash {
     let mut info_hash = [0; 20];
     let spread = torrent.wrapping_mul(0x9e37_79b9);
@@ -82,14 +77,12 @@ impl Net {
     fn carry(&mut self, from: usize, out: &Outbox) {
         for (to, packet) in out.packets() {
             assert!(packet.len() <= wire::MOST);
-            let members = 0..self.members.len();
-            if let Some(to) = members.clone().find(|n| address(*n) == to) {
+            let mut members = 0..self.members.len();
+            if let Some(to) = members.find(|n| address(*n) == to) {
                 self.passed.push((from, to, packet.to_vec()));
                 if !self.is_cut {
                     self.deliver(from, to, packet);
                 }
-            } else if let Some(to) = members.clone().find(|n| worker(*n) == to) {
-                self.deliver_from(worker(from), to, packet);
             }
         }
     }
@@ -154,202 +147,48 @@ impl Net {
     }
 }
 
-/// Two sites: a group of three whose gateway is 0, and one of two whose gateway is 3.
-fn two_groups() -> Net {
-    let mut net = Net::new(5);
-    for group in [[0, 1, 2].as_slice(), &[3, 4]] {
-        for n in group {
-            let others: Vec<_> = group
-                .iter()
-                .filter(|o| *o != n)
-                .map(|n| worker(*n))
-                .collect();
-            let gateway = (*n != group[0]).then(|| worker(group[0]));
-            let node = &mut net.members[*n].0;
-            node.links.clear();
-            node.set_siblings(&others, gateway);
-        }
-    }
-    net.members[0].0.set_peers(&[address(3)]);
-    net.members[3].0.set_peers(&[address(0)]);
+/// Other nodes hear it by the same means.
+#[test]
+fn what_comes_by_other_means_is_not_told_on() {
+    let mut net = Net::new(3);
     net.run(3000);
-    net
-}
-
-fn heard(net: &Net, n: usize, from: SocketAddr) -> u64 {
-    let mut reports = net.members[n].0.reports();
-    let report = reports.find(|r| r.address == from).expect("is known");
-    report.counters.records_in
-}
-
-#[test]
-fn a_gateway_speaks_for_its_group_and_to_it() {
-    let mut net = two_groups();
-    let links: Vec<_> = net
-        .members
-        .iter()
-        .map(|(n, _)| n.reports().count())
-        .collect();
-    assert_eq!(links, [3, 2, 2, 2, 1]);
-    net.announce(1, 1, 1, Role::Leecher);
-    net.announce(4, 2, 2, Role::Seeder);
-    net.announce(0, 3, 3, Role::Seeder);
-    net.run(1600);
-    assert_eq!(net.peers(), [3; 5]);
-    // Each was told once of each, by whoever is to tell it.
-    assert_eq!(heard(&net, 3, address(0)), 2);
-    assert_eq!(heard(&net, 4, worker(3)), 2);
-    assert_eq!(heard(&net, 2, worker(0)), 2);
-    assert_eq!(heard(&net, 2, worker(1)), 1);
-    assert_eq!(heard(&net, 0, worker(1)), 1);
-    assert_eq!(heard(&net, 1, worker(2)), 0);
-    net.stop(2, 2, 2);
-    net.run(1600);
-    assert_eq!(net.peers(), [2; 5]);
-    net.run(5000);
-    let agree = |(node, _): &(Node, Tracker)| node.reports().all(|r| r.agrees == Some(true));
-    assert!(net.members.iter().all(agree));
-}
-
-#[test]
-fn what_comes_by_other_means_is_told_to_the_group_and_to_no_site() {
-    let mut net = two_groups();
-    net.announce(3, 9, 9, Role::Leecher);
-    net.run(3000);
-    net.announce(4, 1, 1, Role::Leecher);
-    let mut changes = Vec::new();
-    net.members[4].1.take_changes(&mut changes);
-    let (node, tracker) = &mut net.members[0];
-    assert_eq!(node.relay(&changes, tracker, &|_, _| false), 1);
-    assert_eq!(node.relay(&changes, tracker, &|_, _| false), 0);
-    net.run(300);
-    assert_eq!(net.peers(), [2, 2, 2, 1, 2]);
-    net.run(2000);
-    assert_eq!(net.report(0, 3).counters.records_out, 0);
-}
-
-/// By other means is told what the group's clients do, and nothing that comes from elsewhere.
-#[test]
-fn a_gateway_tells_outside_what_its_group_announces() {
-    let mut net = two_groups();
-    for n in [0, 1] {
-        net.members[n].0.tell_outside();
-    }
-    let outside = |net: &mut Net, n: usize| {
-        let (node, tracker) = &mut net.members[n];
-        let mut told = Vec::new();
-        node.take_outside(tracker, &mut told);
-        let ports = told.iter().map(|change| match change.peer {
-            Peer::V4([.., high, low, _]) => u16::from_be_bytes([high, low]),
-            Peer::V6(_) => 0,
-        });
-        let mut ports: Vec<_> = ports.collect();
-        ports.sort_unstable();
-        ports
-    };
     net.announce(0, 1, 1, Role::Leecher);
     let mut changes = Vec::new();
     net.members[0].1.take_changes(&mut changes);
-    let own = changes[0];
-    net.announce(0, 9, 1, Role::Leecher);
-    net.announce(1, 1, 2, Role::Leecher);
-    net.announce(3, 1, 3, Role::Leecher);
-    net.announce(4, 1, 4, Role::Leecher);
+    let (node, tracker) = &mut net.members[1];
+    node.tell_outside();
+    assert_eq!(node.relay(&changes, tracker, &|_, _| false), 1);
+    assert_eq!(node.relay(&changes, tracker, &|_, _| false), 0);
+    net.run(2000);
+    assert_eq!(net.report(1, 2).counters.records_out, 0);
+    let (node, tracker) = &mut net.members[1];
+    let mut told = Vec::new();
+    node.take_outside(tracker, &mut told);
+    assert_eq!(told, []);
+}
+
+/// By other means is told what a node's own clients do, and nothing that comes from elsewhere.
+#[test]
+fn outside_is_told_what_was_announced_here() {
+    let mut net = Net::new(2);
     net.run(3000);
-    let ports = outside(&mut net, 0);
-    assert_eq!(ports.len(), 2, "{ports:?}");
-    let of_sibling = outside(&mut net, 1);
-    assert_eq!(of_sibling.len(), 1, "a sibling would tell of its own alone");
-    assert!(ports.contains(&of_sibling[0]));
-
-    // What is relayed is told to siblings, who do not tell it outside.
-    let mut other = own;
-    other.info_hash = [7; 20];
+    net.members[0].0.tell_outside();
+    net.announce(0, 1, 1, Role::Leecher);
+    net.announce(0, 9, 1, Role::Leecher);
+    net.announce(1, 1, 3, Role::Leecher);
+    net.run(3000);
+    assert_eq!(net.peers(), [3, 3]);
     let (node, tracker) = &mut net.members[0];
-    node.relay(&[other], tracker, &|_, _| false);
-    net.run(1000);
-    assert_eq!(
-        (outside(&mut net, 0), outside(&mut net, 1)),
-        (vec![], vec![])
-    );
-
-    // Nor is what was announced long ago, and comes to a gateway that was away.
-    other.info_hash = [8; 20];
-    other.stamp = other.stamp.wrapping_sub(20) & 0x7f;
-    let refuses: Refuses = &|_, _| false;
-    let (node, tracker) = &mut net.members[0];
-    let mut news = 0;
-    node.apply_from(
-        Realm::Group,
-        &[other],
-        tracker,
-        refuses,
-        &mut |_, applied| {
-            news += u32::from(applied == Applied::Changed);
-        },
-    );
-    assert_eq!((news, outside(&mut net, 0)), (1, vec![]));
-}
-
-#[test]
-fn what_repair_brought_is_told_on_too() {
-    let mut net = two_groups();
-    for peer in 0..300 {
-        net.announce(3, peer, peer, Role::Leecher);
-        net.announce(4, peer, peer, Role::Leecher);
-    }
-    net.members[3].1.take_changes(&mut Vec::new());
-    net.members[4].1.take_changes(&mut Vec::new());
-    net.run(30_000);
-    assert_eq!(net.peers(), [300; 5]);
-    assert_eq!(heard(&net, 1, worker(0)), 300);
-}
-
-/// It takes the table of its group, which the other sites have.
-#[test]
-fn a_gateway_in_the_place_of_another_tells_nobody_what_all_know() {
-    let mut net = two_groups();
-    (0..300).for_each(|peer| net.announce(1, peer, peer, Role::Leecher));
-    net.run(5000);
-    assert_eq!(net.peers(), [300; 5]);
-    let before = heard(&net, 3, address(0));
-    let reports: Vec<_> = net.members[0].0.reports().collect();
-    let (mut node, tracker) = member(0, 1, 7, TIMEOUT, 1);
-    node.set_siblings(&[worker(1), worker(2)], None);
-    node.set_peers(&[address(3)]);
-    node.take_place();
-    node.inherit(&reports, 0, [0; Rejection::COUNT]);
-    node.is_joining = true;
-    net.members[0] = (node, tracker);
-    net.run(20_000);
-    net.announce(1, 0, 1000, Role::Leecher);
-    net.members[0].0.is_joining = false;
-    net.run(20_000);
-    assert_eq!(net.peers(), [301; 5]);
-    assert_eq!(heard(&net, 3, address(0)), before + 1);
-    // Nor does it ask for what had been told before it came.
-    for (node, _) in &net.members {
-        assert!(node.reports().all(|report| report.counters.resends == 0));
-    }
-}
-
-/// A worker's clock and those of its siblings count for nothing.
-#[test]
-fn workers_take_the_time_of_their_gateway() {
-    let mut net = two_groups();
-    net.run(15_000);
-    net.members[2] = member(2, 0, 7, TIMEOUT, 5);
-    net.members[2].0.time = Time::new(net.now, 5_000_000_000_000);
-    net.members[2].0.advance(net.now);
-    net.members[2]
-        .0
-        .set_siblings(&[worker(1), worker(0)], Some(worker(0)));
-    net.run(5000);
-    let times = net.members.iter().map(|(node, _)| node.cluster_time());
-    let times: Vec<_> = times
-        .map(|time| time.abs_diff(1_700_000_000_000 + net.now))
-        .collect();
-    assert!(times.iter().all(|off| *off < 200), "{times:?}");
+    let mut told = Vec::new();
+    node.take_outside(tracker, &mut told);
+    let mut hashes: Vec<_> = told.iter().map(|change| change.info_hash).collect();
+    hashes.sort_unstable();
+    let mut expected = [info_hash(1), info_hash(9)];
+    expected.sort_unstable();
+    assert_eq!(hashes, expected);
+    told.clear();
+    node.take_outside(tracker, &mut told);
+    assert_eq!(told, [], "once");
 }
 
 /// What is said in stamps of a time that the cluster does not have would outdo what is said later.
@@ -1019,7 +858,7 @@ fn a_completion_that_a_table_has_counted_is_not_counted_again() {
         net.say(0, 1, peer, Role::Seeder, Event::Completed);
         net.say(0, 1, peer, Role::Seeder, Event::Stopped);
         let (node, tracker) = &mut net.members[1];
-        node.note_counts(Realm::Site);
+        node.note_counts();
         let known = tracker.scrape(&info_hash(1)).map_or(0, |c| c.downloaded);
         tracker.merge_memory(&info_hash(1), known + 1, 0);
         net.run(2000);

@@ -1,0 +1,159 @@
+//! One loop for everything, or one for the chores and one for each thread that serves.
+
+use crate::http::{Connections, Gate, Policy, Proxies, Room, Site};
+use crate::log;
+use crate::random::Random;
+use crate::responder::Responder;
+use crate::server::{Chores, Crew, Server, Serving, Socket};
+use crate::stats::Board;
+use crate::udp::ConnectionIds;
+use std::io;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
+
+/// Bytes of a thread's stack. A batch of datagrams and what is known of it takes some 20 KiB of it.
+const STACK: usize = 512 * 1024;
+
+/// What the loops are made of.
+pub struct Parts {
+    /// When their clocks begin.
+    pub start: Instant,
+    pub responder: Responder,
+    pub ids: ConnectionIds,
+    pub chores: Chores,
+    /// Of each thread that serves.
+    pub sockets: Vec<Vec<Socket>>,
+    pub policy: Arc<Policy>,
+    pub gate: Gate,
+    pub room: Arc<Room>,
+    pub proxies: Proxies,
+}
+
+/// The loop of this thread, and those of the others with what ends all of them.
+pub struct Loops {
+    own: Server,
+    others: Vec<Server>,
+    crew: Option<Arc<Crew>>,
+}
+
+impl Loops {
+    pub fn new(parts: Parts) -> io::Result<Loops> {
+        let Parts {
+            start,
+            mut responder,
+            ids,
+            mut chores,
+            sockets,
+            policy,
+            gate,
+            room,
+            proxies,
+        } = parts;
+        let serving = |sockets: Vec<Socket>| {
+            let first = Serving::first_connection(sockets.len());
+            let connections = Connections::new(room.clone(), proxies.clone(), first);
+            Serving::new(
+                sockets,
+                connections,
+                Site::new(policy.clone(), gate.clone()),
+            )
+        };
+        let count = sockets.len();
+        if count <= 1 {
+            let mut own = Server::new(start, responder, ids)?;
+            own.serve(serving(sockets.into_iter().flatten().collect()))?;
+            own.do_chores(chores)?;
+            return Ok(Loops {
+                own,
+                others: Vec::new(),
+                crew: None,
+            });
+        }
+        responder.table.note_sweeps(0);
+        let board = Board::new(count);
+        responder.board = board.clone();
+        let mut others = Vec::new();
+        for (number, sockets) in sockets.into_iter().enumerate() {
+            let random = Random::seeded(seed()?);
+            let responder = responder.for_thread(random, board.of_thread(number));
+            let mut server = Server::new(start, responder, ids.clone())?;
+            server.serve(serving(sockets))?;
+            others.push(server);
+        }
+        chores.has_crew = true;
+        let mut own = Server::new(start, responder, ids)?;
+        own.do_chores(chores)?;
+        let wakers: io::Result<Vec<_>> = std::iter::once(&own)
+            .chain(&others)
+            .map(Server::waker)
+            .collect();
+        let crew = Arc::new(Crew::new(wakers?));
+        for server in others.iter_mut().chain([&mut own]) {
+            server.join(crew.clone());
+        }
+        Ok(Loops {
+            own,
+            others,
+            crew: Some(crew),
+        })
+    }
+
+    /// Serves until a signal ends it; false if the state was to be saved then and could not be. If one thread
+    /// cannot go on, all end.
+    pub fn run(self) -> io::Result<bool> {
+        let Loops { own, others, crew } = self;
+        let mut threads = Vec::new();
+        let mut result = Ok(true);
+        for (number, server) in others.into_iter().enumerate() {
+            match spawn(number, server, crew.clone()) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => result = Err(error),
+            }
+        }
+        if result.is_ok() {
+            result = own.run();
+        }
+        if let (Err(_), Some(crew)) = (&result, &crew) {
+            crew.stop(false);
+        }
+        for thread in threads {
+            // A thread that panics ends the process.
+            let ended = thread.join().unwrap_or(Ok(()));
+            result = ended.and(result);
+        }
+        if result.is_ok() {
+            log::line(format_args!("stopped"));
+        }
+        result
+    }
+}
+
+fn seed() -> io::Result<u64> {
+    getrandom::u64().map_err(io::Error::other)
+}
+
+fn spawn(
+    number: usize,
+    server: Server,
+    crew: Option<Arc<Crew>>,
+) -> io::Result<JoinHandle<io::Result<()>>> {
+    let thread = Builder::new()
+        .name(format!("announced-{number}"))
+        .stack_size(STACK);
+    thread.spawn(move || {
+        let result = server.run();
+        if let (Err(_), Some(crew)) = (&result, crew) {
+            crew.stop(true);
+        }
+        result.map(drop)
+    })
+}
+
+/// Makes a panic in any thread end the process, under any Cargo profile.
+pub fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        log::error(format_args!("{panic}"));
+        std::process::abort();
+    }));
+}
