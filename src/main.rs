@@ -260,7 +260,6 @@ fn work(options: &Options, start: Start) -> Result<(), Problem> {
 fn run(parts: Parts, background: Option<daemon::Starting>) -> Result<(), Problem> {
     let is_worker = parts.place.is_some();
     let server = Server::new(parts).map_err(problem("cannot poll"))?;
-    memory::release_code();
     if !is_worker {
         log::line(format_args!("ready"));
     }
