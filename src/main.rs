@@ -208,7 +208,6 @@ fn work(options: &Options, start: Start) -> Result<(), Problem> {
 /// Serves until that is to end.
 fn run(parts: Parts, background: Option<daemon::Starting>) -> Result<(), Problem> {
     let loops = Loops::new(parts).map_err(problem("cannot poll"))?;
-    memory::release_code();
     log::line(format_args!("ready"));
     leave_terminal(background)?;
     match loops.run().map_err(problem("cannot serve"))? {

@@ -97,49 +97,6 @@ const DISCARD: libc::c_int = libc::MADV_DONTNEED;
 #[cfg(not(target_os = "linux"))]
 const DISCARD: libc::c_int = libc::MADV_FREE;
 
-/// Lets go of the pages of code and constants that only start-up needed, in the program and its shared
-/// libraries. What is read again comes back from its file; the rest, two thirds, no longer counts as
-/// resident.
-#[cfg(target_os = "linux")]
-pub fn release_code() {
-    // SAFETY: the function has the type that is asked for, and no data is passed to it.
-    unsafe {
-        libc::dl_iterate_phdr(Some(release_object), std::ptr::null_mut());
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-pub fn release_code() {}
-
-#[cfg(target_os = "linux")]
-unsafe extern "C" fn release_object(
-    object: *mut libc::dl_phdr_info,
-    _: libc::size_t,
-    _: *mut libc::c_void,
-) -> libc::c_int {
-    // SAFETY: the linker calls this with a valid object and the number of its headers.
-    let (base, headers) = unsafe {
-        let object = &*object;
-        let count = usize::from(object.dlpi_phnum);
-        let headers = std::slice::from_raw_parts(object.dlpi_phdr, count);
-        (object.dlpi_addr as usize, headers)
-    };
-    for header in headers {
-        if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {
-            continue;
-        }
-        let start = base.wrapping_add(header.p_vaddr as usize);
-        let skipped = start % PAGE;
-        let length = skipped + header.p_memsz as usize;
-        // SAFETY: the range is a mapping of a file that nothing writes to, so that a page comes back
-        // with the same contents. The system rounds the length up to whole pages of the mapping.
-        unsafe {
-            libc::madvise((start - skipped) as *mut _, length, libc::MADV_DONTNEED);
-        }
-    }
-    0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,6 +15,9 @@ const BACKLOG: libc::c_int = 1024;
 /// What the system may hold of the replies to one TCP client, in bytes; Linux doubles it.
 const SEND_BUFFER: libc::c_int = 64 * 1024;
 
+/// What the system may hold of the requests of one TCP client, in bytes: the longest head twice. Linux doubles it.
+const TCP_RECEIVE_BUFFER: libc::c_int = 16 * 1024;
+
 /// What the receive buffer of a UDP socket is asked to be: a tenth of a second at 500,000 requests.
 const RECEIVE_BUFFER: libc::c_int = 8 * 1024 * 1024;
 
@@ -156,8 +159,14 @@ pub fn tcp(address: SocketAddr, sharing: Sharing) -> io::Result<mio::net::TcpLis
     // Replies are written whole; waiting for more to send would only delay them. Accepted sockets
     // inherit the option.
     set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    // Inherited too: left to itself, the system would hold megabytes for a client that does not read.
+    // Inherited too: left to itself, the system would hold megabytes for a client that sends and does not read.
     set_option(&socket, libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER)?;
+    set_option(
+        &socket,
+        libc::SOL_SOCKET,
+        libc::SO_RCVBUF,
+        TCP_RECEIVE_BUFFER,
+    )?;
     // A connection is handed over with its request, not before: one turn of the loop instead of two.
     #[cfg(target_os = "linux")]
     set_option(&socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 1)?;
@@ -378,5 +387,41 @@ fn enlarge_receive_buffer(socket: &OwnedFd) {
     let mut size = RECEIVE_BUFFER;
     while size > 64 * 1024 && set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, size).is_err() {
         size /= 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    /// The receive buffer of a connection that a listener accepts.
+    fn accepted_receive_buffer(listener: &mio::net::TcpListener) -> libc::c_int {
+        let address = listener.local_addr().expect("is bound");
+        let mut client = std::net::TcpStream::connect(address).expect("connects");
+        // On Linux a connection may be handed over only with its first bytes.
+        io::Write::write_all(&mut client, b"x").expect("is sent");
+        let start = std::time::Instant::now();
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => return receive_buffer(stream.as_fd()).expect("an option"),
+                Err(error) if start.elapsed().as_secs() < 20 => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn connections_of_clients_have_a_small_receive_buffer_and_those_of_nodes_the_default() {
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        // FreeBSD rounds it up to whole segments, which are long on the loopback.
+        let most = 2 * TCP_RECEIVE_BUFFER;
+        let clients = tcp(loopback, Sharing::Nobody).expect("a port");
+        assert!(accepted_receive_buffer(&clients) <= most);
+        let nodes = cluster_tcp(loopback).expect("a port");
+        assert!(accepted_receive_buffer(&nodes) > most);
     }
 }

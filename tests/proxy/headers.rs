@@ -45,7 +45,6 @@ fn the_right_most_address_that_is_no_proxy_is_the_client() {
         (&["X-Forwarded-For: 6.6.6.6,"], None),
         (&["X-Forwarded-For:"], None),
         (&["X-Forwarded-For: 127.0.0.3"], None),
-        (&["X-Forwarded-For: 192.0.2.1", " , 192.0.2.2"], None),
         (&["Forwarded: for=192.0.2.1"], some("192.0.2.1")),
         (
             &["forwarded: For=\"[2001:db8::1]:4711\";proto=https;by=_x"],
@@ -152,7 +151,6 @@ fn what_anybody_else_says_is_passed_over() {
         "Forwarded: for=192.0.2.1",
         "Forwarded: \"",
         "X-Real-IP: 192.0.2.1",
-        " folded",
     ] {
         assert_eq!(
             announced_as(&mut client, &[header]),
