@@ -474,7 +474,9 @@ fn try_alone(address: &Address) -> io::Result<Address> {
 fn open_another(socket: &Socket, sharing: Sharing) -> io::Result<Socket> {
     let is_shared = sharing == Sharing::Threads;
     Ok(match socket {
-        Socket::Udp(socket) if is_shared => Socket::Udp(sockets::udp(socket.local_addr()?, sharing)?),
+        Socket::Udp(socket) if is_shared => {
+            Socket::Udp(sockets::udp(socket.local_addr()?, sharing)?)
+        }
         Socket::Udp(socket) => {
             let socket = std::net::UdpSocket::from(socket.as_fd().try_clone_to_owned()?);
             Socket::Udp(UdpSocket::from_std(socket))

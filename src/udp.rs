@@ -149,11 +149,7 @@ fn answer<'a>(
 }
 
 /// The peers are written straight to their place in the packet; they are of the asker's family.
-fn decoded<'a>(
-    announce: &bep15::Announce<'a>,
-    source: IpAddr,
-    room: &'a mut [u8],
-) -> Announce<'a> {
+fn decoded<'a>(announce: &bep15::Announce<'a>, source: IpAddr, room: &'a mut [u8]) -> Announce<'a> {
     let (v4, v6): (&mut [u8], &mut [u8]) = match source.to_canonical() {
         IpAddr::V4(_) => (room, &mut []),
         IpAddr::V6(_) => (&mut [], room),

@@ -98,7 +98,7 @@ fn write_state(path: &str, peer_timeout: u32, seconds_ago: i64) {
     let mut bytes = Vec::new();
     let saved_at = wall_ms().saturating_add_signed(-seconds_ago * 1000);
     let mut writer = Writer::new(&tracker, saved_at, &mut bytes);
-    while writer.step(&tracker, 10, &mut bytes) {}
+    while writer.step_shard(&tracker, 10, &mut bytes) {}
     fs::write(path, bytes).expect("is written");
 }
 

@@ -6,7 +6,7 @@ use announced::stats::cluster::Overview;
 use announced::stats::history::{EVERY, Sample};
 use announced::stats::{Counters, Monitor, View, page};
 use announced::sync::node::Report;
-use announced::tracker::{Tally, Totals};
+use announced::tracker::{Limits, Table, Tally, Totals};
 use common::http::{Client, get};
 use common::{Daemon, Directory, skip, udp, wait_for};
 use std::collections::BTreeMap;
@@ -15,6 +15,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 /// A report of a mode.
 fn report(daemon: &Daemon, mode: &str) -> String {
@@ -742,8 +743,10 @@ fn log_lines_hold_all_counts_however_large_they_are() {
     let small = with_view(Monitor::default(), announced::stats::log_lines);
     let large = with_view(Monitor::default(), |view| {
         announced::stats::log_lines(&View {
-            counters: &counters,
+            counters,
             cluster: None,
+            threads: Vec::new(),
+            tally: view.tally.clone(),
             ..*view
         })
     });
@@ -761,6 +764,11 @@ fn with_view<T>(monitor: Monitor, make: impl FnOnce(&View) -> T) -> T {
         http_announces: 4_567_890,
         udp_received: 98_765_432_100,
         ..Counters::default()
+    };
+    let limits = Limits {
+        peer_timeout: 2700,
+        max_peers: 1,
+        max_torrents: 1,
     };
     let mut tally = Tally::new(28_125);
     tally.completed = 91_234;
@@ -782,31 +790,33 @@ fn with_view<T>(monitor: Monitor, make: impl FnOnce(&View) -> T) -> T {
         ..Overview::default()
     };
     make(&View {
-        counters: &counters,
+        counters,
+        threads: Vec::new(),
         monitor: &monitor,
-        tally: &tally,
-        woodpeckers: None,
+        tally,
+        table: &Table::new(limits, 1),
+        table_now: 0,
         totals: Totals {
             torrents: 860_000,
             leechers: 700_000,
             seeders: 1_560_000,
         },
         peers: [600_000, 1_500_000, 100_000, 60_000],
-        table: [1, 2],
+        table_bytes: [1, 2],
         cluster: Some(cluster),
     })
 }
 
 /// The page as it looks after more than an hour with many peers.
 fn full_page() -> String {
-    let mut monitor = Monitor {
+    let monitor = Monitor {
         now: 200_000_000,
-        connections: 1234,
+        connections: Arc::new(1234.into()),
         ..Monitor::default()
     };
     let mut sample = Sample::default();
     for n in 0..130 {
-        monitor.history.record(n * EVERY, sample);
+        monitor.history().record(n * EVERY, sample);
         sample.udp += 240_000 + 40_000 * (n % 10) + 900 * n;
         sample.http += 30_000 + 9_000 * (n % 7);
         sample.dropped += if n / 5 == 7 { 300 } else { 2 };

@@ -531,10 +531,7 @@ mod tests {
             assert!(gate.enter(client, false, false, 0).is_ok());
         }
         assert_eq!(lock(&gate.visits).recent.len(), MOST_REMEMBERED);
-        assert_eq!(
-            enter(&gate, "0.0.11.183", 1),
-            Some(Closed::TooSoon(299))
-        );
+        assert_eq!(enter(&gate, "0.0.11.183", 1), Some(Closed::TooSoon(299)));
         assert_eq!(enter(&gate, "0.0.0.1", 1), None, "long forgotten");
     }
 }

@@ -91,11 +91,6 @@ impl<E: Entry> Register<E> {
         self.slots.len() - self.vacant.len()
     }
 
-    /// The sum of what all entries hold.
-    pub fn held(&self) -> usize {
-        self.held
-    }
-
     pub fn get(&self, index: u32) -> Option<&E> {
         self.slots.get(index as usize)?.entry.as_ref()
     }
@@ -230,7 +225,8 @@ mod tests {
     }
 
     fn register(toys: &[(usize, u64)]) -> Register<Toy> {
-        let mut register = Register::new();
+        let room = Room::new(100, Arc::default());
+        let mut register = Register::new(Arc::new(room));
         for &(held, deadline) in toys {
             register.add(Toy(held, deadline)).expect("has room");
         }
@@ -268,11 +264,11 @@ mod tests {
     fn a_changed_entry_moves_in_both_orders() {
         let mut register = register(&[(5, 1), (4, 2), (3, 3)]);
         register.change(1, |toy| toy.0 = 6);
-        assert_eq!((register.heaviest(), register.held()), (Some(1), 14));
+        assert_eq!((register.heaviest(), register.held), (Some(1), 14));
         register.change(1, |toy| *toy = Toy(5, 4));
-        assert_eq!((register.heaviest(), register.held()), (Some(0), 13));
+        assert_eq!((register.heaviest(), register.held), (Some(0), 13));
         register.change(0, |toy| *toy = Toy(0, 5));
-        assert_eq!((register.heaviest(), register.held()), (Some(1), 8));
+        assert_eq!((register.heaviest(), register.held), (Some(1), 8));
         assert_eq!(removed(register, Register::oldest), [3, 4, 5]);
     }
 
@@ -283,7 +279,7 @@ mod tests {
         assert!(register.remove(0).is_none());
         assert_eq!(register.change(0, |toy| toy.0 = 9), None);
         assert_eq!(register.change(1, |toy| toy.0 = 9), None);
-        assert_eq!((register.len(), register.held()), (0, 0));
+        assert_eq!((register.len(), register.held), (0, 0));
         assert_eq!(register.add(Toy(2, 2)), Some(0));
     }
 
@@ -300,6 +296,8 @@ mod tests {
                 _ => drop(register.change(index, |toy| *toy = Toy(held, now))),
             }
             assert!(register.is_consistent());
+            assert_eq!(register.room.held.load(Relaxed), register.held);
+            assert_eq!(register.room.open.load(Relaxed), register.len());
             let most = register.slots.iter().filter_map(|slot| slot.entry.as_ref());
             let most = most.map(Toy::held).max().unwrap_or(0);
             let heaviest = register.heaviest().and_then(|index| register.get(index));

@@ -14,13 +14,7 @@ pub enum Source {
 
 impl Source {
     /// Appends the next slice; whether there is more.
-    fn step(
-        &mut self,
-        table: &Table,
-        now_ms: u64,
-        tracked: Tracked,
-        out: &mut Vec<u8>,
-    ) -> bool {
+    fn step(&mut self, table: &Table, now_ms: u64, tracked: Tracked, out: &mut Vec<u8>) -> bool {
         match self {
             Source::Torrents(torrents) => torrents.step(table, now_ms, tracked, out),
             Source::Walk(walk) => walk.step(table, now_ms, tracked, out),

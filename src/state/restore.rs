@@ -153,7 +153,8 @@ impl<'a> Restorer<'a> {
         // With units that go on where they were, ages are exact, however often the tracker restarts.
         if unit_ms == self.table.unit_ms() {
             let into_unit = self.elapsed_ms % unit_ms;
-            self.table.each(0, &mut |tracker| tracker.set_back(into_unit));
+            self.table
+                .each(0, &mut |tracker| tracker.set_back(into_unit));
         }
     }
 

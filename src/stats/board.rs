@@ -88,7 +88,10 @@ mod tests {
         assert_eq!(sum(&threads[0], 4), 9);
         assert_eq!(sum(&threads[1], 5), 8);
         let each = chores.threads();
-        assert_eq!(each.iter().map(|c| c.udp_announces).collect::<Vec<_>>(), [3, 5]);
+        assert_eq!(
+            each.iter().map(|c| c.udp_announces).collect::<Vec<_>>(),
+            [3, 5]
+        );
     }
 
     #[test]

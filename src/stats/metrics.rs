@@ -174,13 +174,8 @@ pub fn write(view: &View, out: &mut Vec<u8>) {
     cluster::write_metrics(view.cluster.as_ref(), out);
 }
 
-/// Requests that a thread has answered: how evenly the system spreads them.
-const THREAD_REQUESTS: &[(&str, fn(&Counters) -> u64)] = &[
-    ("protocol=\"udp\"", Counters::udp_requests),
-    ("protocol=\"http\"", Counters::http_requests),
-];
-
-/// Appends what each thread has for itself; nothing where there is one.
+/// Appends the requests that each thread has answered, which show how evenly the system spreads them; nothing
+/// where there is one thread.
 fn write_threads(threads: &[Counters], out: &mut Vec<u8>) {
     if threads.is_empty() {
         return;
@@ -189,8 +184,11 @@ fn write_threads(threads: &[Counters], out: &mut Vec<u8>) {
     begin_family(name, "Requests that each thread has answered.", out);
     for (number, counters) in threads.iter().enumerate() {
         let thread = format!("thread=\"{number}\"");
-        for (label, count) in THREAD_REQUESTS {
-            sample(name, &[&thread, label], Number::Count(count(counters)), out);
+        for (label, count) in [
+            ("protocol=\"udp\"", counters.udp_requests()),
+            ("protocol=\"http\"", counters.http_requests()),
+        ] {
+            sample(name, &[&thread, label], Number::Count(count), out);
         }
     }
 }

@@ -213,8 +213,8 @@ pub struct Monitor {
     pub now: u64,
     /// TCP connections of all threads.
     pub connections: Arc<AtomicUsize>,
-    resident: Arc<Resident>,
-    history: Arc<Mutex<History>>,
+    pub resident: Arc<Resident>,
+    pub history: Arc<Mutex<History>>,
 }
 
 impl Monitor {

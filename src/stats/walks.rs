@@ -113,13 +113,7 @@ pub struct Top {
 }
 
 impl Top {
-    fn step(
-        &mut self,
-        table: &Table,
-        now_ms: u64,
-        tracked: Tracked,
-        out: &mut Vec<u8>,
-    ) -> bool {
+    fn step(&mut self, table: &Table, now_ms: u64, tracked: Tracked, out: &mut Vec<u8>) -> bool {
         let Some(from) = self.next else {
             return false;
         };
@@ -218,7 +212,10 @@ mod tests {
             assert!(steps >= 5, "{steps}");
             let text = String::from_utf8(out).expect("is text");
             assert!(text.starts_with(start), "{text}");
-            assert!(!walk.step(&table, 0, None, &mut Vec::new()), "it stays over");
+            assert!(
+                !walk.step(&table, 0, None, &mut Vec::new()),
+                "it stays over"
+            );
         }
     }
 

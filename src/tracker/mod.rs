@@ -75,6 +75,11 @@ impl Hint {
     fn found(at: Position) -> Hint {
         Hint { at, is_known: true }
     }
+
+    #[cfg(test)]
+    pub fn is_known(self) -> bool {
+        self.is_known
+    }
 }
 
 /// What is known of a swarm. The asker counts.

@@ -168,7 +168,9 @@ impl Table {
     /// Notes until when all shards have been swept.
     pub fn note_sweeps(&self, now_ms: u64) {
         let mut from = u64::MAX;
-        self.each(now_ms, &mut |tracker| from = from.min(tracker.held_from() / 1000));
+        self.each(now_ms, &mut |tracker| {
+            from = from.min(tracker.held_from() / 1000)
+        });
         let from = usize::try_from(from).unwrap_or(usize::MAX);
         self.held_from.store(from, Relaxed);
     }
@@ -396,13 +398,7 @@ impl Sweeper {
         }
     }
 
-    fn passed(
-        &mut self,
-        table: &Table,
-        now_ms: u64,
-        shard: usize,
-        progress: Progress,
-    ) -> Progress {
+    fn passed(&mut self, table: &Table, now_ms: u64, shard: usize, progress: Progress) -> Progress {
         let count = table.shards.len();
         if progress == Progress::Finished {
             table.note_sweeps(now_ms);

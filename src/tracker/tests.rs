@@ -113,7 +113,8 @@ impl Subject {
         };
         let counts = self
             .tracker
-            .announce(&announce, &mut self.random, &mut sinks).counts;
+            .announce(&announce, &mut self.random, &mut sinks)
+            .counts;
         let v4 = sinks.v4.bytes().chunks(6);
         let v6 = sinks.v6.bytes().chunks(18);
         Reply {
