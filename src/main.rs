@@ -23,6 +23,7 @@ use announced::sync::multicast::GROUP;
 use announced::sys::pidfile::{self, Place};
 use announced::sys::privileges::{self, Identity};
 use announced::sys::sockets::Sharing;
+use announced::sys::uptime::Moment;
 use announced::sys::{daemon, files, limits, memory, sandbox, signals, sockets};
 use announced::tracker::{Decoys, InfoHash, Limits, Tracked, Tracker};
 use announced::udp::ConnectionIds;
@@ -41,7 +42,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 /// Descriptors for all that is not a client's connection.
 const RESERVED_DESCRIPTORS: usize = 32;
@@ -166,7 +167,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
 struct Common {
     /// Names them to those who read statistics of several trackers.
     id: u32,
-    start: Instant,
+    start: Moment,
     started: SystemTime,
 }
 
@@ -174,7 +175,7 @@ impl Common {
     fn new() -> Result<Common, Problem> {
         Ok(Common {
             id: getrandom::u32().unwrap_or_default(),
-            start: Instant::now(),
+            start: Moment::now(),
             started: SystemTime::now(),
         })
     }
@@ -442,7 +443,7 @@ fn new_service(
     service.access = access;
     service.log_completed = options.log_completed;
     service.monitor = Monitor::new(common.id, common.started, resident);
-    service.monitor.age = u64::try_from(common.start.elapsed().as_millis()).unwrap_or(0);
+    service.monitor.age = common.start.elapsed_ms();
     Ok(service)
 }
 

@@ -12,6 +12,7 @@ use crate::stats::{self, people::plural};
 use crate::sync::cluster;
 use crate::sys::mmsg::Batch;
 use crate::sys::signals::{self, Signal};
+use crate::sys::uptime::Moment;
 use crate::tracker::Progress;
 use crate::udp::{self, ConnectionIds};
 use crate::worker::Place;
@@ -19,7 +20,7 @@ use crate::worker::link::Message;
 use mio::net::{UdpSocket, UnixStream};
 use mio::{Events, Interest, Poll, Token};
 use std::io::{self, Read};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 mod several;
 
@@ -79,7 +80,7 @@ pub struct Server {
     batch: Batch,
     /// Sockets that may have more to do, although no new event will tell.
     busy: Vec<Token>,
-    start: Instant,
+    start: Moment,
     /// Set while the listeners are out of descriptors: when they are tried again.
     starved_at: Option<u64>,
     report_at: Option<u64>,
@@ -178,7 +179,7 @@ impl Server {
             ids,
             batch: Batch::new(),
             busy: Vec::new(),
-            start: Instant::now(),
+            start: Moment::now(),
             starved_at: None,
             report_at: log::is_told(Level::Info).then_some(REPORT),
             sweeping: false,
@@ -276,7 +277,7 @@ impl Server {
 
     /// Milliseconds since the start.
     fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.start.elapsed_ms()
     }
 
     /// How long there is nothing to do but wait; none is for ever.
