@@ -23,6 +23,7 @@ use announced::sync::multicast::GROUP;
 use announced::sys::pidfile::{self, Place};
 use announced::sys::privileges::{self, Identity};
 use announced::sys::sockets::Sharing;
+use announced::sys::uptime::Moment;
 use announced::sys::{daemon, files, limits, memory, sandbox, signals, sockets};
 use announced::tracker::{InfoHash, Limits, Table, Tracked};
 use announced::udp::ConnectionIds;
@@ -35,7 +36,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 /// Descriptors for all that is not a client's connection.
 const RESERVED_DESCRIPTORS: usize = 32;
@@ -112,7 +113,7 @@ fn check(options: &Options) -> Result<(), Problem> {
 
 fn serve(options: &Options) -> Result<(), Problem> {
     expect_one_node(options)?;
-    let (began, started) = (Instant::now(), SystemTime::now());
+    let (began, started) = (Moment::now(), SystemTime::now());
     // First, as neither a thread nor a poll would survive it.
     let background = match options.daemon {
         true => Some(daemon::detach().map_err(problem("cannot go into the background"))?),
@@ -155,7 +156,7 @@ struct Start {
     /// For packets of other nodes, and for tables.
     cluster: (cluster::Sockets, Vec<TcpListener>),
     key: Option<Vec<u8>>,
-    began: Instant,
+    began: Moment,
     started: SystemTime,
     background: Option<daemon::Starting>,
 }

@@ -15,11 +15,12 @@ pub use serving::{Serving, Socket};
 
 use crate::http::{Context, Site};
 use crate::responder::Responder;
+use crate::sys::uptime::Moment;
 use crate::udp::ConnectionIds;
 use mio::{Events, Poll, Registry, Token, Waker};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Milliseconds after which the end no longer waits for replies to be taken.
 const FAREWELL_MS: u64 = 800;
@@ -44,7 +45,7 @@ pub struct Server {
     crew: Option<Arc<Crew>>,
     /// Sources that may have more to do, although no new event will tell.
     busy: Busy,
-    start: Instant,
+    start: Moment,
     stop_at: Option<u64>,
 }
 
@@ -83,7 +84,7 @@ impl Round<'_> {
 
 impl Server {
     /// A loop whose clock begins at `start`, which all threads share as they share the table.
-    pub fn new(start: Instant, responder: Responder, ids: ConnectionIds) -> io::Result<Server> {
+    pub fn new(start: Moment, responder: Responder, ids: ConnectionIds) -> io::Result<Server> {
         Ok(Server {
             poll: Poll::new()?,
             responder,
@@ -149,7 +150,7 @@ impl Server {
 
     /// Milliseconds since the start.
     fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.start.elapsed_ms()
     }
 
     /// How long there is nothing to do but wait; none is for ever.

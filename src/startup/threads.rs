@@ -6,11 +6,11 @@ use crate::random::Random;
 use crate::responder::Responder;
 use crate::server::{Chores, Crew, Server, Serving, Socket};
 use crate::stats::Board;
+use crate::sys::uptime::Moment;
 use crate::udp::ConnectionIds;
 use std::io;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
-use std::time::Instant;
 
 /// Bytes of a thread's stack. A batch of datagrams and what is known of it takes some 20 KiB of it.
 const STACK: usize = 512 * 1024;
@@ -18,7 +18,7 @@ const STACK: usize = 512 * 1024;
 /// What the loops are made of.
 pub struct Parts {
     /// When their clocks begin.
-    pub start: Instant,
+    pub start: Moment,
     pub responder: Responder,
     pub ids: ConnectionIds,
     pub chores: Chores,

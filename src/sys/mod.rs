@@ -17,6 +17,7 @@ pub mod sandbox;
 pub mod signals;
 pub mod sockets;
 pub mod syslog;
+pub mod uptime;
 
 use std::io;
 
