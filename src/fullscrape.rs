@@ -388,7 +388,7 @@ mod tests {
 
     #[test]
     fn where_it_stopped_may_be_gone_when_it_goes_on() {
-        let table = table(2);
+        let table = table(1);
         let all: Vec<InfoHash> = (0..200).map(|n| [n; 20]).collect();
         for hash in &all {
             announce(&table, hash, 1, Role::Leecher, Event::None);

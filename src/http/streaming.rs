@@ -123,7 +123,7 @@ mod tests {
             max_peers: 1,
             max_torrents: 1,
         };
-        let table = Table::new(limits, 2);
+        let table = Table::new(limits, 1);
         let framing = Framing {
             is_1_1,
             keep_alive: true,
