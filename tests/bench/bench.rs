@@ -8,7 +8,7 @@
 //!
 //! - [`options`]: the command line
 //! - [`throughput`], [`memory`], [`inserts`], [`latency`], [`wire`], [`fullscrape`], [`lists`],
-//!   [`join`], [`sync`], [`workers`]: the cases
+//!   [`join`], [`sync`], [`threads`]: the cases
 //! - [`population`]: which torrents and peers there are, and who announces next
 //! - [`udp_load`], [`http_load`]: the load generators
 //! - [`server`]: starting, measuring and ending a server process
@@ -47,13 +47,13 @@ mod sync;
 #[cfg(target_os = "linux")]
 mod sys;
 #[cfg(target_os = "linux")]
+mod threads;
+#[cfg(target_os = "linux")]
 mod throughput;
 #[cfg(target_os = "linux")]
 mod udp_load;
 #[cfg(target_os = "linux")]
 mod wire;
-#[cfg(target_os = "linux")]
-mod workers;
 
 #[cfg(not(target_os = "linux"))]
 fn main() {
@@ -125,6 +125,8 @@ fn run(
         Case::FullScrapeLatency => fullscrape::latency(options, report),
         Case::SyncApply => sync::apply(options, report),
         Case::SyncWire => sync::wire(options, report),
-        Case::Workers => workers::workers(options, report),
+        Case::Threads | Case::ThreadsLarge => threads::speedup(options, case, report),
+        Case::ThreadsCost => threads::cost(options, report),
+        Case::ThreadsMemory => threads::memory(options, report),
     }
 }

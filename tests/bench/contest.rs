@@ -72,8 +72,10 @@ pub enum Measure {
     /// Requests a second of processor time, which is as good as a second where the core is full,
     /// and is not moved by what other programs took of it.
     Rate,
-    /// Processor time a request.
+    /// Processor time a request, whether the core is full or not.
     Cost,
+    /// The same of turns in which the core is full.
+    FullCost,
 }
 
 /// What one turn showed; times in seconds.
@@ -91,7 +93,7 @@ impl Turn {
     fn get(&self, measure: Measure) -> f64 {
         match measure {
             Measure::Rate => self.requests / self.server,
-            Measure::Cost => self.server / self.requests.max(1.0),
+            Measure::Cost | Measure::FullCost => self.server / self.requests.max(1.0),
         }
     }
 
@@ -307,7 +309,7 @@ impl Contest<'_> {
         }))
         .expect("at least one round");
         let text = format!(
-            "{ratio} of {}, {} pairs",
+            "{ratio:.3} of {}, {} pairs",
             reference.server.name,
             rounds.len()
         );

@@ -94,7 +94,7 @@ pub fn idle(options: &Options, report: &mut Report) -> io::Result<()> {
     rest(what, "opentracker", server, Goal::None, report)
 }
 
-fn rest(
+pub fn rest(
     what: &str,
     name: &str,
     server: io::Result<Server>,

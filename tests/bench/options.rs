@@ -19,21 +19,24 @@ The tracker is the one that cargo built, or ANNOUNCED_BIN.
   --only CASE[,CASE...]  of: udp udp-large http http-new memory idle size
                          insert-hash insert-peer wire latency sweep lists state
                          fullscrape fullscrape-large fullscrape-latency join
-                         sync-apply sync-wire workers
+                         sync-apply sync-wire threads threads-large
+                         threads-cost threads-memory
   --full                 every case, and opentracker in all of them; without it and
                          --only: udp http http-new memory idle size wire latency
                          join fullscrape fullscrape-latency sync-apply
-                         sync-wire workers
+                         sync-wire threads threads-cost threads-memory
   --protocol P           udp, http (connections kept) or http-new (one a request):
                          the same as --only with that name
   --family 4|6           addresses to announce from (4)
-  --torrents N           torrents of udp, http, sweep and workers (100,000; 10,000,000
-                         if large), and of lists, state and join (1,000,000)
+  --torrents N           torrents of udp, http, sweep, threads and threads-cost
+                         (100,000; 10,000,000 if large), of lists, state and join
+                         (1,000,000), and of threads-memory (1,000,000; 100,000)
   --peers N              peers in them, in total (1,000,000; 20,000,000)
   --numwant N            peers asked for (30)
   --seconds S            length of one turn of one server (1)
   --pairs N              turns that must count, at least nine (9)
-  --also NAME=PATH       another build of the tracker to measure beside the first
+  --also NAME=PATH       another build of the tracker to measure beside the first;
+                         the reference of the first in threads-cost
   -h, --help             this text
 ";
 
@@ -59,11 +62,14 @@ pub enum Case {
     FullScrapeLatency,
     SyncApply,
     SyncWire,
-    Workers,
+    Threads,
+    ThreadsLarge,
+    ThreadsCost,
+    ThreadsMemory,
 }
 
 /// All cases in the order of the table, by name, and whether each runs when none is chosen.
-const CASES: [(&str, Case, bool); 21] = [
+const CASES: [(&str, Case, bool); 24] = [
     ("udp", Case::Udp, true),
     ("udp-large", Case::UdpLarge, false),
     ("http", Case::Http, true),
@@ -84,7 +90,10 @@ const CASES: [(&str, Case, bool); 21] = [
     ("fullscrape-latency", Case::FullScrapeLatency, true),
     ("sync-apply", Case::SyncApply, true),
     ("sync-wire", Case::SyncWire, true),
-    ("workers", Case::Workers, true),
+    ("threads", Case::Threads, true),
+    ("threads-large", Case::ThreadsLarge, false),
+    ("threads-cost", Case::ThreadsCost, true),
+    ("threads-memory", Case::ThreadsMemory, true),
 ];
 
 impl Case {

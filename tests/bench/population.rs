@@ -270,69 +270,6 @@ impl Requests for Fill<'_> {
     }
 }
 
-/// All peers of a filled population announcing in turn, in no order and for ever. One in ten does not come
-/// again; another peer comes in its place.
-pub struct Turnover<'a> {
-    population: &'a Population,
-    /// Each source gets to its end in its own time.
-    turns: Vec<Turn>,
-}
-
-#[derive(Default)]
-struct Turn {
-    peers: Vec<Peer>,
-    next: usize,
-    /// How often all have announced.
-    rounds: u32,
-}
-
-impl<'a> Turnover<'a> {
-    pub fn new(population: &'a Population) -> Turnover<'a> {
-        let mut random = Random(0x7475_726e_6f76_6572);
-        let mut fill = Fill::all(population);
-        let mut turn = |source| {
-            let mut peers: Vec<Peer> = std::iter::from_fn(|| fill.next(source)).collect();
-            for last in (1..peers.len()).rev() {
-                peers.swap(last, random.below(last as u32 + 1) as usize);
-            }
-            Turn {
-                peers,
-                ..Turn::default()
-            }
-        };
-        Turnover {
-            population,
-            turns: (0..SOURCES).map(&mut turn).collect(),
-        }
-    }
-
-    /// Who is in a peer's place after so many rounds: the index moves on by more than any torrent has peers.
-    fn successor(&self, peer: Peer, rounds: u32) -> Peer {
-        let step = self.population.peers_of(0).next_multiple_of(SOURCES);
-        let begin = (peer.index / SOURCES + peer.torrent) % 10;
-        let moved = u64::from(peer.index) + u64::from(step) * u64::from((begin + rounds) / 10);
-        Peer {
-            index: (moved % u64::from(self.population.limit())) as u32,
-            ..peer
-        }
-    }
-}
-
-impl Requests for Turnover<'_> {
-    fn next(&mut self, source: u32) -> Option<Peer> {
-        let turn = &mut self.turns[source as usize];
-        if turn.next == turn.peers.len() {
-            turn.next = 0;
-        }
-        // The fill was the round before the first.
-        turn.rounds += u32::from(turn.next == 0);
-        let peer = *turn.peers.get(turn.next)?;
-        turn.next += 1;
-        let rounds = turn.rounds;
-        Some(self.successor(peer, rounds))
-    }
-}
-
 /// Peers of a filled population announcing again, for ever, torrents drawn by popularity.
 pub struct Reannounce<'a> {
     population: &'a Population,

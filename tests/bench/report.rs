@@ -32,9 +32,10 @@ impl Spread {
 
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let digits = f.precision().unwrap_or(2);
         write!(
             f,
-            "{:.2} ({:.2} to {:.2})",
+            "{:.digits$} ({:.digits$} to {:.digits$})",
             self.median, self.least, self.most
         )
     }

@@ -27,6 +27,9 @@ const OPENTRACKER: &str = "/usr/bin/opentracker";
 /// takes seconds.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long a server that answers may take to start the rest of its threads.
+const THREADS_WITHIN: Duration = Duration::from_secs(2);
+
 const POLL_EVERY: Duration = Duration::from_millis(5);
 
 /// What is needed of this process to be a good generator.
@@ -54,8 +57,6 @@ pub struct Server {
     /// For UDP and TCP alike.
     pub address: SocketAddr,
     child: Child,
-    /// Those of the processes that the child has started and that are measured with it.
-    children: Vec<u32>,
     directory: Directory,
 }
 
@@ -183,7 +184,6 @@ impl Server {
             name: name.to_string(),
             address,
             child,
-            children: Vec::new(),
             directory,
         };
         server.wait_until_ready(answers)?;
@@ -235,27 +235,34 @@ impl Server {
             .to_string()
     }
 
-    /// Measures the processes that the child has started with it.
-    pub fn count_children(&mut self) -> io::Result<()> {
-        let id = self.child.id();
-        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
-        let ids = children.split_ascii_whitespace();
-        self.children = ids.filter_map(|id| id.parse().ok()).collect();
-        Ok(())
+    /// Waits until it runs so many threads. The first may answer before the last has started.
+    pub fn wait_for_threads(&self, threads: usize) -> io::Result<()> {
+        let directory = format!("/proc/{}/task", self.child.id());
+        let deadline = Instant::now() + THREADS_WITHIN;
+        loop {
+            let running = fs::read_dir(&directory)?.count();
+            if running >= threads {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(io::Error::other(format!(
+                    "{} has {running} of {threads} threads after {THREADS_WITHIN:?}",
+                    self.name
+                )));
+            }
+            thread::sleep(POLL_EVERY);
+        }
     }
 
-    fn processes(&self) -> impl Iterator<Item = u32> {
-        std::iter::once(self.child.id()).chain(self.children.iter().copied())
-    }
-
+    /// Processor time of all its threads.
     pub fn processor_time(&self) -> io::Result<Duration> {
-        self.processes().map(sys::processor_time).sum()
+        sys::processor_time(self.child.id())
     }
 
-    /// Resident set in octets; what processes share counts for each. smaps_rollup is exact; statm lags by what each core has not yet
+    /// Resident set in octets. smaps_rollup is exact; statm lags by what each core has not yet
     /// added up, which at a few hundred kilobytes matters beside an idle tracker's two megabytes.
     pub fn resident(&self) -> io::Result<u64> {
-        self.processes().map(resident).sum()
+        resident(self.child.id())
     }
 
     /// The resident set when it no longer changes: what was needed for a while is given back.

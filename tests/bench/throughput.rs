@@ -59,7 +59,7 @@ impl Load for HttpTurns<'_> {
     }
 }
 
-fn population(options: &Options, large: bool) -> Population {
+pub fn population(options: &Options, large: bool) -> Population {
     let (torrents, peers) = if large {
         (10_000_000, 20_000_000)
     } else {
@@ -188,7 +188,7 @@ pub fn http(options: &Options, case: Case, report: &mut Report) -> io::Result<()
     .run(options, report)
 }
 
-fn describe(population: &Population, options: &Options) -> String {
+pub fn describe(population: &Population, options: &Options) -> String {
     let family = if population.family == Family::V4 {
         "IPv4"
     } else {

@@ -167,9 +167,18 @@ pub struct UdpLoad<'a> {
 
 impl<'a> UdpLoad<'a> {
     pub fn new(server: SocketAddr, population: &'a Population) -> io::Result<UdpLoad<'a>> {
+        UdpLoad::for_threads(server, population, 1)
+    }
+
+    /// As many sockets a thread of the server as for one that has a single thread.
+    pub fn for_threads(
+        server: SocketAddr,
+        population: &'a Population,
+        threads: u32,
+    ) -> io::Result<UdpLoad<'a>> {
         let mut cuts = true;
         let mut links = Vec::new();
-        for source in 0..SOURCES {
+        for source in (0..threads).flat_map(|_| 0..SOURCES) {
             let socket = UdpSocket::bind(SocketAddr::new(population.family.source(source), 0))?;
             socket.connect(server)?;
             cuts &= sys::set_datagram_size(&socket, ANNOUNCE_SIZE).is_ok();
