@@ -43,6 +43,9 @@ const MOST_STOPS: usize = 1 << 20;
 /// Milliseconds from one look at the peers and the counters to the next.
 const LOOK: u64 = 1000;
 
+/// Stops of unknown peers in a second that a node tells which is syncing.
+const UNKNOWN_STOPS: u64 = 1000;
+
 /// Milliseconds for which a peer may be silent before that is told and its name is resolved again.
 const SILENT: u64 = 15_000;
 
@@ -108,6 +111,7 @@ pub struct Cluster {
     /// Records of full batches, and the microseconds that they took.
     measured: (u64, u64),
     look_at: u64,
+    ticked_at: u64,
     teller: Teller,
     refusals: Refusals,
     /// Of each [`Rejection`], how many have been told, and when that may be done again.
@@ -171,6 +175,7 @@ impl Cluster {
             counters: Counters::default(),
             measured: (0, 0),
             look_at: 0,
+            ticked_at: 0,
             teller: Teller::default(),
             refusals: Refusals::default(),
             rejections: [(0, 0); Rejection::COUNT],
@@ -284,6 +289,12 @@ impl Cluster {
 
     /// Does what is due.
     pub fn tick(&mut self, tracker: &mut Tracker, refuses: Refuses) {
+        let passed = self.now.saturating_sub(self.ticked_at);
+        self.ticked_at = self.now;
+        match self.node.is_joining {
+            true => tracker.allow_unknown_stops(passed, UNKNOWN_STOPS),
+            false => tracker.allow_unknown_stops(0, 0),
+        }
         self.node
             .tick_tracked(BUDGET, tracker, refuses, &mut self.out);
         self.tell_outside(tracker);

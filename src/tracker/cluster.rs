@@ -56,6 +56,13 @@ impl Tracker {
         self.ledger.as_deref()
     }
 
+    /// Lets clients stop so many more peers that are not in the table, up to `most`.
+    pub fn allow_unknown_stops(&mut self, more: u64, most: u64) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.unknown_stops = ledger.unknown_stops.saturating_add(more).min(most);
+        }
+    }
+
     /// What has changed and is to be told to others.
     pub fn take_changes(&mut self, to: &mut Vec<Change>) {
         if let Some(ledger) = &mut self.ledger {

@@ -175,6 +175,9 @@ pub struct Ledger {
     digests: Vec<Digests>,
     /// Set while the digests are made anew: what is at or above this is not in them yet.
     pub counted_to: Option<Key>,
+    /// Stops of peers that are not in the table which clients may still send: none, but on a node that is syncing
+    /// and may be told of the peer later. Without a bound, a client could flush the genuine ones.
+    pub unknown_stops: u64,
     stops: Stops,
     changes: Vec<Change>,
     /// Changes that there was no room for.
@@ -191,6 +194,7 @@ impl Ledger {
             sixth: clock.unit() / SIXTH,
             digests: vec![Digests::NONE; SIXTHS],
             counted_to: Some(Key::FIRST),
+            unknown_stops: 0,
             stops: Stops::new(most_stops, STOPS_MS / unit_ms + 1, clock.unit()),
             changes: Vec::new(),
             lost: 0,
@@ -380,11 +384,24 @@ impl Ledger {
         Some(seen)
     }
 
-    /// Notes that a peer has stopped that was known as this.
-    pub fn stop(&mut self, info_hash: &InfoHash, peer: Peer, before: Presence, clock: Clock) {
+    /// Notes that a peer has stopped that was known as this. A stop of an unknown peer counts only where others
+    /// may know it: see [`Ledger::unknown_stops`].
+    pub fn stop(
+        &mut self,
+        info_hash: &InfoHash,
+        peer: Peer,
+        before: Option<Presence>,
+        clock: Clock,
+    ) {
+        if before.is_none() {
+            let Some(left) = self.unknown_stops.checked_sub(1) else {
+                return;
+            };
+            self.unknown_stops = left;
+        }
         let fingerprint = self.fingerprint(info_hash, &peer);
-        let unit = before.unit.max(clock.unit());
-        self.count(info_hash, &peer, fingerprint, Some(before), None);
+        let unit = before.map_or(0, |before| before.unit).max(clock.unit());
+        self.count(info_hash, &peer, fingerprint, before, None);
         self.stops.put(fingerprint, unit);
         self.tell(Change {
             info_hash: *info_hash,

@@ -555,10 +555,9 @@ impl Tracker {
         if let Some(ledger) = &mut self.ledger {
             let torrent = at.and_then(|at| self.torrents.get(at));
             let stored = torrent.and_then(|t| self.swarms.get(&t.peers, announce.peer));
-            if let Some((role, tag)) = stored.filter(|(_, tag)| !self.clock.expired(*tag)) {
-                let before = Presence::new(role, tag, self.clock);
-                ledger.stop(announce.info_hash, announce.peer, before, self.clock);
-            }
+            let stored = stored.filter(|(_, tag)| !self.clock.expired(*tag));
+            let before = stored.map(|(role, tag)| Presence::new(role, tag, self.clock));
+            ledger.stop(announce.info_hash, announce.peer, before, self.clock);
         }
     }
 

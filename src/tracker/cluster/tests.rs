@@ -270,6 +270,24 @@ fn a_clients_stop_of_an_unknown_peer_is_neither_told_nor_remembered() {
     assert!(remembered > 1900, "{remembered}");
 }
 
+/// Its table is on its way, and others may know the peer.
+#[test]
+fn a_syncing_node_tells_a_bounded_number_of_stops_of_unknown_peers() {
+    let (mut here, mut there) = (tracker(), tracker());
+    announce(&mut there, 1, 1, Role::Leecher, Event::Started);
+    let born = changes(&mut there);
+    here.allow_unknown_stops(5, 3);
+    for number in 1..10 {
+        announce(&mut here, 1, number, Role::Leecher, Event::Stopped);
+    }
+    assert_eq!(changes(&mut here).len(), 3);
+    let applied = here.apply(&born[0], Hint::default());
+    assert!(matches!(applied, Applied::Stopped(_)), "{applied:?}");
+    here.allow_unknown_stops(5, 0);
+    announce(&mut here, 1, 11, Role::Leecher, Event::Stopped);
+    assert_eq!(changes(&mut here), []);
+}
+
 /// It is in the table until the sweep passes it.
 #[test]
 fn a_clients_stop_of_an_expired_peer_is_neither_told_nor_remembered() {
