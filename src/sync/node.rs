@@ -8,7 +8,7 @@ use super::repair::Repair;
 use super::wire::{self, Heartbeat, Hello, Keys, Kind, Nonce, Party, Reader, Rejection};
 use crate::siphash::siphash24_128;
 use crate::tracker::ledger::Change;
-use crate::tracker::{Applied, Hint, InfoHash, Tracker};
+use crate::tracker::{Applied, Hint, InfoHash, STAMP_MASK, Tracker};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
@@ -636,7 +636,7 @@ impl Node {
             tracker.set_cluster_time(self.time.cluster(), has_passed);
             let turned = shift(tracker).wrapping_sub(before);
             if turned != 0 {
-                self.restamp((turned & 0x7f) as u8);
+                self.restamp(turned as u8 & STAMP_MASK);
             }
             self.event(Event::TimeSet(by));
         }
@@ -967,7 +967,7 @@ pub(super) fn apply_all(
 
 fn restamp(changes: &mut [Change], by: u8) {
     for change in changes {
-        change.stamp = change.stamp.wrapping_add(by) & 0x7f;
+        change.stamp = change.stamp.wrapping_add(by) & STAMP_MASK;
     }
 }
 

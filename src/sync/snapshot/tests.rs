@@ -249,7 +249,7 @@ fn what_happens_meanwhile_is_no_harm() {
     let live = |member: &Member| {
         let now = member.tracker.cluster_unit().expect("is in a cluster");
         let (mut peers, _) = member.known();
-        peers.retain(|peer| (now as u8).wrapping_sub(peer.stamp) & 0x7f < 90);
+        peers.retain(|peer| (now as u8).wrapping_sub(peer.stamp) & STAMP_MASK < 90);
         peers
     };
     assert!(slices > 300);
