@@ -651,10 +651,11 @@ impl Merge {
     /// Applies what has been gathered; false if the units are not ours.
     fn finish(&mut self, tracker: &mut Tracker, taken: &mut Taken) -> bool {
         if self.is_sound {
+            // `take` has passed over the torrents that the list refuses.
             apply_all(
                 &self.changes,
                 tracker,
-                &|_, _| false,
+                &|_| false,
                 &mut |_, applied| match applied {
                     // By records and repair, which are at it too, peers may have come before.
                     Applied::Changed | Applied::Known => taken.peers += 1,
