@@ -50,6 +50,34 @@ fn at_the_connection_limit_the_idlest_makes_room() {
     }
 }
 
+/// The value of a counter or gauge that has no labels.
+fn metric(report: &str, name: &str) -> Option<u64> {
+    let start = format!("announced_{name} ");
+    let mut lines = report.lines();
+    lines.find_map(|line| line.strip_prefix(&start)?.parse().ok())
+}
+
+/// A thread that has no connection exceeds the limit by the one that it accepts, and closes none for it.
+#[test]
+fn an_eviction_is_counted_only_where_a_connection_is_closed() {
+    let daemon = Daemon::start(&["-j", "2", "--max-connections", "1"]);
+    let mut clients: Vec<Client> = Vec::new();
+    for _ in 0..40 {
+        let mut client = Client::new(daemon.tcp4());
+        client.request(format!("GET {TARGET} HTTP/1.1\r\n\r\n"));
+        clients.push(client);
+    }
+    let last = clients.last_mut().expect("is not closed");
+    wait_for("counts that add up", || {
+        let report = last.request("GET /metrics HTTP/1.1\r\n\r\n").text();
+        let accepted = metric(&report, "connections_accepted_total")?;
+        let open = metric(&report, "connections")?;
+        let evicted = metric(&report, "connections_evicted_total")?;
+        assert!(accepted <= 40 && open <= 2);
+        (accepted == 40 && evicted == accepted - open).then_some(())
+    });
+}
+
 /// A process that may open only a few descriptors goes on serving newcomers, and does not spin while
 /// it is full.
 #[cfg(target_os = "linux")]
