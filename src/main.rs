@@ -102,6 +102,9 @@ fn ask(inquiry: &Inquiry) -> Result<Health, Problem> {
 /// Does all that can be done without opening a socket or giving anything up.
 fn check(options: &Options) -> Result<(), Problem> {
     expect_one_node(options)?;
+    if let Some(path) = &options.pidfile {
+        pidfile::check_file(path).map_err(pidfile_problem(path))?;
+    }
     let identity = identity(options)?;
     read_key(options)?;
     enter_root(options)?;
@@ -395,8 +398,14 @@ fn check_state(options: &Options) -> Result<(), Problem> {
 }
 
 fn take_pidfile(path: &Path) -> Result<(File, Place), Problem> {
-    let shown = path.as_os_str().to_string_lossy();
-    pidfile::take(path).map_err(problem(format_args!("--pidfile '{shown}'")))
+    pidfile::take(path).map_err(pidfile_problem(path))
+}
+
+fn pidfile_problem(path: &Path) -> impl FnOnce(io::Error) -> Problem {
+    problem(format!(
+        "--pidfile '{}'",
+        path.as_os_str().to_string_lossy()
+    ))
 }
 
 fn secret() -> Result<u64, Problem> {

@@ -306,7 +306,7 @@ impl Responder {
         };
         let rules = self.rules.as_ref().map(SharedRules::read);
         let refused = Cell::new(0);
-        let refuses = |info_hash: &InfoHash, _| {
+        let refuses = |info_hash: &InfoHash| {
             let is_refused = rules
                 .as_ref()
                 .is_some_and(|rules| rules.refuses(info_hash).is_some());

@@ -457,7 +457,7 @@ fn a_body_is_not_taken_for_a_request() {
     assert_eq!(client.read_to_end(), b"");
 }
 
-/// Another reader of the same bytes may find a body, or a header that ends elsewhere (RFC 9112, 5.1, 5.2 and 2.2).
+/// Another reader of the same bytes may find a body, or a header that ends elsewhere (RFC 9112, 2.2, 5.1, 5.2 and 6.3).
 #[test]
 fn ambiguous_header_lines_are_answered_400_and_end_the_connection() {
     let daemon = Daemon::start(&[]);
@@ -479,6 +479,12 @@ fn ambiguous_header_lines_are_answered_400_and_end_the_connection() {
         "Transfer-Encoding:\r\n\tchunked".into(),
         "\x0bTransfer-Encoding: chunked".into(),
         "nonsense".into(),
+        format!("Content-Length: +{length}"),
+        format!("Content-Length: {length}, {length}"),
+        "Content-Length: -1".into(),
+        "Content-Length:".into(),
+        "Content-Length:\x0c0".into(),
+        "Content-Length: 0\x0b".into(),
     ] {
         let mut client = Client::new(daemon.tcp4());
         let response = client.request(format!("GET / HTTP/1.1\r\n{lines}\r\n\r\n{smuggled}"));
@@ -527,7 +533,7 @@ fn transport_errors_are_http_statuses_with_a_short_text() {
     let long = format!("GET /a?{} HTTP/1.1\r\n\r\n", "x".repeat(9000));
     let many = format!("GET / HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(2000));
     let endless = "GET /".to_string() + &"x".repeat(20_000);
-    let cases: [(&str, u16, &str); 11] = [
+    let cases: [(&str, u16, &str); 17] = [
         ("GET /nowhere HTTP/1.1\r\n\r\n", 404, "404 Not Found\n"),
         ("GET /s HTTP/1.1\r\n\r\n", 404, "404 Not Found\n"),
         ("GET * HTTP/1.1\r\n\r\n", 404, "404 Not Found\n"),
@@ -543,6 +549,12 @@ fn transport_errors_are_http_statuses_with_a_short_text() {
         ),
         ("nonsense\r\n\r\n", 400, "400 Bad Request\n"),
         ("GET /announce\r\n\r\n", 400, "400 Bad Request\n"),
+        ("GET / HTTP/1.1\r\r\n\r\n", 400, "400 Bad Request\n"),
+        ("GET /\rx HTTP/1.1\r\n\r\n", 400, "400 Bad Request\n"),
+        ("\rGET / HTTP/1.1\r\n\r\n", 400, "400 Bad Request\n"),
+        ("GET / HTTP/1.1\x0c\r\n\r\n", 400, "400 Bad Request\n"),
+        ("GET / HTTP/1.1\0\r\n\r\n", 400, "400 Bad Request\n"),
+        ("GET\0 / HTTP/1.1\r\n\r\n", 400, "400 Bad Request\n"),
         ("\x16\x03\x01\x00", 400, "400 Bad Request\n"),
         (&long, 431, "431 Request Header Fields Too Large\n"),
         (&many, 431, "431 Request Header Fields Too Large\n"),

@@ -167,6 +167,30 @@ fn a_pidfile_is_accessible_to_its_owner_only() {
     assert_eq!(mode(), 0o600, "of a file that was left behind");
 }
 
+/// An older version left such a file, and any user may hold its lock since: its number need not be that user's.
+#[test]
+fn a_locked_pidfile_that_other_users_may_lock_is_to_be_removed() {
+    let directory = Directory::new("pidfile-locked");
+    let pidfile = directory.file("pid");
+    let daemon = Daemon::start(&["--pidfile", &pidfile]);
+    for (mode, message) in [
+        (0o600, format!("process {} holds it", daemon.id())),
+        (
+            0o644,
+            "locked, and mode 0644 lets other users lock it: remove it if no daemon runs".into(),
+        ),
+        (
+            0o660,
+            "locked, and mode 0660 lets other users lock it: remove it if no daemon runs".into(),
+        ),
+    ] {
+        fs::set_permissions(&pidfile, fs::Permissions::from_mode(mode)).expect("is ours");
+        let (code, err) = start(&["--pidfile", &pidfile]);
+        let message = format!("announced: --pidfile '{pidfile}': {message}\n");
+        assert_eq!((code, err), (Some(1), message));
+    }
+}
+
 #[test]
 fn a_pidfile_of_another_user_ends_the_start() {
     if !is_root() {
@@ -178,8 +202,10 @@ fn a_pidfile_of_another_user_ends_the_start() {
     let (code, err) = start(&["--pidfile", &pidfile]);
     let message =
         format!("announced: --pidfile '{pidfile}': owned by user 4711, expected user 0\n");
-    assert_eq!((code, err), (Some(1), message));
+    assert_eq!((code, err), (Some(1), message.clone()));
     assert_eq!(fs::read_to_string(&pidfile).ok().as_deref(), Some("1\n"));
+    let (code, _, err) = run(&["-n", "--pidfile", &pidfile]);
+    assert_eq!((code, err), (Some(1), message), "found by a check");
 }
 
 #[test]
@@ -210,7 +236,12 @@ fn a_pidfile_is_a_file() {
             "{err}"
         );
         assert_eq!(err.lines().count(), 1, "{err}");
+        let (code, _, err) = run(&["-n", "--pidfile", path]);
+        let expected = i32::from(path != missing);
+        assert_eq!(code, Some(expected), "{path}: {err}");
     }
+    let (code, _, err) = run(&["-n", "--pidfile", &directory.file("new")]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
     assert_eq!(
         fs::read_to_string(&target).ok().as_deref(),
         Some("precious: all the settings\n")

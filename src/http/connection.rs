@@ -216,8 +216,8 @@ impl Connections {
         let open = self.open();
         self.serve_some(context);
         if self.open() >= open {
-            context.responder.counters.tcp_evicted += 1;
-            self.close_oldest();
+            let is_closed = self.close_oldest();
+            context.responder.counters.tcp_evicted += u64::from(is_closed);
         }
     }
 
@@ -365,7 +365,9 @@ impl Connections {
                     self.enqueue(index);
                 }
             }
-            _ => self.close(index),
+            _ => {
+                self.close(index);
+            }
         }
         self.bound_memory(context);
     }
@@ -376,8 +378,8 @@ impl Connections {
             let Some(index) = self.register.heaviest() else {
                 return;
             };
-            context.responder.counters.tcp_evicted += 1;
-            self.close(index);
+            let is_closed = self.close(index);
+            context.responder.counters.tcp_evicted += u64::from(is_closed);
         }
     }
 
@@ -388,15 +390,15 @@ impl Connections {
         }
     }
 
-    fn close_oldest(&mut self) {
-        if let Some(index) = self.register.oldest() {
-            self.close(index);
-        }
+    /// Returns whether there was a connection to close.
+    fn close_oldest(&mut self) -> bool {
+        let oldest = self.register.oldest();
+        oldest.is_some_and(|index| self.close(index))
     }
 
-    /// Dropping the stream closes it, and the poll forgets it.
-    fn close(&mut self, index: u32) {
-        self.register.remove(index);
+    /// Dropping the stream closes it, and the poll forgets it. Returns whether the connection was still there.
+    fn close(&mut self, index: u32) -> bool {
+        self.register.remove(index).is_some()
     }
 }
 

@@ -83,7 +83,7 @@ fn piece<'a>(rest: &mut Option<&'a [u8]>, separator: u8, with_quotes: bool) -> O
     });
     let (piece, after) = text.split_at(end.unwrap_or(text.len()));
     *rest = after.get(1..);
-    Some(piece.trim_ascii())
+    Some(request::trim(piece))
 }
 
 /// An entry of `X-Forwarded-For`: an address, with a port or not; brackets matter with a port only.

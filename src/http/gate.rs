@@ -288,7 +288,7 @@ fn age(then: u64, second: u64) -> u64 {
     second.saturating_sub(then)
 }
 
-/// What a site hears that was let in, or whose /48 was, at the second `then`.
+/// The refusal of a site that was let in at the second `then`, or whose /48 was.
 fn too_soon(then: u64, second: u64) -> Closed {
     let seconds = EVERY.saturating_sub(age(then, second));
     Closed::TooSoon(u32::try_from(seconds).unwrap_or(0))

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// What the register asks of a connection.
+/// Properties of a connection that the register orders by.
 pub trait Entry {
     /// Bytes in buffers of its own.
     fn held(&self) -> usize;

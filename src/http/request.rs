@@ -86,7 +86,7 @@ impl<'a> Request<'a> {
             }
             for item in value.get(1..).unwrap_or_default().split(|&b| b == b',') {
                 let (coding, weight) = item.split_at(find(item, b';').unwrap_or(item.len()));
-                let known = match coding.trim_ascii() {
+                let known = match trim(coding) {
                     b"*" => &mut any,
                     coding if coding.eq_ignore_ascii_case(b"identity") => &mut identity,
                     coding if coding.eq_ignore_ascii_case(b"gzip") => &mut gzip,
@@ -108,7 +108,7 @@ impl<'a> Request<'a> {
             let line = lines.next()?;
             let (found, value) = line.split_at(find(line, b':').unwrap_or(line.len()));
             if found.eq_ignore_ascii_case(name) && !value.is_empty() {
-                return Some(value.get(1..)?.trim_ascii());
+                return Some(trim(value.get(1..)?));
             }
         }
     }
@@ -116,11 +116,11 @@ impl<'a> Request<'a> {
 
 /// The thousandths of `;q=0.123`; a thousand where there is none, nothing where it is garbled.
 fn read_weight(parameter: &[u8]) -> u16 {
-    let parameter = parameter.trim_ascii();
+    let parameter = trim(parameter);
     if parameter.is_empty() {
         return 1000;
     }
-    let parameter = parameter.get(1..).unwrap_or_default().trim_ascii();
+    let parameter = trim(parameter.get(1..).unwrap_or_default());
     let digits = match parameter {
         [b'q' | b'Q', b'=', digits @ ..] => digits,
         _ => return 0,
@@ -152,11 +152,11 @@ impl<'a> Lines<'a> {
     /// The first line that is not empty (RFC 9112, 2.2), if it is whole. What does not begin as a
     /// method does, a TLS handshake for one, is refused at once, however long the line may become.
     fn request_line(&mut self) -> Result<Option<&'a [u8]>, Invalid> {
-        while let [b'\r' | b'\n', rest @ ..] = self.rest {
+        while let [b'\n', rest @ ..] | [b'\r', b'\n', rest @ ..] = self.rest {
             self.rest = rest;
         }
         match self.rest {
-            [] => Ok(None),
+            [] | [b'\r'] => Ok(None),
             &[first, ..] if is_token(first) => Ok(self.next()),
             _ => Err(Invalid::Malformed),
         }
@@ -176,9 +176,32 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// `METHOD target HTTP/1.x`. The target may hold spaces: the last word is the version.
+/// Without the spaces and tabs at both ends: the white space of RFC 9110, 5.6.3, which is less than ASCII's.
+pub fn trim(bytes: &[u8]) -> &[u8] {
+    trim_start(trim_end(bytes))
+}
+
+fn trim_start(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
+fn trim_end(mut bytes: &[u8]) -> &[u8] {
+    while let [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
+/// `METHOD target HTTP/1.x`. The target may hold spaces: the last word is the version. It may hold any other byte too,
+/// as some clients escape nothing, but for a CR, at which another reader may end the line (RFC 9112, 2.2).
 fn parse_line(line: &[u8]) -> Result<Request<'_>, Invalid> {
-    let line = line.trim_ascii_end();
+    if find(line, b'\r').is_some() {
+        return Err(Invalid::Malformed);
+    }
+    let line = trim_end(line);
     let first = find(line, b' ').ok_or(Invalid::Malformed)?;
     let last = line.iter().rposition(|&b| b == b' ').unwrap_or(first);
     let is_1_1 = match line.get(last + 1..) {
@@ -194,7 +217,7 @@ fn parse_line(line: &[u8]) -> Result<Request<'_>, Invalid> {
     };
     // An info-hash may end in a space, so nothing is cut off at the end.
     let target = line.get(first + 1..last).unwrap_or_default();
-    let (path, query) = match split_target(target.trim_ascii_start()) {
+    let (path, query) = match split_target(trim_start(target)) {
         Some(split) => split,
         // What other methods do with their targets is none of ours.
         None if method == Method::Other => Default::default(),
@@ -236,7 +259,8 @@ fn split_target(target: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// Takes from a header what matters here, and passes over the others. A line that is not `name: value` is
 /// refused: a folded line, a space before the colon (RFC 9112, 5.1 and 5.2), a bare CR or a NUL (RFC 9110, 5.5).
-/// Another reader might find a header in it that says where the body ends.
+/// Another reader might find a header in it that says where the body ends. So is a length that is not a number
+/// (RFC 9112, 6.3).
 fn read_header(line: &[u8], request: &mut Request) -> Result<(), Invalid> {
     let end = line.iter().position(|&b| !is_token(b));
     let (name, value) = line.split_at(end.unwrap_or(line.len()));
@@ -251,18 +275,21 @@ fn read_header(line: &[u8], request: &mut Request) -> Result<(), Invalid> {
     if !matches!(name.first(), Some(b'C' | b'c' | b'T' | b't')) {
         return Ok(());
     }
-    let value = value.trim_ascii();
+    let value = trim(value);
     if name.eq_ignore_ascii_case(b"connection") {
-        for option in value.split(|&b| b == b',').map(<[u8]>::trim_ascii) {
+        for option in value.split(|&b| b == b',').map(trim) {
             if option.eq_ignore_ascii_case(b"close") {
                 request.keep_alive = false;
             } else if option.eq_ignore_ascii_case(b"keep-alive") {
                 request.keep_alive = true;
             }
         }
-    } else if (name.eq_ignore_ascii_case(b"content-length") && value != b"0")
-        || name.eq_ignore_ascii_case(b"transfer-encoding")
-    {
+    } else if name.eq_ignore_ascii_case(b"content-length") {
+        if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+            return Err(Invalid::Malformed);
+        }
+        request.has_body |= value != b"0";
+    } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
         // There is a body, of which nothing is wanted. Where the next request would begin is then
         // a matter on which others may disagree, so there is none.
         request.has_body = true;
@@ -390,7 +417,56 @@ mod tests {
         assert!(!has_body("Content-Length: 0"));
         assert!(has_body("Content-Length: 5"));
         assert!(has_body("content-length: 00"));
+        assert!(!has_body("Content-Length:\t0 \t"));
         assert!(has_body("Transfer-Encoding: chunked"));
+    }
+
+    #[test]
+    fn a_content_length_that_is_not_a_number_is_malformed() {
+        for value in [
+            "", " ", "+5", "-1", "0x5", "5 5", "0, 0", "1.0", "x", "\x0c0", "0\x0b", "\x0c",
+        ] {
+            let text = format!("GET / HTTP/1.1\r\nContent-Length:{value}\r\n\r\n");
+            assert_eq!(parse(text.as_bytes()), Err(Invalid::Malformed), "{value:?}");
+        }
+    }
+
+    /// Clients that escape nothing send other raw bytes in an info-hash.
+    #[test]
+    fn a_bare_cr_is_malformed_before_and_in_the_request_line() {
+        for text in [
+            "GET / HTTP/1.1\r\r\n\r\n",
+            "GET / HTTP/1.1\r \n\r\n",
+            "GET /\r HTTP/1.1\r\n\r\n",
+            "GET /?a=\rb HTTP/1.1\r\n\r\n",
+            "GET\r / HTTP/1.1\r\n\r\n",
+            "GET \r/ HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\rX: y\r\n\r\n",
+            "POST \r HTTP/1.1\r\n\r\n",
+            "\rGET / HTTP/1.1\r\n\r\n",
+            "\r\r\nGET / HTTP/1.1\r\n\r\n",
+        ] {
+            assert_eq!(parse(text.as_bytes()), Err(Invalid::Malformed), "{text:?}");
+        }
+        let raw = "GET /a?info_hash=\0\t\x0b\x0c\x7f\u{e9} HTTP/1.1\r\n\r\n";
+        assert_eq!(
+            parsed(raw).query,
+            "info_hash=\0\t\x0b\x0c\x7f\u{e9}".as_bytes()
+        );
+    }
+
+    #[test]
+    fn white_space_in_a_request_line_is_space_and_tab() {
+        assert!(parse(b"GET \t/ HTTP/1.1 \t\r\n\r\n").is_ok());
+        for text in [
+            "GET / HTTP/1.1\x0c\r\n\r\n",
+            "GET / HTTP/1.1\0\r\n\r\n",
+            "GET \x0c/ HTTP/1.1\r\n\r\n",
+            "GET\x0b/ HTTP/1.1\r\n\r\n",
+            "GET\0 / HTTP/1.1\r\n\r\n",
+        ] {
+            assert_eq!(parse(text.as_bytes()), Err(Invalid::Malformed), "{text:?}");
+        }
     }
 
     #[test]

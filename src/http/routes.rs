@@ -35,7 +35,7 @@ pub struct Policy {
 /// What the admin of a proxy reads whose clients cannot announce.
 const NO_CLIENT: &[u8] = b"400 Bad Request: this came from a proxy that does not name its client\n";
 
-/// Seconds after which a node that joins a cluster may be whole, or a table that was paused be swept.
+/// Seconds after which a node that joins a cluster may be whole.
 const SYNCING: u32 = 1;
 
 /// What is served, and the buffers to make replies in.
@@ -191,10 +191,6 @@ impl Site {
             Route::Root => self.greet(request, responder),
             Route::Stats => return self.stats(request.query, client, responder),
             Route::Metrics => return self.metrics(client, responder),
-            Route::Health if responder.is_held() => {
-                self.say("paused\n", responder);
-                return Err(Status::Unavailable(SYNCING));
-            }
             Route::Health if responder.is_syncing() => {
                 // What balances load then leaves this node out.
                 self.say("syncing\n", responder);
@@ -460,46 +456,7 @@ fn write_announce(body: &mut Vec<u8>, request: &responder::Announce, counters: &
 
 #[cfg(test)]
 mod tests {
-    use super::super::gate::FullScrapes;
-    use super::super::request;
     use super::*;
-    use crate::random::Random;
-    use crate::tracker::{Event, Limits, Peer, Progress, Sweeper, Table};
-
-    #[test]
-    fn health_is_503_while_the_clock_of_the_table_is_held() {
-        let limits = Limits {
-            peer_timeout: 2700,
-            max_peers: 10,
-            max_torrents: 10,
-        };
-        let table = Arc::new(Table::new(limits, 1));
-        let mut responder = Responder::new(table, 1800, 200, Random::seeded(1));
-        let peer = Peer::new([192, 0, 2, 1].into(), 1);
-        let mut site = Site::new(Arc::default(), Gate::new(FullScrapes::Off));
-        let mut health = |responder: &mut Responder| {
-            let request = request::parse(b"GET /health HTTP/1.1\r\n\r\n").expect("is one");
-            let framing = Framing {
-                is_1_1: true,
-                keep_alive: true,
-                head_only: false,
-            };
-            let mut out = Vec::new();
-            let hint = Hint::default();
-            site.answer(&request, None, hint, framing, responder, &mut out);
-            String::from_utf8(out).expect("is text")
-        };
-        let mut tracker = responder.table.lock(0, 0);
-        tracker.tell(&[7; 20], peer, Role::Seeder, Event::None);
-        drop(tracker);
-        assert!(health(&mut responder).starts_with("HTTP/1.1 200 "));
-        responder.advance(86_400_000);
-        let paused = health(&mut responder);
-        assert!(paused.starts_with("HTTP/1.1 503 ") && paused.ends_with("\r\n\r\npaused\n"));
-        let now = responder.table_now();
-        while Sweeper::default().step(&responder.table, now, 1, None) == Progress::Underway {}
-        assert!(health(&mut responder).starts_with("HTTP/1.1 200 "));
-    }
 
     #[test]
     fn only_a_host_that_may_be_in_a_url_is_shown() {

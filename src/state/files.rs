@@ -27,7 +27,8 @@ pub enum Loaded {
 }
 
 /// Loads a state into a table that has just begun, but for torrents that are not tracked; `wall_ms` is now,
-/// in milliseconds since 1970. An error is one of the file system: nothing was loaded that could be relied on, or nothing could be saved.
+/// in milliseconds since 1970. An error is one of the file system: nothing was loaded that could be relied on,
+/// or nothing could be saved.
 pub fn load(path: &Path, table: &Table, tracked: Tracked, wall_ms: u64) -> io::Result<Loaded> {
     let began = Instant::now();
     make_sure_of_saving(path)?;

@@ -242,6 +242,8 @@ impl Cluster {
         let Ok(received) = batch.receive(socket) else {
             return false;
         };
+        // Then the loop has a turn for this socket again, also where the table's clock is held by now and not all of
+        // the batch was taken.
         let is_full = received == BATCH;
         let before = is_full.then(|| (self.node.applied(), cpu_us()));
         for (from, packet) in batch.datagrams() {

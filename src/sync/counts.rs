@@ -15,7 +15,7 @@ use super::node::{Node, Outbox, Refuses};
 use super::repair::send_repair;
 use super::wire::{self, Kind, Reader};
 use crate::tracker::ledger::{self, BUCKETS, Key, ROW, ROWS};
-use crate::tracker::{Downloads, Hint, InfoHash, Tracker};
+use crate::tracker::{Downloads, InfoHash, Tracker};
 use std::collections::VecDeque;
 
 /// Milliseconds from one row to the next.
@@ -103,7 +103,7 @@ impl Counting {
     /// Applies what has waited long enough. The list may have changed meanwhile.
     fn release(&mut self, now: u64, tracker: &mut Tracker, refuses: Refuses) {
         while let Some((_, tally)) = self.held.front().filter(|(due, _)| *due <= now) {
-            if !refuses(&tally.info_hash, Hint::default()) {
+            if !refuses(&tally.info_hash) {
                 tracker.raise_downloaded(tally);
             }
             self.held.pop_front();
@@ -205,7 +205,7 @@ impl Node {
             });
         }
         for tally in &theirs {
-            if tracker.is_greater(tally) && !refuses(&tally.info_hash, Hint::default()) {
+            if tracker.is_greater(tally) && !refuses(&tally.info_hash) {
                 self.counting.hold(*tally, self.now);
             }
         }

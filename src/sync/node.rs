@@ -8,7 +8,7 @@ use super::repair::Repair;
 use super::wire::{self, Heartbeat, Hello, Keys, Kind, Nonce, Party, Reader, Rejection};
 use crate::siphash::siphash24_128;
 use crate::tracker::ledger::Change;
-use crate::tracker::{Applied, Hint, InfoHash, Tracker};
+use crate::tracker::{Applied, Hint, InfoHash, STAMP_MASK, Tracker};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
@@ -54,8 +54,8 @@ pub struct Settings {
     pub most_stops: usize,
 }
 
-/// Whether a torrent is not tracked, with what is known of its place in the table.
-pub type Refuses<'a> = &'a dyn Fn(&InfoHash, Hint) -> bool;
+/// Whether a torrent is not tracked.
+pub type Refuses<'a> = &'a dyn Fn(&InfoHash) -> bool;
 
 /// What an operator is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -407,7 +407,7 @@ impl Node {
     /// Does what is due: tells changes, asks for what is missing, repairs. `budget` is how many peers may
     /// be looked at in walks.
     pub fn tick(&mut self, budget: usize, tracker: &mut Tracker, out: &mut Outbox) {
-        self.tick_tracked(budget, tracker, &|_, _| false, out);
+        self.tick_tracked(budget, tracker, &|_| false, out);
     }
 
     /// The same where not all torrents are tracked.
@@ -636,7 +636,7 @@ impl Node {
             tracker.set_cluster_time(self.time.cluster(), has_passed);
             let turned = shift(tracker).wrapping_sub(before);
             if turned != 0 {
-                self.restamp((turned & 0x7f) as u8);
+                self.restamp(turned as u8 & STAMP_MASK);
             }
             self.event(Event::TimeSet(by));
         }
@@ -657,10 +657,14 @@ impl Node {
         tracker: &mut Tracker,
         out: &mut Outbox,
     ) {
-        self.hear_tracked(from, packet, tracker, &|_, _| false, out);
+        self.hear_tracked(from, packet, tracker, &|_| false, out);
     }
 
     /// The same where not all torrents are tracked.
+    ///
+    /// A packet may set the table's clock on so far that it is held. No packet behind it in the same batch is taken
+    /// then: its records would be judged by a unit of long ago. They are lost as on the way: the sender sends them
+    /// again when asked.
     pub fn hear_tracked(
         &mut self,
         from: SocketAddr,
@@ -669,6 +673,9 @@ impl Node {
         refuses: Refuses,
         out: &mut Outbox,
     ) {
+        if tracker.is_held() {
+            return;
+        }
         let (tag, id) = match wire::peek(packet) {
             Ok(peeked) => peeked,
             Err(why) => return self.reject(from, why),
@@ -956,7 +963,7 @@ pub(super) fn apply_all(
             tracker.look_inside(*hint, change.peer);
         }
         for (change, hint) in part.iter().zip(hints) {
-            if refuses(&change.info_hash, hint) {
+            if refuses(&change.info_hash) {
                 continue;
             }
             let applied = tracker.apply(change, hint);
@@ -967,7 +974,7 @@ pub(super) fn apply_all(
 
 fn restamp(changes: &mut [Change], by: u8) {
     for change in changes {
-        change.stamp = change.stamp.wrapping_add(by) & 0x7f;
+        change.stamp = change.stamp.wrapping_add(by) & STAMP_MASK;
     }
 }
 

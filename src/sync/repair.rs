@@ -19,7 +19,7 @@ use super::link::{Link, REPAIR_WAIT, Rows};
 use super::node::{Node, Outbox, Refuses, apply_all, send};
 use super::wire::{self, Kind, Reader};
 use crate::tracker::ledger::{self, BUCKETS, Change, Key, Ledger, ROW, ROWS, State};
-use crate::tracker::{Applied, Downloads, Hint, InfoHash, Item, Tracker};
+use crate::tracker::{Applied, Downloads, InfoHash, Item, Tracker};
 use std::collections::VecDeque;
 
 /// Milliseconds from one comparison to the next; a difference counts when seen in two.
@@ -750,7 +750,7 @@ impl Node {
 
 fn raise_counts(counts: &[(InfoHash, u32)], tracker: &mut Tracker, refuses: Refuses) {
     for (info_hash, downloaded) in counts {
-        if refuses(info_hash, Hint::default()) {
+        if refuses(info_hash) {
             continue;
         }
         tracker.raise_downloaded(&Downloads {

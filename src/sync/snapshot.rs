@@ -17,7 +17,7 @@ use super::stream::{AROUND, Answer, GREETING, Greeting, Kind, MOST, Opener, Seal
 use super::wire::{Keys, Party};
 use crate::state::{Damage, Item, Reader, Writer, Written};
 use crate::tracker::ledger::{Change, Key, State};
-use crate::tracker::{Applied, Clock, InfoHash, LIFE, Peer, Role, Tracker};
+use crate::tracker::{Applied, Clock, InfoHash, LIFE, Peer, Role, STAMP_MASK, Tracker};
 use miniz_oxide::deflate::core::{CompressorOxide, TDEFLFlush, compress_to_output};
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::{
@@ -630,7 +630,7 @@ impl Merge {
             return;
         };
         let unit = self.counted_from.saturating_sub(age.into());
-        // Told by seven bits, others would seem to be of another time.
+        // The stamp of any other would name another time.
         let is_near = unit <= self.now.saturating_add(Clock::AHEAD.into());
         if !is_near || self.now.saturating_sub(unit) > LIFE {
             return;
@@ -644,17 +644,18 @@ impl Merge {
             }),
             completed,
             newly_completed: false,
-            stamp: (unit & 0x7f) as u8,
+            stamp: unit as u8 & STAMP_MASK,
         });
     }
 
     /// Applies what has been gathered; false if the units are not ours.
     fn finish(&mut self, tracker: &mut Tracker, taken: &mut Taken) -> bool {
         if self.is_sound {
+            // `take` has passed over the torrents that the list refuses.
             apply_all(
                 &self.changes,
                 tracker,
-                &|_, _| false,
+                &|_| false,
                 &mut |_, applied| match applied {
                     // By records and repair, which are at it too, peers may have come before.
                     Applied::Changed | Applied::Known => taken.peers += 1,

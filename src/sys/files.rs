@@ -66,10 +66,8 @@ pub fn open_fifo(path: &Path, owner: Option<Identity>) -> io::Result<File> {
 /// An error unless this is a FIFO that belongs to root or to this owner (or, without, to the user that this is), and
 /// that not every user may write. Its group may: that is the owner's choice.
 pub fn expect_fifo(metadata: &Metadata, owner: Option<Identity>) -> io::Result<()> {
-    let (uid, user) = (
-        metadata.uid(),
-        owner.map_or_else(privileges::user, |owner| owner.uid),
-    );
+    let uid = metadata.uid();
+    let user = owner.map_or_else(privileges::user, |owner| owner.uid);
     let unfit = if !metadata.file_type().is_fifo() {
         String::from("not a FIFO")
     } else if ![0, user].contains(&uid) {

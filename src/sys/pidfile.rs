@@ -58,6 +58,14 @@ pub fn take(path: &Path) -> io::Result<(File, Place)> {
     Ok((file, place))
 }
 
+/// What [`take`] would end with, as far as that can be told without touching the file: a daemon may hold it.
+pub fn check_file(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) => expect_pidfile(&metadata),
+        Err(_) => Ok(()),
+    }
+}
+
 fn lock(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     // Nobody's link is followed, and nothing is waited for.
@@ -77,7 +85,7 @@ fn lock(path: &Path) -> io::Result<File> {
             Ok(()) if is_at(path, &metadata) => return Ok(file),
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                holder = held(&file);
+                holder = held(&file, &metadata);
                 std::thread::sleep(PAUSE);
             }
             Err(error) => return Err(error),
@@ -108,8 +116,14 @@ fn try_lock(file: &File) -> io::Result<()> {
     check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(|_| ())
 }
 
-fn held(file: &File) -> io::Error {
+/// The error of a file that another process has locked. Of a file that an older version left with a wider mode, any
+/// user may have locked it, and the process that it names may have ended.
+fn held(file: &File, metadata: &Metadata) -> io::Error {
+    let mode = metadata.mode() & 0o7777;
     let text = match read_id(file) {
+        _ if mode & !MODE != 0 => format!(
+            "locked, and mode {mode:04o} lets other users lock it: remove it if no daemon runs"
+        ),
         Some(id) => format!("process {id} holds it"),
         None => String::from("another process holds it"),
     };
@@ -175,6 +189,7 @@ mod tests {
         drop(locked);
         assert!(place.tidy().is_ok());
         assert!(!path.exists());
+        assert!(check_file(&path).is_ok(), "a missing file is made");
         assert!(take(&std::env::temp_dir()).is_err());
         fs::write(&path, "what is this doing here?").expect("can be written");
         assert!(take(&path).is_err());

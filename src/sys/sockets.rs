@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 /// Connections that may wait to be accepted; the system may hold it lower.
 const BACKLOG: libc::c_int = 1024;
 
-/// What the system may hold of the replies to one TCP client, in bytes; Linux doubles it.
+/// Send buffer of one TCP client, in bytes; Linux doubles it.
 const SEND_BUFFER: libc::c_int = 64 * 1024;
 
-/// What the system may hold of the requests of one TCP client, in bytes: the longest head twice. Linux doubles it.
+/// Receive buffer of one TCP client, in bytes: the longest head twice. Linux doubles it.
 const TCP_RECEIVE_BUFFER: libc::c_int = 16 * 1024;
 
 /// What the receive buffer of a UDP socket is asked to be: a tenth of a second at 500,000 requests.

@@ -1,12 +1,24 @@
 //! The clock that the table goes by: it never goes back, and goes on while the machine is suspended. `Instant` stands
 //! still then on Linux, so that peers would outlive their timeout by the length of a suspension.
+//!
+//! Linux has `CLOCK_BOOTTIME` for this. On OpenBSD both clocks go on. FreeBSD, NetBSD and DragonFly BSD have no clock
+//! that does: a suspension is not counted there.
+//!
+//! `epoll_wait` measures its timeout by `CLOCK_MONOTONIC`, so an idle daemon notices a suspension at its next wake-up,
+//! which is late by up to the rest of that timeout.
+//!
+//! No test suspends the machine that it runs on, and a process cannot set either clock: a time namespace has a fixed
+//! offset from its first process on. Tests stop the daemon instead, which `CLOCK_MONOTONIC` counts too.
 
+use super::check;
+
+/// The clock to read, and the clock that is read where the system refuses that one: a kernel before Linux 2.6.39, or a
+/// sandbox.
 #[cfg(any(target_os = "linux", target_os = "openbsd"))]
-const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;
+const CLOCKS: [libc::clockid_t; 2] = [libc::CLOCK_BOOTTIME, libc::CLOCK_MONOTONIC];
 
-// Here it goes on during a suspension, or there is no clock that does.
 #[cfg(not(any(target_os = "linux", target_os = "openbsd")))]
-const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
+const CLOCKS: [libc::clockid_t; 1] = [libc::CLOCK_MONOTONIC];
 
 /// A moment.
 #[derive(Clone, Copy, Debug)]
@@ -16,24 +28,31 @@ pub struct Moment {
 
 impl Moment {
     pub fn now() -> Moment {
-        Moment { ms: read(CLOCK) }
+        Moment {
+            ms: read_first(&CLOCKS),
+        }
     }
 
     /// Milliseconds since then.
     pub fn elapsed_ms(self) -> u64 {
-        read(CLOCK).saturating_sub(self.ms)
+        read_first(&CLOCKS).saturating_sub(self.ms)
     }
 }
 
-/// Milliseconds since the system started.
-fn read(clock: libc::clockid_t) -> u64 {
+/// The first of these clocks that the system has; zero, so that time stands still, if it has none.
+fn read_first(clocks: &[libc::clockid_t]) -> u64 {
+    clocks.iter().find_map(|clock| read(*clock)).unwrap_or(0)
+}
+
+/// Milliseconds since the system started; none if there is no such clock.
+fn read(clock: libc::clockid_t) -> Option<u64> {
     // SAFETY: zeros are valid for a struct of integers.
     let mut time: libc::timespec = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is to a struct of that type, alive for the call. It fails for unknown clocks only.
-    unsafe { libc::clock_gettime(clock, &raw mut time) };
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    let ms = u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000;
-    seconds.saturating_mul(1000).saturating_add(ms)
+    // SAFETY: the pointer is to a struct of that type, alive for the call.
+    check(unsafe { libc::clock_gettime(clock, &raw mut time) }).ok()?;
+    let seconds = u64::try_from(time.tv_sec).ok()?;
+    let ms = u64::try_from(time.tv_nsec).ok()? / 1_000_000;
+    Some(seconds.saturating_mul(1000).saturating_add(ms))
 }
 
 #[cfg(test)]
@@ -43,9 +62,18 @@ mod tests {
     #[test]
     fn it_goes_forward_and_counts_what_the_monotonic_clock_counts() {
         let before = Moment::now();
-        let monotonic = read(libc::CLOCK_MONOTONIC);
+        let monotonic = read_first(&[libc::CLOCK_MONOTONIC]);
         assert!(monotonic > 0 && Moment::now().ms >= monotonic);
         std::thread::sleep(std::time::Duration::from_millis(20));
         assert!(before.elapsed_ms() >= 20);
+    }
+
+    #[test]
+    fn a_clock_that_the_system_does_not_have_is_replaced_by_the_next() {
+        const UNKNOWN: libc::clockid_t = 9999;
+        assert_eq!(read(UNKNOWN), None);
+        let monotonic = read_first(&[libc::CLOCK_MONOTONIC]);
+        assert!(read_first(&[UNKNOWN, libc::CLOCK_MONOTONIC]) >= monotonic);
+        assert_eq!(read_first(&[UNKNOWN]), 0);
     }
 }

@@ -15,8 +15,17 @@ pub const LIFE: u64 = 96;
 /// Bits of a tag that hold the stamp.
 const STAMP_BITS: u32 = 7;
 
-// A stamp shares its byte with a flag, and an ordinary sweep ends before the clock would have to be held.
-const _: () = assert!(STAMP_BITS <= 7 && Clock::SWEEP_WITHIN < Clock::SWEEP_VALID);
+/// The bits of a tag that are the stamp.
+pub const STAMP_MASK: u8 = (Clock::STAMPS - 1) as u8; // At most seven bits.
+
+// A stamp shares its byte with a flag.
+const _: () = assert!(STAMP_BITS <= 7);
+
+// Stamps tell a peer's whole life and the units ahead apart, with some left: `SWEEP_VALID` does not underflow.
+const _: () = assert!(Clock::STAMPS - 1 > LIFE + Clock::AHEAD as u64);
+
+// An ordinary sweep ends before the clock would have to be held.
+const _: () = assert!(Clock::SWEEP_WITHIN < Clock::SWEEP_VALID);
 
 /// What the table takes for now.
 #[derive(Clone, Copy, Debug)]
@@ -42,8 +51,6 @@ impl Clock {
 
     /// Units by which a stamp may be ahead of the clock.
     pub const AHEAD: u8 = 4;
-
-    const STAMP_MASK: u8 = (Clock::STAMPS - 1) as u8; // At most seven bits.
 
     pub fn at(unit: u64) -> Clock {
         Clock { unit, behind: 0 }
@@ -80,13 +87,14 @@ impl Clock {
 
     /// The stamp of an announce made now, in the low bits.
     pub fn stamp(self) -> u8 {
-        self.unit as u8 & Self::STAMP_MASK
+        self.unit as u8 & STAMP_MASK
     }
 
-    /// Units from the announce that left this tag to the last unit that a stamp can name.
-    fn age_from_ahead(self, tag: u8) -> u8 {
+    /// Units from the announce that left this tag to the last unit that a stamp can name, which is
+    /// [`Clock::AHEAD`] units ahead.
+    pub fn age_from_ahead(self, tag: u8) -> u8 {
         let last = self.stamp().wrapping_add(Self::AHEAD);
-        last.wrapping_sub(tag) & Self::STAMP_MASK
+        last.wrapping_sub(tag) & STAMP_MASK
     }
 
     /// The clock of so many units ago, for the stamp that it gave then.

@@ -1,7 +1,7 @@
 //! The table as a cluster sees it: what other nodes tell is applied here, ranges of it are walked in the
 //! order of keys, and its clock is set to cluster time.
 
-use super::clock::{Clock, LIFE};
+use super::clock::{Clock, LIFE, STAMP_MASK};
 use super::ledger::{Change, Key, Ledger, Presence, State};
 use super::peers::{Peer, Record, Role, V4, V6};
 use super::swarms::{Peers, Update};
@@ -149,8 +149,8 @@ impl Tracker {
     }
 
     fn unit_of(&self, ledger: &Ledger, stamp: u8) -> u64 {
-        let tag = u64::from(stamp).wrapping_sub(ledger.shift) & 0x7f;
-        self.clock.unit_of(tag as u8)
+        let tag = stamp.wrapping_sub(ledger.shift as u8) & STAMP_MASK;
+        self.clock.unit_of(tag)
     }
 
     /// Whether a change was announced a few units ago at most: two minutes, with the usual timeout.

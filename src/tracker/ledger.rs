@@ -11,7 +11,7 @@
 //! elsewhere: for each of 4096 ranges of info-hashes and each sixth of the timeout, the sum of a hash of
 //! all peers that were last seen then. What is about to expire is left out by leaving a sixth out.
 
-use super::clock::{Clock, LIFE};
+use super::clock::{Clock, LIFE, STAMP_MASK};
 use super::peers::{COMPLETED, Peer, Record, Role};
 use super::swarms::{Seen, Swarms, Update};
 use super::torrents::{InfoHash, Torrent};
@@ -44,7 +44,7 @@ pub struct Change {
     pub completed: bool,
     /// ... with this very announce.
     pub newly_completed: bool,
-    /// The unit of the announce in cluster time, modulo 128.
+    /// The unit of the announce in cluster time, modulo [`Clock::STAMPS`].
     pub stamp: u8,
 }
 
@@ -215,9 +215,9 @@ impl Ledger {
         unit.wrapping_add(self.shift) / SIXTH
     }
 
-    /// The unit in cluster time, modulo 128.
+    /// The unit in cluster time, modulo [`Clock::STAMPS`].
     pub fn stamp(&self, unit: u64) -> u8 {
-        (unit.wrapping_add(self.shift) & 0x7f) as u8
+        unit.wrapping_add(self.shift) as u8 & STAMP_MASK
     }
 
     /// The sixth of the timeout that it is now, in cluster time.

@@ -16,8 +16,7 @@ impl Tracker {
     /// Units from the announce of this tag to the last that a stamp can name, which is [`Clock::AHEAD`]
     /// units ahead; none if it has expired.
     pub fn age_from_ahead(&self, tag: u8) -> Option<u8> {
-        let ahead = Clock::at(self.clock.unit().wrapping_add(Clock::AHEAD.into()));
-        let age = ahead.stamp().wrapping_sub(tag) & 0x7f;
+        let age = self.clock.age_from_ahead(tag);
         (u64::from(age) <= LIFE + u64::from(Clock::AHEAD)).then_some(age)
     }
 

@@ -18,7 +18,7 @@ mod table;
 mod torrents;
 mod walk;
 
-pub use clock::{Clock, LIFE};
+pub use clock::{Clock, LIFE, STAMP_MASK};
 pub use cluster::{Applied, Downloads, Item};
 pub use decoys::Decoys;
 pub use peers::{COMPLETED, Peer, Role};

@@ -151,7 +151,7 @@ impl Found<'_> {
     }
 }
 
-/// No age: stamps have seven bits.
+/// No age: stamps have at most seven bits.
 pub const NEWCOMER: u8 = u8::MAX;
 
 /// Where the sweep of one large swarm goes on: the list, and a peer to go on from.

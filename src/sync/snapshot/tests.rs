@@ -243,13 +243,13 @@ fn what_happens_meanwhile_is_no_harm() {
         }
         told.clear();
         from.tracker.take_changes(&mut told);
-        apply_all(&told, &mut to.tracker, &|_, _| false, &mut |_, _| ());
+        apply_all(&told, &mut to.tracker, &|_| false, &mut |_, _| ());
     });
     // What was announced in the last units of either clock may have expired at one.
     let live = |member: &Member| {
         let now = member.tracker.cluster_unit().expect("is in a cluster");
         let (mut peers, _) = member.known();
-        peers.retain(|peer| (now as u8).wrapping_sub(peer.stamp) & 0x7f < 90);
+        peers.retain(|peer| (now as u8).wrapping_sub(peer.stamp) & STAMP_MASK < 90);
         peers
     };
     assert!(slices > 300);
@@ -275,7 +275,7 @@ fn who_has_stopped_stays_away() {
     third.tell(1, 2, Role::Leecher, Event::Started);
     third.tell(1, 2, Role::Leecher, Event::Stopped);
     third.tracker.take_changes(&mut told);
-    apply_all(&told[1..], &mut to.tracker, &|_, _| false, &mut |_, _| ());
+    apply_all(&told[1..], &mut to.tracker, &|_| false, &mut |_, _| ());
     fetch_all(&mut from, &mut to);
     let (peers, _) = to.known();
     let peers: Vec<Peer> = peers.iter().map(|change| change.peer).collect();
@@ -287,7 +287,7 @@ fn who_has_stopped_stays_away() {
         other.tell(2, 4, Role::Leecher, Event::Started);
         other.known()
     };
-    apply_all(&stale, &mut to.tracker, &|_, _| false, &mut |_, applied| {
+    apply_all(&stale, &mut to.tracker, &|_| false, &mut |_, applied| {
         assert!(matches!(applied, Applied::Stopped(_)), "{applied:?}");
     });
 }
