@@ -6,7 +6,7 @@
 //! applies them. A position that was looked up is verified when it is used, as another thread may have changed the
 //! shard in between.
 
-use crate::access::{Kind, SharedRules};
+use crate::access::{Kind, Rules, SharedRules};
 use crate::completed;
 use crate::random::Random;
 use crate::state::wall_ms;
@@ -107,23 +107,11 @@ impl Responder {
         }
     }
 
-    /// By what kind of list a torrent is refused; none if it is tracked.
-    pub fn refuses(&self, info_hash: &InfoHash) -> Option<Kind> {
-        self.rules.as_ref()?.refuses(info_hash)
-    }
-
     /// Where the torrents of a batch are, all brought into the cache.
     pub fn look_ahead(&self, hashes: &[Option<InfoHash>]) -> [Hint; MAX_BATCH] {
         let mut hints = [Hint::default(); MAX_BATCH];
         let mut ahead = [None; MAX_BATCH];
         let order = self.table.order(hashes.iter().map(Option::as_ref));
-        if let Some(rules) = &self.rules {
-            let rules = rules.read();
-            hashes
-                .iter()
-                .flatten()
-                .for_each(|hash| rules.look_ahead(hash));
-        }
         let now = self.table_now;
         let hash = |index: usize| hashes.get(index)?.as_ref();
         self.table.visit(&order, now, &mut |tracker, index| {
@@ -162,10 +150,12 @@ impl Responder {
     fn apply(&mut self, requests: &mut [Option<Announce>], completions: &mut [bool; MAX_BATCH]) {
         let rules = self.rules.as_ref().map(SharedRules::read);
         let (random, counters) = (&mut self.random, &mut self.counters);
+        if let Some(rules) = &rules {
+            let hashes = requests.iter().flatten().map(|request| request.info_hash);
+            hashes.for_each(|hash| rules.look_ahead(hash));
+        }
         for request in requests.iter_mut().flatten() {
-            let refused = rules
-                .as_ref()
-                .and_then(|rules| rules.refuses(request.info_hash));
+            let refused = refused(rules.as_deref(), request.info_hash);
             request.reply = refused.map_or(Reply::default(), Reply::Refused);
         }
         let tracked = requests.iter().map(|request| {
@@ -222,10 +212,7 @@ impl Responder {
         let rules = self.rules.as_ref().map(SharedRules::read);
         let mut locked: Option<(usize, Locked)> = None;
         for hash in hashes {
-            let is_refused = rules
-                .as_ref()
-                .is_some_and(|rules| rules.refuses(hash).is_some());
-            if is_refused {
+            if refused(rules.as_deref(), hash).is_some() {
                 tell(hash, None);
                 continue;
             }
@@ -305,18 +292,16 @@ impl Responder {
             return false;
         };
         let rules = self.rules.as_ref().map(SharedRules::read);
-        let refused = Cell::new(0);
+        let count = Cell::new(0);
         let refuses = |info_hash: &InfoHash| {
-            let is_refused = rules
-                .as_ref()
-                .is_some_and(|rules| rules.refuses(info_hash).is_some());
-            refused.set(refused.get() + u64::from(is_refused));
+            let is_refused = refused(rules.as_deref(), info_hash).is_some();
+            count.set(count.get() + u64::from(is_refused));
             is_refused
         };
         let mut tracker = self.table.lock(0, self.table_now);
         let done = work(cluster, &mut tracker, &refuses);
         drop(tracker);
-        cluster.note_refused(refused.get());
+        cluster.note_refused(count.get());
         done
     }
 
@@ -340,6 +325,11 @@ impl Responder {
             cluster,
         }
     }
+}
+
+/// By what kind of list a torrent is refused; none if it is tracked.
+fn refused(rules: Option<&Rules>, info_hash: &InfoHash) -> Option<Kind> {
+    rules?.refuses(info_hash)
 }
 
 #[cfg(test)]
