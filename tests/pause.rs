@@ -3,7 +3,7 @@
 mod common;
 
 use common::udp::{Announce, Client};
-use common::{Daemon, http, wait_for};
+use common::{Daemon, http, wait_longer};
 use std::time::Duration;
 
 /// Torrents, each with a peer: many slices of the sweep.
@@ -66,7 +66,7 @@ fn after_a_long_pause_all_that_waited_is_answered_and_the_living_survive() {
     assert_eq!(alive(&client), before);
     daemon.wait_for_line("table: long pause: requests wait");
     daemon.wait_for_line("table: expired peers removed: requests waited");
-    wait_for("the peers to expire", || {
+    wait_longer("the peers to expire", 3 * common::DEADLINE, || {
         (alive(&client) == 0).then_some(())
     });
 }
