@@ -211,7 +211,8 @@ fn work(options: &Options, start: Start) -> Result<(), Problem> {
 
 /// Serves until that is to end.
 fn run(parts: Parts, background: Option<daemon::Starting>) -> Result<(), Problem> {
-    let loops = Loops::new(parts).map_err(problem("cannot poll"))?;
+    let mut loops = Loops::new(parts).map_err(problem("cannot poll"))?;
+    loops.start().map_err(problem("cannot start threads"))?;
     log::line(format_args!("ready"));
     leave_terminal(background)?;
     match loops.run().map_err(problem("cannot serve"))? {
@@ -235,7 +236,7 @@ fn expect_one_node(options: &Options) -> Result<(), Problem> {
     let flag = match options {
         _ if options.threads == 1 => return Ok(()),
         _ if !options.cluster.listen.is_empty() => "--cluster-listen",
-        _ if options.multicast.group.is_some() => "-s/--sync",
+        _ if options.multicast.group.is_some() => "-s/--sync-multicast",
         _ => return Ok(()),
     };
     let threads = options.threads;

@@ -28,9 +28,10 @@ fn ticks(daemon: &Daemon) -> u64 {
     number(11) + number(12)
 }
 
+/// With several threads it is the idlest of the thread that accepts the newcomer.
 #[test]
 fn at_the_connection_limit_the_idlest_makes_room() {
-    let daemon = Daemon::start(&["--max-connections", "10"]);
+    let daemon = Daemon::start(&["-j", "1", "--max-connections", "10"]);
     let request = format!("GET {TARGET} HTTP/1.1\r\n\r\n");
     let mut old = Client::new(daemon.tcp4());
     old.request(&request);

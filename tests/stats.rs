@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 /// A report of a mode.
 fn report(daemon: &Daemon, mode: &str) -> String {
+    daemon.wait_until_idle();
     let reply = get(daemon.tcp4(), &format!("/stats?mode={mode}"));
     assert_eq!(reply.status, 200, "{mode}");
     assert_eq!(reply.header("Content-Type"), Some("text/plain"), "{mode}");
@@ -371,6 +372,7 @@ for family in parse(sys.stdin.read()):
 ";
 
 fn metrics(daemon: &Daemon) -> BTreeMap<String, u64> {
+    daemon.wait_until_idle();
     let reply = get(daemon.tcp4(), "/metrics");
     assert_eq!(reply.status, 200);
     let content_type = reply.header("Content-Type");

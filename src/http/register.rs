@@ -39,7 +39,7 @@ pub struct Register<E> {
 }
 
 /// What the connections of all threads may take together. A thread at a limit closes connections of its own;
-/// one that has none exceeds the limit by the one that it serves.
+/// one that has none exceeds the limit by the one that it serves, until another thread closes two for one.
 pub struct Room {
     max_connections: usize,
     open: Arc<AtomicUsize>,

@@ -30,12 +30,15 @@ pub struct Parts {
     pub proxies: Proxies,
 }
 
-/// The loop of this thread, and those of the others with what ends all of them.
+/// The loop of this thread, those of the others before and after they start, and what ends all of them.
 pub struct Loops {
     own: Server,
     others: Vec<Server>,
+    threads: Vec<Thread>,
     crew: Option<Arc<Crew>>,
 }
+
+type Thread = JoinHandle<io::Result<()>>;
 
 impl Loops {
     pub fn new(parts: Parts) -> io::Result<Loops> {
@@ -67,6 +70,7 @@ impl Loops {
             return Ok(Loops {
                 own,
                 others: Vec::new(),
+                threads: Vec::new(),
                 crew: None,
             });
         }
@@ -95,33 +99,32 @@ impl Loops {
         Ok(Loops {
             own,
             others,
+            threads: Vec::new(),
             crew: Some(crew),
         })
+    }
+
+    /// Starts the other threads. If one cannot start, those that have started end.
+    pub fn start(&mut self) -> io::Result<()> {
+        for (number, server) in self.others.drain(..).enumerate() {
+            match spawn(number, server, self.crew.clone()) {
+                Ok(thread) => self.threads.push(thread),
+                Err(error) => return end(&mut self.threads, self.crew.as_deref(), Err(error)),
+            }
+        }
+        Ok(())
     }
 
     /// Serves until a signal ends it; false if the state was to be saved then and could not be. If one thread
     /// cannot go on, all end.
     pub fn run(self) -> io::Result<bool> {
-        let Loops { own, others, crew } = self;
-        let mut threads = Vec::new();
-        let mut result = Ok(true);
-        for (number, server) in others.into_iter().enumerate() {
-            match spawn(number, server, crew.clone()) {
-                Ok(thread) => threads.push(thread),
-                Err(error) => result = Err(error),
-            }
-        }
-        if result.is_ok() {
-            result = own.run();
-        }
-        if let (Err(_), Some(crew)) = (&result, &crew) {
-            crew.stop(false);
-        }
-        for thread in threads {
-            // A thread that panics ends the process.
-            let ended = thread.join().unwrap_or(Ok(()));
-            result = ended.and(result);
-        }
+        let Loops {
+            own,
+            mut threads,
+            crew,
+            ..
+        } = self;
+        let result = end(&mut threads, crew.as_deref(), own.run());
         if result.is_ok() {
             log::line(format_args!("stopped"));
         }
@@ -129,15 +132,23 @@ impl Loops {
     }
 }
 
+/// Waits for the end of threads, which an error of this one brings about; the first error.
+fn end<T>(threads: &mut Vec<Thread>, crew: Option<&Crew>, own: io::Result<T>) -> io::Result<T> {
+    if let (Err(_), Some(crew)) = (&own, crew) {
+        crew.stop(false);
+    }
+    threads.drain(..).fold(own, |result, thread| {
+        // A thread that panics ends the process.
+        let ended = thread.join().unwrap_or(Ok(()));
+        ended.and(result)
+    })
+}
+
 fn seed() -> io::Result<u64> {
     getrandom::u64().map_err(io::Error::other)
 }
 
-fn spawn(
-    number: usize,
-    server: Server,
-    crew: Option<Arc<Crew>>,
-) -> io::Result<JoinHandle<io::Result<()>>> {
+fn spawn(number: usize, server: Server, crew: Option<Arc<Crew>>) -> io::Result<Thread> {
     let thread = Builder::new()
         .name(format!("announced-{number}"))
         .stack_size(STACK);

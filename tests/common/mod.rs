@@ -15,6 +15,7 @@ mod sandbox;
 pub mod sys;
 pub mod udp;
 
+use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
@@ -91,6 +92,36 @@ pub fn skip(reason: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }
 
+/// Whether a daemon is started with several threads where a test does not say how many.
+pub fn has_threads() -> bool {
+    std::env::var_os("ANNOUNCED_THREADS").is_some()
+}
+
+/// Adds `-j` with the value of `ANNOUNCED_THREADS`, if that is set, to a command that runs the program. A test that
+/// gives `-j`, or a flag that allows one thread only, keeps its own number.
+fn add_threads(command: &mut Command) {
+    let Ok(threads) = std::env::var("ANNOUNCED_THREADS") else {
+        return;
+    };
+    let program = program();
+    let runs = |word: &OsStr| word == program.as_str();
+    let decides = |flag: &OsStr| {
+        [
+            "-j",
+            "--threads",
+            "-s",
+            "--sync-multicast",
+            "--cluster-listen",
+        ]
+        .map(OsStr::new)
+        .contains(&flag)
+    };
+    let is_program = runs(command.get_program()) || command.get_args().any(runs);
+    if is_program && !command.get_args().any(decides) {
+        command.args(["-j", &threads]);
+    }
+}
+
 /// A running daemon.
 pub struct Daemon {
     child: Child,
@@ -120,6 +151,7 @@ impl Daemon {
 
     /// The same, or what it logged if it ended instead.
     pub fn try_spawn(mut command: Command) -> Result<Daemon, Vec<String>> {
+        add_threads(&mut command);
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let lines = BufReader::new(child.stderr.take().expect("is piped")).lines();
@@ -227,6 +259,24 @@ impl Daemon {
     /// Whether it is still there.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("can be asked").is_none()
+    }
+
+    /// Waits until each of its threads sleeps, so that the counts of all that it has answered are in every report:
+    /// a thread publishes them at the end of a turn, when the replies may have arrived already. Elsewhere than on Linux
+    /// that is not known.
+    pub fn wait_until_idle(&self) {
+        #[cfg(target_os = "linux")]
+        wait_for("all threads to sleep", || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("is running");
+            let sleeps = |task: io::Result<std::fs::DirEntry>| {
+                let stat = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+                stat.rsplit(") ").next().map(|rest| rest.starts_with('S'))
+            };
+            tasks
+                .map(sleeps)
+                .all(|sleeps| sleeps == Some(true))
+                .then_some(())
+        });
     }
 
     /// A line of `/proc/PID/status`, such as `VmRSS`, without its name.
