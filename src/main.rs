@@ -38,8 +38,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// Descriptors for all that is not a client's connection.
+/// Descriptors for all that is not a client's connection: in the process, and of each thread's loop.
 const RESERVED_DESCRIPTORS: usize = 32;
+const DESCRIPTORS_A_LOOP: usize = 3;
 
 fn main() -> ExitCode {
     threads::abort_on_panic();
@@ -101,7 +102,6 @@ fn ask(inquiry: &Inquiry) -> Result<Health, Problem> {
 
 /// Does all that can be done without opening a socket or giving anything up.
 fn check(options: &Options) -> Result<(), Problem> {
-    expect_one_node(options)?;
     if let Some(path) = &options.pidfile {
         pidfile::check_file(path).map_err(pidfile_problem(path))?;
     }
@@ -115,7 +115,6 @@ fn check(options: &Options) -> Result<(), Problem> {
 }
 
 fn serve(options: &Options) -> Result<(), Problem> {
-    expect_one_node(options)?;
     let (began, started) = (Moment::now(), SystemTime::now());
     // First, as neither a thread nor a poll would survive it.
     let background = match options.daemon {
@@ -229,20 +228,6 @@ fn leave_terminal(background: Option<daemon::Starting>) -> Result<(), Problem> {
     }
     log::leave_stderr();
     Ok(())
-}
-
-/// Shards do not tell a cluster of their peers.
-fn expect_one_node(options: &Options) -> Result<(), Problem> {
-    let flag = match options {
-        _ if options.threads == 1 => return Ok(()),
-        _ if !options.cluster.listen.is_empty() => "--cluster-listen",
-        _ if options.multicast.group.is_some() => "-s/--sync-multicast",
-        _ => return Ok(()),
-    };
-    let threads = options.threads;
-    Err(format!(
-        "-j/--threads: invalid value '{threads}': expected 1 with {flag}"
-    ))
 }
 
 /// The table with all that is known from before.
@@ -365,7 +350,8 @@ fn policy(options: &Options, sockets: &[Vec<Socket>]) -> Policy {
 /// What is asked for, as far as the system's limit of descriptors allows it.
 fn max_connections(options: &Options, descriptors: u64, sockets: usize) -> usize {
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-    let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS + sockets);
+    let loops = DESCRIPTORS_A_LOOP * (options.threads + 1);
+    let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS + loops + sockets);
     let wanted = options.max_connections.max(1);
     let most = most.clamp(1, wanted);
     if most < wanted {

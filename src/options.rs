@@ -655,6 +655,7 @@ impl Draft {
         let list = self.take_list()?;
         self.cluster.check()?;
         self.multicast.check()?;
+        self.expect_one_node()?;
         let stats_path = self.stats_path.take();
         let stats_path = stats_path.unwrap_or_else(|| "/stats".into());
         if let Some(target) = self.cluster_status {
@@ -680,6 +681,24 @@ impl Draft {
         }
     }
 
+    /// The threads of a node would have to tell the others of their peers together, which they cannot.
+    fn expect_one_node(&self) -> Result<(), Wrong> {
+        let threads = self.threads();
+        let flag = match (self.cluster.listen.first(), &self.multicast.group) {
+            _ if threads == 1 => return Ok(()),
+            (Some(_), _) => "--cluster-listen",
+            (None, Some(_)) => "-s/--sync-multicast",
+            (None, None) => return Ok(()),
+        };
+        Err(format!(
+            "-j/--threads: invalid value '{threads}': expected 1 with {flag}"
+        ))
+    }
+
+    fn threads(&self) -> usize {
+        self.threads.or(self.udp_threads).unwrap_or(1)
+    }
+
     /// The interval and the peer timeout, which go together.
     fn times(&self) -> Result<[u32; 2], Wrong> {
         let interval = self.interval.unwrap_or(DEFAULT_INTERVAL);
@@ -697,6 +716,7 @@ impl Draft {
 
     fn into_options(self, times: [u32; 2], list: Option<List>, stats_path: String) -> Options {
         let [interval, peer_timeout] = times;
+        let threads = self.threads();
         Options {
             config: self.config,
             list,
@@ -716,7 +736,7 @@ impl Draft {
             max_peers: self.max_peers.unwrap_or(100_000_000),
             max_torrents: self.max_torrents.unwrap_or(20_000_000),
             max_connections: self.max_connections.unwrap_or(65_536),
-            threads: self.threads.or(self.udp_threads).unwrap_or(1),
+            threads,
             state_interval: self.state_interval.unwrap_or(600),
             state: self.state,
             load_dump: self.load_dump,
