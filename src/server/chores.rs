@@ -339,7 +339,7 @@ impl Chores {
         if names > 0 {
             let s = plural(names as u64);
             log::line(format_args!(
-                "SIGHUP: resolving {names} name{s} of the cluster"
+                "SIGHUP: resolving {names} name{s} of nodes"
             ));
         }
         match (&mut self.access, &mut self.keeper) {

@@ -197,6 +197,10 @@ impl Server {
 
     /// What is due with time, and what is done for all clients together.
     fn finish_round(&mut self, now: u64) {
+        // First, so that what is told last leaves in this round.
+        if self.chores.as_ref().is_some_and(Chores::is_to_stop) {
+            self.stop(now);
+        }
         let mut round = Round {
             registry: self.poll.registry(),
             responder: &mut self.responder,
@@ -211,9 +215,6 @@ impl Server {
         round.responder.publish();
         if let Some(chores) = &mut self.chores {
             chores.step(is_held, &mut round);
-            if chores.is_to_stop() {
-                self.stop(now);
-            }
         }
     }
 
