@@ -17,6 +17,7 @@ type Hash = [u8; 20];
 const A: Hash = [b'A'; 20];
 const B: Hash = [b'B'; 20];
 const C: Hash = [b'C'; 20];
+const D: Hash = [b'D'; 20];
 
 const REFUSED: &str = "This torrent is not authorized on this tracker";
 
@@ -673,7 +674,10 @@ fn connects_are_answered_while_a_million_lines_are_reloaded() {
             .any(|line| line.contains("1000001 hashes"))
     };
     daemon.signal("HUP");
-    // Twice: the second waits for the first.
+    // Twice: the second waits for the first. Signals count once if they come before they are taken: this change, which
+    // comes between the two, shows that the first was.
+    write_to(&add, &list(&[D]));
+    wait_for("a change", || is_tracked(&daemon, &D).then_some(()));
     daemon.signal("HUP");
     let (mut answered, mut old) = (0, 0);
     // The keeper comes last: where others take all of the machine, it reads for minutes.
