@@ -338,9 +338,7 @@ impl Chores {
         let names = cluster.map_or(0, |cluster| cluster.resolve_again());
         if names > 0 {
             let s = plural(names as u64);
-            log::line(format_args!(
-                "SIGHUP: resolving {names} name{s} of nodes"
-            ));
+            log::line(format_args!("SIGHUP: resolving {names} name{s} of nodes"));
         }
         match (&mut self.access, &mut self.keeper) {
             (Some(access), Some(keeper)) => access.reload(keeper),
