@@ -6,6 +6,7 @@ use crate::random::Random;
 use crate::responder::Responder;
 use crate::server::{Chores, Crew, Server, Serving, Socket};
 use crate::stats::Board;
+use crate::sys::memory;
 use crate::sys::uptime::Moment;
 use crate::udp::ConnectionIds;
 use std::io;
@@ -74,6 +75,7 @@ impl Loops {
                 crew: None,
             });
         }
+        memory::use_one_heap();
         responder.table.note_sweeps(0);
         let board = Board::new(count);
         responder.board = board.clone();

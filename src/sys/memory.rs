@@ -70,6 +70,17 @@ fn most_resident() -> u64 {
     kilobytes * 1024
 }
 
+/// Has all threads allocate from one heap. glibc gives each thread one of its own, which costs the table 4 % more
+/// memory with four threads, and each 64 MB of address space.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn use_one_heap() {
+    // SAFETY: no pointers. A refusal changes nothing.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn use_one_heap() {}
+
 /// The least page that systems have.
 const PAGE: usize = 4096;
 
