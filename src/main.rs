@@ -24,7 +24,7 @@ use announced::sys::pidfile::{self, Place};
 use announced::sys::privileges::{self, Identity};
 use announced::sys::sockets::Sharing;
 use announced::sys::uptime::Moment;
-use announced::sys::{daemon, files, limits, memory, sandbox, signals, sockets};
+use announced::sys::{cores, daemon, files, limits, memory, sandbox, signals, sockets};
 use announced::tracker::{InfoHash, Limits, Table, Tracked};
 use announced::udp::ConnectionIds;
 use mio::net::{TcpListener, UdpSocket, UnixStream};
@@ -134,11 +134,13 @@ fn serve(options: &Options) -> Result<(), Problem> {
     let key = read_key(options)?;
     let descriptors =
         limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))?;
+    let sockets = open_for_threads(options)?;
     let start = Start {
         signals,
         keeper,
         descriptors,
-        sockets: open_for_threads(options)?,
+        cores: steer(options, &sockets)?,
+        sockets,
         cluster: open_cluster(options)?,
         key,
         began,
@@ -155,6 +157,8 @@ struct Start {
     descriptors: u64,
     /// Of each thread that serves.
     sockets: Vec<Vec<Socket>>,
+    /// The core of each of them, if they are pinned.
+    cores: Vec<usize>,
     /// For packets of other nodes, and for tables.
     cluster: (cluster::Sockets, Vec<TcpListener>),
     key: Option<Vec<u8>>,
@@ -198,6 +202,7 @@ fn work(options: &Options, start: Start) -> Result<(), Problem> {
             responder.monitor.connections.clone(),
         )),
         sockets: start.sockets,
+        cores: start.cores,
         proxies: Proxies {
             nets: options.proxies.clone(),
             protocol: options.proxy_protocol,
@@ -454,6 +459,30 @@ fn open_for_threads(options: &Options) -> Result<Vec<Vec<Socket>>, Problem> {
     }
     all.insert(0, first);
     Ok(all)
+}
+
+/// Gives each thread a core, and its sockets what that core receives; none if threads are not pinned.
+fn steer(options: &Options, sockets: &[Vec<Socket>]) -> Result<Vec<usize>, Problem> {
+    if !options.pin_threads {
+        return Ok(Vec::new());
+    }
+    let mut cores = cores::available().map_err(problem("--pin-threads"))?;
+    let (threads, count) = (options.threads, cores.len());
+    if threads > count {
+        return Err(format!(
+            "--pin-threads: -j/--threads {threads} requires as many cores, {count} are available"
+        ));
+    }
+    cores.truncate(threads);
+    for socket in sockets.first().into_iter().flatten() {
+        let steered = match socket {
+            Socket::Udp(socket) => cores::steer(socket.as_fd(), &cores),
+            Socket::Http(Listener::Tcp(socket)) => cores::steer(socket.as_fd(), &cores),
+            Socket::Http(Listener::Unix(..)) => Ok(()),
+        };
+        steered.map_err(problem("--pin-threads: cannot choose sockets by cores"))?;
+    }
+    Ok(cores)
 }
 
 /// Sockets that share a port would share it with another tracker's too, also where the system chooses the port

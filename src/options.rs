@@ -55,6 +55,7 @@ enum Id {
     MaxTorrents,
     MaxConnections,
     Threads,
+    PinThreads,
     State,
     StateInterval,
     LoadDump,
@@ -119,6 +120,7 @@ pub const FLAGS: &[Flag] = &[
     flag(Id::MaxTorrents, '-', "max-torrents", "N", "store at most this many torrents (20000000)"),
     flag(Id::MaxConnections, '-', "max-connections", "N", "keep at most this many TCP connections (65536)"),
     flag(Id::Threads, 'j', "threads", "N", "serve with this many threads, to use more cores (1)"),
+    flag(Id::PinThreads, '-', "pin-threads", "", "pin each thread to a core, for what that core receives (Linux)"),
     flag(Id::State, '-', "state", "FILE", "keep all that is known in this file across restarts"),
     flag(Id::StateInterval, '-', "state-interval", "SECONDS", "save the state this often; 0: at the end only (600)"),
     flag(Id::LoadDump, 'l', "load-dump", "FILE", "load the downloaded counts of opentracker's statedump"),
@@ -214,6 +216,7 @@ pub struct Options {
     pub max_torrents: usize,
     pub max_connections: usize,
     pub threads: usize,
+    pub pin_threads: bool,
     pub state: Option<PathBuf>,
     /// Seconds; 0 for never by time.
     pub state_interval: u32,
@@ -405,6 +408,7 @@ struct Draft {
     max_torrents: Option<usize>,
     max_connections: Option<usize>,
     threads: Option<usize>,
+    pin_threads: bool,
     /// How many threads opentracker would have per UDP socket.
     udp_threads: Option<usize>,
     state: Option<PathBuf>,
@@ -509,6 +513,7 @@ impl Draft {
                 self.max_connections = Some(flag.number_usize(value, 1, 1_000_000)?);
             }
             Id::Threads => self.threads = Some(flag.number_usize(value, 1, MAX_THREADS)?),
+            Id::PinThreads => self.pin_threads = true,
             Id::Proxy => self.proxies.push(parse_net(flag, value)?),
             Id::ProxyProtocol => self.proxy_protocol = true,
             Id::Verbose => self.verbosity = self.verbosity.saturating_add(1),
@@ -673,6 +678,9 @@ impl Draft {
         if self.proxy_protocol && self.proxies.is_empty() && !self.listen.iter().any(is_unix) {
             return Err("--proxy-protocol: wanted is a --proxy or a -p unix:/PATH too".into());
         }
+        if self.pin_threads && self.threads() == 1 {
+            return Err("--pin-threads requires -j/--threads with 2 or more".into());
+        }
         match (&self.state, self.state_interval) {
             (None, Some(seconds)) => Err(format!(
                 "--state-interval '{seconds}': wanted is a --state with it"
@@ -737,6 +745,7 @@ impl Draft {
             max_torrents: self.max_torrents.unwrap_or(20_000_000),
             max_connections: self.max_connections.unwrap_or(65_536),
             threads,
+            pin_threads: self.pin_threads,
             state_interval: self.state_interval.unwrap_or(600),
             state: self.state,
             load_dump: self.load_dump,
@@ -971,7 +980,14 @@ impl Options {
         )?;
         match self.threads {
             1 => Ok(()),
-            threads => writeln!(f, "serve with {threads} threads"),
+            threads => {
+                let how = if self.pin_threads {
+                    ", each on a core"
+                } else {
+                    ""
+                };
+                writeln!(f, "serve with {threads} threads{how}")
+            }
         }
     }
 

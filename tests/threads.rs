@@ -7,6 +7,7 @@
 
 mod common;
 
+use announced::sys::cores;
 use common::bencode::Value;
 use common::udp::{Announce, Client, TRANSACTION};
 use common::{Daemon, Directory, http, program, run, skip, uninterrupted, wait_for};
@@ -953,4 +954,43 @@ fn in_the_background_the_pidfile_names_the_process_of_all_threads() {
     wait_for("the pidfile's end", || {
         (!Path::new(&pidfile).exists()).then_some(())
     });
+}
+
+/// On the loopback the core that sends a datagram receives it.
+#[test]
+fn pinned_threads_answer_what_their_core_receives() {
+    let cores = cores::available().expect("can be asked");
+    if cores.len() < 2 {
+        return skip("pinned threads: one core");
+    }
+    let daemon = two(&["--pin-threads"]);
+    for (thread, core) in cores.into_iter().take(2).enumerate() {
+        let before = answered(&daemon, "udp");
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                cores::pin(core).expect("may be pinned");
+                for client in clients(daemon.udp4()) {
+                    client.announce(&seeder(A, 1));
+                }
+            });
+        });
+        let mut expected = before;
+        expected[thread] += 2 * MANY as u64;
+        assert_eq!(answered(&daemon, "udp"), expected);
+    }
+}
+
+#[test]
+fn threads_are_pinned_only_where_each_has_a_core() {
+    let (code, _, err) = run(&["--pin-threads"]);
+    let message = "announced: --pin-threads requires -j/--threads with 2 or more\n";
+    assert_eq!((code, err.as_str()), (Some(2), message));
+    let cores = cores::available().expect("can be asked").len();
+    if cores < 64 {
+        let (code, _, err) = run(&["-i", "127.0.0.1", "-P", "0", "-j", "64", "--pin-threads"]);
+        let message = format!(
+            "announced: --pin-threads: -j/--threads 64 requires as many cores, {cores} are available\n"
+        );
+        assert!(code == Some(1) && err.ends_with(&message), "{err}");
+    }
 }

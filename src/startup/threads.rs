@@ -6,8 +6,8 @@ use crate::random::Random;
 use crate::responder::Responder;
 use crate::server::{Chores, Crew, Server, Serving, Socket};
 use crate::stats::Board;
-use crate::sys::memory;
 use crate::sys::uptime::Moment;
+use crate::sys::{cores, memory};
 use crate::udp::ConnectionIds;
 use std::io;
 use std::sync::Arc;
@@ -25,6 +25,8 @@ pub struct Parts {
     pub chores: Chores,
     /// Of each thread that serves.
     pub sockets: Vec<Vec<Socket>>,
+    /// The core of each of them, if they are pinned.
+    pub cores: Vec<usize>,
     pub policy: Arc<Policy>,
     pub gate: Gate,
     pub room: Arc<Room>,
@@ -36,6 +38,7 @@ pub struct Loops {
     own: Server,
     others: Vec<Server>,
     threads: Vec<Thread>,
+    cores: Vec<usize>,
     crew: Option<Arc<Crew>>,
 }
 
@@ -49,6 +52,7 @@ impl Loops {
             ids,
             mut chores,
             sockets,
+            cores,
             policy,
             gate,
             room,
@@ -72,6 +76,7 @@ impl Loops {
                 own,
                 others: Vec::new(),
                 threads: Vec::new(),
+                cores,
                 crew: None,
             });
         }
@@ -102,6 +107,7 @@ impl Loops {
             own,
             others,
             threads: Vec::new(),
+            cores,
             crew: Some(crew),
         })
     }
@@ -109,7 +115,8 @@ impl Loops {
     /// Starts the other threads. If one cannot start, those that have started end.
     pub fn start(&mut self) -> io::Result<()> {
         for (number, server) in self.others.drain(..).enumerate() {
-            match spawn(number, server, self.crew.clone()) {
+            let core = self.cores.get(number).copied();
+            match spawn(number, core, server, self.crew.clone()) {
                 Ok(thread) => self.threads.push(thread),
                 Err(error) => return end(&mut self.threads, self.crew.as_deref(), Err(error)),
             }
@@ -150,11 +157,19 @@ fn seed() -> io::Result<u64> {
     getrandom::u64().map_err(io::Error::other)
 }
 
-fn spawn(number: usize, server: Server, crew: Option<Arc<Crew>>) -> io::Result<Thread> {
+fn spawn(
+    number: usize,
+    core: Option<usize>,
+    server: Server,
+    crew: Option<Arc<Crew>>,
+) -> io::Result<Thread> {
     let thread = Builder::new()
         .name(format!("announced-{number}"))
         .stack_size(STACK);
     thread.spawn(move || {
+        if let Some(Err(error)) = core.map(cores::pin) {
+            log::error(format_args!("cannot pin thread {number}: {error}"));
+        }
         let result = server.run();
         if let (Err(_), Some(crew)) = (&result, crew) {
             crew.stop(true);

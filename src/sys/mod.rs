@@ -5,6 +5,7 @@
 
 mod address;
 pub mod chunks;
+pub mod cores;
 pub mod daemon;
 pub mod files;
 pub mod limits;
