@@ -30,11 +30,11 @@ pub enum Signal {
 
 /// What was caught since the last call. However often a signal came, it counts once.
 pub fn take() -> impl Iterator<Item = Signal> {
-    let stop = STOP.swap(false, Ordering::Relaxed).then_some(Signal::Stop);
+    let stop = STOP.swap(false, Ordering::Acquire).then_some(Signal::Stop);
     let reload = RELOAD
-        .swap(false, Ordering::Relaxed)
+        .swap(false, Ordering::Acquire)
         .then_some(Signal::Reload);
-    let save = SAVE.swap(false, Ordering::Relaxed).then_some(Signal::Save);
+    let save = SAVE.swap(false, Ordering::Acquire).then_some(Signal::Save);
     stop.into_iter().chain(reload).chain(save)
 }
 
@@ -95,7 +95,7 @@ extern "C" fn forward(signal: libc::c_int) {
         libc::SIGUSR1 => &SAVE,
         _ => &STOP,
     };
-    flag.store(true, Ordering::Relaxed);
+    flag.store(true, Ordering::Release);
     let byte = 0_u8;
     // SAFETY: `write` is safe in a handler, and the byte lives for the call. The code that was
     // interrupted may be about to read `errno`, of which each thread has its own: it is put back.
