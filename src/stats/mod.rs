@@ -25,145 +25,78 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Counts since the start.
-#[derive(Clone, Copy, Debug)]
-pub struct Counters {
-    pub udp_connects: u64,
-    pub udp_announces: u64,
-    pub udp_scrapes: u64,
-    /// Connection ids that were wrong or too old.
-    pub udp_strangers: u64,
-    /// Announces of torrents that are not tracked.
-    pub udp_unauthorized: u64,
-    /// Datagrams that were no request.
-    pub udp_invalid: u64,
-    /// Replies that the system would not send where they should go.
-    pub udp_refused: u64,
-    /// Replies for which the send buffer had no room.
-    pub udp_dropped: u64,
-    /// Bytes of datagrams, without their headers.
-    pub udp_received: u64,
-    pub udp_sent: u64,
-    pub tcp_accepted: u64,
-    /// Connections closed before their time, to make room for others.
-    pub tcp_evicted: u64,
-    pub tcp_received: u64,
-    pub tcp_sent: u64,
-    pub http_announces: u64,
-    pub http_scrapes: u64,
-    /// Statistics, health checks and the like.
-    pub http_others: u64,
-    /// Announces of torrents that are not tracked.
-    pub http_unauthorized: u64,
-    /// Announces and scrapes that were answered with any other failure reason.
-    pub http_refused: u64,
-    /// Replies of another status than 200, in the order of [`HTTP_ERRORS`].
-    pub http_errors: [u64; HTTP_ERRORS.len()],
-    pub full_scrapes: u64,
-    /// Bytes as they were sent.
-    pub full_scrape_bytes: u64,
-    /// Announces by how many peers they want.
-    pub wanted: [u64; MOST_PEERS + 1],
+/// Declares the counters, their start at zero, and their sum.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*; $($(#[$list_doc:meta])* $list:ident: $length:expr,)*) => {
+        /// Counts since the start.
+        #[derive(Clone, Copy, Debug)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: u64,)*
+            $($(#[$list_doc])* pub $list: [u64; $length],)*
+        }
+
+        impl Default for Counters {
+            fn default() -> Counters {
+                Counters { $($name: 0,)* $($list: [0; $length],)* }
+            }
+        }
+
+        impl Counters {
+            /// Adds the counts of another thread.
+            fn add(&mut self, other: &Counters) {
+                $(self.$name = self.$name.wrapping_add(other.$name);)*
+                $(for (sum, count) in self.$list.iter_mut().zip(other.$list) {
+                    *sum = sum.wrapping_add(count);
+                })*
+            }
+        }
+    };
 }
 
-impl Default for Counters {
-    fn default() -> Counters {
-        Counters {
-            udp_connects: 0,
-            udp_announces: 0,
-            udp_scrapes: 0,
-            udp_strangers: 0,
-            udp_unauthorized: 0,
-            udp_invalid: 0,
-            udp_refused: 0,
-            udp_dropped: 0,
-            udp_received: 0,
-            udp_sent: 0,
-            tcp_accepted: 0,
-            tcp_evicted: 0,
-            tcp_received: 0,
-            tcp_sent: 0,
-            http_announces: 0,
-            http_scrapes: 0,
-            http_others: 0,
-            http_unauthorized: 0,
-            http_refused: 0,
-            http_errors: [0; HTTP_ERRORS.len()],
-            full_scrapes: 0,
-            full_scrape_bytes: 0,
-            wanted: [0; MOST_PEERS + 1],
-        }
-    }
+counters! {
+    udp_connects,
+    udp_announces,
+    udp_scrapes,
+    /// Connection ids that were wrong or too old.
+    udp_strangers,
+    /// Announces of torrents that are not tracked.
+    udp_unauthorized,
+    /// Datagrams that were no request.
+    udp_invalid,
+    /// Replies that the system would not send where they should go.
+    udp_refused,
+    /// Replies for which the send buffer had no room.
+    udp_dropped,
+    /// Bytes of datagrams, without their headers.
+    udp_received,
+    udp_sent,
+    tcp_accepted,
+    /// Connections closed before their time, to make room for others.
+    tcp_evicted,
+    tcp_received,
+    tcp_sent,
+    http_announces,
+    http_scrapes,
+    /// Statistics, health checks and the like.
+    http_others,
+    /// Announces of torrents that are not tracked.
+    http_unauthorized,
+    /// Announces and scrapes that were answered with any other failure reason.
+    http_refused,
+    full_scrapes,
+    /// Bytes as they were sent.
+    full_scrape_bytes,
+    ;
+    /// Replies of another status than 200, in the order of [`HTTP_ERRORS`].
+    http_errors: HTTP_ERRORS.len(),
+    /// Announces by how many peers they want.
+    wanted: MOST_PEERS + 1,
 }
 
 /// The statuses that are counted.
 pub const HTTP_ERRORS: [u16; 9] = [302, 400, 403, 404, 405, 429, 431, 500, 503];
 
 impl Counters {
-    /// Adds the counts of another thread.
-    fn add(&mut self, other: &Counters) {
-        let mut numbers = Vec::new();
-        let mut other = *other;
-        other.each(&mut |number| numbers.push(*number));
-        let mut numbers = numbers.into_iter();
-        self.each(&mut |number| *number = number.wrapping_add(numbers.next().unwrap_or(0)));
-    }
-
-    /// Calls for each number, always in the same order.
-    fn each(&mut self, take: &mut dyn FnMut(&mut u64)) {
-        let Counters {
-            udp_connects,
-            udp_announces,
-            udp_scrapes,
-            udp_strangers,
-            udp_unauthorized,
-            udp_invalid,
-            udp_refused,
-            udp_dropped,
-            udp_received,
-            udp_sent,
-            tcp_accepted,
-            tcp_evicted,
-            tcp_received,
-            tcp_sent,
-            http_announces,
-            http_scrapes,
-            http_others,
-            http_unauthorized,
-            http_refused,
-            http_errors,
-            full_scrapes,
-            full_scrape_bytes,
-            wanted,
-        } = self;
-        let numbers = [
-            udp_connects,
-            udp_announces,
-            udp_scrapes,
-            udp_strangers,
-            udp_unauthorized,
-            udp_invalid,
-            udp_refused,
-            udp_dropped,
-            udp_received,
-            udp_sent,
-            tcp_accepted,
-            tcp_evicted,
-            tcp_received,
-            tcp_sent,
-            http_announces,
-            http_scrapes,
-            http_others,
-            http_unauthorized,
-            http_refused,
-            full_scrapes,
-            full_scrape_bytes,
-        ];
-        numbers.into_iter().for_each(&mut *take);
-        http_errors.iter_mut().for_each(&mut *take);
-        wanted.iter_mut().for_each(take);
-    }
-
     pub fn count_http_error(&mut self, status: u16) {
         let place = HTTP_ERRORS.iter().position(|&code| code == status);
         if let Some(count) = place.and_then(|place| self.http_errors.get_mut(place)) {
