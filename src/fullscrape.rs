@@ -48,8 +48,8 @@ const LONGEST: usize = 128;
 const PLAIN: usize = 400;
 /// The same compressed. A few slices in a row make nothing, then one makes a block, in three tenths.
 const GZIP: usize = 125;
-/// Blocks of so few slices make the output 0.4 % larger.
-const SLICES_A_BLOCK: u32 = 4;
+/// Bytes that are compressed into a block: four slices. Blocks so small make the output 0.4 % larger.
+const BLOCK: usize = 32 * 1024;
 
 /// A full scrape underway.
 pub struct FullScrape {
@@ -69,7 +69,9 @@ enum Place {
 struct Press {
     gzip: Option<Box<Gzip>>,
     slice: Vec<u8>,
-    slices: u32,
+    /// Bytes of the block that is not ended.
+    in_block: usize,
+    is_over: bool,
 }
 
 impl FullScrape {
@@ -80,7 +82,8 @@ impl FullScrape {
             gzip: gzip.then(|| Press {
                 gzip: None,
                 slice: Vec::new(),
-                slices: 0,
+                in_block: 0,
+                is_over: false,
             }),
         }
     }
@@ -93,10 +96,10 @@ impl FullScrape {
         }
     }
 
-    /// Appends the next slice, which may be empty if it is compressed; whether there is more.
-    /// Torrents that are no longer tracked are left out.
-    /// `now_ms` is in milliseconds since the start.
-    pub fn step(
+    /// Reads the next slice of the table; whether there is more. Torrents that are no longer tracked are left out.
+    /// What is not to be compressed is appended to `out`, the rest is kept for [`FullScrape::press`]. `now_ms` is in
+    /// milliseconds since the start.
+    pub fn read(
         &mut self,
         table: &Table,
         now_ms: u64,
@@ -107,46 +110,51 @@ impl FullScrape {
             Some(_) => GZIP,
             None => PLAIN,
         };
-        self.step_by(most, (table, now_ms), tracked, out)
+        self.read_most(most, (table, now_ms), tracked, out)
     }
 
-    fn step_by(
+    fn read_most(
         &mut self,
         most: usize,
         table: (&Table, u64),
         tracked: Tracked,
         out: &mut Vec<u8>,
     ) -> bool {
-        let (format, place) = (self.format, self.place);
-        if let Place::End = place {
-            return false;
+        let out = self.gzip.as_mut().map_or(out, |press| &mut press.slice);
+        let mut left = most;
+        // Shards with few torrents are read together.
+        while left > 0 && !matches!(self.place, Place::End) {
+            self.place = write_some(self.format, self.place, &mut left, (table, tracked), out);
         }
-        self.place = match &mut self.gzip {
-            None => write_some(format, place, most, (table, tracked), out),
-            Some(press) => {
-                press.slice.clear();
-                let next = write_some(format, place, most, (table, tracked), &mut press.slice);
-                let gzip = press.gzip.get_or_insert_with(|| Gzip::begin(out));
-                gzip.compress(&press.slice, out);
-                press.slices += 1;
-                if press.slices % SLICES_A_BLOCK == 0 {
-                    gzip.end_block(out);
-                }
-                if let Place::End = next {
-                    gzip.finish(out);
-                }
-                next
-            }
-        };
         !matches!(self.place, Place::End)
+    }
+
+    /// Compresses what was read, if it is to be compressed, and appends what that makes, which may be nothing. It takes
+    /// a while, so no lock should be held.
+    pub fn press(&mut self, out: &mut Vec<u8>) {
+        let Some(press) = &mut self.gzip else {
+            return;
+        };
+        let gzip = press.gzip.get_or_insert_with(|| Gzip::begin(out));
+        gzip.compress(&press.slice, out);
+        press.in_block += press.slice.len();
+        press.slice.clear();
+        if press.in_block >= BLOCK {
+            press.in_block = 0;
+            gzip.end_block(out);
+        }
+        if let (Place::End, false) = (self.place, press.is_over) {
+            press.is_over = true;
+            gzip.finish(out);
+        }
     }
 }
 
-/// Appends up to so many torrents from this place on; the place to go on from.
+/// Appends torrents of one shard from this place on, as many as are `left` at most; the place to go on from.
 fn write_some(
     format: Format,
     place: Place,
-    most: usize,
+    left: &mut usize,
     ((table, now_ms), tracked): ((&Table, u64), Tracked),
     out: &mut Vec<u8>,
 ) -> Place {
@@ -155,11 +163,13 @@ fn write_some(
         Place::At(hash) => hash,
         Place::End => return Place::End,
     };
-    out.reserve(most.saturating_mul(LONGEST).min(PLAIN * LONGEST));
+    out.reserve(left.saturating_mul(LONGEST).min(PLAIN * LONGEST));
     if format == Format::Ben && matches!(place, Place::Start) {
         out.extend_from_slice(b"d5:filesd");
     }
+    let most = *left;
     let next = table.scrape_from(&from, now_ms, most, |hash, counts, idle| {
+        *left = left.saturating_sub(1);
         if tracked.is_none_or(|tracked| tracked(hash)) {
             write_one(format, hash, counts, idle, out);
         }
@@ -265,9 +275,9 @@ mod tests {
     fn whole(format: Format, most: usize, table: &Table) -> Vec<u8> {
         let mut scrape = FullScrape::new(format, false);
         let mut out = Vec::new();
-        while scrape.step_by(most, (table, 0), None, &mut out) {}
+        while scrape.read_most(most, (table, 0), None, &mut out) {}
         assert!(
-            !scrape.step_by(most, (table, 0), None, &mut out),
+            !scrape.read_most(most, (table, 0), None, &mut out),
             "it stays over"
         );
         out
@@ -338,6 +348,12 @@ mod tests {
         }
     }
 
+    fn step(scrape: &mut FullScrape, table: &Table, out: &mut Vec<u8>) -> bool {
+        let is_more = scrape.read(table, 0, None, out);
+        scrape.press(out);
+        is_more
+    }
+
     fn random_hash(random: &mut Random) -> InfoHash {
         let mut hash = [0; 20];
         hash[0] = random.below(7) as u8;
@@ -365,7 +381,7 @@ mod tests {
             let mut scrape = FullScrape::new(Format::Bin, false);
             let mut passing: Vec<InfoHash> = Vec::new();
             let mut out = Vec::new();
-            while scrape.step_by(most, (&table, 0), None, &mut out) {
+            while scrape.read_most(most, (&table, 0), None, &mut out) {
                 for _ in 0..random.below(2 * most) {
                     let hash = random_hash(&mut random);
                     announce(&table, &hash, 1, Role::Seeder, Event::None);
@@ -395,11 +411,11 @@ mod tests {
         }
         let mut scrape = FullScrape::new(Format::Bin, false);
         let mut out = Vec::new();
-        assert!(scrape.step_by(50, (&table, 0), None, &mut out));
+        assert!(scrape.read_most(50, (&table, 0), None, &mut out));
         for hash in &all[40..120] {
             announce(&table, hash, 1, Role::Leecher, Event::Stopped);
         }
-        while scrape.step_by(50, (&table, 0), None, &mut out) {}
+        while scrape.read_most(50, (&table, 0), None, &mut out) {}
         assert_eq!(hashes(&out), [&all[..50], &all[120..]].concat());
     }
 
@@ -413,7 +429,7 @@ mod tests {
         }
         let mut scrape = FullScrape::new(Format::Ben, true);
         let mut out = Vec::new();
-        while scrape.step(&table, 0, None, &mut out) {}
+        while step(&mut scrape, &table, &mut out) {}
         let inflated = decompress_to_vec(&out[10..out.len() - 8]).expect("is deflated");
         assert!(inflated == whole(Format::Ben, usize::MAX, &table));
         assert!(out.len() < inflated.len() / 2);

@@ -49,7 +49,8 @@ pub fn serve(
     !is_failing
 }
 
-/// Answers the requests of a batch. Announces are answered together, as the table is locked shard by shard.
+/// Answers the requests of a batch. Announces are answered together, as the table is locked shard by shard; scrapes
+/// come after them, so that a client finds what it has announced.
 fn answer_batch(batch: &mut Batch, ids: &ConnectionIds, responder: &mut Responder) {
     let mut hashes = [None; BATCH];
     for (hash, request) in hashes.iter_mut().zip(batch.requests()) {
@@ -57,13 +58,13 @@ fn answer_batch(batch: &mut Batch, ids: &ConnectionIds, responder: &mut Responde
     }
     let hints = responder.look_ahead(&hashes);
     let mut announces = [const { None }; BATCH];
-    let mut transactions = [0; BATCH];
+    let mut transactions = [None; BATCH];
     let places = announces.iter_mut().zip(&mut transactions).zip(hints);
     for (exchange, ((announce, transaction), hint)) in batch.exchanges().zip(places) {
         responder.counters.udp_received += exchange.request.len() as u64;
         if let Some((id, request)) = answer(exchange, ids, responder) {
-            *transaction = id;
-            *announce = Some(Announce { hint, ..request });
+            *transaction = Some(id);
+            *announce = request.map(|request| Announce { hint, ..request });
         }
     }
     responder.announce(&mut announces);
@@ -71,8 +72,10 @@ fn answer_batch(batch: &mut Batch, ids: &ConnectionIds, responder: &mut Responde
     let replies = announces.map(|announce| announce.map(|a| (a.reply, a.sinks.len())));
     let replies = replies.into_iter().zip(transactions);
     for (exchange, (reply, transaction)) in batch.exchanges().zip(replies) {
+        let Some(transaction) = transaction else {
+            continue;
+        };
         *exchange.reply_length = match reply {
-            None => continue,
             Some((Reply::Accepted(counts, interval), peers)) => {
                 bep15::write_announce(exchange.reply, transaction, interval, counts) + peers
             }
@@ -80,17 +83,19 @@ fn answer_batch(batch: &mut Batch, ids: &ConnectionIds, responder: &mut Responde
                 responder.counters.udp_unauthorized += 1;
                 bep15::write_error(exchange.reply, transaction, kind.message())
             }
+            None => scrape(exchange.request, transaction, exchange.reply, responder),
         };
     }
 }
 
-/// Writes the reply to a datagram, none if it is invalid; or returns the transaction and what is announced.
-/// Until a connection id shows that the source is not forged, no reply is longer than what came.
+/// Writes the reply to a datagram, none if it is invalid; or returns the transaction of an announce, with what is
+/// announced, or of a scrape. Until a connection id shows that the source is not forged, no reply is longer than
+/// its request.
 fn answer<'a>(
     exchange: Exchange<'a>,
     ids: &ConnectionIds,
     responder: &mut Responder,
-) -> Option<(u32, Announce<'a>)> {
+) -> Option<(u32, Option<Announce<'a>>)> {
     let Exchange {
         request,
         source,
@@ -106,18 +111,16 @@ fn answer<'a>(
         transaction,
         action,
     } = request;
-    if action == Action::Connect {
-        responder.counters.udp_connects += 1;
-        *reply_length = bep15::write_connect(reply, transaction, ids.make(source));
-        return None;
-    }
-    if !ids.verify(source, connection) {
-        responder.counters.udp_strangers += 1;
-        // Shorter than any request that has a connection id in it.
-        *reply_length = bep15::write_error(reply, transaction, "Connect again.");
-        return None;
-    }
     *reply_length = match action {
+        Action::Connect => {
+            responder.counters.udp_connects += 1;
+            bep15::write_connect(reply, transaction, ids.make(source))
+        }
+        _ if !ids.verify(source, connection) => {
+            responder.counters.udp_strangers += 1;
+            // Shorter than any request that has a connection id in it.
+            bep15::write_error(reply, transaction, "Connect again.")
+        }
         Action::Announce(announce) if announce.port == 0 => {
             responder.counters.udp_invalid += 1;
             bep15::write_error(
@@ -129,23 +132,34 @@ fn answer<'a>(
         Action::Announce(announce) => {
             responder.counters.udp_announces += 1;
             let room = reply.get_mut(ANNOUNCE_HEADER..)?;
-            return Some((transaction, decoded(&announce, source, room)));
+            return Some((transaction, Some(decoded(&announce, source, room))));
         }
-        Action::Scrape(hashes) => {
+        Action::Scrape(_) => {
             responder.counters.udp_scrapes += 1;
-            let mut counts = [Counts::default(); MOST_SCRAPED];
-            let mut places = counts.iter_mut();
-            responder.scrape(hashes, &mut |_, known| {
-                if let (Some(place), Some(known)) = (places.next(), known) {
-                    *place = known;
-                }
-            });
-            let count = hashes.len().min(MOST_SCRAPED);
-            bep15::write_scrape(reply, transaction, counts.into_iter().take(count))
+            return Some((transaction, None));
         }
-        Action::Connect => 0, // Answered above.
     };
     None
+}
+
+/// Writes the reply to a scrape, which has been verified.
+fn scrape(request: &[u8], transaction: u32, reply: &mut [u8], responder: &Responder) -> usize {
+    let Ok(Request {
+        action: Action::Scrape(hashes),
+        ..
+    }) = bep15::parse(request)
+    else {
+        return 0;
+    };
+    let mut counts = [Counts::default(); MOST_SCRAPED];
+    let mut places = counts.iter_mut();
+    responder.scrape(hashes, &mut |_, known| {
+        if let (Some(place), Some(known)) = (places.next(), known) {
+            *place = known;
+        }
+    });
+    let count = hashes.len().min(MOST_SCRAPED);
+    bep15::write_scrape(reply, transaction, counts.into_iter().take(count))
 }
 
 /// The peers are written straight to their place in the packet; they are of the asker's family.

@@ -394,3 +394,22 @@ fn send_from_port_0(tracker: SocketAddr) -> bool {
         .status();
     python.is_ok_and(|status| status.success())
 }
+
+/// Both wait in the socket when the daemon reads them, as one batch.
+#[test]
+fn a_scrape_right_behind_an_announce_knows_of_it() {
+    let daemon = Daemon::start(&[]);
+    let client = Client::new(daemon.udp4());
+    daemon.signal("STOP");
+    client.send(&client.announce_request(&Announce {
+        info_hash: [7; 20],
+        left: 0,
+        ..Announce::default()
+    }));
+    client.send(&client.scrape_request(&[[7; 20]]));
+    daemon.signal("CONT");
+    assert_eq!(client.receive()[..4], 1_u32.to_be_bytes());
+    let scraped = client.receive();
+    assert_eq!(scraped[..4], 2_u32.to_be_bytes());
+    assert_eq!(scraped[8..12], 1_u32.to_be_bytes(), "one seeder");
+}

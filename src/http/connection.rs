@@ -546,14 +546,18 @@ impl Connection {
         }
         slice.clear();
         if let Some(streaming) = &mut self.streaming {
-            let rules = responder.rules.as_ref().map(SharedRules::read);
-            let is_tracked = |hash: &InfoHash| {
-                let refused = rules.as_ref().and_then(|rules| rules.refuses(hash));
-                refused.is_none()
-            };
-            let tracked = rules.is_some().then_some(&is_tracked as _);
-            let now = responder.table_now();
-            let is_more = streaming.step(&responder.table, now, tracked, slice);
+            let is_more = streaming.step(
+                &mut |source, slice| {
+                    let rules = responder.rules.as_ref().map(SharedRules::read);
+                    let is_tracked = |hash: &InfoHash| {
+                        let refused = rules.as_ref().and_then(|rules| rules.refuses(hash));
+                        refused.is_none()
+                    };
+                    let tracked = rules.is_some().then_some(&is_tracked as _);
+                    source.read(&responder.table, responder.table_now(), tracked, slice)
+                },
+                slice,
+            );
             if streaming.is_full_scrape() {
                 responder.counters.full_scrape_bytes += slice.len() as u64;
             }

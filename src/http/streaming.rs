@@ -13,11 +13,24 @@ pub enum Source {
 }
 
 impl Source {
-    /// Appends the next slice; whether there is more.
-    fn step(&mut self, table: &Table, now_ms: u64, tracked: Tracked, out: &mut Vec<u8>) -> bool {
+    /// Reads the next slice of the table, which may append it; whether there is more.
+    pub fn read(
+        &mut self,
+        table: &Table,
+        now_ms: u64,
+        tracked: Tracked,
+        out: &mut Vec<u8>,
+    ) -> bool {
         match self {
-            Source::Torrents(torrents) => torrents.step(table, now_ms, tracked, out),
+            Source::Torrents(torrents) => torrents.read(table, now_ms, tracked, out),
             Source::Walk(walk) => walk.step(table, now_ms, tracked, out),
+        }
+    }
+
+    /// Appends what of that is to be compressed.
+    fn press(&mut self, out: &mut Vec<u8>) {
+        if let Source::Torrents(torrents) = self {
+            torrents.press(out);
         }
     }
 
@@ -72,22 +85,23 @@ impl Streaming {
         size_of::<Streaming>() + self.source.size()
     }
 
-    /// Appends the next slice; whether there is more. Without more and without a slice the last chunk,
-    /// where there are chunks, is appended all the same.
+    /// Appends the next slice; whether there is more. `read` is called with the source and is to hold its locks for
+    /// no longer. Without more and without a slice the last chunk, where there are chunks, is appended all the same.
     pub fn step(
         &mut self,
-        table: &Table,
-        now_ms: u64,
-        tracked: Tracked,
+        read: &mut dyn FnMut(&mut Source, &mut Vec<u8>) -> bool,
         out: &mut Vec<u8>,
     ) -> bool {
-        if !self.is_chunked {
-            return self.source.step(table, now_ms, tracked, out);
-        }
         let start = out.len();
-        out.extend_from_slice(CHUNK_HEAD);
+        if self.is_chunked {
+            out.extend_from_slice(CHUNK_HEAD);
+        }
         let body = out.len();
-        let is_more = self.source.step(table, now_ms, tracked, out);
+        let is_more = read(&mut self.source, out);
+        self.source.press(out);
+        if !self.is_chunked {
+            return is_more;
+        }
         let length = out.len() - body;
         if length > 0 {
             write_hex(&mut out[start..body - CHUNK_END.len()], length);
@@ -135,7 +149,8 @@ mod tests {
             None,
         );
         let mut out = Vec::new();
-        while streaming.step(&table, 0, None, &mut out) {}
+        let mut read = |source: &mut Source, out: &mut _| source.read(&table, 0, None, out);
+        while streaming.step(&mut read, &mut out) {}
         out
     }
 

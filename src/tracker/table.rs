@@ -36,7 +36,7 @@ pub struct Table {
     /// Peers and torrents in all shards; not kept where there is one.
     peers: AtomicUsize,
     torrents: AtomicUsize,
-    /// The second after the start from which on the clock of a shard is held if no sweep passes it before.
+    /// Units after the start from which on the clock of a shard is held if no sweep passes it before.
     held_from: AtomicUsize,
 }
 
@@ -161,7 +161,7 @@ impl Table {
     pub fn is_held(&self, now_ms: u64) -> bool {
         match self.shards.len() {
             1 => self.lock(0, now_ms).is_held(),
-            _ => now_ms / 1000 >= self.held_from.load(Relaxed) as u64,
+            _ => now_ms / self.unit_ms >= self.held_from.load(Relaxed) as u64,
         }
     }
 
@@ -169,7 +169,7 @@ impl Table {
     pub fn note_sweeps(&self, now_ms: u64) {
         let mut from = u64::MAX;
         self.each(now_ms, &mut |tracker| {
-            from = from.min(tracker.held_from() / 1000)
+            from = from.min(tracker.held_from() / self.unit_ms)
         });
         let from = usize::try_from(from).unwrap_or(usize::MAX);
         self.held_from.store(from, Relaxed);
