@@ -10,6 +10,7 @@
 //! talked to, few at once and briefly before they have shown the key, and a round of the loop does
 //! one slice for all of those that are served.
 
+use crate::access::SharedRules;
 use crate::log;
 use crate::responder::Responder;
 use crate::stats::people::plural;
@@ -674,8 +675,11 @@ impl Fetching {
             let read = io.read(&mut input[..room], now).map_err(Trouble::Io)?;
             fetch.feed(read);
         }
-        let rules = responder.rules.as_ref();
-        let refuses = |hash: &InfoHash| rules.is_some_and(|rules| rules.refuses(hash).is_some());
+        let rules = responder.rules.as_ref().map(SharedRules::read);
+        let refuses = |hash: &InfoHash| {
+            let refused = rules.as_ref().and_then(|rules| rules.refuses(hash));
+            refused.is_some()
+        };
         for _ in 0..STEPS {
             match fetch.step(&mut responder.only_shard(), &refuses, &mut io.out)? {
                 Progress::Whole => return Ok(true),

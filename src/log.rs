@@ -1,6 +1,6 @@
 //! One line for each thing worth telling, to standard error or, with `--syslog`, to the system's log.
 //!
-//! A line is written with one call, so that lines of two processes do not mix. Whatever is said, no line
+//! A line is written with one call, so that lines of threads and processes do not mix. Whatever is said, no line
 //! names a peer's address, but for those that `--log-completed` asks for. Clients must never wait for
 //! whoever reads the log: while that does not keep up, lines are dropped and counted, and the count is
 //! told once it does.
@@ -128,7 +128,7 @@ fn put(level: Level, message: fmt::Arguments) -> bool {
     match SYSLOG.get().map(|socket| line.send(level, socket)) {
         Some(Ok(has_room)) if IS_READY.load(Ordering::Relaxed) => has_room,
         // Or the keeper is gone, and this is what is left.
-        _ => stderr_is_writable() && line.print(),
+        _ => line.print(),
     }
 }
 
@@ -156,11 +156,16 @@ impl Line {
         }
     }
 
-    /// Nobody is left to be told that nobody listens.
+    /// Whether there was room. The lock is taken first, as another thread could fill the room that this one has found.
     fn print(&mut self) -> bool {
-        self.bytes[self.length] = b'\n';
-        let _ = io::stderr().write_all(&self.bytes[..=self.length]);
-        true
+        let mut stderr = io::stderr().lock();
+        let has_room = stderr_is_writable();
+        if has_room {
+            self.bytes[self.length] = b'\n';
+            // Standard error failed too; there is nowhere left to report it.
+            let _ = stderr.write_all(&self.bytes[..=self.length]);
+        }
+        has_room
     }
 
     /// Whether there was room; an error if nobody is at the other end any more. The priority takes the

@@ -199,6 +199,7 @@ fn work(options: &Options, start: Start) -> Result<(), Problem> {
         gate: Gate::new(options.full_scrapes),
         room: Arc::new(Room::new(
             max_connections,
+            options.threads,
             responder.monitor.connections.clone(),
         )),
         sockets: start.sockets,

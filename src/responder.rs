@@ -41,7 +41,7 @@ pub struct Announce<'a> {
     pub reply: Reply,
 }
 
-/// What an announce is answered, beside peers.
+/// The reply to an announce, without its peers.
 #[derive(Clone, Copy, Debug)]
 pub enum Reply {
     /// By a list of this kind.
@@ -64,7 +64,7 @@ pub struct Responder {
     pub cluster: Option<Box<Cluster>>,
     pub random: Random,
     pub counters: Counters,
-    /// What all threads count, and which of them this is.
+    /// The counters of all threads, and which of them are this one's.
     pub board: Board,
     pub monitor: Monitor,
     /// Whether completed downloads are logged.
@@ -146,7 +146,7 @@ impl Responder {
         }
     }
 
-    /// What of that is done with locks held.
+    /// The part of that which holds locks.
     fn apply(&mut self, requests: &mut [Option<Announce>], completions: &mut [bool; MAX_BATCH]) {
         let rules = self.rules.as_ref().map(SharedRules::read);
         let (random, counters) = (&mut self.random, &mut self.counters);
@@ -203,7 +203,7 @@ impl Responder {
         self.interval - slack + u32::try_from(jitter).unwrap_or(slack)
     }
 
-    /// What is known of these torrents, as far as they are tracked.
+    /// Looks up these torrents, as far as they are tracked.
     pub fn scrape<'h>(
         &self,
         hashes: impl IntoIterator<Item = &'h InfoHash>,
@@ -305,23 +305,24 @@ impl Responder {
         done
     }
 
-    /// What reports are made of: the counts of all threads.
+    /// The counts of all threads, of which reports are made.
     pub fn view(&self) -> View<'_> {
         let now = self.table_now;
         let cluster = self
             .cluster
             .as_deref()
             .map(|cluster| Overview::of(cluster, &self.table.lock(0, now), wall_ms()));
+        let survey = self.table.survey(now);
         View {
             counters: self.board.sum(&self.counters),
             threads: self.board.threads(),
             monitor: &self.monitor,
-            tally: self.table.tally(now),
+            tally: survey.tally,
             table: &self.table,
             table_now: now,
-            totals: self.table.totals(now),
-            peers: self.table.peers(now),
-            table_bytes: self.table.bytes(now),
+            totals: survey.totals,
+            peers: survey.peers,
+            table_bytes: survey.bytes,
             cluster,
         }
     }

@@ -318,7 +318,7 @@ mod tests {
             assert!(answer(exchange, &ids, &mut responder).is_none());
             assert!(length <= datagram.len());
         }
-        assert_eq!(responder.table.totals(0).torrents, 0);
+        assert_eq!(responder.table.survey(0).totals.torrents, 0);
         let counters = &responder.counters;
         for seen in [
             counters.udp_connects,

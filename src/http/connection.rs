@@ -377,7 +377,7 @@ impl Connections {
 
     /// Closes connections while the buffers of all take too much memory, the one that holds the most first.
     fn bound_memory(&mut self, context: &mut Context) {
-        while self.register.room().is_out_of_memory() {
+        while self.register.is_out_of_memory() {
             let Some(index) = self.register.heaviest() else {
                 return;
             };

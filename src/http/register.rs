@@ -44,6 +44,8 @@ pub struct Room {
     max_connections: usize,
     open: Arc<AtomicUsize>,
     held: AtomicUsize,
+    /// Bytes that the connections of one thread may hold in any case.
+    share: usize,
 }
 
 /// Bytes that connections may leave half-read and half-written. It is reached only by clients that send and do
@@ -52,21 +54,18 @@ const MAX_HELD: usize = 32 * 1024 * 1024;
 
 impl Room {
     /// `open` is where the number of open connections is counted.
-    pub fn new(max_connections: usize, open: Arc<AtomicUsize>) -> Room {
+    pub fn new(max_connections: usize, threads: usize, open: Arc<AtomicUsize>) -> Room {
         Room {
             max_connections,
             open,
             held: AtomicUsize::new(0),
+            share: MAX_HELD / threads.max(1),
         }
     }
 
     /// Whether there are as many connections as there may be.
     pub fn is_full(&self) -> bool {
         self.open.load(Relaxed) >= self.max_connections
-    }
-
-    pub fn is_out_of_memory(&self) -> bool {
-        self.held.load(Relaxed) > MAX_HELD
     }
 }
 
@@ -81,6 +80,12 @@ impl<E: Entry> Register<E> {
             held: 0,
             room,
         }
+    }
+
+    /// Whether connections of this thread are to be closed, as all together hold too much and these more than
+    /// their share.
+    pub fn is_out_of_memory(&self) -> bool {
+        self.held > self.room.share && self.room.held.load(Relaxed) > MAX_HELD
     }
 
     pub fn room(&self) -> &Room {
@@ -225,7 +230,7 @@ mod tests {
     }
 
     fn register(toys: &[(usize, u64)]) -> Register<Toy> {
-        let room = Room::new(100, Arc::default());
+        let room = Room::new(100, 1, Arc::default());
         let mut register = Register::new(Arc::new(room));
         for &(held, deadline) in toys {
             register.add(Toy(held, deadline)).expect("has room");
@@ -281,6 +286,17 @@ mod tests {
         assert_eq!(register.change(1, |toy| toy.0 = 9), None);
         assert_eq!((register.len(), register.held), (0, 0));
         assert_eq!(register.add(Toy(2, 2)), Some(0));
+    }
+
+    #[test]
+    fn a_thread_that_holds_less_than_its_share_closes_nothing() {
+        let room = Arc::new(Room::new(100, 2, Arc::default()));
+        let [mut greedy, mut modest] = [(); 2].map(|()| Register::new(room.clone()));
+        greedy.add(Toy(MAX_HELD, 1));
+        modest.add(Toy(100, 1));
+        assert!(greedy.is_out_of_memory() && !modest.is_out_of_memory());
+        greedy.remove(0);
+        assert!(!greedy.is_out_of_memory());
     }
 
     #[test]

@@ -212,7 +212,7 @@ impl Chores {
         };
         self.is_sweeping = progress == Progress::Underway || responder.is_held();
         if progress == Progress::Finished {
-            let torrents = table.totals(now).torrents;
+            let torrents = table.survey(now).totals.torrents;
             log::debug(format_args!("swept, {torrents} torrents left"));
         }
     }

@@ -260,6 +260,6 @@ mod tests {
         let table = table(40);
         let (summary, _) = load(&table, text.as_bytes(), 4096);
         assert_eq!((summary.remembered, summary.left_out), (30, 70));
-        assert_eq!(table.totals(0).torrents, 30);
+        assert_eq!(table.survey(0).totals.torrents, 30);
     }
 }

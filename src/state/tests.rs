@@ -256,7 +256,7 @@ fn a_table_of_any_number_of_shards_is_saved_and_loaded_the_same() {
         let mut restorer = Restorer::new(&table, None, now);
         read(&saved, 4096, &mut |item| restorer.take(item)).expect("is sound");
         assert_eq!(restorer.finish().peers, model.peers.len() as u64);
-        assert_eq!(table.totals(0), subject.tracker.totals());
+        assert_eq!(table.survey(0).totals, subject.tracker.totals());
         saved.clear();
         let mut writer = Writer::new(&table.lock(0, 0), now, &mut saved);
         while writer.step(&table, 0, 300, &mut saved) {}

@@ -23,7 +23,7 @@ pub use cluster::{Applied, Downloads, Item};
 pub use decoys::Decoys;
 pub use peers::{COMPLETED, Peer, Role};
 pub use sample::{MOST as MOST_PEERS, Sink};
-pub use table::{Locked, MAX_BATCH, Order, Sweeper, Table};
+pub use table::{Locked, MAX_BATCH, Order, Survey, Sweeper, Table};
 pub use torrents::{Ahead, InfoHash};
 pub use walk::{Cursor, Found, RECORD_SIZES};
 

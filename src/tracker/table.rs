@@ -66,6 +66,25 @@ struct Ticket {
     index: u8,
 }
 
+/// Sums over all shards.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    /// Without woodpeckers.
+    pub tally: Tally,
+    /// What is stored: no decoys.
+    pub totals: Totals,
+    /// IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders.
+    pub peers: [usize; 4],
+    /// Bytes that torrents take, and swarms beside them.
+    pub bytes: [usize; 2],
+}
+
+fn add<T: std::ops::AddAssign, const N: usize>(sums: &mut [T; N], more: [T; N]) {
+    for (sum, more) in sums.iter_mut().zip(more) {
+        *sum += more;
+    }
+}
+
 /// A shard whose lock this thread holds.
 pub struct Locked<'a> {
     table: &'a Table,
@@ -279,20 +298,28 @@ impl Table {
         }
     }
 
-    /// What the shards have counted, but for woodpeckers.
-    pub fn tally(&self, now_ms: u64) -> Tally {
-        let mut tally = Tally::new(self.unit_ms);
+    /// What reports tell of the table. Each shard is looked at once.
+    pub fn survey(&self, now_ms: u64) -> Survey {
+        let mut survey = Survey {
+            tally: Tally::new(self.unit_ms),
+            totals: Totals::default(),
+            peers: [0; 4],
+            bytes: [0; 2],
+        };
         self.each(now_ms, &mut |tracker| {
-            let own = tracker.tally();
-            tally.completed += own.completed;
-            for (sum, own) in tally.renewals.iter_mut().zip(own.renewals) {
-                *sum += own;
-            }
+            let (tally, totals) = (tracker.tally(), tracker.totals());
+            survey.tally.completed += tally.completed;
+            add(&mut survey.tally.renewals, tally.renewals);
+            survey.totals.torrents += totals.torrents;
+            survey.totals.leechers += totals.leechers;
+            survey.totals.seeders += totals.seeders;
+            add(&mut survey.peers, tracker.peers());
+            add(&mut survey.bytes, tracker.table_bytes());
         });
-        tally
+        survey
     }
 
-    /// Who announces again too early, in all shards.
+    /// The sources that announce again too early, of all shards.
     pub fn woodpeckers(&self, now_ms: u64) -> Option<Busiest> {
         let mut all: Option<Busiest> = None;
         for shard in 0..self.shards.len() {
@@ -304,40 +331,6 @@ impl Table {
             }
         }
         all
-    }
-
-    /// IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders.
-    pub fn peers(&self, now_ms: u64) -> [usize; 4] {
-        let mut peers = [0; 4];
-        self.each(now_ms, &mut |tracker| {
-            for (sum, own) in peers.iter_mut().zip(tracker.peers()) {
-                *sum += own;
-            }
-        });
-        peers
-    }
-
-    /// Bytes that torrents take, and swarms beside them.
-    pub fn bytes(&self, now_ms: u64) -> [usize; 2] {
-        let mut bytes = [0; 2];
-        self.each(now_ms, &mut |tracker| {
-            for (sum, own) in bytes.iter_mut().zip(tracker.table_bytes()) {
-                *sum += own;
-            }
-        });
-        bytes
-    }
-
-    /// What is stored: no decoys.
-    pub fn totals(&self, now_ms: u64) -> Totals {
-        let mut totals = Totals::default();
-        self.each(now_ms, &mut |tracker| {
-            let own = tracker.totals();
-            totals.torrents += own.torrents;
-            totals.leechers += own.leechers;
-            totals.seeders += own.seeders;
-        });
-        totals
     }
 
     /// When the next sweep of a shard is due, in milliseconds since the start; none while the only shard is empty.
@@ -360,13 +353,13 @@ impl Table {
 #[derive(Debug, Default)]
 pub struct Sweeper {
     next: usize,
-    /// Shards whose sweep has ended since all were swept.
+    /// Sweeps of a shard that have ended, modulo the number of shards.
     ended: usize,
 }
 
 impl Sweeper {
     /// Sweeps a slice of about `budget` records of the next shard that is due and that no thread holds.
-    /// [`Progress::Finished`] means that every shard has been swept once more.
+    /// [`Progress::Finished`] means that as many sweeps have ended as there are shards.
     pub fn step(
         &mut self,
         table: &Table,
@@ -655,7 +648,7 @@ mod tests {
                 scope.spawn(move || run_thread(table, thread, 2000, 500));
             }
         });
-        let totals = table.totals(0);
+        let totals = table.survey(0).totals;
         let peers = totals.seeders + totals.leechers;
         assert_eq!(peers, table.peers.load(Relaxed));
         assert!(peers <= MAX + THREADS * BATCH, "{peers}");
@@ -676,7 +669,7 @@ mod tests {
         (3000..12_000).for_each(|number| told(number, Event::Stopped));
         let left = table.peers.load(Relaxed);
         (12_000..30_000).for_each(|number| told(number, Event::None));
-        let totals = table.totals(0);
+        let totals = table.survey(0).totals;
         assert_eq!(totals.seeders + totals.leechers, left.max(MAX));
     }
 
@@ -708,6 +701,24 @@ mod tests {
         }
     }
 
+    /// A unit is 20 ms with the shortest timeout.
+    #[test]
+    fn no_shard_is_held_while_sweeps_go_on() {
+        let limits = Limits {
+            peer_timeout: 2,
+            max_peers: 1000,
+            max_torrents: 1000,
+        };
+        let table = Table::new(limits, 2);
+        table.note_sweeps(0);
+        let mut sweeper = Sweeper::default();
+        for now in (0..10_000).step_by(10) {
+            assert!(!table.is_held(now), "{now}");
+            while sweeper.step(&table, now, 1000, None) == Progress::Underway {}
+        }
+        assert!(table.is_held(20_000), "after a pause");
+    }
+
     #[test]
     fn a_sweep_passes_every_shard() {
         let table = table(1 << 20, 2);
@@ -716,7 +727,7 @@ mod tests {
         let mut sweeper = Sweeper::default();
         let unit_ms = 2_700_000 / 96;
         let mut now = 0;
-        while table.totals(now).torrents > 0 {
+        while table.survey(now).totals.torrents > 0 {
             now += unit_ms;
             assert!(now < 120 * unit_ms);
             while sweeper.step(&table, now, random.below(200), None) == Progress::Underway {}
