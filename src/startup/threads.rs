@@ -18,7 +18,7 @@ use std::thread::{self, Builder, JoinHandle};
 /// Bytes of a thread's stack. A batch of datagrams and what is known of it takes some 20 KiB of it.
 const STACK: usize = 512 * 1024;
 
-/// What the loops are made of.
+/// [`Loops::new`] makes the loops from these.
 pub struct Parts {
     /// When their clocks begin.
     pub start: Moment,
