@@ -152,11 +152,13 @@ mod tests {
     }
 
     const ALL: u32 = 2_000_000;
+    /// So few that the count of each is several times the error.
+    const HEAVY: usize = 50;
 
     /// Counts a stream of keys, each in one of the summaries; how often each heavy key has come. Half of the keys are
-    /// the hundred heavy ones, and the others come once.
-    fn count_stream(random: &mut Random, summaries: &mut [Busiest]) -> [u32; 100] {
-        let mut counts = [0; 100];
+    /// the heavy ones, and the others come once.
+    fn count_stream(random: &mut Random, summaries: &mut [Busiest]) -> [u32; HEAVY] {
+        let mut counts = [0; HEAVY];
         for _ in 0..ALL {
             let heavy = random.below(2 * counts.len());
             let chosen = random.below(summaries.len());
@@ -172,7 +174,7 @@ mod tests {
     }
 
     /// The busiest are the heavy keys, whose counts are as exact as promised.
-    fn expect_heavy(busiest: &Busiest, counts: &[u32; 100]) {
+    fn expect_heavy(busiest: &Busiest, counts: &[u32; HEAVY]) {
         assert!(busiest.used <= Busiest::ROOM);
         let error = 4 * ALL / Busiest::ROOM as u32;
         let top = all(busiest, counts.len());
