@@ -151,25 +151,34 @@ mod tests {
         );
     }
 
-    #[test]
-    fn of_many_keys_the_busiest_stay() {
-        let mut random = Random::seeded(17);
-        let mut busiest = Busiest::new(&mut random);
-        let mut counts = [0_u32; 100];
-        const ALL: u32 = 2_000_000;
+    const ALL: u32 = 2_000_000;
+    /// So few that the count of each is several times the error.
+    const HEAVY: usize = 50;
+
+    /// Counts a stream of keys, each in one of the summaries; how often each heavy key has come. Half of the keys are
+    /// the heavy ones, and the others come once.
+    fn count_stream(random: &mut Random, summaries: &mut [Busiest]) -> [u32; HEAVY] {
+        let mut counts = [0; HEAVY];
         for _ in 0..ALL {
-            let heavy = random.below(200);
+            let heavy = random.below(2 * counts.len());
+            let chosen = random.below(summaries.len());
             match counts.get_mut(heavy) {
                 Some(count) => {
                     *count += 1;
-                    busiest.count(heavy as u64);
+                    summaries[chosen].count(heavy as u64);
                 }
-                None => busiest.count(random.draw() | 1 << 63),
+                None => summaries[chosen].count(random.draw() | 1 << 63),
             }
         }
+        counts
+    }
+
+    /// The busiest are the heavy keys, whose counts are as exact as promised.
+    fn expect_heavy(busiest: &Busiest, counts: &[u32; HEAVY]) {
         assert!(busiest.used <= Busiest::ROOM);
         let error = 4 * ALL / Busiest::ROOM as u32;
-        let top = all(&busiest, 100);
+        let top = all(busiest, counts.len());
+        assert_eq!(top.len(), counts.len());
         for (key, count) in top {
             let exact = counts[usize::try_from(key).expect("is one of the heavy ones")];
             assert!(
@@ -177,5 +186,43 @@ mod tests {
                 "{count} of {exact}"
             );
         }
+    }
+
+    #[test]
+    fn of_many_keys_the_busiest_stay() {
+        let mut random = Random::seeded(17);
+        let mut busiest = [Busiest::new(&mut random)];
+        let counts = count_stream(&mut random, &mut busiest);
+        expect_heavy(&busiest[0], &counts);
+    }
+
+    #[test]
+    fn merged_counts_of_few_keys_are_exact() {
+        let mut random = Random::seeded(3);
+        let [mut one, mut other] = [(); 2].map(|()| Busiest::new(&mut random));
+        for key in 0..600 {
+            // A third of the keys is in both.
+            (0..5).filter(|_| key < 400).for_each(|_| one.count(key));
+            (0..3).filter(|_| key >= 200).for_each(|_| other.count(key));
+        }
+        let before = all(&other, 5000);
+        one.merge(&other);
+        one.merge(&Busiest::new(&mut random));
+        let sum = |key| (key, 5 * u32::from(key < 400) + 3 * u32::from(key >= 200));
+        let mut merged = all(&one, 5000);
+        merged.sort_unstable();
+        assert!(merged.into_iter().eq((0..600).map(sum)));
+        assert_eq!(all(&other, 5000), before);
+    }
+
+    #[test]
+    fn merging_full_summaries_keeps_the_busiest() {
+        let mut random = Random::seeded(19);
+        let mut summaries = [(); 2].map(|()| Busiest::new(&mut random));
+        let counts = count_stream(&mut random, &mut summaries);
+        let [mut one, other] = summaries;
+        assert!(one.used + other.used > Busiest::ROOM, "merging makes room");
+        one.merge(&other);
+        expect_heavy(&one, &counts);
     }
 }

@@ -245,12 +245,46 @@ fn every_thread_reports_for_all() {
         "top10",
     ] {
         let target = format!("/stats?mode={mode}");
-        let reports: BTreeSet<String> = (0..MANY)
-            .map(|_| http::get(daemon.tcp4(), &target).text())
-            .collect();
+        // Without the line of the uptime, which `completed` contains.
+        let report = || -> Vec<String> {
+            let text = http::get(daemon.tcp4(), &target).text();
+            let lines = text.lines().filter(|line| !line.contains(" seconds ("));
+            lines.map(str::to_owned).collect()
+        };
+        let reports: BTreeSet<Vec<String>> = (0..MANY).map(|_| report()).collect();
         assert_eq!(reports.len(), 1, "{reports:?}");
     }
     assert!(!answered(&daemon, "http").contains(&0));
+}
+
+/// The report names an address with the sum of what all shards have counted, whichever thread counted it.
+#[test]
+fn woodpeckers_are_counted_over_all_threads_and_shards() {
+    // A unit of time is a 64th of the interval, and counts are halved once in an interval.
+    let daemon = two(&["--interval", "60", "--peer-timeout", "90"]);
+    let count_of = |address: &str| -> Option<u32> {
+        let report = http::get(daemon.tcp4(), "/stats?mode=woodpeckers").text();
+        let mut lines = report.lines().filter_map(|line| line.split_once(": "));
+        let (count, _) = lines.find(|(_, named)| *named == address)?;
+        count.parse().ok()
+    };
+    let clients = clients(daemon.udp4());
+    let announce_all = || {
+        for (n, client) in (0..4 * MANY as u16).zip(clients.iter().cycle()) {
+            client.announce(&seeder(hash(n.into()), 1 + n));
+        }
+    };
+    let mut probe = Client::from("127.0.0.2", daemon.udp4());
+    probe.connect();
+    announce_all();
+    wait_for("the next unit of time", || {
+        probe.announce(&seeder(A, 1));
+        count_of("127.0.0.2")
+    });
+    assert_eq!(count_of("127.0.0.1"), None);
+    announce_all();
+    assert_eq!(count_of("127.0.0.1"), Some(4 * MANY as u32));
+    both_answered(&daemon);
 }
 
 #[test]
@@ -527,6 +561,35 @@ fn peers_are_limited_for_the_table_as_a_whole() {
 }
 
 #[test]
+fn torrents_are_limited_for_the_table_as_a_whole() {
+    // One after the other, to whichever thread they come.
+    let daemon = two(&["--max-torrents", "500"]);
+    for (n, client) in (0..1000).zip(clients(daemon.udp4()).iter().cycle()) {
+        client.announce(&seeder(hash(n), 1));
+    }
+    both_answered(&daemon);
+    assert_eq!(metrics(&daemon).get("torrents"), Some(&500));
+    // While a thread answers a batch, it does not see what the other one stores.
+    let daemon = two(&["--max-torrents", "500"]);
+    let tracker = daemon.udp4();
+    thread::scope(|scope| {
+        for first in (0..8000).step_by(1000) {
+            scope.spawn(move || {
+                let client = Client::new(tracker);
+                for n in first..first + 1000 {
+                    client.announce(&seeder(hash(n), 1));
+                }
+            });
+        }
+    });
+    let torrents = metrics(&daemon).get("torrents").copied();
+    assert!(
+        torrents.is_some_and(|count| (500..=564).contains(&count)),
+        "{torrents:?}"
+    );
+}
+
+#[test]
 fn a_full_scrape_is_whole_and_sorted_while_all_threads_write() {
     let daemon = two(&["--full-scrape", "open"]);
     let clients = clients(daemon.udp4());
@@ -556,6 +619,17 @@ fn a_full_scrape_is_whole_and_sorted_while_all_threads_write() {
     both_answered(&daemon);
 }
 
+/// Stores more torrents than a socket's buffers take in a full scrape.
+fn fill(daemon: &Daemon) {
+    let clients = clients(daemon.udp4());
+    for first in (0..90_000).step_by(MANY) {
+        for (n, client) in (first..).zip(&clients) {
+            client.send(&client.announce_request(&seeder(hash(n as u32), 1)));
+        }
+        clients.iter().for_each(|client| drop(client.receive()));
+    }
+}
+
 /// The start of a full scrape for a client that a trusted proxy names.
 fn begin_full_scrape(daemon: &Daemon, client: &str) -> (http::Client, u16) {
     let mut connection = http::Client::new(daemon.tcp4());
@@ -573,14 +647,7 @@ fn begin_full_scrape(daemon: &Daemon, client: &str) -> (http::Client, u16) {
 #[test]
 fn four_full_scrapes_at_once_and_one_in_five_minutes_are_the_process_s() {
     let daemon = two(&["--proxy", "127.0.0.1"]);
-    let clients = clients(daemon.udp4());
-    // More than the socket's buffers take.
-    for first in (0..90_000).step_by(MANY) {
-        for (n, client) in (first..).zip(&clients) {
-            client.send(&client.announce_request(&seeder(hash(n as u32), 1)));
-        }
-        clients.iter().for_each(|client| drop(client.receive()));
-    }
+    fill(&daemon);
     let begin = |n: usize| begin_full_scrape(&daemon, &format!("192.0.2.{n}"));
     let seated: Vec<_> = (0..4).map(begin).collect();
     assert!(seated.iter().all(|(_, status)| *status == 200));
@@ -595,6 +662,18 @@ fn four_full_scrapes_at_once_and_one_in_five_minutes_are_the_process_s() {
         }
     }
     assert!(!answered(&daemon, "http").contains(&0));
+}
+
+/// The clients do not read on.
+#[test]
+fn a_signal_ends_all_threads_during_full_scrapes() {
+    let daemon = two(&["--full-scrape", "open"]);
+    fill(&daemon);
+    let readers: Vec<_> = (0..4)
+        .map(|n| begin_full_scrape(&daemon, &format!("192.0.2.{n}")))
+        .collect();
+    assert!(readers.iter().all(|(_, status)| *status == 200));
+    stop(daemon);
 }
 
 fn hex(hash: Hash) -> String {

@@ -21,7 +21,8 @@ impl Crew {
         }
     }
 
-    /// Has all threads stop. A thread that serves says so once it takes no more requests, and wakes the chores.
+    /// Has all threads stop. A serving thread sets `is_closed` when it takes no more requests, and the call wakes the
+    /// thread of the chores.
     pub fn stop(&self, is_closed: bool) {
         self.closed.fetch_add(usize::from(is_closed), SeqCst);
         match self.is_stopping.swap(true, SeqCst) {

@@ -61,7 +61,7 @@ impl Busy {
     }
 }
 
-/// What a turn works with.
+/// A source of events uses these during its turn.
 struct Round<'a> {
     registry: &'a Registry,
     responder: &'a mut Responder,
@@ -112,7 +112,7 @@ impl Server {
         Ok(())
     }
 
-    /// With what the other threads wake it.
+    /// Other threads wake this loop with it.
     pub fn waker(&self) -> io::Result<Waker> {
         Waker::new(self.poll.registry(), WAKE)
     }
@@ -195,7 +195,7 @@ impl Server {
         }
     }
 
-    /// What is due with time, and what is done for all clients together.
+    /// Ends a round: does the work that is due at this time, and the work that all clients share.
     fn finish_round(&mut self, now: u64) {
         // First, so that what is told last leaves in this round.
         if self.chores.as_ref().is_some_and(Chores::is_to_stop) {

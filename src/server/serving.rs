@@ -1,4 +1,4 @@
-//! What a thread does for clients: its sockets, its connections, its batches of datagrams.
+//! Each serving thread owns sockets, connections and a batch of datagrams, and answers clients with them.
 
 use super::{FIRST_SOCKET, Round};
 use crate::http::{Connections, Listener, Site, Turn};

@@ -9,14 +9,16 @@ use crate::stats::Board;
 use crate::sys::uptime::Moment;
 use crate::sys::{cores, memory};
 use crate::udp::ConnectionIds;
+use std::any::Any;
+use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::{self, Builder, JoinHandle};
 
 /// Bytes of a thread's stack. A batch of datagrams and what is known of it takes some 20 KiB of it.
 const STACK: usize = 512 * 1024;
 
-/// What the loops are made of.
+/// [`Loops::new`] makes the loops from these.
 pub struct Parts {
     /// When their clocks begin.
     pub start: Moment,
@@ -181,7 +183,69 @@ fn spawn(
 /// Makes a panic in any thread end the process, under any Cargo profile.
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
-        log::error(format_args!("{panic}"));
+        let thread = thread::current();
+        let name = thread.name().unwrap_or("unnamed");
+        let place: &dyn Display = match panic.location() {
+            Some(location) => location,
+            None => &"an unknown place",
+        };
+        let message = message(panic.payload());
+        log::error(format_args!(
+            "panic in thread '{name}' at {place}: {message}"
+        ));
         std::process::abort();
     }));
+}
+
+/// The message of a panic: `panic!` makes it a `&str` or a `String`.
+fn message(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    let string = || payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(string).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    /// Set in a child process of the test: the message of its panic.
+    const PANIC: &str = "ANNOUNCED_TEST_PANIC";
+
+    #[test]
+    fn a_panic_in_any_thread_ends_the_process() {
+        if let Ok(message) = std::env::var(PANIC) {
+            return panic_in_a_thread(message);
+        }
+        let test = "startup::threads::tests::a_panic_in_any_thread_ends_the_process";
+        for (given, told) in [("", "a literal"), ("made of 2 lines\n", "made of 2 lines?")] {
+            let program = std::env::current_exe().expect("is known");
+            let child = Command::new(program)
+                .args(["--exact", test, "--nocapture"])
+                .env(PANIC, given)
+                .output()
+                .expect("starts");
+            let log = String::from_utf8_lossy(&child.stderr);
+            assert_eq!(child.status.signal(), Some(libc::SIGABRT), "{log}");
+            let start = format!("announced: panic in thread 'announced-1' at {}:", file!());
+            let lines: Vec<_> = log.lines().filter(|l| l.starts_with(&start)).collect();
+            assert!(
+                lines.len() == 1 && lines[0].ends_with(&format!(": {told}")),
+                "{log}"
+            );
+        }
+    }
+
+    /// Returns only if the process does not end.
+    fn panic_in_a_thread(message: String) {
+        abort_on_panic();
+        let thread = Builder::new().name("announced-1".to_owned());
+        let panic = move || match message.is_empty() {
+            true => panic!("a literal"),
+            false => panic!("{message}"),
+        };
+        let thread = thread.spawn(panic).expect("starts");
+        drop(thread.join());
+    }
 }

@@ -42,7 +42,7 @@ pub struct Overview {
     pub multicast: Option<Multicast>,
 }
 
-/// What stands for a node until it has an address.
+/// The metrics contain this for a node whose name has no address yet.
 const NOBODY: Report = Report {
     address: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
     id: 0,

@@ -135,7 +135,7 @@ impl Counters {
     }
 }
 
-/// What is known beside the counts, by every thread.
+/// Every thread has a copy of these values, which its reports contain beside the counts.
 #[derive(Clone, Debug, Default)]
 pub struct Monitor {
     /// Names this process to those who read statistics of several.

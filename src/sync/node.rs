@@ -293,7 +293,8 @@ impl Node {
         self.outside = Some(Vec::new());
     }
 
-    /// What those are to be told: what was announced lately, as they are told no stamps.
+    /// Appends the changes that [`Node::tell_outside`] has kept to `to`. It drops those of peers that announced long ago,
+    /// because the other protocol has no stamps.
     pub fn take_outside(&mut self, tracker: &Tracker, to: &mut Vec<Change>) {
         if let Some(outside) = &mut self.outside {
             to.extend(outside.drain(..).filter(|change| tracker.is_recent(change)));

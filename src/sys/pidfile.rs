@@ -58,7 +58,8 @@ pub fn take(path: &Path) -> io::Result<(File, Place)> {
     Ok((file, place))
 }
 
-/// What [`take`] would end with, as far as that can be told without touching the file: a daemon may hold it.
+/// Fails if [`take`] would refuse the file at this path. It does not open the file, and so cannot tell whether a daemon
+/// holds it.
 pub fn check_file(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(metadata) => expect_pidfile(&metadata),
