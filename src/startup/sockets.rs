@@ -20,47 +20,74 @@ pub fn open_for_threads(options: &Options) -> Result<Vec<Vec<Socket>>, Problem> 
     };
     let mut listens = options.listen.clone();
     if sharing == Sharing::Threads {
-        for listen in &mut listens {
-            match try_alone(&listen.address) {
-                Ok(address) => listen.address = address,
-                Err(error) if listen.optional && sockets::is_without_v6(&error) => {}
-                Err(error) => return Err(format!("cannot listen on {}: {error}", listen.address)),
-            }
-        }
+        choose_ports(&mut listens)?;
     }
     let first = open_all(&listens, sharing, options)?;
-    let mut all = Vec::new();
+    let mut others = Vec::new();
     for _ in 1..options.threads {
-        let more: io::Result<Vec<Socket>> = first
+        let more: Result<Vec<Socket>, Problem> = first
             .iter()
-            .map(|socket| open_another(socket, sharing))
+            .map(|(address, socket)| {
+                open_another(socket, sharing).map_err(problem(format_args!(
+                    "cannot listen on {address} with several threads"
+                )))
+            })
             .collect();
-        all.push(more.map_err(problem("cannot listen with several threads"))?);
+        others.push(more?);
     }
-    all.insert(0, first);
+    let mut all = vec![first.into_iter().map(|(_, socket)| socket).collect()];
+    all.append(&mut others);
     Ok(all)
 }
 
-/// Sockets that share a port would share it with another tracker's too, also where the system chooses the port
-/// (Linux does, for UDP). Opening it without sharing finds that there is one, or a port that is free.
-fn try_alone(address: &Address) -> io::Result<Address> {
+/// Sockets that share a port would share it with another tracker's too, and with each other where two addresses
+/// overlap; also where the system chooses the port (Linux does, for UDP). Opening all of them without sharing finds
+/// whether a port is taken, or ports that are free.
+fn choose_ports(listens: &mut [Listen]) -> Result<(), Problem> {
+    // Each stays open until all are, as one that is closed keeps no other from its port.
+    let mut opened = Vec::new();
+    for listen in listens {
+        match open_alone(&listen.address) {
+            Ok((address, socket)) => {
+                listen.address = address;
+                opened.push(socket);
+            }
+            Err(error) if listen.optional && sockets::is_without_v6(&error) => {}
+            Err(error) => return Err(format!("cannot listen on {}: {error}", listen.address)),
+        }
+    }
+    Ok(())
+}
+
+/// A socket that shares its port with none, and its address; none for a file.
+fn open_alone(address: &Address) -> io::Result<(Address, Option<Socket>)> {
     Ok(match *address {
-        Address::Udp(any) => Address::Udp(sockets::udp(any, Sharing::Nobody)?.local_addr()?),
-        Address::Tcp(any) => Address::Tcp(sockets::tcp(any, Sharing::Nobody)?.local_addr()?),
-        Address::Unix(_) => address.clone(),
+        Address::Udp(any) => {
+            let socket = sockets::udp(any, Sharing::Nobody)?;
+            (
+                Address::Udp(socket.local_addr()?),
+                Some(Socket::Udp(socket)),
+            )
+        }
+        Address::Tcp(any) => {
+            let socket = sockets::tcp(any, Sharing::Nobody)?;
+            let address = Address::Tcp(socket.local_addr()?);
+            (address, Some(Socket::Http(Listener::Tcp(socket))))
+        }
+        Address::Unix(_) => (address.clone(), None),
     })
 }
 
-/// Opens every socket before any privilege is dropped.
+/// Opens every socket before any privilege is dropped; each with its address, in which no port is 0.
 fn open_all(
     listens: &[Listen],
     sharing: Sharing,
     options: &Options,
-) -> Result<Vec<Socket>, Problem> {
+) -> Result<Vec<(Address, Socket)>, Problem> {
     let mut sockets = Vec::new();
     for listen in listens {
         match open(&listen.address, sharing, options) {
-            Ok(socket) => sockets.push(socket),
+            Ok(opened) => sockets.push(opened),
             Err(error) if listen.optional && sockets::is_without_v6(&error) => {
                 log::line(format_args!("no IPv6 on this host: {error}"));
             }
@@ -70,33 +97,30 @@ fn open_all(
     Ok(sockets)
 }
 
-fn open(address: &Address, sharing: Sharing, options: &Options) -> io::Result<Socket> {
-    match address {
+fn open(address: &Address, sharing: Sharing, options: &Options) -> io::Result<(Address, Socket)> {
+    let (address, socket) = match address {
         Address::Udp(address) => {
             let socket = sockets::udp(*address, sharing)?;
-            let address = socket.local_addr()?;
+            let address = Address::Udp(socket.local_addr()?);
             let buffer = sockets::receive_buffer(socket.as_fd())?;
             log::line(format_args!(
-                "listening on udp {address}, receive buffer {buffer} bytes"
+                "listening on {address}, receive buffer {buffer} bytes"
             ));
-            Ok(Socket::Udp(socket))
+            return Ok((address, Socket::Udp(socket)));
         }
         Address::Tcp(address) => {
             let socket = sockets::tcp(*address, sharing)?;
-            let address = socket.local_addr()?;
-            log::line(format_args!("listening on tcp {address}"));
-            Ok(Socket::Http(Listener::Tcp(socket)))
+            let address = Address::Tcp(socket.local_addr()?);
+            (address, Listener::Tcp(socket))
         }
         Address::Unix(path) => {
             let root = options.root.as_deref().filter(|_| privileges::is_root());
             let (socket, file) = sockets::unix(path, root)?;
-            log::line(format_args!(
-                "listening on unix {}",
-                path.as_os_str().to_string_lossy()
-            ));
-            Ok(Socket::Http(Listener::Unix(socket, Some(file))))
+            (address.clone(), Listener::Unix(socket, Some(file)))
         }
-    }
+    };
+    log::line(format_args!("listening on {address}"));
+    Ok((address, Socket::Http(socket)))
 }
 
 /// A socket of another thread: one more at the same port where the system spreads what comes to it, else another
