@@ -1042,3 +1042,22 @@ fn each_socket_at_port_0_has_a_port_of_its_own() {
         .collect();
     assert_eq!(addresses.len(), SOCKETS, "{log:?}");
 }
+
+#[test]
+fn a_socket_of_another_thread_that_cannot_open_is_named_by_its_address() {
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n 40; exec \"$@\"", "sh", &program()])
+        .args("-j 64 -i 127.0.0.1 -P 0".split(' '))
+        .output()
+        .expect("there is a shell");
+    let log = String::from_utf8_lossy(&output.stderr);
+    let address = log
+        .strip_prefix("announced: listening on udp ")
+        .and_then(|rest| rest.split(',').next())
+        .unwrap_or_else(|| panic!("{log}"));
+    let start =
+        format!("announced: cannot listen on udp {address} with several threads: Too many open");
+    let last = log.lines().last().unwrap_or_default();
+    assert!(last.starts_with(&start), "{log}");
+    assert_eq!(output.status.code(), Some(1), "{log}");
+}
