@@ -698,8 +698,12 @@ impl Draft {
             (None, Some(_)) => "-s/--sync-multicast",
             (None, None) => return Ok(()),
         };
+        let name = match self.threads {
+            Some(_) => "-j/--threads",
+            None => config::UDP_THREADS,
+        };
         Err(format!(
-            "-j/--threads: invalid value '{threads}': expected 1 with {flag}"
+            "{name}: invalid value '{threads}': expected 1 with {flag}"
         ))
     }
 
