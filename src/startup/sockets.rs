@@ -184,3 +184,99 @@ pub fn announce_address(socket: &Socket) -> Option<(Protocol, SocketAddr)> {
         Socket::Http(Listener::Unix(..)) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mio::{Events, Interest, Poll, Token};
+    use std::io::{ErrorKind, Write};
+    use std::time::{Duration, Instant};
+
+    /// A thread's loop, with its descriptor of the one socket.
+    struct Loop {
+        poll: Poll,
+        socket: Socket,
+    }
+
+    impl Loop {
+        fn new(mut socket: Socket) -> Loop {
+            let poll = Poll::new().expect("a poll");
+            let (registry, token) = (poll.registry(), Token(0));
+            let registered = match &mut socket {
+                Socket::Udp(socket) => registry.register(socket, token, Interest::READABLE),
+                Socket::Http(Listener::Tcp(socket)) => {
+                    registry.register(socket, token, Interest::READABLE)
+                }
+                Socket::Http(Listener::Unix(..)) => Err(ErrorKind::Unsupported.into()),
+            };
+            registered.expect("can be polled");
+            Loop { poll, socket }
+        }
+
+        /// Takes a datagram or a connection.
+        fn take(&self) -> io::Result<()> {
+            match &self.socket {
+                Socket::Udp(socket) => socket.recv_from(&mut [0; 8]).map(drop),
+                Socket::Http(Listener::Tcp(socket)) => socket.accept().map(drop),
+                Socket::Http(Listener::Unix(..)) => Err(ErrorKind::Unsupported.into()),
+            }
+        }
+
+        fn has_nothing(&self) -> bool {
+            self.take()
+                .is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+        }
+
+        /// Takes one after an event has told of it.
+        fn take_when_woken(&mut self) {
+            let mut events = Events::with_capacity(8);
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while Instant::now() < deadline {
+                let polled = self.poll.poll(&mut events, Some(Duration::from_secs(1)));
+                match polled.map(|()| events.is_empty()) {
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Interrupted),
+                    Ok(true) => {}
+                    Ok(false) => match self.take() {
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+                        Ok(()) => return,
+                    },
+                }
+            }
+            panic!("no event");
+        }
+    }
+
+    /// Each of two loops in turn is the only one that looks after its events.
+    fn expect_both_to_serve<T>(socket: Socket, send: impl Fn() -> T) {
+        let other = open_another(&socket, Sharing::Nobody).expect("a descriptor");
+        let mut loops = [Loop::new(socket), Loop::new(other)];
+        assert!(loops.iter().all(Loop::has_nothing));
+        for turn in [0, 1, 1, 0] {
+            let _sent = send();
+            loops[turn].take_when_woken();
+            assert!(loops.iter().all(Loop::has_nothing), "it is taken once");
+        }
+    }
+
+    #[test]
+    fn each_thread_is_woken_for_its_duplicate_of_a_udp_socket() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let socket = sockets::udp(any, Sharing::Nobody).expect("a port");
+        let address = socket.local_addr().expect("is bound");
+        let client = std::net::UdpSocket::bind(any).expect("a port");
+        expect_both_to_serve(Socket::Udp(socket), || client.send_to(b"x", address));
+    }
+
+    #[test]
+    fn each_thread_is_woken_for_its_duplicate_of_a_tcp_socket() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let socket = sockets::tcp(any, Sharing::Nobody).expect("a port");
+        let address = socket.local_addr().expect("is bound");
+        expect_both_to_serve(Socket::Http(Listener::Tcp(socket)), || {
+            let mut client = std::net::TcpStream::connect(address).expect("connects");
+            // On Linux a connection may be handed over only with its first bytes.
+            client.write_all(b"x").expect("is sent");
+            client
+        });
+    }
+}
