@@ -14,6 +14,7 @@ use crate::access;
 use crate::config::{self, Setting};
 use crate::http::FullScrapes;
 use crate::nets::Net;
+use crate::sys::cores;
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -513,7 +514,10 @@ impl Draft {
                 self.max_connections = Some(flag.number_usize(value, 1, 1_000_000)?);
             }
             Id::Threads => self.threads = Some(flag.number_usize(value, 1, MAX_THREADS)?),
-            Id::PinThreads => self.pin_threads = true,
+            Id::PinThreads => match cores::IS_SUPPORTED {
+                true => self.pin_threads = true,
+                false => return Err(format!("{}: not supported on this system", flag.names())),
+            },
             Id::Proxy => self.proxies.push(parse_net(flag, value)?),
             Id::ProxyProtocol => self.proxy_protocol = true,
             Id::Verbose => self.verbosity = self.verbosity.saturating_add(1),
@@ -698,8 +702,12 @@ impl Draft {
             (None, Some(_)) => "-s/--sync-multicast",
             (None, None) => return Ok(()),
         };
+        let name = match self.threads {
+            Some(_) => "-j/--threads",
+            None => config::UDP_THREADS,
+        };
         Err(format!(
-            "-j/--threads: invalid value '{threads}': expected 1 with {flag}"
+            "{name}: invalid value '{threads}': expected 1 with {flag}"
         ))
     }
 
@@ -1355,5 +1363,16 @@ mod tests {
             assert!(help().contains(&format!("--{}", flag.long)));
         }
         assert!(help().lines().all(|line| line.len() <= 100));
+    }
+
+    #[test]
+    fn pinned_threads_are_refused_where_the_system_has_none() {
+        match (parsed("-j 2 --pin-threads"), cores::IS_SUPPORTED) {
+            (Ok(Command::Serve(options)), true) => assert!(options.pin_threads),
+            (Err(wrong), false) => {
+                assert_eq!(wrong, "--pin-threads: not supported on this system");
+            }
+            (other, _) => panic!("{other:?}"),
+        }
     }
 }

@@ -10,7 +10,7 @@ mod common;
 use announced::sys::cores;
 use common::bencode::Value;
 use common::udp::{Announce, Client, TRANSACTION};
-use common::{Daemon, Directory, http, program, run, skip, uninterrupted, wait_for};
+use common::{Daemon, Directory, free_address, http, program, run, skip, uninterrupted, wait_for};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -1072,4 +1072,71 @@ fn threads_are_pinned_only_where_each_has_a_core() {
         );
         assert!(code == Some(1) && err.ends_with(&message), "{err}");
     }
+}
+
+/// An address that is listened on twice is refused, as one thread refuses it.
+#[test]
+fn own_addresses_that_overlap_are_refused_with_any_number_of_threads() {
+    let address = free_address();
+    let (ip, port) = (
+        &address.ip().to_string()[..],
+        &address.port().to_string()[..],
+    );
+    for (flags, name) in [
+        (&["-i", ip, "-P", port, "-P", port][..], "udp"),
+        (&["-i", ip, "-p", port, "-p", port], "tcp"),
+        (&["-P", port, "-i", ip, "-P", port], "udp"),
+        (&["-i", ip, "-P", port, "-i", "0.0.0.0", "-P", port], "udp"),
+        (&["-i", ip, "-p", port, "-i", "0.0.0.0", "-p", port], "tcp"),
+    ] {
+        let error = |threads| {
+            let mut command = Command::new(program());
+            command.args(["-j", threads]).args(flags);
+            let log = Daemon::try_spawn(command).err();
+            let log = log.unwrap_or_else(|| panic!("{threads} threads listen: {flags:?}"));
+            log.last().cloned().unwrap_or_default()
+        };
+        let expected = error("1");
+        let start = format!("announced: cannot listen on {name} ");
+        assert!(expected.starts_with(&start), "{expected}");
+        assert!(expected.contains("Address already in use"), "{expected}");
+        assert_eq!(error("2"), expected);
+    }
+}
+
+/// With many of them, the system would choose some port twice in nearly every run if nothing kept it from that.
+#[test]
+fn each_socket_at_port_0_has_a_port_of_its_own() {
+    const SOCKETS: usize = 400;
+    let flags = [
+        &["-j", "2", "-i", "127.0.0.1"],
+        &["-P", "0"].repeat(SOCKETS)[..],
+    ]
+    .concat();
+    let log = Daemon::start_with(&flags).log();
+    let addresses: BTreeSet<&str> = log
+        .iter()
+        .filter_map(|line| line.strip_prefix("announced: listening on udp "))
+        .filter_map(|line| line.split(',').next())
+        .collect();
+    assert_eq!(addresses.len(), SOCKETS, "{log:?}");
+}
+
+#[test]
+fn a_socket_of_another_thread_that_cannot_open_is_named_by_its_address() {
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n 40; exec \"$@\"", "sh", &program()])
+        .args("-j 64 -i 127.0.0.1 -P 0".split(' '))
+        .output()
+        .expect("there is a shell");
+    let log = String::from_utf8_lossy(&output.stderr);
+    let address = log
+        .strip_prefix("announced: listening on udp ")
+        .and_then(|rest| rest.split(',').next())
+        .unwrap_or_else(|| panic!("{log}"));
+    let start =
+        format!("announced: cannot listen on udp {address} with several threads: Too many open");
+    let last = log.lines().last().unwrap_or_default();
+    assert!(last.starts_with(&start), "{log}");
+    assert_eq!(output.status.code(), Some(1), "{log}");
 }

@@ -5,6 +5,9 @@
 //! 1.30, eight pairs); pinned without the steering, as many as without. Where a card interrupts one core only, that
 //! core's thread gets everything, so it is for the admin to ask for.
 
+/// Whether the system has both.
+pub const IS_SUPPORTED: bool = cfg!(target_os = "linux");
+
 #[cfg(target_os = "linux")]
 mod linux {
     use super::super::check;
