@@ -122,7 +122,16 @@ impl Server {
     }
 
     /// Serves until a signal ends it; false if the state was to be saved then and could not be.
+    /// On an error the other threads stop too.
     pub fn run(mut self) -> io::Result<bool> {
+        let result = self.run_rounds();
+        if result.is_err() {
+            self.stop(self.now());
+        }
+        result
+    }
+
+    fn run_rounds(&mut self) -> io::Result<bool> {
         let mut events = Events::with_capacity(1024);
         loop {
             let timeout = self.timeout();

@@ -118,7 +118,7 @@ impl Loops {
     pub fn start(&mut self) -> io::Result<()> {
         for (number, server) in self.others.drain(..).enumerate() {
             let core = self.cores.get(number).copied();
-            match spawn(number, core, server, self.crew.clone()) {
+            match spawn(number, core, server) {
                 Ok(thread) => self.threads.push(thread),
                 Err(error) => return end(&mut self.threads, self.crew.as_deref(), Err(error)),
             }
@@ -159,12 +159,7 @@ fn seed() -> io::Result<u64> {
     getrandom::u64().map_err(io::Error::other)
 }
 
-fn spawn(
-    number: usize,
-    core: Option<usize>,
-    server: Server,
-    crew: Option<Arc<Crew>>,
-) -> io::Result<Thread> {
+fn spawn(number: usize, core: Option<usize>, server: Server) -> io::Result<Thread> {
     let thread = Builder::new()
         .name(format!("announced-{number}"))
         .stack_size(STACK);
@@ -172,11 +167,7 @@ fn spawn(
         if let Some(Err(error)) = core.map(cores::pin) {
             log::error(format_args!("cannot pin thread {number}: {error}"));
         }
-        let result = server.run();
-        if let (Err(_), Some(crew)) = (&result, crew) {
-            crew.stop(true);
-        }
-        result.map(drop)
+        server.run().map(drop)
     })
 }
 
