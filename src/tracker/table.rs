@@ -53,14 +53,13 @@ pub(super) struct Size {
     pub torrents: usize,
 }
 
-/// Info-hashes of a batch, in the order of their shards.
+/// Info-hashes of a batch, in the order of their shards and within a shard in that of the batch.
 pub struct Order {
     tickets: [Ticket; MAX_BATCH],
     length: usize,
 }
 
-/// In the order of shards, and within one in the order of the batch.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default)]
 struct Ticket {
     shard: u8,
     index: u8,
@@ -246,15 +245,19 @@ impl Table {
             length: 0,
         };
         for (index, hash) in (0..).zip(hashes) {
-            let ticket = order.tickets.get_mut(order.length);
-            if let (Some(hash), Some(ticket)) = (hash, ticket) {
-                let shard = u8::try_from(self.shard_of(hash)).unwrap_or(0);
-                *ticket = Ticket { shard, index };
-                order.length += 1;
-            }
-        }
-        if self.bits > 0 {
-            order.tickets[..order.length].sort_unstable();
+            let (Some(hash), true) = (hash, order.length < MAX_BATCH) else {
+                continue;
+            };
+            let shard = u8::try_from(self.shard_of(hash)).unwrap_or(0);
+            // Insertion, as a sort from the library would be 7 KB of code.
+            let placed = order.tickets.iter().take(order.length);
+            let behind = placed.rev().take_while(|ticket| ticket.shard > shard);
+            let place = order.length - behind.count();
+            order
+                .tickets
+                .copy_within(place..order.length.min(MAX_BATCH - 1), place + 1);
+            order.tickets[place] = Ticket { shard, index };
+            order.length += 1;
         }
         order
     }
