@@ -97,7 +97,7 @@ impl FullScrape {
     }
 
     /// Reads the next slice of the table; whether there is more. Torrents that are no longer tracked are left out.
-    /// What is not to be compressed is appended to `out`, the rest is kept for [`FullScrape::press`]. `now_ms` is in
+    /// A plain slice is appended to `out`; one that is to be compressed is kept for [`FullScrape::press`]. `now_ms` is in
     /// milliseconds since the start.
     pub fn read(
         &mut self,
@@ -129,8 +129,8 @@ impl FullScrape {
         !matches!(self.place, Place::End)
     }
 
-    /// Compresses what was read, if it is to be compressed, and appends what that makes, which may be nothing. It takes
-    /// a while, so no lock should be held.
+    /// Compresses the slice that was read last, if it is to be compressed, and appends the result, which may be empty.
+    /// The caller should hold no lock meanwhile.
     pub fn press(&mut self, out: &mut Vec<u8>) {
         let Some(press) = &mut self.gzip else {
             return;

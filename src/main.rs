@@ -142,7 +142,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
     work(options, start)
 }
 
-/// What serving begins with.
+/// The things that serving begins with.
 struct Start {
     signals: UnixStream,
     keeper: Option<Keeper>,
@@ -345,7 +345,7 @@ fn policy(options: &Options, sockets: &[Vec<Socket>]) -> Policy {
     }
 }
 
-/// What is asked for, as far as the system's limit of descriptors allows it.
+/// `--max-connections`, as far as the system's limit of descriptors allows it.
 fn max_connections(options: &Options, descriptors: u64, sockets: usize) -> usize {
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let loops = DESCRIPTORS_A_LOOP * (options.threads + 1);

@@ -358,7 +358,7 @@ impl Connections {
         }
     }
 
-    /// What becomes of a connection after its turn.
+    /// Closes a connection after its turn, or has the poll or the queue remember it.
     fn settle(&mut self, index: u32, turn: Result<Turn, Gone>, context: &mut Context) {
         let token = Token(self.first_token + index as usize);
         let watch = |connection: &mut Connection| connection.watch(token, context.registry).is_ok();

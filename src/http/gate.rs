@@ -1,4 +1,4 @@
-//! Who may have a full scrape, and when.
+//! Which clients may have a full scrape, and when.
 //!
 //! It is by far the largest reply there is, so by default an address has one every five minutes, and four
 //! are underway at once, each for another address. Addresses are remembered only while that matters, and
@@ -170,7 +170,7 @@ pub struct Gate {
 struct Visits {
     /// The modest readers whose full scrapes are underway, each of another site.
     seats: Vec<Weak<Reader>>,
-    /// Who was let in at which second, the oldest first.
+    /// Sites and the seconds at which they were let in, the oldest first.
     recent: VecDeque<(u128, u64)>,
 }
 
@@ -294,7 +294,7 @@ fn too_soon(then: u64, second: u64) -> Closed {
     Closed::TooSoon(u32::try_from(seconds).unwrap_or(0))
 }
 
-/// What counts as one client: an IPv4 address, or an IPv6 /64, of which one host may use every address.
+/// One client: an IPv4 address, or an IPv6 /64, of which one host may use every address.
 fn site_of(client: IpAddr) -> u128 {
     match client.to_canonical() {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),

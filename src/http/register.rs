@@ -38,7 +38,7 @@ pub struct Register<E> {
     room: Arc<Room>,
 }
 
-/// What the connections of all threads may take together. A thread at a limit closes connections of its own;
+/// The limits of the connections of all threads together. A thread at a limit closes connections of its own;
 /// one that has none exceeds the limit by the one that it serves, until another thread closes two for one.
 pub struct Room {
     max_connections: usize,

@@ -6,7 +6,7 @@ use crate::fullscrape::FullScrape;
 use crate::stats::walks::Walk;
 use crate::tracker::{Table, Tracked};
 
-/// What makes a body.
+/// The maker of a body.
 pub enum Source {
     Torrents(FullScrape),
     Walk(Walk),

@@ -1,4 +1,4 @@
-//! What is not serving, in steps of bounded work: signals, the helper processes, FIFOs, the sweep, saves, the cluster,
+//! The work that is not serving, in steps of bounded size: signals, the helper processes, FIFOs, the sweep, saves, the cluster,
 //! the history and the log's counts.
 
 use super::{Busy, Round};
@@ -170,7 +170,7 @@ impl Chores {
         }
     }
 
-    /// What is due with time and not with events.
+    /// Does the work that is due with time and not with events.
     pub(super) fn step(&mut self, is_held: bool, round: &mut Round) {
         let now = round.now;
         if !is_held {
@@ -298,7 +298,7 @@ impl Chores {
         }
     }
 
-    /// What the keeper tells is for whoever asked it.
+    /// Passes what the keeper sends to the reload or the save that asked for it.
     fn hear_keeper(&mut self, round: &mut Round) {
         let Some(keeper) = &mut self.keeper else {
             return;

@@ -189,15 +189,9 @@ impl Server {
         if token == WAKE {
             return self.obey(now);
         }
-        let mut round = Round {
-            registry: self.poll.registry(),
-            responder: &mut self.responder,
-            ids: &self.ids,
-            busy: &mut self.busy,
-            now,
-        };
+        let (mut round, serving, chores) = self.round(now);
         let is_held = round.responder.is_held();
-        match (&mut self.chores, &mut self.serving) {
+        match (chores, serving) {
             (Some(chores), _) if Chores::owns(token) => chores.turn(token, is_held, &mut round),
             (_, Some(serving)) => serving.turn(token, hung_up, is_held, &mut round),
             _ => {}
@@ -206,28 +200,34 @@ impl Server {
 
     /// Ends a round: does the work that is due at this time, and the work that all clients share.
     fn finish_round(&mut self, now: u64) {
-        // First, so that what is told last leaves in this round.
+        // First, so that the last changes leave in this round.
         if self.chores.as_ref().is_some_and(Chores::is_to_stop) {
             self.stop(now);
         }
-        let mut round = Round {
+        let (mut round, serving, chores) = self.round(now);
+        let is_held = round.responder.is_held();
+        if let Some(serving) = serving.filter(|_| !is_held) {
+            serving.serve_connections(&mut round);
+        }
+        round.responder.publish();
+        if let Some(chores) = chores {
+            chores.step(is_held, &mut round);
+        }
+    }
+
+    /// The two parts of the loop, and what a turn of either works with.
+    fn round(&mut self, now: u64) -> (Round<'_>, Option<&mut Serving>, Option<&mut Chores>) {
+        let round = Round {
             registry: self.poll.registry(),
             responder: &mut self.responder,
             ids: &self.ids,
             busy: &mut self.busy,
             now,
         };
-        let is_held = round.responder.is_held();
-        if let Some(serving) = self.serving.as_mut().filter(|_| !is_held) {
-            serving.serve_connections(&mut round);
-        }
-        round.responder.publish();
-        if let Some(chores) = &mut self.chores {
-            chores.step(is_held, &mut round);
-        }
+        (round, self.serving.as_mut(), self.chores.as_mut())
     }
 
-    /// Does what another thread woke this one for.
+    /// Stops if that is why another thread woke this one.
     fn obey(&mut self, now: u64) {
         if self.crew.as_ref().is_some_and(|crew| crew.is_stopping()) {
             self.stop(now);

@@ -7,7 +7,7 @@ use std::io;
 pub mod sockets;
 pub mod threads;
 
-/// What went wrong, as one line for the admin.
+/// An error, as one line for the admin.
 pub type Problem = String;
 
 pub fn problem(doing: impl Display) -> impl FnOnce(io::Error) -> Problem {

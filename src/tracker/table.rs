@@ -70,7 +70,7 @@ struct Ticket {
 pub struct Survey {
     /// Without woodpeckers.
     pub tally: Tally,
-    /// What is stored: no decoys.
+    /// Torrents and peers that are stored: no decoys.
     pub totals: Totals,
     /// IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders.
     pub peers: [usize; 4],
@@ -205,7 +205,7 @@ impl Table {
         }
     }
 
-    /// What is known of a torrent; none if it is not known.
+    /// The counts of a torrent; none if it is not known.
     pub fn scrape(&self, info_hash: &InfoHash, now_ms: u64) -> Option<Counts> {
         self.lock_for(info_hash, now_ms).scrape(info_hash)
     }
@@ -301,7 +301,7 @@ impl Table {
         }
     }
 
-    /// What reports tell of the table. Each shard is looked at once.
+    /// Adds up the shards for reports. Each shard is locked once.
     pub fn survey(&self, now_ms: u64) -> Survey {
         let mut survey = Survey {
             tally: Tally::new(self.unit_ms),
