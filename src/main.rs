@@ -13,7 +13,7 @@ use announced::random::Random;
 use announced::resolver::{self, Resolver};
 use announced::responder::Responder;
 use announced::server::{Chores, Fifos, Socket};
-use announced::startup::sockets::{announce_address, open_for_threads, steer};
+use announced::startup::sockets::{announce_address, choose_cores, open_for_threads, steer};
 use announced::startup::threads::{self, Loops, Parts};
 use announced::startup::{Problem, problem};
 use announced::state::{self, Loaded, Saves};
@@ -94,6 +94,7 @@ fn ask(inquiry: &Inquiry) -> Result<Health, Problem> {
 
 /// Does all that can be done without opening a socket or giving anything up.
 fn check(options: &Options) -> Result<(), Problem> {
+    choose_cores(options)?;
     if let Some(path) = &options.pidfile {
         pidfile::check_file(path).map_err(pidfile_problem(path))?;
     }
@@ -126,12 +127,14 @@ fn serve(options: &Options) -> Result<(), Problem> {
     let key = read_key(options)?;
     let descriptors =
         limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))?;
+    let cores = choose_cores(options)?;
     let sockets = open_for_threads(options)?;
+    steer(&cores, &sockets)?;
     let start = Start {
         signals,
         keeper,
         descriptors,
-        cores: steer(options, &sockets)?,
+        cores,
         sockets,
         cluster: open_cluster(options)?,
         key,

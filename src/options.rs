@@ -121,7 +121,7 @@ pub const FLAGS: &[Flag] = &[
     flag(Id::MaxTorrents, '-', "max-torrents", "N", "store at most this many torrents (20000000)"),
     flag(Id::MaxConnections, '-', "max-connections", "N", "keep at most this many TCP connections (65536)"),
     flag(Id::Threads, 'j', "threads", "N", "serve with this many threads, to use more cores (1)"),
-    flag(Id::PinThreads, '-', "pin-threads", "", "pin each thread to a core, for what that core receives (Linux)"),
+    flag(Id::PinThreads, '-', "pin-threads", "", "pin each thread to a core, give it what that core receives (Linux)"),
     flag(Id::State, '-', "state", "FILE", "keep all that is known in this file across restarts"),
     flag(Id::StateInterval, '-', "state-interval", "SECONDS", "save the state this often; 0: at the end only (600)"),
     flag(Id::LoadDump, 'l', "load-dump", "FILE", "load the downloaded counts of opentracker's statedump"),

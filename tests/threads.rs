@@ -1066,11 +1066,13 @@ fn threads_are_pinned_only_where_each_has_a_core() {
     assert_eq!((code, err.as_str()), (Some(2), message));
     let cores = cores::available().expect("can be asked").len();
     if cores < 64 {
-        let (code, _, err) = run(&["-i", "127.0.0.1", "-P", "0", "-j", "64", "--pin-threads"]);
         let message = format!(
             "announced: --pin-threads: -j/--threads 64 requires as many cores, {cores} are available\n"
         );
-        assert!(code == Some(1) && err.ends_with(&message), "{err}");
+        for check in [&["-n"][..], &["-i", "127.0.0.1", "-P", "0"]] {
+            let (code, _, err) = run(&[check, &["-j", "64", "--pin-threads"]].concat());
+            assert!(code == Some(1) && err.ends_with(&message), "{err}");
+        }
     }
 }
 

@@ -152,12 +152,12 @@ fn open_another(socket: &Socket, sharing: Sharing) -> io::Result<Socket> {
     })
 }
 
-/// Gives each thread a core, and its sockets what that core receives; none if threads are not pinned.
-pub fn steer(options: &Options, sockets: &[Vec<Socket>]) -> Result<Vec<usize>, Problem> {
+/// The core of each thread; none if threads are not pinned.
+pub fn choose_cores(options: &Options) -> Result<Vec<usize>, Problem> {
     if !options.pin_threads {
         return Ok(Vec::new());
     }
-    let mut cores = cores::available().map_err(problem("--pin-threads"))?;
+    let mut cores = cores::available().map_err(problem("--pin-threads: cannot pin threads"))?;
     let (threads, count) = (options.threads, cores.len());
     if threads > count {
         return Err(format!(
@@ -165,15 +165,21 @@ pub fn steer(options: &Options, sockets: &[Vec<Socket>]) -> Result<Vec<usize>, P
         ));
     }
     cores.truncate(threads);
-    for socket in sockets.first().into_iter().flatten() {
+    Ok(cores)
+}
+
+/// Gives the sockets of each thread what its core receives. Those of the first stand for the group that they share.
+pub fn steer(cores: &[usize], sockets: &[Vec<Socket>]) -> Result<(), Problem> {
+    let group = sockets.first().filter(|_| !cores.is_empty());
+    for socket in group.into_iter().flatten() {
         let steered = match socket {
-            Socket::Udp(socket) => cores::steer(socket.as_fd(), &cores),
-            Socket::Http(Listener::Tcp(socket)) => cores::steer(socket.as_fd(), &cores),
+            Socket::Udp(socket) => cores::steer(socket.as_fd(), cores),
+            Socket::Http(Listener::Tcp(socket)) => cores::steer(socket.as_fd(), cores),
             Socket::Http(Listener::Unix(..)) => Ok(()),
         };
         steered.map_err(problem("--pin-threads: cannot choose sockets by cores"))?;
     }
-    Ok(cores)
+    Ok(())
 }
 
 /// Where a socket takes announces; none for a file.

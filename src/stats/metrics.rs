@@ -181,7 +181,7 @@ fn write_threads(threads: &[Counters], out: &mut Vec<u8>) {
         return;
     }
     let name = "thread_requests_total";
-    begin_family(name, "Requests that each thread has answered.", out);
+    begin_family(name, "Valid requests that each thread has answered.", out);
     for (number, counters) in threads.iter().enumerate() {
         let thread = format!("thread=\"{number}\"");
         for (label, count) in [
