@@ -577,6 +577,7 @@ mod tests {
         model
     }
 
+    /// Run once under ThreadSanitizer, the standard library instrumented too: no report.
     #[test]
     fn announces_from_four_threads_leave_what_each_of_them_announced() {
         const TORRENTS: usize = 200;
