@@ -232,7 +232,7 @@ impl Joins {
         guests.chain(fetching).chain(others).min()
     }
 
-    /// Talks to whoever is at the other end of this stream.
+    /// Talks to the node at the other end of this stream.
     fn welcome(
         &mut self,
         mut stream: TcpStream,

@@ -59,6 +59,8 @@ pub struct Chores {
     batch: Option<Batch>,
     sweeper: Sweeper,
     is_sweeping: bool,
+    /// The last turn that a save and a sweep could both have had was the save's.
+    has_saved: bool,
     report_at: Option<u64>,
     /// Set while requests wait because the table's clock is held: since when.
     held_since: Option<u64>,
@@ -95,6 +97,7 @@ impl Chores {
             batch: None,
             sweeper: Sweeper::default(),
             is_sweeping: false,
+            has_saved: false,
             report_at: log::is_told(Level::Info).then_some(REPORT_MS),
             held_since: None,
             has_crew: false,
@@ -184,11 +187,7 @@ impl Chores {
             cluster.node_mut().note_list();
         }
         self.fifos.report(now);
-        // The cluster may have set the clock on.
-        if !round.responder.is_held() {
-            self.save_on(round);
-        }
-        self.sweep_on(round.responder);
+        self.save_or_sweep(round);
         self.tell_of_hold(round.responder);
         round.responder.record_history();
         if self.report_at.is_some_and(|at| at <= now) {
@@ -196,6 +195,22 @@ impl Chores {
             for counts in stats::log_lines(&round.responder.view()) {
                 log::info(format_args!("{counts}"));
             }
+        }
+    }
+
+    /// Goes on with a save and a sweep. While both are under way they take turns, so that no shard is taken twice in one.
+    fn save_or_sweep(&mut self, round: &mut Round) {
+        // The cluster may have set the clock on.
+        let is_held = round.responder.is_held();
+        let is_saving = self.saves.as_ref().is_some_and(|saves| !saves.is_idle());
+        let are_both = self.is_sweeping && is_saving && !is_held;
+        let is_turn_of_sweep = are_both && self.has_saved;
+        self.has_saved = are_both && !is_turn_of_sweep;
+        if !is_held && !is_turn_of_sweep {
+            self.save_on(round);
+        }
+        if !self.has_saved {
+            self.sweep_on(round.responder);
         }
     }
 

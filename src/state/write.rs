@@ -4,6 +4,10 @@ use super::{CLUSTER, EMPTY_TORRENT, END, HEADER, KEY, MAGIC, STOPS, TIME, TORREN
 use crate::siphash::Hasher;
 use crate::tracker::{COMPLETED, Clock, Cursor, Found, RECORD_SIZES, Table, Tracker};
 
+/// Steps in a row for which a save passes over a shard that another thread has. Then it waits, as a lock that is busy
+/// each time would hold the save up for ever.
+const MAX_SKIPPED: u32 = 16;
+
 /// A save under way. It holds no part of the table, which may change between the steps.
 pub struct Writer {
     /// None when all torrents are written.
@@ -16,6 +20,8 @@ pub struct Writer {
     /// The clock's units when it began, and when ages were last told to count from.
     began: u64,
     counted_from: u64,
+    /// Steps in a row in which another thread had the shard.
+    skipped: u32,
     written: Written,
 }
 
@@ -61,6 +67,7 @@ impl Writer {
             sum: Some(Hasher::new(KEY)),
             began: units,
             counted_from: units,
+            skipped: 0,
             written: Written::default(),
         };
         writer.add_to_sum(out, start);
@@ -71,13 +78,24 @@ impl Writer {
         self.written
     }
 
-    /// Appends about `budget` torrents and peers, at most some 40 bytes each; false when that was all.
+    /// Appends about `budget` torrents and peers, at most some 40 bytes each; false when that was all. While another
+    /// thread has the shard it appends nothing, a few times in a row at most.
     pub fn step(&mut self, table: &Table, now_ms: u64, budget: usize, out: &mut Vec<u8>) -> bool {
         let start = out.len();
         if let Some(cursor) = self.cursor {
             let shard = table.shard_of(cursor.torrent());
             let behind = table.first_behind(shard);
-            self.walk(&table.lock(shard, now_ms), cursor, budget, out);
+            let tracker = match table.try_lock(shard, now_ms) {
+                Some(tracker) => tracker,
+                None if self.skipped < MAX_SKIPPED => {
+                    self.skipped += 1;
+                    return true;
+                }
+                None => table.lock(shard, now_ms),
+            };
+            self.skipped = 0;
+            self.walk(&tracker, cursor, budget, out);
+            drop(tracker);
             // Summing takes a while, so it is done without the lock.
             self.cursor = self.cursor.or_else(|| behind.map(Cursor::at));
             self.add_to_sum(out, start);

@@ -84,7 +84,7 @@ mod tests {
             sum.udp_announces
         };
         assert_eq!(sum(&chores, 0), 8);
-        // What a thread has counted since it published is in its own reports.
+        // A thread's own reports have the counts that it has not published.
         assert_eq!(sum(&threads[0], 4), 9);
         assert_eq!(sum(&threads[1], 5), 8);
         let each = chores.threads();

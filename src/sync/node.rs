@@ -102,7 +102,7 @@ impl Outbox {
     }
 }
 
-/// What is told to all nodes.
+/// Changes that are sent to all nodes.
 #[derive(Debug)]
 struct Stream {
     /// Changes that wait to be told, and since when.
