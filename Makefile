@@ -48,8 +48,8 @@ check:
 # The tests of single features again, with two threads: those of sockets, requests, and work over the whole table.
 check-threads:
 	ANNOUNCED_THREADS=2 RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked $(TESTFLAGS) \
-		--test decoys --test fullscrape --test http --test limits --test lists --test log --test opentracker \
-		--test pause --test privileges --test proxy --test signals --test state --test stats --test udp
+		--test cluster --test decoys --test fullscrape --test http --test limits --test lists --test log --test opentracker \
+		--test multicast --test pause --test privileges --test proxy --test signals --test state --test stats --test udp
 
 # Compiles everything for the BSDs, and the program without its tests for processors of routers that have
 # no 64-bit atomics.

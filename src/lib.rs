@@ -11,17 +11,14 @@ pub mod options;
 /// Configuration files, as flags.
 pub mod config;
 
-/// What `--cluster-status` does: asks another process and prints what it tells.
-pub mod inquiry;
+/// The client of `--health`.
+pub mod health;
 
 /// The order of the start, and the threads that it ends with.
 pub mod startup;
 
 /// The poll loop: whose turn it is, what time it is.
 pub mod server;
-
-/// Streams between nodes: who is given the table, and from whom this node takes one.
-pub mod join;
 
 /// A UDP socket's turn; connection ids.
 pub mod udp;
@@ -57,7 +54,7 @@ pub mod resolver;
 pub mod proto;
 
 /// The cluster: several trackers that know the same peers.
-pub mod sync;
+pub mod cluster;
 
 /// The state: torrents, peers, sampling, expiry.
 pub mod tracker;

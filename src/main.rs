@@ -3,35 +3,32 @@
 #![forbid(unsafe_code)]
 
 use announced::access::{Access, Fifo};
+use announced::cluster::frame::Keys;
+use announced::cluster::key;
+use announced::health;
 use announced::http::{Gate, Policy, Proxies, Room};
-use announced::inquiry::{self, Health};
-use announced::join::Joins;
 use announced::keeper::{self, Keeper, Plan};
 use announced::log;
-use announced::options::{self, Address, Command, Group, Inquiry, Listen, Options, User};
+use announced::options::{self, Address, Command, Listen, Options, Target, User};
 use announced::random::Random;
 use announced::resolver::{self, Resolver};
 use announced::responder::Responder;
 use announced::server::{Chores, Fifos, Socket};
+use announced::startup::cluster::{cluster_keys, open_listeners, start_cluster};
 use announced::startup::sockets::{announce_address, choose_cores, open_for_threads, steer};
 use announced::startup::threads::{self, Loops, Parts};
 use announced::startup::{Problem, problem};
 use announced::state::{self, Loaded, Saves};
 use announced::stats::Monitor;
-use announced::sync::cluster::{self, Cluster};
-use announced::sync::key;
-use announced::sync::live;
-use announced::sync::multicast::GROUP;
 use announced::sys::pidfile::{self, Place};
 use announced::sys::privileges::{self, Identity};
 use announced::sys::uptime::Moment;
-use announced::sys::{daemon, files, limits, memory, sandbox, signals, sockets};
+use announced::sys::{daemon, files, limits, memory, sandbox, signals};
 use announced::tracker::{InfoHash, Limits, Table, Tracked};
 use announced::udp::ConnectionIds;
-use mio::net::{TcpListener, UdpSocket, UnixStream};
+use mio::net::{TcpListener, UnixStream};
 use std::fs::File;
-use std::io::{self, ErrorKind, Write};
-use std::net::{SocketAddr, SocketAddrV4};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -58,9 +55,9 @@ fn main() -> ExitCode {
             key::make(&path).map_err(problem(format_args!("--make-key '{shown}'")))
         }
         Command::Check(options) => check(&options),
-        Command::ClusterStatus(inquiry) => match ask(&inquiry) {
-            Ok(Health::Well) => Ok(()),
-            Ok(Health::Amiss) => return ExitCode::from(3),
+        Command::Health(target) => match print_health(&target) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
             Err(problem) => Err(problem),
         },
         Command::Serve(options) => serve(&options),
@@ -84,12 +81,12 @@ fn print(text: &str) -> Result<(), Problem> {
     printed.map_err(problem("cannot write to standard output"))
 }
 
-/// Prints how a cluster is that another process is in.
-fn ask(inquiry: &Inquiry) -> Result<Health, Problem> {
-    let (report, health) = inquiry::ask(inquiry)
-        .map_err(|why| format!("--cluster-status {}: {why}", inquiry.target))?;
-    print(&report)?;
-    Ok(health)
+/// Prints the health of a tracker that runs; whether it is in service.
+fn print_health(target: &Target) -> Result<bool, Problem> {
+    let (text, is_in_service) =
+        health::ask(target).map_err(|why| format!("--health {target}: {why}"))?;
+    print(&text)?;
+    Ok(is_in_service)
 }
 
 /// Does all that can be done without opening a socket or giving anything up.
@@ -136,7 +133,7 @@ fn serve(options: &Options) -> Result<(), Problem> {
         descriptors,
         cores,
         sockets,
-        cluster: open_cluster(options)?,
+        nodes: open_listeners(options)?,
         key,
         began,
         started,
@@ -154,8 +151,8 @@ struct Start {
     sockets: Vec<Vec<Socket>>,
     /// The core of each of them, if they are pinned.
     cores: Vec<usize>,
-    /// For packets of other nodes, and for tables.
-    cluster: (cluster::Sockets, Vec<TcpListener>),
+    /// For connections of other nodes.
+    nodes: Vec<TcpListener>,
     key: Option<Vec<u8>>,
     began: Moment,
     started: SystemTime,
@@ -172,19 +169,23 @@ fn work(options: &Options, start: Start) -> Result<(), Problem> {
     // With the rights that the keeper saves with, and where its paths are.
     let table = load_table(options, access.as_ref())?;
     let mut responder = new_responder(options, table, access.as_ref(), resident, &start)?;
-    let ids = join_cluster(options, start.key, &mut responder)?;
-    use_decoys(options, &responder)?;
-    let (cluster, listeners) = start.cluster;
-    let joins = new_joins(listeners, options, &mut responder);
+    let keys = cluster_keys(start.key.as_deref());
+    let ids = match &keys {
+        Some(keys) => ConnectionIds::shared(keys.connections()),
+        None => ConnectionIds::new([secret()?, secret()?]),
+    };
+    use_decoys(options, keys.as_ref(), &responder)?;
+    let mut cluster = start_cluster(options, start.key.as_deref(), start.nodes, &responder.table)?;
+    cluster.resolver = resolver;
+    responder.cluster = cluster.overview();
     give_up_rights(options, identity)?;
-    let mut chores = Chores::new(start.signals, joins);
+    let mut chores = Chores::new(start.signals);
     chores.keeper = start.keeper;
-    chores.resolver = resolver;
     chores.access = access;
     chores.fifos = fifos;
+    chores.cluster = cluster;
     let saves = options.state.as_deref();
     chores.saves = saves.map(|path| Saves::new(path, options.state_interval));
-    chores.cluster = cluster;
     let sockets = start.sockets.iter().map(Vec::len).sum();
     let max_connections = max_connections(options, start.descriptors, sockets);
     let parts = Parts {
@@ -280,54 +281,15 @@ fn new_responder(
     Ok(responder)
 }
 
-/// Becomes a node of the cluster, if there is to be one of either kind. Without a key of the operator's
-/// there is one that nobody else knows.
-fn join_cluster(
+/// All nodes of a cluster name the same decoys.
+fn use_decoys(
     options: &Options,
-    key: Option<Vec<u8>>,
-    responder: &mut Responder,
-) -> Result<ConnectionIds, Problem> {
-    let is_shared = key.is_some();
-    let multicast = &options.multicast;
-    let own_key = [secret()?, secret()?];
-    if !is_shared && multicast.group.is_none() {
-        return Ok(ConnectionIds::new(own_key));
-    }
-    let key = match key {
-        Some(key) => key,
-        None => random_key()?,
-    };
-    let listen = &options.cluster.listen;
-    let plan = cluster::Plan {
-        secret: key,
-        random: [secret()?, secret()?, secret()?],
-        peers: options.cluster.peers.clone(),
-        families: [false, true].map(|is_v6| listen.iter().any(|a| a.is_ipv6() == is_v6)),
-        peer_timeout: options.peer_timeout,
-        max_peers: options.max_peers,
-    };
-    let mut cluster = Cluster::new(plan, state::wall_ms(), &mut responder.table.lock(0, 0));
-    if multicast.group.is_some() {
-        cluster.use_multicast(multicast.nodes.clone(), multicast.is_mapping);
-    }
-    let ids = match is_shared {
-        true => ConnectionIds::new(cluster.node().connection_key()),
-        false => ConnectionIds::new(own_key),
-    };
-    responder.cluster = Some(Box::new(cluster));
-    Ok(ids)
-}
-
-fn random_key() -> Result<Vec<u8>, Problem> {
-    let words = [secret()?, secret()?, secret()?, secret()?];
-    Ok(words.map(u64::to_ne_bytes).concat())
-}
-
-/// Those that all nodes of a cluster name.
-fn use_decoys(options: &Options, responder: &Responder) -> Result<(), Problem> {
+    keys: Option<&Keys>,
+    responder: &Responder,
+) -> Result<(), Problem> {
     if options.decoys > 0 {
-        let key = match &responder.cluster {
-            Some(cluster) => cluster.node().decoys_key(),
+        let key = match keys {
+            Some(keys) => keys.decoys(),
             None => [secret()?, secret()?],
         };
         let now = state::wall_ms() / 1000;
@@ -398,68 +360,6 @@ fn pidfile_problem(path: &Path) -> impl FnOnce(io::Error) -> Problem {
 
 fn secret() -> Result<u64, Problem> {
     getrandom::u64().map_err(|error| format!("cannot get random bytes: {error}"))
-}
-
-/// Sockets for packets between nodes and for the tables of those that join, on the same ports.
-fn open_cluster(options: &Options) -> Result<(cluster::Sockets, Vec<TcpListener>), Problem> {
-    let mut opened = cluster::Sockets::default();
-    let mut listeners = Vec::new();
-    for &address in &options.cluster.listen {
-        let both = open_both(address)
-            .and_then(|(socket, listener)| Ok((socket.local_addr()?, socket, listener)))
-            .map_err(problem(format_args!("cannot listen on cluster {address}")));
-        let (address, socket, listener) = both?;
-        log::line(format_args!("listening on cluster {address}"));
-        listeners.push(listener);
-        match address {
-            SocketAddr::V4(_) => opened.v4 = Some(socket),
-            SocketAddr::V6(_) => opened.v6 = Some(socket),
-        }
-    }
-    if let Some(group) = options.multicast.group {
-        opened.live = Some(open_multicast(options, group)?);
-    }
-    Ok((opened, listeners))
-}
-
-/// For port 0 one is looked for that is free for both.
-fn open_both(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let socket = sockets::cluster(address)?;
-        match sockets::cluster_tcp(socket.local_addr()?) {
-            Err(error) if error.kind() == ErrorKind::AddrInUse && address.port() == 0 => {
-                if tries == 100 {
-                    return Err(error);
-                }
-            }
-            listener => return Ok((socket, listener?)),
-        }
-    }
-}
-
-/// Where there may be other nodes, this one is not whole before it has looked for them.
-fn new_joins(listeners: Vec<TcpListener>, options: &Options, service: &mut Responder) -> Joins {
-    let has_others = !options.cluster.listen.is_empty();
-    let mut joins = Joins::new(listeners);
-    if let (true, Some(cluster)) = (has_others, &mut service.cluster) {
-        joins.begin(cluster.node_mut(), 0);
-    }
-    joins
-}
-
-fn open_multicast(options: &Options, group: Group) -> Result<live::Sockets, Problem> {
-    let sockets = sockets::multicast(SocketAddrV4::new(GROUP, group.port), group.interface);
-    let sockets = sockets.map_err(problem(format_args!("cannot join multicast {group}")));
-    let (input, output) = sockets?;
-    log::line(format_args!("listening on multicast {group}"));
-    if options.multicast.nodes.is_empty() {
-        log::line(format_args!(
-            "multicast: nobody is heard, as no --sync-node is given"
-        ));
-    }
-    Ok(live::Sockets { input, output })
 }
 
 /// The key of the cluster, if this is to be a node of one. Before the sockets are opened, so that a node

@@ -75,7 +75,7 @@ enum Id {
     Pidfile,
     LogCompleted,
     Check,
-    ClusterStatus,
+    Health,
     Version,
     Help,
 }
@@ -140,7 +140,7 @@ pub const FLAGS: &[Flag] = &[
     flag(Id::Pidfile, '-', "pidfile", "FILE", "keep the process id in this file, and one process at most"),
     flag(Id::LogCompleted, '-', "log-completed", "", "log who completed what: time, info-hash, peer id, address"),
     flag(Id::Check, 'n', "check", "", "check the options, say what they mean, exit"),
-    flag(Id::ClusterStatus, '-', "cluster-status", "ADDR", "print how the cluster of the tracker at HOST:PORT is, exit"),
+    flag(Id::Health, '-', "health", "[ADDR]", "print the /health of the tracker at ADDR:PORT or unix:/PATH, exit"),
     flag(Id::Version, 'V', "version", "", "print the version, exit"),
     flag(Id::Help, 'h', "help", "", "print this help, exit"),
 ];
@@ -244,14 +244,7 @@ pub struct List {
     pub remove: Option<PathBuf>,
 }
 
-/// Whom to ask about a cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inquiry {
-    pub target: Target,
-    /// Where its statistics are, with the slash.
-    pub stats_path: String,
-}
-
+/// The tracker that `--health` asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// `HOST:PORT` or `[IPv6]:PORT`.
@@ -266,7 +259,7 @@ pub enum Command {
     Check(Options),
     /// Writes a key to this file.
     MakeKey(PathBuf),
-    ClusterStatus(Inquiry),
+    Health(Target),
     Version,
     Help,
 }
@@ -302,6 +295,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, W
             };
             return Err(format!("there is no flag {name}; -h lists them all"));
         };
+        if flag.id == Id::Health {
+            draft.set_health(flag, optional_value(&mut parser))?;
+            continue;
+        }
         let value = match flag.value {
             "" => OsString::new(),
             name => parser
@@ -320,6 +317,15 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, W
         draft.set(flag, &value)?;
     }
     draft.finish()
+}
+
+/// The value of a flag that may have none: behind `=`, or the next argument if that does not begin with `-`.
+fn optional_value(parser: &mut lexopt::Parser) -> Option<OsString> {
+    if let Some(value) = parser.optional_value() {
+        return Some(value);
+    }
+    let is_value = |argument: &OsStr| !argument.as_bytes().starts_with(b"-");
+    parser.try_raw_args()?.next_if(is_value)
 }
 
 /// The one thing that the splitting of the command line itself finds wrong: `--check=yes`.
@@ -425,7 +431,8 @@ struct Draft {
     pidfile: Option<PathBuf>,
     log_completed: bool,
     check: bool,
-    cluster_status: Option<Target>,
+    health: bool,
+    target: Option<Target>,
 }
 
 impl Draft {
@@ -459,7 +466,7 @@ impl Draft {
             ));
         };
         let set = match (flag.id, flag.value) {
-            (Id::Config | Id::ClusterStatus | Id::Help | Id::Version | Id::MakeKey, _) => {
+            (Id::Config | Id::Health | Id::Help | Id::Version | Id::MakeKey, _) => {
                 return Err(format!("{keyword} is for the command line alone"));
             }
             (_, "") if !value.is_empty() => Err(flag.wrong(value, "no value")),
@@ -539,10 +546,51 @@ impl Draft {
             Id::SyncNode => self.multicast.nodes.push(parse_net(flag, value)?),
             Id::SyncMapped => self.multicast.is_mapping = true,
             Id::Check => self.check = true,
-            Id::ClusterStatus => self.cluster_status = Some(parse_target(flag, value)?),
-            Id::Config | Id::MakeKey | Id::Version | Id::Help => {} // Dealt with where they are read.
+            // Dealt with where they are read.
+            Id::Config | Id::MakeKey | Id::Health | Id::Version | Id::Help => {}
         }
         Ok(())
+    }
+
+    fn set_health(&mut self, flag: &Flag, value: Option<OsString>) -> Result<(), Wrong> {
+        self.health = true;
+        if let Some(value) = value {
+            self.target = Some(parse_target(flag, &value)?);
+        }
+        Ok(())
+    }
+
+    /// The address that `--health` has, or else the first TCP listener; the loopback if that is a wildcard.
+    fn health_target(self) -> Result<Target, Wrong> {
+        if let Some(target) = self.target {
+            return Ok(target);
+        }
+        let mut listeners = self
+            .listen
+            .iter()
+            .filter_map(|listen| match listen.address {
+                Address::Tcp(address) => Some(address),
+                Address::Udp(_) | Address::Unix(_) => None,
+            });
+        let wrong = |why| Err(format!("--health requires an address: {why}"));
+        match listeners.next() {
+            None => wrong("no -p/--tcp-port has a number"),
+            Some(address) if address.port() == 0 => {
+                wrong("the system chooses port 0 at each start")
+            }
+            Some(mut address) => {
+                match address.ip() {
+                    IpAddr::V4(ip) if ip.is_unspecified() => {
+                        address.set_ip(Ipv4Addr::LOCALHOST.into())
+                    }
+                    IpAddr::V6(ip) if ip.is_unspecified() => {
+                        address.set_ip(Ipv6Addr::LOCALHOST.into())
+                    }
+                    _ => {}
+                }
+                Ok(Target::Tcp(address.to_string()))
+            }
+        }
     }
 
     /// The threads of opentracker, where `threads` does not say how many. With 0 it has one.
@@ -664,11 +712,10 @@ impl Draft {
         let list = self.take_list()?;
         self.cluster.check()?;
         self.multicast.check()?;
-        self.expect_one_node()?;
         let stats_path = self.stats_path.take();
         let stats_path = stats_path.unwrap_or_else(|| "/stats".into());
-        if let Some(target) = self.cluster_status {
-            return Ok(Command::ClusterStatus(Inquiry { target, stats_path }));
+        if self.health {
+            return Ok(Command::Health(self.health_target()?));
         }
         Ok(match self.check {
             true => Command::Check(self.into_options(times, list, stats_path)),
@@ -691,24 +738,6 @@ impl Draft {
             )),
             _ => Ok(()),
         }
-    }
-
-    /// The threads of a node would have to tell the others of their peers together, which they cannot.
-    fn expect_one_node(&self) -> Result<(), Wrong> {
-        let threads = self.threads();
-        let flag = match (self.cluster.listen.first(), &self.multicast.group) {
-            _ if threads == 1 => return Ok(()),
-            (Some(_), _) => "--cluster-listen",
-            (None, Some(_)) => "-s/--sync-multicast",
-            (None, None) => return Ok(()),
-        };
-        let name = match self.threads {
-            Some(_) => "-j/--threads",
-            None => config::UDP_THREADS,
-        };
-        Err(format!(
-            "{name}: invalid value '{threads}': expected 1 with {flag}"
-        ))
     }
 
     fn threads(&self) -> usize {
@@ -1344,6 +1373,10 @@ mod tests {
             ),
             ("--make-key /tmp/", "--make-key '/tmp/': wanted is a file"),
             ("--check=yes -n", "--check 'yes': wanted is no value"),
+            (
+                "--cluster-status 192.0.2.1:1",
+                "there is no flag --cluster-status; -h lists them all",
+            ),
             ("--bad", "there is no flag --bad; -h lists them all"),
             ("-x", "there is no flag -x; -h lists them all"),
             ("now", "'now' is not a flag, and nothing else is wanted"),
@@ -1363,6 +1396,61 @@ mod tests {
             assert!(help().contains(&format!("--{}", flag.long)));
         }
         assert!(help().lines().all(|line| line.len() <= 100));
+    }
+
+    /// The address that `--health` asks.
+    fn health(line: &str) -> Result<String, Wrong> {
+        match parsed(line)? {
+            Command::Health(target) => Ok(target.to_string()),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn health_takes_an_address_or_the_first_tcp_listener() {
+        for (line, target) in [
+            ("--health b.example:80", "'b.example:80'"),
+            ("--health=[::1]:80 -p 81", "'[::1]:80'"),
+            ("-p 81 --health unix:/run/a", "'unix:/run/a'"),
+            ("--health", "'127.0.0.1:6969'"),
+            ("--health -p 80", "'127.0.0.1:80'"),
+            (
+                "-P 80 -i 192.0.2.1 -p 81 -p 82 --health -v",
+                "'192.0.2.1:81'",
+            ),
+            ("-i ::1 -p unix:/run/a -p 80 --health", "'[::1]:80'"),
+            ("-i :: --health", "'127.0.0.1:6969'"),
+        ] {
+            assert_eq!(health(line).as_deref(), Ok(target), "{line}");
+        }
+        let wanted = "HOST:PORT, [IPv6]:PORT or unix:/PATH";
+        for bad in [
+            "80",
+            "127.0.0.1",
+            "127.0.0.1:0",
+            "::1:80",
+            "[x]:80",
+            "a:65536",
+            ":80",
+        ] {
+            let message = format!("--health '{bad}': wanted is {wanted}");
+            assert_eq!(health(&format!("--health {bad}")), Err(message));
+        }
+        for (line, why) in [
+            ("--health -P 80", "no -p/--tcp-port has a number"),
+            ("--health -p unix:/run/a", "no -p/--tcp-port has a number"),
+            ("--health -p 0", "the system chooses port 0 at each start"),
+        ] {
+            let message = format!("--health requires an address: {why}");
+            assert_eq!(health(line), Err(message), "{line}");
+        }
+        assert!(health("--health=").is_err(), "an empty address");
+    }
+
+    #[test]
+    fn threads_go_together_with_a_cluster_and_with_multicast() {
+        let line = "-j 2 --cluster-listen 192.0.2.1:1 --cluster-key k -s 9696";
+        assert_eq!(options(line).threads, 2);
     }
 
     #[test]

@@ -9,15 +9,11 @@
 use crate::access::{Kind, Rules, SharedRules};
 use crate::completed;
 use crate::random::Random;
-use crate::state::wall_ms;
-use crate::stats::cluster::Overview;
+use crate::stats::cluster::{Health, SharedOverview};
 use crate::stats::{Board, Counters, Monitor, View};
-use crate::sync::cluster::Cluster;
-use crate::sync::node::Refuses;
 use crate::tracker::{
-    self, Counts, Event, Hint, InfoHash, Locked, MAX_BATCH, Peer, Role, Sinks, Table, Tracker,
+    self, Counts, Event, Hint, InfoHash, Locked, MAX_BATCH, Peer, Role, Sinks, Table,
 };
-use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -60,8 +56,8 @@ pub struct Responder {
     pub table: Arc<Table>,
     /// Which torrents are tracked, if not all are.
     pub rules: Option<SharedRules>,
-    /// The other nodes, if this is one of several.
-    pub cluster: Option<Box<Cluster>>,
+    /// The report on the cluster, if this is a node of one. The thread of the chores renews it.
+    pub cluster: Option<SharedOverview>,
     pub random: Random,
     pub counters: Counters,
     /// The counters of all threads, and which of them are this one's.
@@ -98,7 +94,7 @@ impl Responder {
         Responder {
             table: self.table.clone(),
             rules: self.rules.clone(),
-            cluster: None,
+            cluster: self.cluster.clone(),
             random,
             counters: Counters::default(),
             board,
@@ -239,8 +235,7 @@ impl Responder {
 
     /// Moves all clocks to this many milliseconds since the start.
     pub fn advance(&mut self, now: u64) {
-        let cluster = self.cluster.as_mut();
-        self.table_now = cluster.map_or(now, |cluster| cluster.advance(now));
+        self.table_now = now;
         self.monitor.now = now;
     }
 
@@ -260,58 +255,17 @@ impl Responder {
 
     /// When a sweep is due, in milliseconds since the start.
     pub fn next_sweep(&self) -> Option<u64> {
-        let at = self.table.next_sweep(self.table_now)?;
-        let cluster = self.cluster.as_ref();
-        Some(cluster.map_or(at, |cluster| cluster.loop_time(at)))
+        self.table.next_sweep(self.table_now)
     }
 
-    /// When there is something to do for the cluster, likewise.
-    pub fn next_tick(&self) -> Option<u64> {
-        let cluster = self.cluster.as_ref()?;
-        Some(cluster.next_tick(&self.table.lock(0, self.table_now)))
-    }
-
-    /// Whether this is a node of a cluster that does not know yet what the others know.
-    pub fn is_syncing(&self) -> bool {
-        let cluster = self.cluster.as_ref();
-        cluster.is_some_and(|cluster| cluster.node().is_joining)
-    }
-
-    /// The shard of a node of a cluster, which has one thread.
-    pub fn only_shard(&self) -> Locked<'_> {
-        self.table.lock(0, self.table_now)
-    }
-
-    /// Lets the cluster have the only shard, and tells it which torrents are not tracked; what that returns,
-    /// or false without a cluster.
-    pub fn with_cluster(
-        &mut self,
-        work: &mut dyn FnMut(&mut Cluster, &mut Tracker, Refuses) -> bool,
-    ) -> bool {
-        let Some(cluster) = &mut self.cluster else {
-            return false;
-        };
-        let rules = self.rules.as_ref().map(SharedRules::read);
-        let count = Cell::new(0);
-        let refuses = |info_hash: &InfoHash| {
-            let is_refused = refused(rules.as_deref(), info_hash).is_some();
-            count.set(count.get() + u64::from(is_refused));
-            is_refused
-        };
-        let mut tracker = self.table.lock(0, self.table_now);
-        let done = work(cluster, &mut tracker, &refuses);
-        drop(tracker);
-        cluster.note_refused(count.get());
-        done
+    /// Whether this node has the peers of the other nodes; none without a cluster.
+    pub fn health(&self) -> Option<Health> {
+        self.cluster.as_ref().map(SharedOverview::health)
     }
 
     /// The counts of all threads, of which reports are made.
     pub fn view(&self) -> View<'_> {
         let now = self.table_now;
-        let cluster = self
-            .cluster
-            .as_deref()
-            .map(|cluster| Overview::of(cluster, &self.table.lock(0, now), wall_ms()));
         let survey = self.table.survey(now);
         View {
             counters: self.board.sum(&self.counters),
@@ -323,7 +277,7 @@ impl Responder {
             totals: survey.totals,
             peers: survey.peers,
             table_bytes: survey.bytes,
-            cluster,
+            cluster: self.cluster.as_ref().map(SharedOverview::get),
         }
     }
 }

@@ -193,6 +193,8 @@ fn decoded<'a>(announce: &bep15::Announce<'a>, source: IpAddr, room: &'a mut [u8
 /// a little, so that one may get an id of a slot that has not begun for it: ids of the next slot hold too.
 #[derive(Clone)]
 pub struct ConnectionIds {
+    /// The nodes of a cluster have the same key, and slots of wall-clock time.
+    pub are_shared: bool,
     key: [u64; 2],
     slot: u64,
 }
@@ -203,10 +205,22 @@ const SLOT_BITS: u64 = 3;
 
 impl ConnectionIds {
     pub fn new(key: [u64; 2]) -> ConnectionIds {
-        ConnectionIds { key, slot: 0 }
+        ConnectionIds {
+            are_shared: false,
+            key,
+            slot: 0,
+        }
     }
 
-    /// Moves the clock to this many milliseconds since the start, or of cluster time.
+    /// The same for the nodes of a cluster: the clock counts from 1970.
+    pub fn shared(key: [u64; 2]) -> ConnectionIds {
+        ConnectionIds {
+            are_shared: true,
+            ..ConnectionIds::new(key)
+        }
+    }
+
+    /// Moves the clock to this many milliseconds since the start, or since 1970 where the nodes of a cluster share the key.
     pub fn advance(&mut self, now: u64) {
         self.slot = now / SLOT;
     }

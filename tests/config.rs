@@ -262,7 +262,7 @@ fn every_long_flag_is_a_keyword() {
     for flag in FLAGS {
         let (name, value) = (flag.long, flag.value);
         let (text, message) = match (name, value) {
-            ("cluster-status" | "config" | "help" | "make-key" | "version", _) => (
+            ("config" | "health" | "help" | "make-key" | "version", _) => (
                 name.to_string(),
                 format!("{name} is for the command line alone"),
             ),
@@ -578,31 +578,5 @@ fn the_rc_scripts_start_the_daemon_and_refuse_a_bad_configuration() {
         fs::write(&conf.0, "listen.udp nowhere\n").expect("can be written");
         assert_eq!(run("start"), (false, String::new()), "{name}");
         assert_eq!(run("configtest"), (false, String::new()), "{name}");
-    }
-}
-
-#[test]
-fn a_refusal_of_threads_names_the_keyword_that_set_them() {
-    let cluster = "cluster-listen 127.0.0.1:0\ncluster-key /nowhere";
-    for (set, name) in [
-        ("listen.udp.workers 4", "listen.udp.workers"),
-        ("threads 4", "-j/--threads"),
-        ("threads 4\nlisten.udp.workers 3", "-j/--threads"),
-    ] {
-        for (sync, flag) in [
-            (
-                "livesync.cluster.listen 127.0.0.1:9696",
-                "-s/--sync-multicast",
-            ),
-            (cluster, "--cluster-listen"),
-        ] {
-            assert_eq!(
-                refused("alone", format!("{set}\n{sync}")),
-                (
-                    Some(2),
-                    format!("announced: {name}: invalid value '4': expected 1 with {flag}\n")
-                )
-            );
-        }
     }
 }

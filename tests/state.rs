@@ -7,7 +7,7 @@ mod common;
 
 use announced::random::Random;
 use announced::state::{Writer, wall_ms};
-use announced::tracker::{self, Event, Hint, Limits, Peer, Role, Sink, Sinks, Tracker};
+use announced::tracker::{self, Event, Hint, Limits, Peer, Role, Sink, Sinks, Table};
 use common::udp::{Announce, Client};
 use common::{Daemon, Directory, http, run, skip, wait_for};
 use std::fs;
@@ -71,13 +71,14 @@ fn is_saved(line: &str) -> bool {
 /// A file as a daemon with this timeout would have written it some seconds ago: two peers of torrent A,
 /// the second of which announced 40 seconds before the save.
 fn write_state(path: &str, peer_timeout: u32, seconds_ago: i64) {
-    let mut tracker = Tracker::new(Limits {
+    let limits = Limits {
         peer_timeout,
         max_peers: 100,
         max_torrents: 100,
-    });
+    };
+    let table = Table::new(limits, 1);
     for (port, at_ms) in [(2, 0), (1, 40_000)] {
-        tracker.advance(at_ms);
+        let mut tracker = table.lock(0, at_ms);
         while tracker.is_held() {
             tracker.sweep(100, None);
         }
@@ -97,8 +98,8 @@ fn write_state(path: &str, peer_timeout: u32, seconds_ago: i64) {
     }
     let mut bytes = Vec::new();
     let saved_at = wall_ms().saturating_add_signed(-seconds_ago * 1000);
-    let mut writer = Writer::new(&tracker, saved_at, &mut bytes);
-    while writer.step_shard(&tracker, 10, &mut bytes) {}
+    let mut writer = Writer::new(&table.lock(0, 40_000), saved_at, &mut bytes);
+    while writer.step(&table, 40_000, 10, &mut bytes) {}
     fs::write(path, bytes).expect("is written");
 }
 

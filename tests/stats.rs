@@ -2,10 +2,9 @@
 
 mod common;
 
-use announced::stats::cluster::Overview;
+use announced::stats::cluster::{Link, Overview};
 use announced::stats::history::{EVERY, Sample};
 use announced::stats::{Counters, Monitor, View, page};
-use announced::sync::node::Report;
 use announced::tracker::{Limits, Table, Tally, Totals};
 use common::http::{Client, get};
 use common::{Daemon, Directory, skip, udp, wait_for};
@@ -186,7 +185,6 @@ fn woodpeckers_are_who_comes_again_too_early() {
     let nobody = "Networks, limit /32:\n\nNetworks, limit /64:\n\n";
     renew("203.0.113.9", 1);
     assert_eq!(woodpeckers(), nobody);
-    // Until it is a unit of time later, which is a sixteenth of a second.
     wait_for("woodpeckers", || {
         renew("203.0.113.7", 1);
         renew("2001:db8::7", 1);
@@ -420,7 +418,6 @@ fn prometheus_reads_the_metrics() {
         ("completed_total{}", 1),
         ("renewals_total{}", 1),
         ("table_bytes{part=torrents}", 64),
-        ("sync_lag_seconds{}", 0),
     ] {
         let name = format!("announced_{name}");
         assert_eq!(samples.get(&name), Some(&value), "{name}: {samples:#?}");
@@ -470,31 +467,21 @@ fn prometheus_reads_those_of_a_cluster_too() {
     let flags = flags.split_whitespace();
     let flags = flags.chain(["--cluster-peer", &nowhere, "--cluster-key", &key]);
     let daemon = Daemon::start(&flags.collect::<Vec<_>>());
-    daemon.wait_for_line(&format!("cluster: no address of {nowhere}"));
+    daemon.wait_for_line(&format!("cluster: {nowhere}: cannot resolve: "));
     let samples = metrics(&daemon);
-    let node = "{node=[::1]:1,id=0000000000000000";
-    let nowhere = format!("{{node={nowhere},id=0000000000000000");
     for (name, value) in [
-        (format!("sync_up{node}}}"), 0),
-        (format!("sync_up{nowhere}}}"), 0),
-        (format!("sync_received_records_total{node}}}"), 0),
-        (
-            format!("sync_rejected_packets_total{node},reason=replayed}}"),
-            0,
-        ),
-        (
-            "sync_rejected_packets_total{node=others,reason=forged}".into(),
-            0,
-        ),
-        ("sync_unsent_packets_total{reason=no_room}".into(), 0),
-        ("sync_pending_changes{}".into(), 0),
-        ("sync_lag_seconds{}".into(), 0),
+        ("health{state=syncing}".into(), 1),
+        ("link_up{node=[::1]:1}".into(), 0),
+        (format!("link_up{{node={nowhere}}}"), 0),
+        ("link_records_total{node=[::1]:1,direction=in}".into(), 0),
+        ("failed_handshakes_total{reason=wrong_key}".into(), 0),
+        ("events_kept{}".into(), 0),
     ] {
-        let name = format!("announced_{name}");
+        let name = format!("announced_cluster_{name}");
         assert_eq!(samples.get(&name), Some(&value), "{name}: {samples:#?}");
     }
     let names = samples.keys();
-    assert_eq!(names.filter(|name| name.contains("sync_up")).count(), 2);
+    assert_eq!(names.filter(|name| name.contains("link_up")).count(), 2);
 }
 
 #[test]
@@ -774,21 +761,13 @@ fn with_view<T>(monitor: Monitor, make: impl FnOnce(&View) -> T) -> T {
     };
     let mut tally = Tally::new(28_125);
     tally.completed = 91_234;
-    let up = |address: &str, agrees| Report {
-        address: address.parse().expect("an address"),
-        id: 7,
+    let up = |name: &str| Link {
+        name: name.into(),
         is_up: true,
-        is_own: false,
-        counters: Default::default(),
-        lag: 900,
-        clock_offset: Some(-2),
-        agrees,
+        ..Link::default()
     };
     let cluster = Overview {
-        nodes: vec![
-            up("192.0.2.1:6970", Some(true)),
-            up("[2001:db8::1]:6970", None),
-        ],
+        links: vec![up("192.0.2.1:6970"), up("[2001:db8::1]:6970")],
         ..Overview::default()
     };
     make(&View {
@@ -871,12 +850,9 @@ fn the_page_is_well_formed_and_whole() {
     assert!(full.contains("<dt>Peers over IPv4</dt><dd>2,100,000</dd>"));
     assert!(full.contains("up 2 d 7 h"));
     assert_eq!(full.matches("<figure>").count(), 4);
-    assert_eq!(
-        full.matches("<tr><th scope=\"row\">").count(),
-        12 + 9 + 2 + 2
-    );
-    assert!(full.contains("<summary>cluster starting: 1 of 2 nodes not compared yet</summary>"));
-    assert!(full.contains("<td>[2001:db8::1]:6970</td>") && !empty.contains("Cluster"));
+    assert_eq!(full.matches("<tr><th scope=\"row\">").count(), 12 + 9);
+    assert!(full.contains("cluster syncing: 2 of 2 other nodes up\n"));
+    assert!(full.contains("\n[2001:db8::1]:6970  up ") && !empty.contains("Cluster"));
     assert!(!full.contains('$'), "every number is filled in");
     if python_has("html.parser", "python3") {
         python(WELL_FORMED, &empty);

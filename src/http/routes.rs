@@ -10,6 +10,7 @@ use crate::options::Protocol;
 use crate::proto::bencode;
 use crate::proto::query::{self, Encoded, Refusal};
 use crate::responder::{self, Reply, Responder};
+use crate::stats::cluster::Health;
 use crate::stats::modes::{self, Report};
 use crate::stats::walks::Walk;
 use crate::stats::{self, Counters, page};
@@ -191,12 +192,15 @@ impl Site {
             Route::Root => self.greet(request, responder),
             Route::Stats => return self.stats(request.query, client, responder),
             Route::Metrics => return self.metrics(client, responder),
-            Route::Health if responder.is_syncing() => {
-                // What balances load then leaves this node out.
-                self.say("syncing\n", responder);
-                return Err(Status::Unavailable(SYNCING));
-            }
-            Route::Health => self.say("ok\n", responder),
+            Route::Health => match responder.health() {
+                Some(Health::Syncing) => {
+                    // A load balancer then leaves this node out.
+                    self.say("syncing\n", responder);
+                    return Err(Status::Unavailable(SYNCING));
+                }
+                Some(Health::Alone) => self.say("alone\n", responder),
+                Some(Health::Ok) | None => self.say("ok\n", responder),
+            },
             Route::Robots => self.say("User-agent: *\nDisallow: /\n", responder),
             Route::Unknown => return Err(Status::NotFound),
         }

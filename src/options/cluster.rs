@@ -1,4 +1,4 @@
-//! The options of the cluster: where its packets come in, who the other nodes are, the key.
+//! The options of the cluster: where this node listens for others, which the other nodes are, the key.
 
 use super::{Flag, Wrong, parse_file};
 use std::ffi::OsStr;

@@ -1,8 +1,8 @@
 //! The options of opentracker's live sync: where its packets go, and from whom they are taken.
 
 use super::{Flag, Wrong, digits};
+use crate::cluster::opentracker::{GROUP, PORT};
 use crate::nets::Net;
-use crate::sync::multicast::{GROUP, PORT};
 use std::ffi::OsStr;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,17 +1,14 @@
 //! The work that is not serving, in steps of bounded size: signals, the helper processes, FIFOs, the sweep, saves, the cluster,
 //! the history and the log's counts.
 
+use super::cluster::Cluster;
 use super::{Busy, Round};
 use crate::access::{Access, Fifo};
-use crate::join::Joins;
 use crate::keeper::{Event, Keeper};
 use crate::log::{self, Level};
-use crate::resolver::Resolver;
 use crate::responder::Responder;
 use crate::state::{Saves, wall_ms};
-use crate::stats::{self, people::plural};
-use crate::sync::cluster;
-use crate::sys::mmsg::Batch;
+use crate::stats;
 use crate::sys::signals::{self, Signal};
 use crate::tracker::{InfoHash, Progress, Sweeper};
 use mio::net::UnixStream;
@@ -30,10 +27,7 @@ const SIGNALS: Token = Token(0);
 const KEEPER: Token = Token(1);
 const LIST_ADD: Token = Token(2);
 const LIST_REMOVE: Token = Token(3);
-const CLUSTER_V4: Token = Token(4);
-const CLUSTER_V6: Token = Token(5);
-const RESOLVER: Token = Token(6);
-const MULTICAST: Token = Token(7);
+/// Tokens below are of chores: 4 to 7 are the cluster's.
 const TOKENS: usize = 8;
 
 /// The FIFOs through which the list of info-hashes is changed.
@@ -47,16 +41,11 @@ pub struct Chores {
     signals: UnixStream,
     /// If an option needs it.
     pub keeper: Option<Keeper>,
-    /// If other nodes have names.
-    pub resolver: Option<Resolver>,
     pub access: Option<Access>,
     pub fifos: Fifos,
     /// If the state is to be saved, which the keeper does.
     pub saves: Option<Saves>,
-    pub cluster: cluster::Sockets,
-    pub joins: Joins,
-    /// For packets of other nodes.
-    batch: Option<Batch>,
+    pub cluster: Cluster,
     sweeper: Sweeper,
     is_sweeping: bool,
     /// The last turn that a save and a sweep could both have had was the save's.
@@ -84,17 +73,14 @@ impl Fifos {
 }
 
 impl Chores {
-    pub fn new(signals: UnixStream, joins: Joins) -> Chores {
+    pub fn new(signals: UnixStream) -> Chores {
         Chores {
             signals,
             keeper: None,
-            resolver: None,
             access: None,
             fifos: Fifos::default(),
             saves: None,
-            cluster: cluster::Sockets::default(),
-            joins,
-            batch: None,
+            cluster: Cluster::default(),
             sweeper: Sweeper::default(),
             is_sweeping: false,
             has_saved: false,
@@ -108,7 +94,7 @@ impl Chores {
 
     /// Whether a token is of one of these.
     pub(super) fn owns(token: Token) -> bool {
-        token.0 < TOKENS || Joins::owns(token)
+        token.0 < TOKENS || Cluster::owns(token)
     }
 
     /// Has the poll watch all that it is to watch from the start.
@@ -117,12 +103,7 @@ impl Chores {
         if let Some(keeper) = &mut self.keeper {
             keeper.register(registry, KEEPER)?;
         }
-        if let Some(resolver) = &mut self.resolver {
-            resolver.register(registry, RESOLVER)?;
-        }
-        self.cluster
-            .register(registry, CLUSTER_V4, CLUSTER_V6, MULTICAST)?;
-        self.joins.register(registry)?;
+        self.cluster.register(registry)?;
         let fifos = [
             (&self.fifos.add, LIST_ADD),
             (&self.fifos.remove, LIST_REMOVE),
@@ -142,15 +123,14 @@ impl Chores {
             _ => false,
         };
         let is_reloading = self.access.as_ref().is_some_and(Access::is_busy);
-        self.is_sweeping || is_reloading || can_save || self.joins.are_busy()
+        self.is_sweeping || is_reloading || can_save || self.cluster.is_busy()
     }
 
     /// When there is something to do without an event.
     pub(super) fn next_deadline(&self, responder: &Responder) -> Option<u64> {
         let deadlines = [
             responder.next_sweep(),
-            responder.next_tick(),
-            self.joins.next_deadline(),
+            self.cluster.next_deadline(),
             self.report_at,
             self.fifos.next_report(),
             self.saves.as_ref().and_then(Saves::next_at),
@@ -162,14 +142,10 @@ impl Chores {
     /// Lets a source do a bounded piece of what waits; of other nodes none while the table's clock is held.
     pub(super) fn turn(&mut self, token: Token, is_held: bool, round: &mut Round) {
         match token {
-            CLUSTER_V4 | CLUSTER_V6 | MULTICAST if is_held => round.busy.add(token),
-            SIGNALS => self.take_signals(round.responder),
+            SIGNALS => self.take_signals(),
             KEEPER => self.hear_keeper(round),
             LIST_ADD | LIST_REMOVE => self.change_list(token, round.busy),
-            CLUSTER_V4 | CLUSTER_V6 => self.hear_cluster(token, round),
-            MULTICAST => self.hear_multicast(round),
-            RESOLVER => self.hear_resolver(round.responder),
-            _ => self.joins.ready(token),
+            _ => self.cluster.turn(token, is_held, round),
         }
     }
 
@@ -177,14 +153,14 @@ impl Chores {
     pub(super) fn step(&mut self, is_held: bool, round: &mut Round) {
         let now = round.now;
         if !is_held {
-            self.serve_cluster(round);
+            self.cluster.step(round);
         }
         let is_other_list = match (&mut self.access, &mut self.keeper) {
             (Some(access), Some(keeper)) => access.step(keeper),
             _ => false,
         };
-        if let (true, Some(cluster)) = (is_other_list, &mut round.responder.cluster) {
-            cluster.node_mut().note_list();
+        if is_other_list {
+            self.cluster.list_changed();
         }
         self.fifos.report(now);
         self.save_or_sweep(round);
@@ -253,66 +229,6 @@ impl Chores {
         }
     }
 
-    /// Takes a bounded piece of what other nodes have sent.
-    fn hear_cluster(&mut self, token: Token, round: &mut Round) {
-        let socket = match token {
-            CLUSTER_V4 => &self.cluster.v4,
-            _ => &self.cluster.v6,
-        };
-        let Some(socket) = socket else {
-            return;
-        };
-        let batch = self.batch.get_or_insert_with(Batch::new);
-        let is_busy = round
-            .responder
-            .with_cluster(&mut |cluster, tracker, refuses| {
-                cluster.receive(socket, batch, tracker, refuses)
-            });
-        if is_busy {
-            round.busy.add(token);
-        }
-    }
-
-    /// Takes a bounded piece of what opentrackers have sent.
-    fn hear_multicast(&mut self, round: &mut Round) {
-        let Some(live) = &self.cluster.live else {
-            return;
-        };
-        let batch = self.batch.get_or_insert_with(Batch::new);
-        let is_busy = round
-            .responder
-            .with_cluster(&mut |cluster, tracker, refuses| {
-                cluster.receive_multicast(&live.input, batch, tracker, refuses)
-            });
-        if is_busy {
-            round.busy.add(MULTICAST);
-        }
-    }
-
-    /// Tells other nodes what has changed, and does what else is due with them.
-    fn serve_cluster(&mut self, round: &mut Round) {
-        let responder = &mut *round.responder;
-        self.joins.serve(round.registry, responder, round.now);
-        responder.with_cluster(&mut |cluster, tracker, refuses| {
-            cluster.tick(tracker, refuses);
-            cluster.send(&self.cluster);
-            false
-        });
-        if let (Some(cluster), Some(resolver)) = (&mut responder.cluster, &mut self.resolver) {
-            while let Some(number) = cluster.next_question() {
-                resolver.ask(number);
-            }
-        }
-    }
-
-    fn hear_resolver(&mut self, responder: &mut Responder) {
-        while let Some(answer) = self.resolver.as_mut().and_then(Resolver::turn) {
-            if let Some(cluster) = &mut responder.cluster {
-                cluster.resolved(answer.number, answer.addresses);
-            }
-        }
-    }
-
     /// Passes what the keeper sends to the reload or the save that asked for it.
     fn hear_keeper(&mut self, round: &mut Round) {
         let Some(keeper) = &mut self.keeper else {
@@ -344,17 +260,13 @@ impl Chores {
         };
         if let Some(access) = &mut self.access {
             access.change(flag, &hashes, token == LIST_ADD);
+            self.cluster.list_changed();
         }
         busy.add(token);
     }
 
-    fn reload(&mut self, responder: &mut Responder) {
-        let cluster = responder.cluster.as_mut();
-        let names = cluster.map_or(0, |cluster| cluster.resolve_again());
-        if names > 0 {
-            let s = plural(names as u64);
-            log::line(format_args!("SIGHUP: resolving {names} name{s} of nodes"));
-        }
+    fn reload(&mut self) {
+        let names = self.cluster.resolve_again();
         match (&mut self.access, &mut self.keeper) {
             (Some(access), Some(keeper)) => access.reload(keeper),
             _ if names > 0 => {}
@@ -362,7 +274,7 @@ impl Chores {
         }
     }
 
-    fn take_signals(&mut self, responder: &mut Responder) {
+    fn take_signals(&mut self) {
         let mut bytes = [0; 64];
         loop {
             match self.signals.read(&mut bytes) {
@@ -374,7 +286,7 @@ impl Chores {
         for signal in signals::take() {
             match signal {
                 Signal::Stop => self.is_to_stop = true,
-                Signal::Reload => self.reload(responder),
+                Signal::Reload => self.reload(),
                 Signal::Save => self.save(),
             }
         }
@@ -409,20 +321,20 @@ impl Chores {
     }
 
     /// Saves the state, and tells other nodes that this one ends. No request is answered any more.
-    pub(super) fn wind_up(&mut self, responder: &mut Responder) {
+    pub(super) fn wind_up(&mut self, responder: &Responder) {
         if !std::mem::replace(&mut self.has_wound_up, true) {
             if let Some(saves) = &mut self.saves {
                 saves.request();
             }
-            if let Some(cluster) = &mut responder.cluster {
-                cluster.wind_up();
-            }
+            self.cluster.wind_up(responder);
         }
     }
 
     /// Whether what is left to do at the end is done.
-    pub(super) fn are_over(&self) -> bool {
-        self.has_wound_up && self.saves.as_ref().is_none_or(Saves::is_idle)
+    pub(super) fn are_over(&self, now: u64) -> bool {
+        self.has_wound_up
+            && self.cluster.is_over(now)
+            && self.saves.as_ref().is_none_or(Saves::is_idle)
     }
 
     /// Whether the state is saved, if it was to be.

@@ -6,15 +6,18 @@
 //! each other when to stop.
 
 mod chores;
+mod cluster;
 mod crew;
 mod serving;
 
 pub use chores::{Chores, Fifos};
+pub use cluster::Cluster;
 pub use crew::Crew;
 pub use serving::{Serving, Socket};
 
 use crate::http::{Context, Site};
 use crate::responder::Responder;
+use crate::state::wall_ms;
 use crate::sys::uptime::Moment;
 use crate::udp::ConnectionIds;
 use mio::{Events, Poll, Registry, Token, Waker};
@@ -141,9 +144,8 @@ impl Server {
             }
             let now = self.now();
             self.responder.advance(now);
-            let cluster = self.responder.cluster.as_ref();
             self.ids
-                .advance(cluster.map_or(now, |cluster| cluster.node().cluster_time()));
+                .advance(if self.ids.are_shared { wall_ms() } else { now });
             for token in std::mem::take(&mut self.busy.0) {
                 self.turn(token, false, now);
             }
@@ -250,7 +252,7 @@ impl Server {
         // No announce that was answered may be missing in the state.
         let is_closed = self.crew.as_ref().is_none_or(|crew| crew.is_closed());
         if let (Some(chores), true) = (&mut self.chores, is_closed) {
-            chores.wind_up(&mut self.responder);
+            chores.wind_up(&self.responder);
         }
     }
 
@@ -260,6 +262,10 @@ impl Server {
             return false;
         };
         let is_served = end <= now || self.serving.as_ref().is_none_or(Serving::is_over);
-        is_served && self.chores.as_ref().is_none_or(Chores::are_over)
+        is_served
+            && self
+                .chores
+                .as_ref()
+                .is_none_or(|chores| chores.are_over(now))
     }
 }

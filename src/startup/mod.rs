@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::io;
 
+pub mod cluster;
 pub mod sockets;
 pub mod threads;
 

@@ -1,12 +1,12 @@
-//! The table as bytes: for the disk, and for whoever else is to know what this tracker knows.
+//! The table as bytes on disk.
 //!
 //! All numbers are big-endian. A header of 32 bytes:
 //!
 //! ```text
 //!  0   8  magic: a7 "swarms" 0a
 //!  8   4  format version: 1
-//! 12   4  flags: 0, or 1 for a node of a cluster; others are refused
-//! 16   4  unit of ages in milliseconds: a 96th of the peer timeout, rounded down
+//! 12   4  flags: 0, others are refused
+//! 16   4  unit of ages in milliseconds: a 48th of the peer timeout, rounded down, or a 96th in files of older releases
 //! 20   8  time of the save, in milliseconds since 1970
 //! 28   4  milliseconds since the clock's unit began
 //! ```
@@ -25,14 +25,6 @@
 //! Info-hashes rise strictly, and within a torrent lists and the addresses in each; a list may come in
 //! several pieces. A peer whose role changed while its swarm was being written may be in both lists: the
 //! later is the newer. Nothing tells which host or process wrote it.
-//!
-//! For a node that joins a cluster, which gets this over the network, time is cluster time and no file's;
-//! ages count from [`Clock::AHEAD`](crate::tracker::Clock::AHEAD) units ahead, up to 100, as a peer may
-//! have a unit that is still to come; and behind the torrents come those who have stopped lately:
-//!
-//! ```text
-//! 8     count 2, then so many of: the cluster's hash of a peer of a torrent 8, age in units 4
-//! ```
 //!
 //! A save takes many turns of the loop, and peers grow older meanwhile; item 6 keeps their ages exact.
 //! The checksum guards against disks and truncation, not against whoever may write the file.
@@ -69,10 +61,9 @@ const TORRENT: u8 = 4;
 const EMPTY_TORRENT: u8 = 5;
 const TIME: u8 = 6;
 const END: u8 = 7;
-const STOPS: u8 = 8;
 
-/// The flag of what is for a node of a cluster.
-const CLUSTER: u32 = 1;
+/// The greatest age, in units of which the peer timeout may have this many.
+const MAX_AGE: u8 = 96;
 
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! From bytes back to torrents and peers, in pieces of any size, whatever the bytes are.
 
-use super::{CLUSTER, EMPTY_TORRENT, END, HEADER, KEY, MAGIC, STOPS, TIME, TORRENT, VERSION};
+use super::{EMPTY_TORRENT, END, HEADER, KEY, MAGIC, MAX_AGE, TIME, TORRENT, VERSION};
 use crate::siphash::Hasher;
-use crate::tracker::{COMPLETED, Clock, InfoHash, LIFE, RECORD_SIZES};
+use crate::tracker::{COMPLETED, InfoHash, RECORD_SIZES};
 use std::fmt;
 
 /// What a state is made of, in the order of the bytes.
@@ -30,11 +30,9 @@ pub enum Item<'a> {
         /// Address and port as on the wire: 6 or 18 bytes.
         endpoint: &'a [u8],
         completed: bool,
-        /// In units; see [`Reader::of_cluster`].
+        /// In units.
         age: u8,
     },
-    /// Who has stopped lately, so many units ago.
-    Stop { fingerprint: u64, age: u32 },
 }
 
 /// Why bytes are not a state that can be used.
@@ -70,15 +68,11 @@ enum Expect {
     Item,
     /// So many more peers of this list.
     Peers(u8, u16),
-    /// So many more stops.
-    Stops(u16),
     Nothing,
 }
 
 /// Takes a state in pieces. Holds the last piece and some dozens of bytes, never more.
 pub struct Reader {
-    /// Whether this is for a node of a cluster.
-    is_cluster: bool,
     held: Vec<u8>,
     /// Bytes before those held.
     position: u64,
@@ -97,7 +91,6 @@ pub struct Reader {
 impl Default for Reader {
     fn default() -> Self {
         Reader {
-            is_cluster: false,
             held: Vec::new(),
             position: 0,
             expect: Expect::Header,
@@ -114,15 +107,6 @@ impl Default for Reader {
 }
 
 impl Reader {
-    /// For what a node of a cluster sends to one that joins: times are cluster time, and ages count from
-    /// [`Clock::AHEAD`] units ahead.
-    pub fn of_cluster() -> Reader {
-        Reader {
-            is_cluster: true,
-            ..Reader::default()
-        }
-    }
-
     /// Hands over the items that are complete with this piece. After an error there is nothing more to
     /// be had. Nothing may be relied on before [`Reader::finish`] has found the whole to be sound.
     pub fn feed(&mut self, piece: &[u8], take: &mut dyn FnMut(Item)) -> Result<(), Damage> {
@@ -161,7 +145,6 @@ impl Reader {
         let (&kind, body) = match (self.expect, bytes) {
             (Expect::Header, _) => return self.header(bytes, take),
             (Expect::Peers(list, left), _) => return self.peer(bytes, list, left, take),
-            (Expect::Stops(left), _) => return self.stop(bytes, left, take),
             (Expect::Item, [kind, body @ ..]) => (kind, body),
             _ => return Err(self.malformed()),
         };
@@ -170,7 +153,6 @@ impl Reader {
             TORRENT => self.torrent(kind, body, take)?,
             EMPTY_TORRENT => self.torrent(kind, body, take)?,
             TIME => self.time(body, take)?,
-            STOPS if self.is_cluster => self.stops_head(body)?,
             END => return self.end(bytes),
             _ => return Err(self.malformed()),
         };
@@ -207,8 +189,7 @@ impl Reader {
         else {
             return Ok(0);
         };
-        let wanted = if self.is_cluster { CLUSTER } else { 0 };
-        if flags != wanted || unit_ms == 0 {
+        if flags != 0 || unit_ms == 0 {
             return Err(self.malformed());
         }
         self.expect = Expect::Item;
@@ -258,8 +239,7 @@ impl Reader {
             .for_each(|(to, &from)| *to = from);
         let is_in_order = self.endpoint.is_none_or(|last| last < padded);
         let has_port = !endpoint.ends_with(&[0, 0]);
-        let ahead = if self.is_cluster { Clock::AHEAD } else { 0 };
-        let is_alive = u64::from(age) <= LIFE + u64::from(ahead);
+        let is_alive = age <= MAX_AGE;
         if !is_whole || !is_in_order || !has_port || !is_alive {
             return Err(self.malformed());
         }
@@ -276,36 +256,6 @@ impl Reader {
             age,
         });
         Ok(self.consume(bytes, size))
-    }
-
-    fn stops_head(&mut self, body: &[u8]) -> Result<usize, Damage> {
-        let Some(count) = Fields(body).u16() else {
-            return Ok(0);
-        };
-        if count == 0 {
-            return Err(self.malformed());
-        }
-        self.may_have_peers = false;
-        self.expect = Expect::Stops(count);
-        Ok(2)
-    }
-
-    fn stop(
-        &mut self,
-        bytes: &[u8],
-        left: u16,
-        take: &mut dyn FnMut(Item),
-    ) -> Result<usize, Damage> {
-        let mut fields = Fields(bytes);
-        let (Some(fingerprint), Some(age)) = (fields.u64(), fields.u32()) else {
-            return Ok(0);
-        };
-        self.expect = match left {
-            0 | 1 => Expect::Item,
-            _ => Expect::Stops(left - 1),
-        };
-        take(Item::Stop { fingerprint, age });
-        Ok(self.consume(bytes, 12))
     }
 
     fn torrent(

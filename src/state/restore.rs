@@ -133,8 +133,6 @@ impl<'a> Restorer<'a> {
                 completed,
                 age,
             } => self.peer(list, endpoint, completed, age),
-            // Of clusters alone, and no file is of one.
-            Item::Stop { .. } => {}
         }
     }
 

@@ -2,12 +2,12 @@
 
 use super::*;
 use crate::random::Random;
-use crate::tracker::{Event, InfoHash, Limits, Peer, Role, Table, Tracker};
+use crate::tracker::{COMPLETED, Event, InfoHash, LOCAL, Limits, Locked, Peer, Role, Table};
 use std::collections::BTreeMap;
 
 /// A unit of the clock is one second.
 const LIMITS: Limits = Limits {
-    peer_timeout: 96,
+    peer_timeout: 48,
     max_peers: usize::MAX,
     max_torrents: usize::MAX,
 };
@@ -31,7 +31,7 @@ struct Model {
 }
 
 struct Subject {
-    tracker: Tracker,
+    table: Table,
     random: Random,
     now: u64,
     model: Model,
@@ -61,26 +61,29 @@ fn endpoint(n: usize) -> Vec<u8> {
 impl Subject {
     fn new(seed: u64) -> Subject {
         Subject {
-            tracker: Tracker::new(LIMITS),
+            table: Table::new(LIMITS, 1),
             random: Random::seeded(seed),
             now: 0,
             model: Model::default(),
         }
     }
 
+    fn tracker(&self) -> Locked<'_> {
+        self.table.lock(0, self.now * 1000)
+    }
+
     fn advance(&mut self, seconds: u64) {
         self.now += seconds;
-        self.tracker.advance(self.now * 1000);
-        while self.tracker.sweep(1 << 20, None) == crate::tracker::Progress::Underway {}
+        while self.tracker().sweep(1 << 20, None) == crate::tracker::Progress::Underway {}
         let now = self.now;
-        self.model.peers.retain(|_, known| now - known.at <= 96);
+        self.model.peers.retain(|_, known| now - known.at <= 48);
     }
 
     fn announce(&mut self, torrent: usize, peer: usize, role: Role, event: Event) {
         let endpoint = endpoint(peer);
         let key = (hash(torrent), endpoint.clone());
         let asker = Peer::from_endpoint(&endpoint).expect("an endpoint");
-        self.tracker.tell(&hash(torrent), asker, role, event);
+        self.tracker().tell(&hash(torrent), asker, role, event);
         let downloaded = self.model.torrents.entry(key.0).or_default();
         let before = self.model.peers.get(&key).is_some_and(|k| k.completed);
         let completed = before || event == Event::Completed;
@@ -114,23 +117,23 @@ impl Subject {
                 (_, false) => (Role::Leecher, Event::Started),
             };
             self.announce(torrent, peer, role, event);
-            if step % (announces / 60) == 0 {
+            if step % (announces / 30) == 0 {
                 self.advance(1);
             }
         }
     }
 
     fn save(&self, budget: usize) -> Vec<u8> {
-        save(&self.tracker, BEGAN + self.now * 1000, budget)
+        save(&self.table, BEGAN + self.now * 1000, budget)
     }
 }
 
-fn save(tracker: &Tracker, wall_ms: u64, budget: usize) -> Vec<u8> {
+fn save(table: &Table, wall_ms: u64, budget: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut writer = Writer::new(tracker, wall_ms, &mut bytes);
+    let mut writer = Writer::new(&table.lock(0, 0), wall_ms, &mut bytes);
     loop {
         let before = bytes.len();
-        let more = writer.step_shard(tracker, budget, &mut bytes);
+        let more = writer.step(table, 0, budget, &mut bytes);
         assert!(bytes.len() - before <= 29 * budget + 4096);
         if !more {
             break;
@@ -148,12 +151,12 @@ fn read(bytes: &[u8], piece: usize, take: &mut dyn FnMut(Item)) -> Result<(), Da
     reader.finish()
 }
 
-fn restore(bytes: &[u8], limits: Limits, wall_ms: u64) -> (Tracker, Summary) {
+fn restore(bytes: &[u8], limits: Limits, wall_ms: u64) -> (Table, Summary) {
     let table = Table::new(limits, 1);
     let mut restorer = Restorer::new(&table, None, wall_ms);
     read(bytes, 4096, &mut |item| restorer.take(item)).expect("is sound");
     let summary = restorer.finish();
-    (table.into_tracker(), summary)
+    (table, summary)
 }
 
 /// What the bytes say, with the times of announces in seconds since [`BEGAN`]; a peer in both lists counts
@@ -193,7 +196,6 @@ fn model_of(bytes: &[u8], piece: usize) -> Model {
             };
             model.peers.insert((torrent, endpoint.to_vec()), known);
         }
-        Item::Stop { .. } => panic!("no file has stops"),
     })
     .expect("is sound");
     model
@@ -220,12 +222,12 @@ fn what_is_saved_is_what_is_known_however_it_is_cut() {
         // Announces of torrents that went leave a count of nought in the model alone.
         assert!(model_of(&whole, piece) == remembered(subject.model.clone()));
     }
-    let mut writer = Writer::new(&subject.tracker, 0, &mut Vec::new());
-    while writer.step_shard(&subject.tracker, 1000, &mut Vec::new()) {}
+    let mut writer = Writer::new(&subject.tracker(), 0, &mut Vec::new());
+    while writer.step(&subject.table, 0, 1000, &mut Vec::new()) {}
     let Written {
         torrents, peers, ..
     } = writer.written();
-    assert_eq!(torrents, subject.tracker.totals().torrents as u64);
+    assert_eq!(torrents, subject.tracker().totals().torrents as u64);
     assert_eq!(peers, subject.model.peers.len() as u64);
 }
 
@@ -234,12 +236,13 @@ fn what_is_loaded_is_what_was_saved() {
     let mut subject = Subject::new(2);
     subject.populate(60_000);
     let saved = subject.save(500);
-    let (tracker, summary) = restore(&saved, LIMITS, BEGAN + subject.now * 1000);
+    let (table, summary) = restore(&saved, LIMITS, BEGAN + subject.now * 1000);
     assert_eq!(summary.expired + summary.peers_left_out, 0);
     assert_eq!(summary.peers, subject.model.peers.len() as u64);
-    assert_eq!(summary.torrents, tracker.totals().torrents as u64);
-    assert_eq!(tracker.totals(), subject.tracker.totals());
-    let again = save(&tracker, BEGAN + subject.now * 1000, 77);
+    let totals = table.survey(0).totals;
+    assert_eq!(summary.torrents, totals.torrents as u64);
+    assert_eq!(totals, subject.tracker().totals());
+    let again = save(&table, BEGAN + subject.now * 1000, 77);
     // Byte by byte they differ where a list's pieces end.
     assert!(model_of(&again, 500) == model_of(&saved, 500));
 }
@@ -256,7 +259,7 @@ fn a_table_of_any_number_of_shards_is_saved_and_loaded_the_same() {
         let mut restorer = Restorer::new(&table, None, now);
         read(&saved, 4096, &mut |item| restorer.take(item)).expect("is sound");
         assert_eq!(restorer.finish().peers, model.peers.len() as u64);
-        assert_eq!(table.survey(0).totals, subject.tracker.totals());
+        assert_eq!(table.survey(0).totals, subject.tracker().totals());
         saved.clear();
         let mut writer = Writer::new(&table.lock(0, 0), now, &mut saved);
         while writer.step(&table, 0, 300, &mut saved) {}
@@ -271,9 +274,9 @@ fn a_table_that_changes_meanwhile_is_saved_whole_where_it_did_not() {
     let before = remembered(subject.model.clone());
     let mut bytes = Vec::new();
     let wall = BEGAN + subject.now * 1000;
-    let mut writer = Writer::new(&subject.tracker, wall, &mut bytes);
+    let mut writer = Writer::new(&subject.tracker(), wall, &mut bytes);
     let mut steps = 0;
-    while writer.step_shard(&subject.tracker, 700, &mut bytes) {
+    while writer.step(&subject.table, 0, 700, &mut bytes) {
         steps += 1;
         for _ in 0..300 {
             let (torrent, peer) = (subject.random.below(3), subject.random.below(40_000));
@@ -298,38 +301,38 @@ fn a_table_that_changes_meanwhile_is_saved_whole_where_it_did_not() {
         }
     }
     assert!(unchanged > 10_000, "{unchanged}");
-    let (tracker, summary) = restore(&bytes, LIMITS, BEGAN + subject.now * 1000);
-    assert_eq!(summary.torrents, tracker.totals().torrents as u64);
+    let (table, summary) = restore(&bytes, LIMITS, BEGAN + subject.now * 1000);
+    assert_eq!(summary.torrents, table.survey(0).totals.torrents as u64);
 }
 
 #[test]
 fn peers_grow_older_while_the_tracker_is_down() {
     let mut subject = Subject::new(4);
     subject.announce(1, 1, Role::Leecher, Event::Started);
-    subject.advance(50);
+    subject.advance(25);
     subject.announce(1, 2, Role::Seeder, Event::Completed);
     subject.announce(2, 3, Role::Leecher, Event::Started);
     let saved = subject.save(10);
     let counts = |down: u64, later: u64| {
-        let (mut tracker, _) = restore(&saved, LIMITS, BEGAN + 50_000 + down);
-        tracker.advance(later);
+        let (table, _) = restore(&saved, LIMITS, BEGAN + 25_000 + down);
+        let mut tracker = table.lock(0, later);
         while tracker.sweep(1000, None) == crate::tracker::Progress::Underway {}
         let counts = tracker.scrape(&hash(1)).unwrap_or_default();
         (counts.leechers, counts.seeders, counts.downloaded)
     };
     assert_eq!(counts(0, 0), (1, 1, 1));
-    assert_eq!(counts(46_999, 0), (1, 1, 1));
-    assert_eq!(counts(47_000, 0), (0, 1, 1));
-    assert_eq!(counts(96_999, 0), (0, 1, 1));
+    assert_eq!(counts(23_999, 0), (1, 1, 1));
+    assert_eq!(counts(24_000, 0), (0, 1, 1));
+    assert_eq!(counts(48_999, 0), (0, 1, 1));
     // The count stays, and time that the tracker was down does not count against it.
-    assert_eq!(counts(97_000, 0), (0, 0, 1));
+    assert_eq!(counts(49_000, 0), (0, 0, 1));
     assert_eq!(counts(1_000_000_000, 0), (0, 0, 1));
     // As does the age in a unit: restarts every few milliseconds keep nobody young.
-    assert_eq!(counts(500, 46_499).0, 1);
-    assert_eq!(counts(500, 56_000).0, 0);
-    let (tracker, summary) = restore(&saved, LIMITS, BEGAN + 200_000);
+    assert_eq!(counts(500, 23_499).0, 1);
+    assert_eq!(counts(500, 33_000).0, 0);
+    let (table, summary) = restore(&saved, LIMITS, BEGAN + 200_000);
     assert_eq!((summary.torrents, summary.expired), (1, 3));
-    assert_eq!(tracker.totals().torrents, 1);
+    assert_eq!(table.survey(0).totals.torrents, 1);
 }
 
 #[test]
@@ -338,16 +341,16 @@ fn restarts_in_quick_succession_add_up() {
     subject.announce(1, 1, Role::Leecher, Event::Started);
     let mut saved = subject.save(10);
     let mut wall = BEGAN;
-    for _ in 0..190 {
+    for _ in 0..95 {
         wall += 400;
-        let (mut tracker, _) = restore(&saved, LIMITS, wall);
+        let (table, _) = restore(&saved, LIMITS, wall);
         wall += 85;
-        tracker.advance(85);
-        saved = save(&tracker, wall, 10);
+        table.lock(0, 85);
+        saved = save(&table, wall, 10);
     }
-    let (_, summary) = restore(&saved, LIMITS, BEGAN + 96_999);
+    let (_, summary) = restore(&saved, LIMITS, BEGAN + 48_999);
     assert_eq!((summary.peers, summary.expired), (1, 0));
-    let (_, summary) = restore(&saved, LIMITS, BEGAN + 97_000);
+    let (_, summary) = restore(&saved, LIMITS, BEGAN + 49_000);
     assert_eq!((summary.peers, summary.expired), (0, 1));
 }
 
@@ -355,7 +358,7 @@ fn restarts_in_quick_succession_add_up() {
 fn another_timeout_scales_ages_and_a_clock_behind_keeps_them() {
     let mut subject = Subject::new(6);
     subject.announce(1, 1, Role::Leecher, Event::Started);
-    subject.advance(50);
+    subject.advance(25);
     let saved = subject.save(10);
     let peers = |peer_timeout, wall| {
         let limits = Limits {
@@ -364,12 +367,82 @@ fn another_timeout_scales_ages_and_a_clock_behind_keeps_them() {
         };
         restore(&saved, limits, BEGAN + wall).1.peers
     };
-    assert_eq!(peers(96 * 10, 50_000 + 900_000), 1);
-    assert_eq!(peers(96 * 10, 50_000 + 930_000), 0);
-    assert_eq!(peers(48, 50_000), 0);
-    let (tracker, summary) = restore(&saved, LIMITS, BEGAN - 1_000_000);
+    assert_eq!(peers(48 * 10, 25_000 + 450_000), 1);
+    assert_eq!(peers(48 * 10, 25_000 + 470_000), 0);
+    assert_eq!(peers(24, 25_000), 0);
+    let (table, summary) = restore(&saved, LIMITS, BEGAN - 1_000_000);
     assert_eq!((summary.age_ms, summary.peers), (None, 1));
-    assert_eq!(tracker.totals().leechers, 1);
+    assert_eq!(table.survey(0).totals.leechers, 1);
+}
+
+/// A file of this unit in milliseconds: a torrent whose peers have these tags.
+fn file_of(unit_ms: u32, tags: &[u8]) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    for field in [VERSION, 0, unit_ms] {
+        bytes.extend_from_slice(&field.to_be_bytes());
+    }
+    bytes.extend_from_slice(&BEGAN.to_be_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.push(TORRENT);
+    bytes.extend_from_slice(&[7; 20]);
+    bytes.extend_from_slice(&[0, 0, 0, 3, 0]);
+    bytes.extend_from_slice(&(tags.len() as u16).to_be_bytes());
+    for (number, tag) in (1..).zip(tags) {
+        bytes.extend_from_slice(&[192, 0, 2, number, 1, 1, *tag]);
+    }
+    bytes.push(END);
+    bytes.extend_from_slice(&1_u64.to_be_bytes());
+    bytes.extend_from_slice(&(tags.len() as u64).to_be_bytes());
+    let mut sum = crate::siphash::Hasher::new(KEY);
+    sum.update(&bytes);
+    bytes.extend_from_slice(&sum.finish().to_be_bytes());
+    bytes
+}
+
+#[test]
+fn a_file_with_units_of_a_96th_of_the_timeout_is_loaded() {
+    let ages = |wall_ms: u64| {
+        let file = file_of(500, &[0, 47, 48, COMPLETED | 64, 95, COMPLETED | 96]);
+        let (table, summary) = restore(&file, LIMITS, BEGAN + wall_ms);
+        assert_eq!(summary.peers + summary.expired, 6);
+        let tracker = table.lock(0, 0);
+        let stored = tracker.stored().into_values();
+        let ages = stored.map(|(_, tag)| (tracker.age(tag), tag & COMPLETED != 0));
+        ages.collect::<Vec<_>>()
+    };
+    let expected = [
+        (0, false),
+        (23, false),
+        (24, false),
+        (32, true),
+        (47, false),
+        (48, true),
+    ];
+    assert_eq!(
+        ages(0),
+        expected.map(|(age, completed)| (Some(age), completed))
+    );
+    assert_eq!(ages(999).len(), 6);
+    assert_eq!(ages(1000).len(), 5);
+    assert_eq!(ages(1500).len(), 4);
+    let too_old = read(&file_of(500, &[97]), 1000, &mut |_| ());
+    assert!(matches!(too_old, Err(Damage::Malformed(_))));
+}
+
+#[test]
+fn loaded_peers_are_not_local() {
+    let mut subject = Subject::new(10);
+    for peer in 0..300 {
+        let role = [Role::Leecher, Role::Seeder][peer % 2];
+        subject.announce(peer % 20 / 10 * peer, peer, role, Event::Completed);
+    }
+    let local = |table: &Table| {
+        let stored = table.lock(0, 0).stored().into_values();
+        stored.filter(|(_, tag)| tag & LOCAL != 0).count()
+    };
+    assert_eq!(local(&subject.table), 300);
+    let (table, summary) = restore(&subject.save(50), LIMITS, BEGAN);
+    assert_eq!((summary.peers, local(&table)), (300, 0));
 }
 
 #[test]
@@ -378,11 +451,11 @@ fn memories_keep_their_age() {
     subject.announce(1, 1, Role::Seeder, Event::Completed);
     subject.announce(1, 1, Role::Seeder, Event::Stopped);
     subject.now += 80_000;
-    subject.tracker.advance(subject.now * 1000);
+    drop(subject.tracker());
     let saved = subject.save(10);
     let left = |seconds: u64| {
-        let (mut tracker, _) = restore(&saved, LIMITS, BEGAN + subject.now * 1000 + 1_000_000);
-        tracker.advance(seconds * 1000);
+        let (table, _) = restore(&saved, LIMITS, BEGAN + subject.now * 1000 + 1_000_000);
+        let mut tracker = table.lock(0, seconds * 1000);
         while tracker.sweep(1000, None) == crate::tracker::Progress::Underway {}
         tracker.totals().torrents
     };
@@ -403,14 +476,14 @@ fn limits_hold_and_what_they_leave_out_is_counted() {
         max_peers,
         ..LIMITS
     };
-    let (tracker, summary) = restore(&saved, limits(4, 100), BEGAN);
-    assert_eq!(tracker.totals().torrents, 4);
+    let (table, summary) = restore(&saved, limits(4, 100), BEGAN);
+    assert_eq!(table.survey(0).totals.torrents, 4);
     assert_eq!((summary.torrents, summary.torrents_left_out), (4, 6));
     assert_eq!((summary.peers, summary.peers_left_out), (12, 18));
-    let (tracker, summary) = restore(&saved, limits(100, 7), BEGAN);
-    assert_eq!(tracker.totals().leechers, 7);
+    let (table, summary) = restore(&saved, limits(100, 7), BEGAN);
+    assert_eq!(table.survey(0).totals.leechers, 7);
     assert_eq!((summary.peers, summary.peers_left_out), (7, 23));
-    assert_eq!(summary.torrents, tracker.totals().torrents as u64);
+    assert_eq!(summary.torrents, table.survey(0).totals.torrents as u64);
 }
 
 /// A state of every kind of item, small enough to try everything on it.
@@ -424,10 +497,10 @@ fn small() -> Vec<u8> {
         subject.announce(3, peer, role, Event::None);
     }
     let mut bytes = Vec::new();
-    let mut writer = Writer::new(&subject.tracker, BEGAN, &mut bytes);
-    writer.step_shard(&subject.tracker, 1, &mut bytes);
+    let mut writer = Writer::new(&subject.tracker(), BEGAN, &mut bytes);
+    writer.step(&subject.table, 0, 1, &mut bytes);
     subject.advance(2);
-    while writer.step_shard(&subject.tracker, 1, &mut bytes) {}
+    while writer.step(&subject.table, 0, 1, &mut bytes) {}
     bytes
 }
 

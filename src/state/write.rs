@@ -1,8 +1,8 @@
 //! The table as bytes, a slice at a time.
 
-use super::{CLUSTER, EMPTY_TORRENT, END, HEADER, KEY, MAGIC, STOPS, TIME, TORRENT, VERSION};
+use super::{EMPTY_TORRENT, END, HEADER, KEY, MAGIC, TIME, TORRENT, VERSION};
 use crate::siphash::Hasher;
-use crate::tracker::{COMPLETED, Clock, Cursor, Found, RECORD_SIZES, Table, Tracker};
+use crate::tracker::{COMPLETED, Cursor, Found, RECORD_SIZES, Table, Tracker};
 
 /// Steps in a row for which a save passes over a shard that another thread has. Then it waits, as a lock that is busy
 /// each time would hold the save up for ever.
@@ -12,10 +12,6 @@ const MAX_SKIPPED: u32 = 16;
 pub struct Writer {
     /// None when all torrents are written.
     cursor: Option<Cursor>,
-    /// Where the stops go on; none when they are written, or not wanted.
-    stops: Option<usize>,
-    /// For a node of a cluster.
-    is_cluster: bool,
     sum: Option<Hasher>,
     /// The clock's units when it began, and when ages were last told to count from.
     began: u64,
@@ -36,34 +32,19 @@ pub struct Written {
 impl Writer {
     /// Begins with the header. `wall_ms` is now, in milliseconds since 1970.
     pub fn new(tracker: &Tracker, wall_ms: u64, out: &mut Vec<u8>) -> Writer {
-        Writer::begin(tracker, wall_ms, false, out)
-    }
-
-    /// The same for a node that joins the cluster; none if there is no cluster.
-    pub fn for_cluster(tracker: &Tracker, out: &mut Vec<u8>) -> Option<Writer> {
-        let unit = tracker.cluster_unit()?;
-        let began = unit.checked_mul(tracker.unit_ms())?;
-        let now = began.checked_add(tracker.into_unit_ms())?;
-        Some(Writer::begin(tracker, now, true, out))
-    }
-
-    fn begin(tracker: &Tracker, wall_ms: u64, is_cluster: bool, out: &mut Vec<u8>) -> Writer {
         let units = tracker.units();
         let unit_ms = u32::try_from(tracker.unit_ms()).unwrap_or(u32::MAX);
         let into_unit = u32::try_from(tracker.into_unit_ms()).unwrap_or(0);
-        let flags = if is_cluster { CLUSTER } else { 0 };
         let start = out.len();
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&VERSION.to_be_bytes());
-        out.extend_from_slice(&flags.to_be_bytes());
+        out.extend_from_slice(&0_u32.to_be_bytes());
         out.extend_from_slice(&unit_ms.to_be_bytes());
         out.extend_from_slice(&wall_ms.to_be_bytes());
         out.extend_from_slice(&into_unit.to_be_bytes());
         debug_assert_eq!(out.len() - start, HEADER);
         let mut writer = Writer {
             cursor: Some(Cursor::default()),
-            stops: is_cluster.then_some(0),
-            is_cluster,
             sum: Some(Hasher::new(KEY)),
             began: units,
             counted_from: units,
@@ -105,28 +86,12 @@ impl Writer {
         false
     }
 
-    /// The same for a table of one shard, which may be a node's of a cluster.
-    pub fn step_shard(&mut self, tracker: &Tracker, budget: usize, out: &mut Vec<u8>) -> bool {
-        let start = out.len();
-        if let Some(cursor) = self.cursor {
-            self.walk(tracker, cursor, budget, out);
-        } else if let Some(from) = self.stops.take() {
-            self.mark_time(tracker, out);
-            self.stops = write_stops(tracker, from, budget, out);
-        } else {
-            self.end(out);
-            return false;
-        }
-        self.add_to_sum(out, start);
-        true
-    }
-
     /// Walks on in a shard; without a cursor afterwards it is at the shard's end.
     fn walk(&mut self, tracker: &Tracker, from: Cursor, budget: usize, out: &mut Vec<u8>) {
         self.mark_time(tracker, out);
-        let (written, is_cluster) = (&mut self.written, self.is_cluster);
+        let written = &mut self.written;
         self.cursor = tracker.walk(from, budget, &mut |found| {
-            write(tracker, found, is_cluster, out, written);
+            write(tracker, found, out, written);
         });
     }
 
@@ -160,27 +125,6 @@ impl Writer {
     }
 }
 
-/// Places of the ring that are looked at for one item; mostly nobody is there.
-const STOPS_AT_ONCE: usize = 16 * 1024;
-
-/// Tells where to go on.
-fn write_stops(tracker: &Tracker, from: usize, budget: usize, out: &mut Vec<u8>) -> Option<usize> {
-    let ahead = tracker.cluster_unit()?.wrapping_add(Clock::AHEAD.into());
-    let start = out.len();
-    out.extend_from_slice(&[STOPS, 0, 0]);
-    let mut count = 0_u16;
-    let places = budget.saturating_mul(4).min(STOPS_AT_ONCE);
-    let next = tracker.stops(from, places, &mut |fingerprint, unit| {
-        if let Ok(age) = u32::try_from(ahead.wrapping_sub(unit)) {
-            out.extend_from_slice(&fingerprint.to_be_bytes());
-            out.extend_from_slice(&age.to_be_bytes());
-            count += 1;
-        }
-    });
-    end_list(out, start, count);
-    next
-}
-
 /// Fills in how long a list is that began there; one of nothing is left out.
 fn end_list(out: &mut Vec<u8>, start: usize, count: u16) {
     match out.get_mut(start + 1..start + 3) {
@@ -189,13 +133,7 @@ fn end_list(out: &mut Vec<u8>, start: usize, count: u16) {
     }
 }
 
-fn write(
-    tracker: &Tracker,
-    found: Found,
-    is_cluster: bool,
-    out: &mut Vec<u8>,
-    written: &mut Written,
-) {
+fn write(tracker: &Tracker, found: Found, out: &mut Vec<u8>, written: &mut Written) {
     match found {
         Found::Torrent {
             info_hash,
@@ -214,11 +152,7 @@ fn write(
             }
         }
         Found::Peers { list, records } => {
-            let age = |tag| match is_cluster {
-                true => tracker.age_from_ahead(tag),
-                false => tracker.age(tag),
-            };
-            write_peers(&age, list, records, out, written);
+            write_peers(&|tag| tracker.age(tag), list, records, out, written);
         }
     }
 }

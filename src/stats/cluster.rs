@@ -1,596 +1,694 @@
-//! The cluster as statistics tell of it: a table for people, which `--cluster-status` prints, and metrics.
-//!
-//! All of it is made from an [`Overview`], a plain value: whoever has the sockets fills one in when
-//! somebody asks.
+//! The report on the cluster: a plain value that the cluster fills in, and the texts made of it.
 
 use super::metrics::{Number, begin_family, sample};
 use super::people::{bytes, milliseconds, plural, short_number, text};
 use super::{View, fill};
-use crate::sync::cluster::Cluster;
-use crate::sync::link::Counters;
-use crate::sync::multicast::{Counters as Multicast, Ignored};
-use crate::sync::node::Report;
-use crate::sync::wire::Rejection;
-use crate::tracker::Tracker;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use crate::tracker::Totals;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// What is told of the cluster.
+/// Whether a node has the peers of the other nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// It still waits for other nodes' peers.
+    #[default]
+    Syncing,
+    /// No other node was reachable for ten seconds after the start.
+    Alone,
+    Ok,
+}
+
+impl Health {
+    const ALL: [Health; 3] = [Health::Syncing, Health::Alone, Health::Ok];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Health::Syncing => "syncing",
+            Health::Alone => "alone",
+            Health::Ok => "ok",
+        }
+    }
+}
+
+/// The state of the cluster as one node sees it.
 #[derive(Clone, Debug, Default)]
 pub struct Overview {
-    /// Names this process to other nodes.
-    pub id: u64,
-    /// Milliseconds by which cluster time is ahead of the host's clock.
-    pub ahead: i64,
-    /// Changes that wait to be told.
-    pub pending: u64,
-    /// Changes that were too many to be told, and left to repair.
-    pub untold: u64,
-    /// Whether it is still to have the table from another node.
-    pub is_joining: bool,
-    /// Whether digests are at hand to compare tables by; they are not while they are made anew.
-    pub is_counted: bool,
-    /// Peers that others told of.
-    pub synced: u64,
-    pub nodes: Vec<Report>,
-    /// Nodes whose names have no address yet.
+    pub health: Health,
+    /// The nodes that the operator names, then those that only connect here.
+    pub links: Vec<Link>,
+    /// Names of links that have no address so far.
     pub unresolved: Vec<String>,
-    /// Packets that did not leave, by [`UNSENT`].
-    pub unsent: [u64; UNSENT.len()],
-    /// Packets that no node can be named for, by the number of the [`Rejection`].
-    pub rejections: [u64; Rejection::COUNT],
-    /// If there is opentracker's live sync.
+    /// Stops and completions that are kept to be sent again, and how many milliseconds back they reach.
+    pub events: u64,
+    pub events_reach_ms: u64,
+    /// Records and counts that were dropped because the list refuses their torrent.
+    pub refused: u64,
+    /// Connections that ended before they were links, by the number of the [`Failure`].
+    pub failures: [u64; Failure::COUNT],
     pub multicast: Option<Multicast>,
 }
 
-/// The metrics contain this for a node whose name has no address yet.
-const NOBODY: Report = Report {
-    address: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
-    id: 0,
-    is_up: false,
-    is_own: false,
-    counters: Counters::NONE,
-    lag: 0,
-    clock_offset: None,
-    agrees: None,
-};
+/// One other node.
+#[derive(Clone, Debug, Default)]
+pub struct Link {
+    /// As the operator names the node; of others the address.
+    pub name: String,
+    pub address: Option<SocketAddr>,
+    pub is_up: bool,
+    /// Milliseconds since it went up or down.
+    pub since_ms: u64,
+    /// Why the last attempt to connect failed, while it is down.
+    pub failure: Option<Failure>,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub records_in: u64,
+    pub records_out: u64,
+    /// Bytes that wait to be sent.
+    pub queue: u64,
+    /// The last walk that the other node completed.
+    pub walk: Option<Walk>,
+    pub round_trip_ms: Option<u64>,
+    /// Milliseconds by which the other host's wall clock is ahead of this one's.
+    pub clock_ahead_ms: Option<i64>,
+    /// What the other node stores.
+    pub theirs: Option<Totals>,
+}
 
-/// Why a packet did not leave: the send buffer was full, or the system said no.
-const UNSENT: [&str; 2] = ["no_room", "refused"];
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Walk {
+    /// Milliseconds since it ended.
+    pub ago_ms: u64,
+    pub records: u64,
+    /// Of these, peers that were unknown here or known in another state.
+    pub news: u64,
+}
 
-impl Overview {
-    /// What a node knows; `wall` is the host's clock, in milliseconds.
-    pub fn of(cluster: &Cluster, tracker: &Tracker, wall: u64) -> Overview {
-        let (node, ledger) = (cluster.node(), tracker.ledger());
-        let multicast = cluster.multicast().copied();
-        Overview {
-            id: node.id(),
-            ahead: node.cluster_time().wrapping_sub(wall) as i64,
-            pending: node.pending() as u64,
-            untold: node.untold() + ledger.map_or(0, |ledger| ledger.lost),
-            is_joining: node.is_joining,
-            is_counted: ledger.is_some_and(|ledger| ledger.counted_to.is_none()),
-            synced: node.synced() + multicast.map_or(0, |m| m.records_in),
-            nodes: node.reports().collect(),
-            unresolved: cluster.unresolved().map(ToString::to_string).collect(),
-            unsent: [cluster.counters.dropped, cluster.counters.refused],
-            rejections: node.rejections(),
-            multicast,
+/// Why a connection did not become a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Refused or unreachable.
+    Unreachable,
+    /// Nothing or too little came within three seconds.
+    TimedOut,
+    Closed,
+    /// The first bytes were not those of a node.
+    Foreign,
+    Version(u16),
+    PeerTimeout(u32),
+    MaxPerHost(u32),
+    WrongKey,
+    /// It reached the node itself.
+    Own,
+    /// There were too many connections from addresses that no `--cluster-peer` names.
+    Crowded,
+}
+
+impl Failure {
+    pub const COUNT: usize = 10;
+    #[rustfmt::skip]
+    pub const NAMES: [&str; Failure::COUNT] = [
+        "unreachable", "timed_out", "closed", "foreign", "version", "peer_timeout", "max_per_host", "wrong_key", "own",
+        "crowded",
+    ];
+
+    /// Its place in [`Failure::NAMES`].
+    pub fn number(self) -> usize {
+        match self {
+            Failure::Unreachable => 0,
+            Failure::TimedOut => 1,
+            Failure::Closed => 2,
+            Failure::Foreign => 3,
+            Failure::Version(_) => 4,
+            Failure::PeerTimeout(_) => 5,
+            Failure::MaxPerHost(_) => 6,
+            Failure::WrongKey => 7,
+            Failure::Own => 8,
+            Failure::Crowded => 9,
         }
-    }
-
-    /// Leaves out where others are, which is for admins.
-    pub fn hide_nodes(&mut self) {
-        self.nodes.clear();
-        self.unresolved.clear();
-    }
-
-    /// Without this one, in case that it is listed too.
-    fn others(&self) -> impl Iterator<Item = &Report> {
-        self.nodes.iter().filter(|node| !node.is_own)
-    }
-
-    fn count(&self, is: impl Fn(&Report) -> bool) -> u64 {
-        self.others().filter(|node| is(node)).count() as u64
     }
 }
 
-/// The report of the mode of this name.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Failure::Unreachable => f.write_str("unreachable"),
+            Failure::TimedOut => f.write_str("timeout"),
+            Failure::Closed => f.write_str("connection closed by the other side"),
+            Failure::Foreign => {
+                f.write_str("not a node of a cluster, or of an incompatible release")
+            }
+            Failure::Version(version) => write!(f, "other protocol version: {version}"),
+            Failure::PeerTimeout(seconds) => write!(f, "other peer timeout: {seconds} s"),
+            Failure::MaxPerHost(max) => write!(f, "other bound of peers a host: {max}"),
+            Failure::WrongKey => f.write_str("wrong key"),
+            Failure::Own => f.write_str("the other side is this node itself"),
+            Failure::Crowded => f.write_str("too many connections from unknown addresses"),
+        }
+    }
+}
+
+/// Counts of opentracker's live sync.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Multicast {
+    /// Packets that were read, and the peers in them.
+    pub packets_in: u64,
+    pub records_in: u64,
+    pub packets_out: u64,
+    pub records_out: u64,
+    /// Packets that were not read, in the order of [`Multicast::IGNORED`].
+    pub ignored: [u64; Multicast::IGNORED.len()],
+    /// Packets that the system did not send.
+    pub unsent: u64,
+}
+
+impl Multicast {
+    pub const IGNORED: [&str; 4] = ["own", "stranger", "malformed", "shed"];
+}
+
+/// The overview as the threads share it.
+#[derive(Clone, Debug, Default)]
+pub struct SharedOverview(Arc<Mutex<Overview>>);
+
+impl SharedOverview {
+    pub fn get(&self) -> Overview {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub fn set(&self, overview: Overview) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = overview;
+    }
+
+    pub fn health(&self) -> Health {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).health
+    }
+}
+
+impl Overview {
+    /// Leaves out addresses and names of other nodes, which are for admins.
+    pub fn hide_nodes(&mut self) {
+        self.links.clear();
+        self.unresolved.clear();
+    }
+
+    /// Records that other nodes sent.
+    pub fn records_in(&self) -> u64 {
+        let multicast = self.multicast.map_or(0, |multicast| multicast.records_in);
+        let links = self.links.iter().map(|link| link.records_in);
+        links.fold(multicast, u64::saturating_add)
+    }
+}
+
+/// Peers and torrents by which the totals of two nodes differ without a fault.
+const MAX_ON_THE_WAY: u64 = 20;
+
+impl Link {
+    /// Whether the operator names this node among the others.
+    fn is_own(&self) -> bool {
+        self.failure == Some(Failure::Own)
+    }
+
+    /// Whether the other node stores 1 % more or less than this one, and not only some that are on their way.
+    fn differs(&self, own: &Totals) -> bool {
+        let is_far = |a: u64, b: u64| a.abs_diff(b) > (a.max(b) / 100).max(MAX_ON_THE_WAY);
+        self.theirs.is_some_and(|theirs| {
+            is_far(theirs.torrents as u64, own.torrents as u64)
+                || is_far(peers(&theirs), peers(own))
+        })
+    }
+}
+
+fn peers(totals: &Totals) -> u64 {
+    totals.leechers.saturating_add(totals.seeders) as u64
+}
+
+/// The report `mode=cluster`.
 pub fn report(view: &View, out: &mut Vec<u8>) {
     match &view.cluster {
-        Some(overview) => write(overview, out),
+        Some(overview) => write(overview, &view.totals, out),
         None => text(out, NONE),
     }
 }
 
-/// What is reported outside of a cluster.
+/// The report without a cluster.
 pub const NONE: &str = "no cluster: --cluster-listen or --sync-multicast begins one\n";
 
-/// How a report begins of a cluster in which nothing is amiss.
-pub const WELL: &str = "cluster ok";
+/// Appends the part of the status page.
+pub fn write_html(overview: &Overview, own: &Totals, out: &mut Vec<u8>) {
+    let mut report = Vec::new();
+    write(overview, own, &mut report);
+    let report = String::from_utf8_lossy(&report).replace('&', "&amp;");
+    let report = report.replace('<', "&lt;");
+    text(
+        out,
+        "<h2>Cluster</h2>\n<details open><summary>As this node sees it</summary><pre>",
+    );
+    text(out, &report);
+    text(out, "</pre></details>\n");
+}
 
-/// Appends the table for people.
-pub fn write(overview: &Overview, out: &mut Vec<u8>) {
-    write_verdict(overview, out);
-    out.push(b'\n');
-    write_own(overview, out);
-    if !overview.nodes.is_empty() {
-        nodes(overview).write(out);
-        traffic(overview).write(out);
+/// Appends the text for people.
+fn write(overview: &Overview, own: &Totals, out: &mut Vec<u8>) {
+    let o = overview;
+    let up = nodes(o).filter(|link| link.is_up).count() as u64;
+    for part in ["cluster ", o.health.name()] {
+        text(out, part);
     }
-    for name in &overview.unresolved {
-        text(out, "\nno address is known of ");
-        text(out, name);
-        out.push(b'\n');
+    let all = nodes(o).count() as u64;
+    fill(out, ": $ of $ other node", &[up, all]);
+    for part in [plural(all), " up\n\n"] {
+        text(out, part);
     }
-    write_rejections(overview, out);
-    if let Some(multicast) = &overview.multicast {
-        write_multicast(multicast, out);
+    write_table(o, own, out);
+    write_counts("failed handshakes", &Failure::NAMES, &o.failures, out);
+    let events = [o.events, o.events_reach_ms / 1000];
+    fill(out, "events: $ kept, reaching back $ s\n", &events);
+    if o.refused > 0 {
+        fill(out, "refused records: $\n", &[o.refused]);
+    }
+    if let Some(m) = &o.multicast {
+        let received = [m.records_in, m.packets_in];
+        fill(out, "multicast: $ records in $ packets received", &received);
+        let sent = [m.records_out, m.packets_out, m.unsent];
+        fill(out, ", $ in $ sent, $ packets unsent\n", &sent);
+        write_counts("multicast ignored", &Multicast::IGNORED, &m.ignored, out);
     }
 }
 
-/// The worst that can be said comes first.
-fn write_verdict(overview: &Overview, out: &mut Vec<u8>) {
-    let unresolved = overview.unresolved.len() as u64;
-    let all = overview.count(|_| true) + unresolved;
-    let down = overview.count(|node| !node.is_up) + unresolved;
-    let differ = overview.count(|node| node.is_up && node.agrees == Some(false));
-    let unknown = overview.count(|node| node.is_up && node.agrees.is_none());
-    let (verdict, count, are) = match () {
-        () if overview.is_joining => {
-            return text(out, "cluster starting: this node has no whole table yet");
-        }
-        () if down > 0 => ("cluster incomplete", down, " down"),
-        () if differ > 0 => ("cluster differs", differ, " with other peers"),
-        () if unknown > 0 => ("cluster starting", unknown, " not compared yet"),
-        () if all > 0 => (WELL, all, " up and agreeing"),
-        () => {
-            text(out, WELL);
-            return match overview.multicast {
-                None => text(out, ": no other node has been heard"),
-                Some(_) => text(out, ": multicast alone, by which nothing can be compared"),
-            };
-        }
+/// A line of the counts that are not zero, if there are any.
+fn write_counts(title: &str, names: &[&str], counts: &[u64], out: &mut Vec<u8>) {
+    let counts = names.iter().zip(counts).filter(|(_, count)| **count > 0);
+    let counts = counts.map(|(name, count)| format!("{} {count}", name.replace('_', " ")));
+    let counts = counts.collect::<Vec<_>>().join(", ");
+    if !counts.is_empty() {
+        text(out, &format!("{title}: {counts}\n"));
+    }
+}
+
+/// The other nodes.
+fn nodes(overview: &Overview) -> impl Iterator<Item = &Link> {
+    overview.links.iter().filter(|link| !link.is_own())
+}
+
+/// The titles of the columns of numbers, and the numbers, if they are known.
+type Column = (&'static str, fn(&Link) -> Option<String>);
+
+#[rustfmt::skip]
+const COLUMNS: &[Column] = &[
+    ("since", |l| cell(milliseconds, l.since_ms)),
+    ("bytes in", |l| cell(bytes, l.bytes_in)),
+    ("out", |l| cell(bytes, l.bytes_out)),
+    ("records in", |l| cell(short, l.records_in)),
+    ("out", |l| cell(short, l.records_out)),
+    ("queue", |l| cell(bytes, l.queue)),
+    ("last walk", |l| cell(milliseconds, l.walk?.ago_ms)),
+    ("records", |l| cell(short, l.walk?.records)),
+    ("news", |l| cell(short, l.walk?.news)),
+    ("round trip", |l| cell(milliseconds, l.round_trip_ms?)),
+    ("clock", |l| cell(signed, l.clock_ahead_ms?)),
+    ("torrents", |l| cell(short, l.theirs?.torrents as u64)),
+    ("peers", |l| cell(short, peers(&l.theirs?))),
+];
+
+/// Appends a line for each node, and the titles and the own totals above them.
+fn write_table(overview: &Overview, own: &Totals, out: &mut Vec<u8>) {
+    let lengths = nodes(overview).map(|link| link.name.len());
+    let width = lengths.max().unwrap_or(0).max("this node".len());
+    let mut row = |name: &str, state: &str, cell: &dyn Fn(&Column) -> String, note: &str| {
+        let cells: String = COLUMNS.iter().map(|c| format!("{:>11}", cell(c))).collect();
+        let line = format!("{name:width$}  {state:5}{cells}  {note}");
+        text(out, &(line.trim_end().to_owned() + "\n"));
     };
-    text(out, verdict);
-    fill(out, ": $ of $ node", &[count, all]);
-    text(out, plural(all));
-    text(out, are);
-}
-
-fn write_own(overview: &Overview, out: &mut Vec<u8>) {
-    text(out, "this node is ");
-    write_id(overview.id, out);
-    text(out, ", its clock ");
-    write_offset(-overview.ahead, out);
-    text(out, " against the cluster's\nchanges waiting to be told ");
-    short_number(out, hundredths(overview.pending));
-    text(out, ", left to repair ");
-    short_number(out, hundredths(overview.untold));
-    if !overview.is_counted {
-        text(out, "; the table is being summed up");
+    row("node", "state", &|column| column.0.into(), "note");
+    let this = Link {
+        theirs: Some(*own),
+        ..Link::default()
+    };
+    let own_cell = |(title, cell): &Column| match *title {
+        "torrents" | "peers" => cell(&this).unwrap_or_default(),
+        _ => String::new(),
+    };
+    row("this node", "", &own_cell, "");
+    for link in nodes(overview) {
+        let note = match link.failure {
+            _ if link.is_up && link.differs(own) => "differs".into(),
+            _ if link.is_up => String::new(),
+            _ if overview.unresolved.contains(&link.name) => "name has no address".into(),
+            failure => failure.map_or_else(String::new, |failure| failure.to_string()),
+        };
+        let state = if link.is_up { "up" } else { "down" };
+        let cell = |(_, cell): &Column| cell(link).unwrap_or("-".into());
+        row(&link.name, state, &cell, &note);
     }
-    out.push(b'\n');
+    text(out, "\n");
 }
 
-fn hundredths(count: u64) -> u64 {
-    count.saturating_mul(100)
+fn cell<T>(write: fn(&mut Vec<u8>, T), value: T) -> Option<String> {
+    let mut cell = Vec::new();
+    write(&mut cell, value);
+    String::from_utf8(cell).ok()
 }
 
-fn write_id(id: u64, out: &mut Vec<u8>) {
-    for shift in (0..16).rev() {
-        let digit = (id >> (4 * shift) & 15) as usize;
-        out.push(b"0123456789abcdef"[digit]);
-    }
+fn short(out: &mut Vec<u8>, count: u64) {
+    short_number(out, count.saturating_mul(100));
 }
 
-/// `+3 ms`
-fn write_offset(ms: i64, out: &mut Vec<u8>) {
-    out.push(if ms < 0 { b'-' } else { b'+' });
+fn signed(out: &mut Vec<u8>, ms: i64) {
+    text(out, if ms < 0 { "-" } else { "+" });
     milliseconds(out, ms.unsigned_abs());
 }
 
-/// Rows of as many cells as there are titles.
-struct Table {
-    titles: &'static [&'static str],
-    rows: Vec<Vec<Vec<u8>>>,
-    /// Columns that are not numbers.
-    words: usize,
-}
-
-impl Table {
-    fn new(words: usize, titles: &'static [&'static str]) -> Table {
-        Table {
-            titles,
-            rows: Vec::new(),
-            words,
-        }
-    }
-
-    /// With an empty line ahead. Words begin at the left of their columns, numbers end at the right.
-    fn write(&self, out: &mut Vec<u8>) {
-        let titles = self.titles.iter().map(|title| title.as_bytes());
-        let mut widths: Vec<usize> = titles.clone().map(<[u8]>::len).collect();
-        for row in &self.rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = cell.len().max(*width);
-            }
-        }
-        out.push(b'\n');
-        self.write_row(titles, &widths, out);
-        for row in &self.rows {
-            self.write_row(row.iter().map(Vec::as_slice), &widths, out);
-        }
-    }
-
-    fn write_row<'a>(
-        &self,
-        cells: impl Iterator<Item = &'a [u8]>,
-        widths: &[usize],
-        out: &mut Vec<u8>,
-    ) {
-        let mut owed = 0;
-        for (column, (cell, width)) in cells.zip(widths).enumerate() {
-            let fill = width - cell.len();
-            let (before, after) = match column < self.words {
-                true => (0, fill + 2),
-                false => (fill, 2),
-            };
-            out.resize(out.len() + owed + before, b' ');
-            out.extend_from_slice(cell);
-            owed = after;
-        }
-        out.push(b'\n');
-    }
-
-    fn write_html(&self, out: &mut Vec<u8>) {
-        text(out, "<table><thead><tr>");
-        for title in self.titles {
-            for part in ["<th scope=\"col\">", title, "</th>"] {
-                text(out, part);
-            }
-        }
-        text(out, "</tr></thead>\n<tbody>\n");
-        for row in &self.rows {
-            text(out, "<tr>");
-            for (column, cell) in row.iter().enumerate() {
-                let (open, close) = match column {
-                    0 => ("<th scope=\"row\">", "</th>"),
-                    _ => ("<td>", "</td>"),
-                };
-                text(out, open);
-                out.extend_from_slice(cell);
-                text(out, close);
-            }
-            text(out, "</tr>\n");
-        }
-        text(out, "</tbody></table>\n");
-    }
-}
-
-fn cell(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut cell = Vec::new();
-    write(&mut cell);
-    cell
-}
-
-fn state(node: &Report) -> &'static str {
-    match (node.is_own, node.is_up) {
-        (true, _) => "self",
-        (false, true) => "up",
-        (false, false) => "down",
-    }
-}
-
-/// How the other nodes are.
-fn nodes(overview: &Overview) -> Table {
-    let titles = &["#", "node", "id", "state", "tables", "lag", "clock"];
-    let mut table = Table::new(5, titles);
-    for (number, node) in (1..).zip(&overview.nodes) {
-        let told = |word: &str| word.as_bytes().to_vec();
-        let tables = match (node.is_up, node.agrees) {
-            (false, _) | (_, None) => "-",
-            (true, Some(true)) => "agree",
-            (true, Some(false)) => "differ",
-        };
-        let lag = |out: &mut Vec<u8>| match node.is_up {
-            true => milliseconds(out, node.lag),
-            false => out.push(b'-'),
-        };
-        let clock = |out: &mut Vec<u8>| match node.clock_offset {
-            Some(offset) if node.is_up => write_offset(offset, out),
-            _ => out.push(b'-'),
-        };
-        table.rows.push(vec![
-            cell(|out| fill(out, "$", &[number])),
-            node.address.to_string().into_bytes(),
-            cell(|out| match node.id {
-                0 => out.push(b'-'),
-                id => write_id(id, out),
-            }),
-            told(state(node)),
-            told(tables),
-            cell(lag),
-            cell(clock),
-        ]);
-    }
-    table
-}
-
-/// What went back and forth.
-fn traffic(overview: &Overview) -> Table {
-    let titles = &[
-        "#",
-        "records in",
-        "out",
-        "bytes in",
-        "out",
-        "repaired in",
-        "out",
-        "gaps",
-        "resent",
-        "lost",
-    ];
-    let mut table = Table::new(1, titles);
-    for (number, node) in (1..).zip(&overview.nodes) {
-        let c = &node.counters;
-        let count = |n: u64| cell(|out| short_number(out, hundredths(n)));
-        table.rows.push(vec![
-            cell(|out| fill(out, "$", &[number])),
-            count(c.records_in),
-            count(c.records_out),
-            cell(|out| bytes(out, c.bytes_in)),
-            cell(|out| bytes(out, c.bytes_out)),
-            count(c.repairs_in),
-            count(c.repairs_out),
-            count(c.gaps),
-            count(c.resends),
-            count(c.lost),
-        ]);
-    }
-    table
-}
-
-/// Appends what the status page has of it: the tables, below what they come to.
-pub fn write_html(overview: &Overview, out: &mut Vec<u8>) {
-    text(out, "<h2>Cluster</h2>\n<details open><summary>");
-    write_verdict(overview, out);
-    text(out, "</summary>\n");
-    for table in [nodes(overview), traffic(overview)] {
-        table.write_html(out);
-    }
-    text(out, "</details>\n");
-}
-
-/// A line for whoever sent something that was dropped.
-fn write_rejections(overview: &Overview, out: &mut Vec<u8>) {
-    let mut is_first = true;
-    let nodes = overview.nodes.iter();
-    let nodes = nodes.map(|node| (node.address.to_string(), node.counters.rejections));
-    for (name, counts) in nodes.chain([("others".into(), overview.rejections)]) {
-        if counts.iter().all(|&count| count == 0) {
-            continue;
-        }
-        if std::mem::take(&mut is_first) {
-            out.push(b'\n');
-        }
-        text(out, "dropped of ");
-        text(out, &name);
-        write_counts(&Rejection::NAMES, &counts, out);
-    }
-}
-
-fn write_counts(names: &[&str], counts: &[u64], out: &mut Vec<u8>) {
-    let mut before = ": ";
-    for (name, &count) in names.iter().zip(counts) {
-        if count > 0 {
-            text(out, before);
-            text(out, name);
-            fill(out, " $", &[count]);
-            before = ", ";
-        }
-    }
-    out.push(b'\n');
-}
-
-fn write_multicast(multicast: &Multicast, out: &mut Vec<u8>) {
-    let m = multicast;
-    let counts = [m.records_in, m.packets_in, m.records_out, m.packets_out];
-    let line = "\nmulticast: records in $, in packets $; records out $, in packets $\n";
-    fill(out, line, &counts);
-    if m.ignored.iter().any(|&count| count > 0) {
-        text(out, "dropped of multicast");
-        write_counts(&Ignored::NAMES, &m.ignored, out);
-    }
-}
-
-/// A name, what it means, further labels, and the number: none if there is none yet.
-type Family<T> = (
-    &'static str,
-    &'static str,
-    &'static [(&'static str, fn(&T) -> Option<Number>)],
-);
-
-/// Appends the families, each with a sample for each subject that has its number. `subjects` are with
-/// their labels.
-fn write_families<T>(families: &[Family<T>], subjects: &[(String, &T)], out: &mut Vec<u8>) {
-    for (name, help, samples) in families {
-        let mut has_begun = false;
-        for (labels, subject) in subjects {
-            for (more, number) in *samples {
-                let Some(number) = number(subject) else {
-                    continue;
-                };
-                if !std::mem::replace(&mut has_begun, true) {
-                    begin_family(name, help, out);
-                }
-                sample(name, &[labels, more], number, out);
-            }
-        }
-    }
-}
-
-/// Appends the cluster's metrics; without one that is little.
+/// Appends the metrics of the cluster, if there is one.
 pub fn write_metrics(overview: Option<&Overview>, out: &mut Vec<u8>) {
-    if overview.is_none_or(|overview| overview.count(|node| node.is_up) == 0) {
-        begin_family(LAG, LAG_HELP, out);
-        sample(LAG, &[], Number::Count(0), out);
-    }
-    let Some(overview) = overview else {
-        return;
-    };
-    write_families(OWN, &[(String::new(), overview)], out);
-    let labelled = overview.others().map(|node| (labels(node), node));
-    let unresolved = overview.unresolved.iter();
-    let unresolved = unresolved.map(|name| (labels_of(name, 0), &NOBODY));
-    write_families(NODES, &labelled.chain(unresolved).collect::<Vec<_>>(), out);
-    write_rejected(overview, out);
-    if let Some(multicast) = &overview.multicast {
-        write_families(MULTICAST, &[(String::new(), multicast)], out);
-        let name = "multicast_ignored_packets_total";
-        begin_family(
-            name,
-            "Packets of the multicast group that were not taken.",
-            out,
-        );
-        write_reasons(name, "", &Ignored::NAMES, &multicast.ignored, out);
+    for (name, help, samples) in FAMILIES {
+        let samples = overview.and_then(samples).unwrap_or_default();
+        if !samples.is_empty() {
+            begin_family(name, help, out);
+        }
+        for (labels, number) in samples {
+            sample(name, &[&labels], number, out);
+        }
     }
 }
 
-/// An address is not enough: a node may come from where another one was.
-fn labels(node: &Report) -> String {
-    labels_of(&node.address.to_string(), node.id)
-}
+/// Labels and numbers.
+type Samples = Vec<(String, Number)>;
 
-fn labels_of(name: &str, id: u64) -> String {
-    let mut digits = Vec::new();
-    write_id(id, &mut digits);
-    let id = String::from_utf8(digits).unwrap_or_default();
-    format!("node=\"{name}\",id=\"{id}\"")
-}
-
-fn write_rejected(overview: &Overview, out: &mut Vec<u8>) {
-    let name = "sync_rejected_packets_total";
-    begin_family(
-        name,
-        "Packets that were dropped; others' are of no known node.",
-        out,
-    );
-    for node in overview.others() {
-        let counts = &node.counters.rejections;
-        write_reasons(name, &labels(node), &Rejection::NAMES, counts, out);
-    }
-    let counts = &overview.rejections;
-    write_reasons(name, "node=\"others\"", &Rejection::NAMES, counts, out);
-    let name = "sync_unsent_packets_total";
-    begin_family(name, "Packets that did not leave.", out);
-    write_reasons(name, "", &UNSENT, &overview.unsent, out);
-}
-
-fn write_reasons(name: &str, labels: &str, reasons: &[&str], counts: &[u64], out: &mut Vec<u8>) {
-    for (reason, &count) in reasons.iter().zip(counts) {
-        let reason = ["reason=\"", reason, "\""].concat();
-        sample(name, &[labels, &reason], Number::Count(count), out);
-    }
-}
-
-const fn count(n: u64) -> Option<Number> {
-    Some(Number::Count(n))
-}
-
-fn thousandths(n: u64) -> Option<Number> {
-    Some(Number::Thousandths(i64::try_from(n).unwrap_or(i64::MAX)))
-}
+/// Name, help, and the samples; none where there is nothing to report.
+type Family = (&'static str, &'static str, fn(&Overview) -> Option<Samples>);
 
 #[rustfmt::skip]
-const OWN: &[Family<Overview>] = &[
-    ("cluster_time_offset_seconds", "By how much the cluster's time is ahead of the host's clock.", &[
-        ("", |o| Some(Number::Thousandths(o.ahead))),
-    ]),
-    ("sync_pending_changes", "Changes that wait to be told to other nodes.", &[
-        ("", |o| count(o.pending)),
-    ]),
-    ("sync_untold_changes_total", "Changes that were too many to be told, and left to repair.", &[
-        ("", |o| count(o.untold)),
-    ]),
-    ("sync_joining", "1 while the node is to have the table from another one.", &[
-        ("", |o| count(o.is_joining.into())),
-    ]),
-    ("sync_digests_ready", "1 if tables can be compared; 0 while digests are made anew.", &[
-        ("", |o| count(o.is_counted.into())),
-    ]),
+const FAMILIES: &[Family] = &[
+    ("cluster_health", "1 for the state in which this node is.", |o| {
+        named("state", Health::ALL.map(|health| (health.name(), (health == o.health).into())))
+    }),
+    ("cluster_link_up", "1 while there is a link to the node.", |o| links(o, |l| count(l.is_up.into()))),
+    ("cluster_link_bytes_total", "Bytes from and to the node.", |o| both(o, |l| [l.bytes_in, l.bytes_out])),
+    ("cluster_link_records_total", "Records from and to the node.", |o| both(o, |l| [l.records_in, l.records_out])),
+    ("cluster_link_queue_bytes", "Bytes that wait to be sent to the node.", |o| links(o, |l| count(l.queue))),
+    ("cluster_link_round_trip_seconds", "Time to the node and back.", |o| links(o, |l| seconds(l.round_trip_ms?))),
+    ("cluster_walk_age_seconds", "Time since the last whole walk of the node.", |o| links(o, |l| seconds(l.walk?.ago_ms))),
+    ("cluster_walk_records", "Records in that walk.", |o| links(o, |l| count(l.walk?.records))),
+    ("cluster_walk_news", "Records of these that were news here.", |o| links(o, |l| count(l.walk?.news))),
+    ("cluster_node_torrents", "Torrents in the table of the node.", |o| links(o, |l| count(l.theirs?.torrents as u64))),
+    ("cluster_node_peers", "Peers in the table of the node.", |o| links(o, |l| count(peers(&l.theirs?)))),
+    ("cluster_clock_ahead_seconds", "Time by which the clock of the node's host is ahead.", |o| {
+        links(o, |l| l.clock_ahead_ms.map(Number::Thousandths))
+    }),
+    ("cluster_failed_handshakes_total", "Connections that did not become links.", |o| {
+        named("reason", Failure::NAMES.into_iter().zip(o.failures))
+    }),
+    ("cluster_events_kept", "Stops and completions that are kept to be sent again.", |o| one(count(o.events))),
+    ("cluster_events_reach_seconds", "Time that these reach back.", |o| one(seconds(o.events_reach_ms))),
+    ("cluster_refused_records_total", "Records of torrents that the list refuses.", |o| one(count(o.refused))),
+    ("multicast_received_packets_total", "Packets of opentracker's live sync that were read.", |o| one(count(o.multicast?.packets_in))),
+    ("multicast_sent_packets_total", "Packets of opentracker's live sync that were sent.", |o| one(count(o.multicast?.packets_out))),
+    ("multicast_received_records_total", "Peers in the packets that were read.", |o| one(count(o.multicast?.records_in))),
+    ("multicast_sent_records_total", "Peers in the packets that were sent.", |o| one(count(o.multicast?.records_out))),
+    ("multicast_ignored_packets_total", "Packets of the multicast group that were not read.", |o| {
+        named("reason", Multicast::IGNORED.into_iter().zip(o.multicast?.ignored))
+    }),
+    ("multicast_unsent_packets_total", "Packets that the system did not send.", |o| one(count(o.multicast?.unsent))),
 ];
 
-#[rustfmt::skip]
-const NODES: &[Family<Report>] = &[
-    ("sync_up", "1 if the node was heard in the last seconds.", &[
-        ("", |n| count(n.is_up.into())),
-    ]),
-    ("sync_agrees", "1 if its table was the same when last compared; not there before that.", &[
-        ("", |n| count(n.agrees.filter(|_| n.is_up)?.into())),
-    ]),
-    (LAG, LAG_HELP, &[
-        ("", |n| thousandths(if n.is_up { n.lag } else { return None })),
-    ]),
-    ("sync_clock_offset_seconds", "By how much the node's cluster time is ahead of the own.", &[
-        ("", |n| Some(Number::Thousandths(n.clock_offset?))),
-    ]),
-    ("sync_received_packets_total", "Genuine packets from the node.", &[
-        ("", |n| count(n.counters.packets_in)),
-    ]),
-    ("sync_sent_packets_total", "Packets to the node.", &[
-        ("", |n| count(n.counters.packets_out)),
-    ]),
-    ("sync_received_bytes_total", "Bytes of those, without headers of UDP and IP.", &[
-        ("", |n| count(n.counters.bytes_in)),
-    ]),
-    ("sync_sent_bytes_total", "Bytes of those, without headers of UDP and IP.", &[
-        ("", |n| count(n.counters.bytes_out)),
-    ]),
-    ("sync_received_records_total", "Changes that the node told.", &[
-        ("", |n| count(n.counters.records_in)),
-    ]),
-    ("sync_sent_records_total", "Changes that the node was told.", &[
-        ("", |n| count(n.counters.records_out)),
-    ]),
-    ("sync_received_repairs_total", "Peers that repair brought from the node.", &[
-        ("", |n| count(n.counters.repairs_in)),
-    ]),
-    ("sync_sent_repairs_total", "Peers that repair sent to the node.", &[
-        ("", |n| count(n.counters.repairs_out)),
-    ]),
-    ("sync_sent_repair_bytes_total", "Bytes that repair sent to the node, digests included.", &[
-        ("", |n| count(n.counters.repair_bytes_out)),
-    ]),
-    ("sync_gaps_total", "Batches of the node that did not come in order, or not at all.", &[
-        ("", |n| count(n.counters.gaps)),
-    ]),
-    ("sync_resends_total", "Batches sent again as the node asked for them.", &[
-        ("", |n| count(n.counters.resends)),
-    ]),
-    ("sync_lost_batches_total", "Batches of the node that were given up, and left to repair.", &[
-        ("", |n| count(n.counters.lost)),
-    ]),
-];
+fn count(count: u64) -> Option<Number> {
+    Some(Number::Count(count))
+}
 
-const LAG: &str = "sync_lag_seconds";
-const LAG_HELP: &str =
-    "From the first announce in a node's last batch to its arrival; 0 without a cluster.";
+fn seconds(ms: u64) -> Option<Number> {
+    i64::try_from(ms).ok().map(Number::Thousandths)
+}
 
-#[rustfmt::skip]
-const MULTICAST: &[Family<Multicast>] = &[
-    ("multicast_received_packets_total", "Packets of opentracker's live sync that were taken.", &[
-        ("", |m| count(m.packets_in)),
-    ]),
-    ("multicast_sent_packets_total", "Packets of opentracker's live sync.", &[
-        ("", |m| count(m.packets_out)),
-    ]),
-    ("multicast_received_records_total", "Peers in those that were taken.", &[
-        ("", |m| count(m.records_in)),
-    ]),
-    ("multicast_sent_records_total", "Peers in those that were sent.", &[
-        ("", |m| count(m.records_out)),
-    ]),
-];
+fn one(number: Option<Number>) -> Option<Samples> {
+    Some(vec![(String::new(), number?)])
+}
+
+fn named<'a>(label: &str, counts: impl IntoIterator<Item = (&'a str, u64)>) -> Option<Samples> {
+    let samples = counts.into_iter();
+    Some(
+        samples
+            .map(|(name, n)| (format!("{label}=\"{name}\""), Number::Count(n)))
+            .collect(),
+    )
+}
+
+/// A sample for each other node of which the number is known.
+fn links(overview: &Overview, number: fn(&Link) -> Option<Number>) -> Option<Samples> {
+    let samples = nodes(overview).filter_map(|link| Some((label(link), number(link)?)));
+    Some(samples.collect())
+}
+
+/// A sample for each other node and direction.
+fn both(overview: &Overview, counts: fn(&Link) -> [u64; 2]) -> Option<Samples> {
+    let samples = nodes(overview).flat_map(|link| {
+        let ways = ["in", "out"].into_iter().zip(counts(link));
+        ways.map(|(way, n)| {
+            (
+                format!("{},direction=\"{way}\"", label(link)),
+                Number::Count(n),
+            )
+        })
+    });
+    Some(samples.collect())
+}
+
+/// The name, which a restart does not change.
+fn label(link: &Link) -> String {
+    let name = link
+        .name
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n");
+    format!("node=\"{name}\"")
+}
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    const OWN: Totals = Totals {
+        torrents: 1000,
+        leechers: 4000,
+        seeders: 6000,
+    };
+
+    /// One node up, one with other totals, one that has another key, this node itself.
+    fn mixed() -> Overview {
+        let up = Link {
+            name: "192.0.2.1:6970".into(),
+            is_up: true,
+            since_ms: 7_320_000,
+            bytes_in: 43 << 20,
+            bytes_out: 40_894_464,
+            records_in: 1_234_567,
+            records_out: 1_180_000,
+            queue: 118,
+            walk: Some(Walk {
+                ago_ms: 152_000,
+                records: 81_234,
+                news: 3,
+            }),
+            round_trip_ms: Some(12),
+            clock_ahead_ms: Some(-3),
+            theirs: Some(OWN),
+            ..Link::default()
+        };
+        let differs = Link {
+            name: "[2001:db8::2]:6970".into(),
+            walk: None,
+            clock_ahead_ms: Some(7_200_000),
+            theirs: Some(Totals {
+                seeders: 5000,
+                ..OWN
+            }),
+            ..up.clone()
+        };
+        let failed = |name: &str, failure| Link {
+            name: name.into(),
+            since_ms: 4200,
+            failure: Some(failure),
+            ..Link::default()
+        };
+        let mut failures = [0; Failure::COUNT];
+        failures[Failure::WrongKey.number()] = 4;
+        failures[Failure::TimedOut.number()] = 1;
+        Overview {
+            health: Health::Ok,
+            links: vec![
+                up,
+                differs,
+                failed("c.example:6970", Failure::WrongKey),
+                failed("d.example:6970", Failure::Own),
+                Link {
+                    name: "e.example:6970".into(),
+                    ..Link::default()
+                },
+            ],
+            unresolved: vec!["e.example:6970".into()],
+            events: 1200,
+            events_reach_ms: 299_999,
+            failures,
+            ..Overview::default()
+        }
+    }
+
+    fn written(write: impl Fn(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).expect("is text")
+    }
+
+    fn metrics(overview: &Overview) -> String {
+        written(|out| write_metrics(Some(overview), out))
+    }
+
+    #[test]
+    fn text_has_a_line_for_each_node() {
+        let mut overview = mixed();
+        let text = written(|out| write(&overview, &OWN, out));
+        let expected = "\
+cluster ok: 2 of 4 other nodes up
+
+node                state      since   bytes in        out records in        out      queue  last walk    records       news round trip      clock   torrents      peers  note
+this node                                                                                                                                               1,000        10k
+192.0.2.1:6970      up     2 h 2 min     43 MiB     39 MiB      1.23M      1.18M      118 B      2 min     81.23k          3      12 ms      -3 ms      1,000        10k
+[2001:db8::2]:6970  up     2 h 2 min     43 MiB     39 MiB      1.23M      1.18M      118 B          -          -          -      12 ms +2 h 0 min      1,000      9,000  differs
+c.example:6970      down       4.2 s        0 B        0 B          0          0        0 B          -          -          -          -          -          -          -  wrong key
+e.example:6970      down        0 ms        0 B        0 B          0          0        0 B          -          -          -          -          -          -          -  name has no address
+
+failed handshakes: timed out 1, wrong key 4
+events: 1200 kept, reaching back 299 s
+";
+        assert_eq!(text, expected);
+
+        overview.refused = 5;
+        overview.multicast = Some(Multicast {
+            packets_in: 2,
+            records_in: 10,
+            ignored: [0, 7, 0, 1],
+            ..Multicast::default()
+        });
+        let text = written(|out| write(&overview, &OWN, out));
+        let more = "refused records: 5\n\
+            multicast: 10 records in 2 packets received, 0 in 0 sent, 0 packets unsent\n\
+            multicast ignored: stranger 7, shed 1\n";
+        assert_eq!(text, format!("{expected}{more}"));
+    }
+
+    #[test]
+    fn text_begins_with_the_health() {
+        let mut overview = mixed();
+        let first = |overview: &Overview| {
+            let text = written(|out| write(overview, &OWN, out));
+            text.lines().next().map(str::to_owned).expect("a line")
+        };
+        assert_eq!(first(&overview), "cluster ok: 2 of 4 other nodes up");
+        overview.health = Health::Syncing;
+        assert_eq!(first(&overview), "cluster syncing: 2 of 4 other nodes up");
+        overview.health = Health::Alone;
+        overview.links.drain(..4);
+        assert_eq!(first(&overview), "cluster alone: 0 of 1 other node up");
+    }
+
+    #[test]
+    fn totals_differ_above_one_percent_and_above_twenty() {
+        let differs = |torrents, seeders| {
+            let theirs = Totals {
+                torrents,
+                seeders,
+                ..OWN
+            };
+            let link = Link {
+                theirs: Some(theirs),
+                ..Link::default()
+            };
+            link.differs(&OWN)
+        };
+        assert!(!differs(1000, 6000));
+        assert!(!differs(980, 6000) && !differs(1020, 6000));
+        assert!(differs(979, 6000) && differs(1021, 6000));
+        assert!(!differs(1000, 5900) && !differs(1000, 6101));
+        assert!(differs(1000, 5899) && differs(1000, 6102));
+        assert!(!Link::default().differs(&OWN));
+    }
+
+    #[test]
+    fn metrics_name_nodes_and_have_each_sample_once() {
+        let mut overview = mixed();
+        overview.multicast = Some(Multicast::default());
+        let text = metrics(&overview);
+        for line in [
+            "cluster_health{state=\"syncing\"} 0",
+            "cluster_health{state=\"ok\"} 1",
+            "cluster_link_up{node=\"192.0.2.1:6970\"} 1",
+            "cluster_link_up{node=\"c.example:6970\"} 0",
+            "cluster_link_up{node=\"e.example:6970\"} 0",
+            "cluster_link_bytes_total{node=\"192.0.2.1:6970\",direction=\"in\"} 45088768",
+            "cluster_link_records_total{node=\"192.0.2.1:6970\",direction=\"out\"} 1180000",
+            "cluster_link_queue_bytes{node=\"192.0.2.1:6970\"} 118",
+            "cluster_link_round_trip_seconds{node=\"192.0.2.1:6970\"} 0.012",
+            "cluster_walk_age_seconds{node=\"192.0.2.1:6970\"} 152.000",
+            "cluster_walk_records{node=\"192.0.2.1:6970\"} 81234",
+            "cluster_walk_news{node=\"192.0.2.1:6970\"} 3",
+            "cluster_node_torrents{node=\"[2001:db8::2]:6970\"} 1000",
+            "cluster_node_peers{node=\"[2001:db8::2]:6970\"} 9000",
+            "cluster_clock_ahead_seconds{node=\"192.0.2.1:6970\"} -0.003",
+            "cluster_failed_handshakes_total{reason=\"wrong_key\"} 4",
+            "cluster_failed_handshakes_total{reason=\"foreign\"} 0",
+            "cluster_events_kept 1200",
+            "cluster_events_reach_seconds 299.999",
+            "cluster_refused_records_total 0",
+            "multicast_ignored_packets_total{reason=\"shed\"} 0",
+        ] {
+            assert!(text.contains(&format!("\nannounced_{line}\n")), "{line}");
+        }
+        assert!(!text.contains("walk_age_seconds{node=\"[2001") && !text.contains("d.example"));
+
+        let mut seen = std::collections::BTreeSet::new();
+        let mut family = String::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                family = rest.split(' ').next().expect("a name").into();
+            } else if !line.starts_with('#') {
+                let (series, number) = line.rsplit_once(' ').expect("a number");
+                assert_eq!(series.split('{').next(), Some(&family[..]));
+                assert!(number.parse::<f64>().is_ok(), "{line}");
+                assert!(seen.insert(series), "{line} is there twice");
+            }
+        }
+        assert_eq!(written(|out| write_metrics(None, out)), "");
+    }
+
+    #[test]
+    fn names_are_escaped() {
+        let mut overview = Overview::default();
+        overview.links.push(Link {
+            name: "a\"b\\c<d>&e\nf:1".into(),
+            ..Link::default()
+        });
+        let line = "\nannounced_cluster_link_up{node=\"a\\\"b\\\\c<d>&e\\nf:1\"} 0\n";
+        assert!(metrics(&overview).contains(line));
+        let page = written(|out| write_html(&overview, &OWN, out));
+        let start =
+            "<summary>As this node sees it</summary><pre>cluster syncing: 0 of 1 other node up\n";
+        assert!(
+            page.contains(start) && page.contains("c&lt;d>&amp;e"),
+            "{page}"
+        );
+    }
+
+    #[test]
+    fn hidden_nodes_are_in_no_metric() {
+        let mut overview = mixed();
+        overview.hide_nodes();
+        let text = metrics(&overview);
+        assert!(
+            !text.contains("node=") && !text.contains("example"),
+            "{text}"
+        );
+        assert!(text.contains("cluster_failed_handshakes_total{reason=\"wrong_key\"} 4\n"));
+    }
+}

@@ -225,7 +225,7 @@ impl View<'_> {
 
     /// Peers that other nodes told of.
     fn synced(&self) -> u64 {
-        self.cluster.as_ref().map_or(0, |cluster| cluster.synced)
+        self.cluster.as_ref().map_or(0, Overview::records_in)
     }
 
     fn per_second(&self, count: u64) -> u64 {

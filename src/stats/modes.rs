@@ -207,14 +207,28 @@ const MOST_MINUTES: u64 = 180;
 fn renewals_by_minute(tally: &Tally) -> Vec<u64> {
     let timeout = tally.unit_ms * Tally::LIFE;
     let minutes = timeout.div_ceil(60_000).clamp(1, MOST_MINUTES);
-    let mut rows = vec![0; usize::try_from(minutes).unwrap_or(1)];
-    for (age, count) in (0..).zip(tally.renewals) {
-        let minute = (age * tally.unit_ms / 60_000).min(minutes - 1);
-        if let Some(row) = usize::try_from(minute).ok().and_then(|m| rows.get_mut(m)) {
-            *row += count;
-        }
-    }
-    rows
+    let mut before = 0;
+    let row = |minute| {
+        let until = if minute < minutes {
+            minute * 60_000
+        } else {
+            u64::MAX
+        };
+        let count = renewals_within(tally, until);
+        count - std::mem::replace(&mut before, count)
+    };
+    (1..=minutes).map(row).collect()
+}
+
+/// Renewals less than so many milliseconds after the last announce. Those of a unit are taken to be spread evenly
+/// over it: a unit is nearly a minute by default, so that some minutes would have two units and most one.
+fn renewals_within(tally: &Tally, ms: u64) -> u64 {
+    let unit_ms = tally.unit_ms;
+    let within = |(age, count): (u64, u64)| {
+        let part = ms.saturating_sub(age * unit_ms).min(unit_ms);
+        count / unit_ms * part + count % unit_ms * part / unit_ms
+    };
+    (0..).zip(tally.renewals).map(within).sum()
 }
 
 fn renewals(view: &View, out: &mut Vec<u8>) {
@@ -356,5 +370,35 @@ fn everything_errors(view: &View, out: &mut Vec<u8>) {
         out.extend_from_slice(b"      <count code=\"");
         out.extend_from_slice(name.as_bytes());
         fill(out, "\">$</count>\n", &[count]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renewals_of_a_unit_are_spread_over_the_minutes_that_it_is_part_of() {
+        for (peer_timeout, rows) in [(1, 1), (900, 15), (2700, 45), (129_600, 180)] {
+            let mut tally = Tally::new(peer_timeout * 1000 / Tally::LIFE);
+            assert_eq!(renewals_by_minute(&tally), vec![0; rows]);
+            tally.renewals[..48].fill(1000);
+            let by_minute = renewals_by_minute(&tally);
+            assert_eq!(
+                (by_minute.len(), by_minute.iter().sum()),
+                (rows, 48_000_u64)
+            );
+            let share = 48_000 * 60 / peer_timeout;
+            let all_but_last = by_minute.iter().take(rows - 1);
+            let uneven: Vec<_> = all_but_last.filter(|row| row.abs_diff(share) > 1).collect();
+            assert!(uneven.is_empty(), "{uneven:?} are not {share}");
+        }
+        let mut tally = Tally::new(56_250);
+        tally.renewals = [0; Tally::RENEWALS];
+        tally.renewals[0] = 3;
+        tally.renewals[63] = u64::MAX / 2;
+        let by_minute = renewals_by_minute(&tally);
+        assert_eq!((by_minute[0], by_minute[44]), (3, u64::MAX / 2));
+        assert_eq!(by_minute[1..44], [0; 43]);
     }
 }

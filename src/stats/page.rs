@@ -94,7 +94,7 @@ pub fn write(view: &View, out: &mut Vec<u8>) {
     text(out, "<h2>Since the start</h2>\n");
     write_totals(view, out);
     if let Some(cluster) = &view.cluster {
-        cluster::write_html(cluster, out);
+        cluster::write_html(cluster, &view.totals, out);
     }
     text(out, "</main>\n</body>\n</html>\n");
 }

@@ -62,15 +62,8 @@ pub fn udp(address: SocketAddr, sharing: Sharing) -> io::Result<mio::net::UdpSoc
     Ok(mio::net::UdpSocket::from_std(socket))
 }
 
-/// A bound UDP socket for packets between nodes. They may take a path that carries less than they hold.
-pub fn cluster(address: SocketAddr) -> io::Result<mio::net::UdpSocket> {
-    let socket = new_socket(address, libc::SOCK_DGRAM)?;
-    enlarge_receive_buffer(&socket);
-    bind(&socket, address)?;
-    let socket = std::net::UdpSocket::from(socket);
-    socket.set_nonblocking(true)?;
-    Ok(mio::net::UdpSocket::from_std(socket))
-}
+/// Bytes of the send buffer of a connection to another node.
+const CLUSTER_SEND_BUFFER: libc::c_int = 256 * 1024;
 
 /// A listening TCP socket for other nodes. They are few and may be far away: how much waits on the way to
 /// one is the system's business.
@@ -78,6 +71,18 @@ pub fn cluster_tcp(address: SocketAddr) -> io::Result<mio::net::TcpListener> {
     let socket = new_socket(address, libc::SOCK_STREAM)?;
     set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     listen(socket, address)
+}
+
+/// Sets a connection to another node to send at once, from a buffer that bounds how old what it sends may be.
+pub fn set_cluster_options(stream: &mio::net::TcpStream) {
+    // Both are a matter of speed: the system's values do too.
+    let _ = stream.set_nodelay(true);
+    let _ = set_option(
+        stream,
+        libc::SOL_SOCKET,
+        libc::SO_SNDBUF,
+        CLUSTER_SEND_BUFFER,
+    );
 }
 
 /// A TCP connection to another node, from this address if one is given. That it failed is told when it is
@@ -334,7 +339,7 @@ fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
 }
 
 fn set_option(
-    socket: &OwnedFd,
+    socket: &impl AsRawFd,
     level: libc::c_int,
     name: libc::c_int,
     value: libc::c_int,

@@ -1,4 +1,4 @@
-//! Time as the table knows it: units of a 96th of the peer timeout, and stamps of seven bits.
+//! Time as the table knows it: units of a 48th of the peer timeout, and stamps of six bits.
 //!
 //! A peer's age matters only up to its timeout, so a stamp is the unit of the last announce modulo
 //! [`Clock::STAMPS`] and costs no byte of its own. That is sound as long as no stored peer is ever so many
@@ -6,20 +6,20 @@
 //! the clock is held where every stamp is still unambiguous, until a sweep that judges by the true time has
 //! passed everything (see `Tracker::advance`).
 //!
-//! Nodes of a cluster share stamps, and one whose clock is a little ahead may have stamped a peer with a
-//! unit that is still to come: a stamp up to [`Clock::AHEAD`] units ahead counts as one of now.
+//! An announce that contradicts what is known takes the next unit, so a stamp may be up to [`Clock::AHEAD`] units
+//! ahead of the clock. It counts as one of now.
 
 /// Units in a peer's life: a peer is expired when it is older than this.
-pub const LIFE: u64 = 96;
+pub const LIFE: u64 = 48;
 
 /// Bits of a tag that hold the stamp.
-const STAMP_BITS: u32 = 7;
+const STAMP_BITS: u32 = 6;
 
 /// The bits of a tag that are the stamp.
-pub const STAMP_MASK: u8 = (Clock::STAMPS - 1) as u8; // At most seven bits.
+pub const STAMP_MASK: u8 = (Clock::STAMPS - 1) as u8; // At most six bits.
 
-// A stamp shares its byte with a flag.
-const _: () = assert!(STAMP_BITS <= 7);
+// A stamp shares its byte with two flags.
+const _: () = assert!(STAMP_BITS <= 6);
 
 // Stamps tell a peer's whole life and the units ahead apart, with some left: `SWEEP_VALID` does not underflow.
 const _: () = assert!(Clock::STAMPS - 1 > LIFE + Clock::AHEAD as u64);
@@ -50,7 +50,7 @@ impl Clock {
     pub const FIRST: u64 = Clock::STAMPS;
 
     /// Units by which a stamp may be ahead of the clock.
-    pub const AHEAD: u8 = 4;
+    pub const AHEAD: u8 = 2;
 
     pub fn at(unit: u64) -> Clock {
         Clock { unit, behind: 0 }
@@ -102,7 +102,7 @@ impl Clock {
         Clock::at(self.unit.wrapping_sub(units.into()))
     }
 
-    /// Units since the announce that left this tag (its top bit does not matter).
+    /// Units since the announce that left this tag (its flags do not matter).
     pub fn age(self, tag: u8) -> u8 {
         self.age_from_ahead(tag).saturating_sub(Self::AHEAD)
     }
@@ -111,6 +111,11 @@ impl Clock {
     pub fn unit_of(self, tag: u8) -> u64 {
         let last = self.unit.wrapping_add(Self::AHEAD.into());
         last.wrapping_sub(self.age_from_ahead(tag).into())
+    }
+
+    /// This unit, or the last that a stamp can name.
+    pub fn nearest(self, unit: u64) -> u64 {
+        unit.min(self.unit.saturating_add(Self::AHEAD.into()))
     }
 
     pub fn expired(self, tag: u8) -> bool {
@@ -128,26 +133,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_lives_for_96_units_and_no_longer_than_98() {
-        assert_eq!((Clock::STAMPS, Clock::SWEEP_VALID), (128, 27));
-        for start in [0, 1, 31, 32, 127, 128, 1 << 40] {
+    fn a_peer_lives_for_48_units() {
+        assert_eq!((Clock::STAMPS, Clock::SWEEP_VALID), (64, 13));
+        for start in [0, 1, 31, 32, 63, 64, 1 << 40] {
             let tag = Clock::at(start).stamp();
-            for age in 0..124 {
+            for age in 0..62 {
                 let now = Clock::at(start + age);
-                assert_eq!(now.expired(tag), age > 96, "start {start}, age {age}");
-                assert_eq!(now.expired(tag | 0x80), age > 96);
+                assert_eq!(now.expired(tag), age > 48, "start {start}, age {age}");
+                assert_eq!(now.expired(tag | 0xc0), age > 48);
             }
         }
     }
 
     #[test]
-    fn a_stamp_names_its_unit_from_123_units_ago_to_4_ahead() {
+    fn a_stamp_names_its_unit_from_61_units_ago_to_2_ahead() {
         for now in [200, 255, 256, 1 << 40] {
-            for unit in now - 123..=now + 4 {
+            for unit in now - 61..=now + 2 {
                 let tag = Clock::at(unit).stamp();
                 let clock = Clock::at(now);
                 assert_eq!(clock.unit_of(tag), unit);
-                assert_eq!(clock.unit_of(tag | 0x80), unit);
+                assert_eq!(clock.unit_of(tag | 0xc0), unit);
                 assert_eq!(u64::from(clock.age(tag)), now.saturating_sub(unit));
             }
         }
@@ -156,11 +161,11 @@ mod tests {
     #[test]
     fn a_held_clock_judges_by_the_true_time() {
         let clock = Clock::at(1010);
-        for unit in 1010 - 123..=1010 + 4 {
+        for unit in 1010 - 61..=1010 + 2 {
             let tag = Clock::at(unit).stamp();
             for now in (1010..1200).chain([1_000_000]) {
                 let held = clock.judging_at(now);
-                assert_eq!(held.expired(tag), unit + 96 < now, "{unit} at {now}");
+                assert_eq!(held.expired(tag), unit + 48 < now, "{unit} at {now}");
                 assert_eq!(held.unit_of(tag), unit);
             }
             assert!(clock.judging_all_expired().expired(tag));
@@ -168,8 +173,8 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_is_a_96th_of_the_timeout_and_never_nothing() {
-        assert_eq!(Clock::unit_ms(2700), 28_125);
+    fn a_unit_is_a_48th_of_the_timeout_and_at_least_a_millisecond() {
+        assert_eq!(Clock::unit_ms(2700), 56_250);
         assert_eq!(Clock::unit_ms(0), 1);
     }
 }

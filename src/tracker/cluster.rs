@@ -1,514 +1,517 @@
-//! The table as a cluster sees it: what other nodes tell is applied here, ranges of it are walked in the
-//! order of keys, and its clock is set to cluster time.
+//! A shard as a node of a cluster sees it: what it notes for the other nodes, and how it applies what they send.
+//!
+//! What is known of a peer has a version: the unit of its last announce, then its state, of which stopped is
+//! the strongest and leecher the weakest. The later version wins wherever it comes from and whenever it arrives. An announce that
+//! contradicts what is stored or remembered takes the next unit, at most [`Clock::AHEAD`] units ahead of the clock,
+//! so that the last word wins within a unit too. A stop is a version as well: it is remembered for five minutes, so that
+//! an older record does not bring the peer back.
+//!
+//! Announces that the other nodes have to know at once go into the [`Journal`], which the cluster empties some ten
+//! times a second. An announce that renews a peer costs one comparison.
 
-use super::clock::{Clock, LIFE, STAMP_MASK};
-use super::ledger::{Change, Key, Ledger, Presence, State};
-use super::peers::{Peer, Record, Role, V4, V6};
-use super::swarms::{Peers, Update};
+use super::clock::{Clock, LIFE};
+use super::peers::{COMPLETED, LOCAL, Peer, Role};
+use super::swarms::{Peers, Seen, Update};
 use super::torrents::{InfoHash, Position, Torrent};
 use super::{Hint, Tracker};
+use crate::siphash::siphash24;
 
-/// What became of a change that another node told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Applied {
-    /// It was news.
-    Changed,
-    /// As new a version, or a newer one, was known.
-    Known,
-    /// The peer has stopped later, with this stamp.
-    Stopped(u8),
-    /// Its stamp has expired, or is too far ahead.
-    Stale,
-    /// There is no room for the peer.
-    NoRoom,
+/// How long a stop is remembered.
+pub const STOP_MS: u64 = 300_000;
+
+/// Units after its last announce from which a renewal is news: the walk would reach the other nodes too late.
+pub const LATE: u8 = 36;
+
+/// A peer's state, the stronger the later in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    Present(Role),
+    Stopped,
 }
 
-/// How often a torrent was downloaded, and for how many seconds it has had no peers: 0 if it has some.
+/// What one node tells another of a peer of a torrent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Downloads {
-    pub info_hash: InfoHash,
-    pub downloaded: u32,
-    pub idle: u32,
-}
-
-/// Torrents that have had no peers for longer than this many seconds may be forgotten before others hear of
-/// them.
-const MOST_IDLE: u32 = super::KEEP_EMPTY - 3600;
-
-/// A peer that a walk meets.
-#[derive(Clone, Copy, Debug)]
-pub struct Item {
-    pub info_hash: InfoHash,
+pub struct Record {
     pub peer: Peer,
-    pub presence: Presence,
+    pub state: State,
+    /// Its completion was counted.
+    pub completed: bool,
+    /// Of the announce, by the table's own clock.
+    pub unit: u64,
+}
+
+/// An announce that the other nodes have to know at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct News {
+    pub info_hash: InfoHash,
+    pub record: Record,
+    /// It completed a download: the torrent's count went up by one.
+    pub is_completion: bool,
+    /// Units since the last announce, if this only renews the peer.
+    pub renews: Option<u8>,
+}
+
+impl News {
+    /// Whether it must reach the other nodes exactly once, or never be overtaken by an older record.
+    pub fn is_event(&self) -> bool {
+        self.is_completion || self.record.state == State::Stopped
+    }
+}
+
+/// The bounds of a [`Journal`].
+#[derive(Clone, Copy, Debug)]
+pub struct JournalLimits {
+    pub stops: usize,
+    pub news: usize,
+    /// Units after the last announce from which a renewal is noted.
+    pub renewals_from: u8,
+}
+
+/// What is noted for the other nodes; there is none without a cluster.
+#[derive(Debug)]
+pub struct Journal {
+    limits: JournalLimits,
+    news: Vec<News>,
+    /// News was lost, as nothing emptied the journal in time.
+    has_lost: bool,
+    stops: Stops,
+    /// Stops of unknown peers that may still be noted.
+    unknown_stops: u32,
+}
+
+impl Journal {
+    fn new(key: [u64; 2], limits: JournalLimits, clock: Clock, unit_ms: u64) -> Journal {
+        Journal {
+            limits,
+            news: Vec::new(),
+            has_lost: false,
+            stops: Stops::new(key, limits.stops, STOP_MS.div_ceil(unit_ms), clock.unit()),
+            unknown_stops: 0,
+        }
+    }
+
+    pub(super) fn advance(&mut self, unit: u64) {
+        self.stops.now = unit;
+    }
+
+    /// Whether an announce has to be noted, or its stamp corrected. False for nearly all.
+    pub(super) fn is_notable(&self, seen: Seen, role: Role, clock: Clock) -> bool {
+        let Some((before, tag)) = seen.before else {
+            return true;
+        };
+        let age = clock.age_from_ahead(tag);
+        before != role
+            || seen.newly_completed
+            || age < Clock::AHEAD
+            || age >= Clock::AHEAD.saturating_add(self.limits.renewals_from)
+    }
+
+    /// Events have twice the room: a walk over the table makes good for other news that is lost.
+    fn note(&mut self, news: News) {
+        let times = if news.is_event() { 2 } else { 1 };
+        let room = self.limits.news.saturating_mul(times);
+        match self.news.len() < room {
+            true => self.news.push(news),
+            false => self.has_lost = true,
+        }
+    }
 }
 
 impl Tracker {
-    /// From now on notes what announces change. The key is shared by the cluster; stops are remembered
-    /// for five minutes, `most_stops` of them at most, at 16 bytes each.
-    pub fn join_cluster(&mut self, key: [u64; 2], most_stops: usize) {
-        let ledger = Ledger::new(key, most_stops, self.clock, self.unit_ms);
-        self.ledger = Some(Box::new(ledger));
+    /// From now on notes news for other nodes. `key` is of the stops' hash and known to nobody else.
+    pub fn join_cluster(&mut self, key: [u64; 2], limits: JournalLimits) {
+        let journal = Journal::new(key, limits, self.clock, self.unit_ms);
+        self.journal = Some(Box::new(journal));
     }
 
-    /// None outside of a cluster.
-    pub fn ledger(&self) -> Option<&Ledger> {
-        self.ledger.as_deref()
-    }
-
-    /// Lets clients stop so many more peers that are not in the table, up to `most`.
-    pub fn allow_unknown_stops(&mut self, more: u64, most: u64) {
-        if let Some(ledger) = &mut self.ledger {
-            ledger.unknown_stops = ledger.unknown_stops.saturating_add(more).min(most);
-        }
-    }
-
-    /// What has changed and is to be told to others.
-    pub fn take_changes(&mut self, to: &mut Vec<Change>) {
-        if let Some(ledger) = &mut self.ledger {
-            ledger.take_changes(to);
-        }
-    }
-
-    /// Relates the table's clock to cluster time, in milliseconds, as of the last [`Tracker::advance`].
-    ///
-    /// A small correction moves the clock, or lets it stand for a moment. After a large one ages stay as
-    /// they are and stamps mean something else than before, unless time has passed for the table too.
-    pub fn set_cluster_time(&mut self, cluster_ms: u64, has_passed: bool) {
-        if let Some(decoys) = &mut self.decoys {
-            let passed = self.now.saturating_sub(super::KEEP_EMPTY);
-            decoys.set_start((cluster_ms / 1000).saturating_sub(passed.into()));
-        }
-        let Some(ledger) = &mut self.ledger else {
-            return;
-        };
-        let shifted = u128::from(self.clock.true_unit().wrapping_add(ledger.shift));
-        let into = u128::from(self.now_ms % self.unit_ms);
-        let reading = shifted * u128::from(self.unit_ms) + into;
-        let unit = i128::from(self.unit_ms);
-        // Both are below 2^127 by far.
-        let off = i128::from(cluster_ms) - i128::try_from(reading).unwrap_or(i128::MAX);
-        let (moved, shift) = match off {
-            _ if off.abs() < 2 * unit || has_passed && off > 0 => (off, 0),
-            _ => (off.rem_euclid(unit), off.div_euclid(unit)),
-        };
-        if let (Ok(shift), true) = (i64::try_from(shift), shift != 0) {
-            let shift = ledger.shift.wrapping_add_signed(shift);
-            ledger.set_shift(shift, self.clock.unit());
-        }
-        let moved = i64::try_from(moved).unwrap_or(0);
-        self.ahead_ms = self.ahead_ms.saturating_add(moved);
-        self.move_to(self.now_ms.saturating_add_signed(moved));
-    }
-
-    /// Makes the digests anew, about so many peers of it; whether they are whole.
-    pub fn count_on(&mut self, budget: usize) -> bool {
-        let Some(mut ledger) = self.ledger.take() else {
+    /// Moves the news to `into`; false if some was lost since the last call.
+    pub fn take_news(&mut self, into: &mut Vec<News>) -> bool {
+        let Some(journal) = &mut self.journal else {
             return true;
         };
-        if let Some(from) = ledger.counted_to.take() {
-            let next = self.range(&from, &Key::END, budget, &mut |item| {
-                let fingerprint = ledger.fingerprint(&item.info_hash, &item.peer);
-                let presence = Some(item.presence);
-                ledger.count(&item.info_hash, &item.peer, fingerprint, None, presence);
-            });
-            ledger.counted_to = next;
+        into.append(&mut journal.news);
+        !std::mem::take(&mut journal.has_lost)
+    }
+
+    /// Lets clients stop so many peers that are not in the table from now on.
+    pub fn allow_unknown_stops(&mut self, count: u32) {
+        if let Some(journal) = &mut self.journal {
+            journal.unknown_stops = count;
         }
-        let is_whole = ledger.counted_to.is_none();
-        self.ledger = Some(ledger);
-        is_whole
     }
 
-    /// The peer that a change is about: its fingerprint, and its share of digests if it counts.
-    pub fn share_of(&self, change: &Change) -> Option<(u64, Option<u64>)> {
-        let ledger = self.ledger.as_deref()?;
-        let fingerprint = ledger.fingerprint(&change.info_hash, &change.peer);
-        let State::Present(role) = change.state else {
-            return Some((fingerprint, None));
+    /// The table's clock.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// The table's clock in milliseconds, of which unit 0 began at 0.
+    pub fn clock_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// Moves the table's clock on.
+    pub fn move_clock(&mut self, ms: u64) {
+        self.ahead_ms = self.ahead_ms.saturating_add_unsigned(ms);
+        self.move_to(self.now_ms.saturating_add(ms));
+    }
+
+    /// Notes an announce that [`Journal::is_notable`], and gives it a version that outdoes what it contradicts.
+    #[cold]
+    pub(super) fn note_announce(&mut self, at: Position, peer: Peer, role: Role, seen: Seen) {
+        let clock = self.clock;
+        let (Some(torrent), Some(journal)) = (self.torrents.get_mut(at), &mut self.journal) else {
+            return;
         };
-        let presence = Presence {
-            unit: self.unit_of(ledger, change.stamp),
-            role,
-            completed: change.completed,
-        };
-        let share = ledger.counted_share(fingerprint, &presence);
-        Some((fingerprint, share))
-    }
-
-    /// What others are told of a peer that a walk met.
-    pub fn change_of(&self, item: &Item) -> Option<Change> {
-        let ledger = self.ledger.as_deref()?;
-        Some(Change {
-            info_hash: item.info_hash,
-            peer: item.peer,
-            state: State::Present(item.presence.role),
-            completed: item.presence.completed,
-            newly_completed: false,
-            stamp: ledger.stamp(item.presence.unit),
-        })
-    }
-
-    fn unit_of(&self, ledger: &Ledger, stamp: u8) -> u64 {
-        let tag = stamp.wrapping_sub(ledger.shift as u8) & STAMP_MASK;
-        self.clock.unit_of(tag)
-    }
-
-    /// Whether a change was announced a few units ago at most: two minutes, with the usual timeout.
-    pub fn is_recent(&self, change: &Change) -> bool {
-        let ledger = self.ledger.as_deref();
-        let unit = ledger.map_or(0, |ledger| self.unit_of(ledger, change.stamp));
-        self.clock.unit().saturating_sub(unit) <= 4
-    }
-
-    /// The stamp with which what is said of a peer now outdoes what was said of it before, as it does when
-    /// the peer announces here.
-    pub fn stamp_now(&self, change: &Change) -> u8 {
-        let Some(ledger) = self.ledger.as_deref() else {
-            return 0;
-        };
-        let now = self.clock.unit();
-        let at = self.torrents.find(&change.info_hash).ok();
-        let torrent = at.and_then(|at| self.torrents.get(at));
-        let stored = torrent.and_then(|torrent| self.swarms.get(&torrent.peers, change.peer));
-        let stored = stored.map(|(role, tag)| Presence::new(role, tag, self.clock));
-        let last = now + u64::from(Clock::AHEAD) - 1;
-        let contradicted = match (change.state, stored) {
-            (State::Stopped, stored) => stored.map_or(0, |stored| stored.unit),
-            (State::Present(role), Some(stored)) if stored.role == role => stored.unit.min(last),
-            (State::Present(_), Some(stored)) => (stored.unit + 1).min(last),
-            (State::Present(_), None) => {
-                let stop = ledger.stopped(ledger.fingerprint(&change.info_hash, &change.peer));
-                stop.map_or(0, |stop| stop + 1).min(last)
+        // An expired peer that was not swept away yet is new to the others.
+        let before = seen.before.filter(|(_, tag)| !clock.expired(*tag));
+        let contradicted = match before {
+            Some((Role::Seeder, tag)) if role == Role::Leecher => clock.unit_of(tag) + 1,
+            Some((_, tag)) => clock.unit_of(tag),
+            None => {
+                let stop = journal.stops.get(&torrent.info_hash, &peer, clock.unit());
+                stop.map_or(0, |stop| stop + 1)
             }
         };
-        ledger.stamp(now.max(contradicted))
+        let unit = clock.unit().max(clock.nearest(contradicted));
+        if unit != clock.unit() {
+            if let Some(found) = self.swarms.find(&mut torrent.peers, peer, role) {
+                *found.tag = Clock::at(unit).stamp() | *found.tag & (COMPLETED | LOCAL);
+            }
+        }
+        let renews = before.filter(|(before, _)| *before == role && !seen.newly_completed);
+        let renews = renews.map(|(_, tag)| clock.age(tag));
+        if renews.is_none_or(|age| age >= journal.limits.renewals_from) {
+            let completed =
+                seen.newly_completed || seen.before.is_some_and(|(_, tag)| tag & COMPLETED != 0);
+            journal.note(News {
+                info_hash: torrent.info_hash,
+                record: Record {
+                    peer,
+                    state: State::Present(role),
+                    completed,
+                    unit,
+                },
+                is_completion: seen.newly_completed,
+                renews,
+            });
+        }
     }
 
-    /// Applies what another node told, if it is newer than what is known.
-    pub fn apply(&mut self, change: &Change, hint: Hint) -> Applied {
-        let Some(ledger) = self.ledger.as_deref() else {
-            return Applied::Stale;
+    /// Notes that a client has stopped. A peer that is not in the table is ignored, beyond what
+    /// [`Tracker::allow_unknown_stops`] allows: anybody could invent such peers and displace the stops that are remembered.
+    pub(super) fn note_stop(&mut self, at: Option<Position>, info_hash: &InfoHash, peer: Peer) {
+        let clock = self.clock;
+        let stored = self.journal.as_ref().and_then(|_| self.living(at, peer));
+        let Some(journal) = &mut self.journal else {
+            return;
+        };
+        if stored.is_none() {
+            let Some(left) = journal.unknown_stops.checked_sub(1) else {
+                return;
+            };
+            journal.unknown_stops = left;
+        }
+        let unit = stored.map_or(0, |(_, tag)| clock.unit_of(tag));
+        let unit = unit.max(clock.unit());
+        journal.stops.put(info_hash, &peer, unit);
+        journal.note(News {
+            info_hash: *info_hash,
+            record: Record {
+                peer,
+                state: State::Stopped,
+                completed: false,
+                unit,
+            },
+            is_completion: false,
+            renews: None,
+        });
+    }
+
+    /// What is stored of a peer that has not expired.
+    fn living(&self, at: Option<Position>, peer: Peer) -> Option<(Role, u8)> {
+        let torrent = at.and_then(|at| self.torrents.get(at))?;
+        let stored = self.swarms.get(&torrent.peers, peer);
+        stored.filter(|(_, tag)| !self.clock.expired(*tag))
+    }
+
+    /// Applies what another node sent of the peers of a torrent. Returns how many of them were unknown here
+    /// or known in another state.
+    ///
+    /// While the clock is held nothing is applied, as no stamp names a unit of now: the caller has to wait until
+    /// the table is swept, as for clients.
+    pub fn apply(
+        &mut self,
+        info_hash: &InfoHash,
+        hint: Hint,
+        records: impl Iterator<Item = Record>,
+    ) -> u32 {
+        if self.is_held() {
+            return 0;
+        }
+        let mut news = 0;
+        let mut at = self.torrents.find_near(info_hash, hint.at);
+        for record in records {
+            if !self.renew_learnt(at, &record) {
+                news += u32::from(self.apply_change(info_hash, at, &record));
+                at = self
+                    .torrents
+                    .find_near(info_hash, at.unwrap_or_else(|at| at));
+            }
+        }
+        news
+    }
+
+    /// The common case: a peer that is stored in the same role. False if this is another case.
+    fn renew_learnt(&mut self, at: Result<Position, Position>, record: &Record) -> bool {
+        let (State::Present(role), Ok(at)) = (record.state, at) else {
+            return false;
         };
         let clock = self.clock;
-        let unit = self.unit_of(ledger, change.stamp);
-        if clock.unit().saturating_sub(unit) > LIFE {
-            return Applied::Stale;
+        let torrent = self.torrents.get_mut(at);
+        let found = torrent.and_then(|t| self.swarms.find(&mut t.peers, record.peer, role));
+        let Some(found) = found.filter(|found| found.role == role) else {
+            return false;
+        };
+        let is_marked = *found.tag & COMPLETED != 0 || !record.completed;
+        if clock.expired(*found.tag) || !is_marked {
+            return false;
         }
-        let fingerprint = ledger.fingerprint(&change.info_hash, &change.peer);
-        let at = self.torrents.find_near(&change.info_hash, hint.at);
-        let first = match change.state {
-            State::Present(role) => role,
-            State::Stopped => Role::Leecher,
-        };
-        let torrent = at.ok().and_then(|at| self.torrents.get_mut(at));
-        let found = torrent.and_then(|t| self.swarms.find(&mut t.peers, change.peer, first));
-        let stored = found.as_ref().map(|found| (found.role, *found.tag));
-        let known = stored.filter(|(_, tag)| !clock.expired(*tag));
-        let before = known.map(|(role, tag)| Presence::new(role, tag, clock));
-        // Of a peer that is here, all stops are older than its stamp.
-        let stop = match before {
-            None => ledger.stopped(fingerprint).filter(|stop| *stop >= unit),
-            Some(_) => None,
-        };
-        let role = match (change.state, stop) {
-            (State::Present(role), None) => role,
-            (State::Present(_), Some(stop)) => return Applied::Stopped(ledger.stamp(stop)),
-            (State::Stopped, Some(_)) => return Applied::Known,
-            (State::Stopped, None) => {
-                return self.apply_stop(at.ok(), change, fingerprint, unit, before);
-            }
-        };
-        // An expired peer keeps its mark until it is swept away.
-        let was_completed = stored.is_some_and(|(_, tag)| tag & super::COMPLETED != 0);
-        let completed = change.completed || was_completed;
-        let told = Presence {
-            unit,
-            role,
-            completed,
-        };
-        let after = match before {
-            Some(before) if (before.unit, before.role) >= (unit, role) => Presence {
-                completed,
-                ..before
-            },
-            _ => told,
-        };
-        if before == Some(after) {
-            return Applied::Known;
+        let unit = clock.nearest(record.unit);
+        let stored = clock.unit_of(*found.tag);
+        if unit > stored {
+            // This node's own news, passed on, may appear that much newer after a clock was moved.
+            let is_echo = unit <= stored.saturating_add(Clock::AHEAD.into());
+            let kept = COMPLETED | if is_echo { LOCAL } else { 0 };
+            *found.tag = Clock::at(unit).stamp() | *found.tag & kept;
         }
-        match found {
-            // Of a completion that is news to the table, and of it alone, the torrent's count may go up.
-            Some(found) if found.role == after.role && after.completed == was_completed => {
-                found.renew(after.completed, Clock::at(after.unit));
-            }
-            _ => return self.apply_presence(at, change, fingerprint, before, after),
-        }
-        if let Some(ledger) = &mut self.ledger {
-            let (hash, peer) = (&change.info_hash, &change.peer);
-            ledger.count(hash, peer, fingerprint, before, Some(after));
-        }
-        Applied::Changed
+        true
     }
 
-    fn apply_stop(
+    /// Applies a record of a peer that is not stored in this state; whether it was news.
+    fn apply_change(
         &mut self,
-        at: Option<Position>,
-        change: &Change,
-        fingerprint: u64,
-        unit: u64,
-        before: Option<Presence>,
-    ) -> Applied {
-        let Some(ledger) = &mut self.ledger else {
-            return Applied::Stale;
-        };
-        if before.is_some_and(|before| before.unit > unit) {
-            return Applied::Known;
-        }
-        ledger.remember_stop(fingerprint, unit);
-        let (Some(at), Some(_)) = (at, before) else {
-            return Applied::Changed;
-        };
-        ledger.count(&change.info_hash, &change.peer, fingerprint, before, None);
-        self.remove(at, change.peer);
-        Applied::Changed
-    }
-
-    fn apply_presence(
-        &mut self,
+        info_hash: &InfoHash,
         at: Result<Position, Position>,
-        change: &Change,
-        fingerprint: u64,
-        before: Option<Presence>,
-        after: Presence,
-    ) -> Applied {
+        record: &Record,
+    ) -> bool {
+        let clock = self.clock;
+        let unit = clock.nearest(record.unit);
+        if clock.unit().saturating_sub(unit) > LIFE {
+            return false;
+        }
+        let stored = self.living(at.ok(), record.peer);
+        let version = stored.map(|(role, tag)| (clock.unit_of(tag), State::Present(role)));
+        let Some(journal) = &mut self.journal else {
+            return false;
+        };
+        match record.state {
+            State::Stopped if version.is_none_or(|stored| stored <= (unit, record.state)) => {
+                journal.stops.put(info_hash, &record.peer, unit);
+                if let (Ok(at), Some(_)) = (at, stored) {
+                    self.remove(at, record.peer);
+                }
+                stored.is_some()
+            }
+            State::Stopped => false,
+            State::Present(_) if version.is_some_and(|stored| stored >= (unit, record.state)) => {
+                self.mark_completed(at, record);
+                false
+            }
+            State::Present(role) => {
+                let stop = journal.stops.get(info_hash, &record.peer, unit);
+                let is_stopped = stored.is_none() && stop.is_some();
+                let is_news = stored.is_none_or(|(before, _)| before != role);
+                !is_stopped && self.store_learnt(info_hash, at, record, role, unit) && is_news
+            }
+        }
+    }
+
+    /// Takes over that a completion was counted of a peer whose stored version stays.
+    fn mark_completed(&mut self, at: Result<Position, Position>, record: &Record) {
+        let torrent = at.ok().and_then(|at| self.torrents.get_mut(at));
+        let found = torrent.and_then(|t| self.swarms.find(&mut t.peers, record.peer, Role::Seeder));
+        if let (Some(found), true) = (found, record.completed) {
+            *found.tag |= COMPLETED;
+        }
+    }
+
+    /// False if there is no room.
+    fn store_learnt(
+        &mut self,
+        info_hash: &InfoHash,
+        at: Result<Position, Position>,
+        record: &Record,
+        role: Role,
+        unit: u64,
+    ) -> bool {
         let room = self.has_room();
         let at = match at {
             Ok(at) => at,
-            Err(_) if !room || self.all_torrents() >= self.limits.max_torrents => {
-                return Applied::NoRoom;
-            }
+            Err(_) if !room || self.all_torrents() >= self.limits.max_torrents => return false,
             Err(at) => self.torrents.insert(
                 at,
                 Torrent {
-                    info_hash: change.info_hash,
+                    info_hash: *info_hash,
                     downloaded: 0,
                     peers: Peers::Empty(self.now),
                 },
             ),
         };
         let Some(torrent) = self.torrents.get_mut(at) else {
-            return Applied::NoRoom;
+            return false;
         };
+        let completed = if record.completed { COMPLETED } else { 0 };
         let update = Update {
-            role: after.role,
-            completed: after.completed,
+            role,
+            tag: Clock::at(unit).stamp() | completed,
             room,
         };
-        let then = Clock::at(after.unit);
-        let peers = &mut torrent.peers;
-        let Some(seen) = self.swarms.update(peers, change.peer, update, then) else {
-            return Applied::NoRoom;
-        };
-        if seen.newly_completed && change.newly_completed {
-            torrent.downloaded = torrent.downloaded.saturating_add(1);
-        }
-        if let Some(ledger) = &mut self.ledger {
-            let (hash, peer) = (&change.info_hash, &change.peer);
-            ledger.count(hash, peer, fingerprint, before, Some(after));
-        }
-        Applied::Changed
+        let seen = self.swarms.update(&mut torrent.peers, record.peer, update);
+        seen.is_some()
     }
 
-    /// Whether this raises a count, or is of a torrent that is not known and that there is room for.
-    pub fn is_greater(&self, downloads: &Downloads) -> bool {
-        let at = self.torrents.find(&downloads.info_hash);
-        match at.ok().and_then(|at| self.torrents.get(at)) {
-            Some(torrent) => downloads.downloaded > torrent.downloaded,
-            None => downloads.idle <= MOST_IDLE && !self.is_crowded(),
+    /// Applies a completion that another node sent: a record of a seeder, and one more download unless it
+    /// was counted here.
+    pub fn apply_completion(&mut self, info_hash: &InfoHash, record: &Record) {
+        let mut is_counted = false;
+        if let Ok(at) = self.torrents.find(info_hash) {
+            let torrent = self.torrents.get(at);
+            let stored = torrent.and_then(|torrent| self.swarms.get(&torrent.peers, record.peer));
+            is_counted = stored.is_some_and(|(_, tag)| tag & COMPLETED != 0);
         }
-    }
-
-    /// Downloaded counts merge by maximum, and so does the time from which on a torrent has had no peers.
-    pub fn raise_downloaded(&mut self, downloads: &Downloads) {
-        let Downloads {
-            info_hash,
-            downloaded,
-            idle,
-        } = *downloads;
-        let since = self.now.saturating_sub(idle);
-        if !self.is_greater(downloads) {
+        self.apply(info_hash, Hint::default(), std::iter::once(*record));
+        if is_counted {
             return;
         }
-        match self.torrents.find(&info_hash) {
+        match self.torrents.find(info_hash) {
             Ok(at) => {
                 if let Some(torrent) = self.torrents.get_mut(at) {
-                    torrent.downloaded = downloaded;
-                    if let Peers::Empty(ours) = &mut torrent.peers {
-                        *ours = since.max(*ours);
-                    }
+                    torrent.downloaded = torrent.downloaded.saturating_add(1);
                 }
             }
-            Err(at) => {
-                let peers = Peers::Empty(since);
-                self.torrents.insert(
-                    at,
-                    Torrent {
-                        info_hash,
-                        downloaded,
-                        peers,
-                    },
-                );
+            Err(_) => {
+                self.restore_memory(info_hash, 1, 0);
             }
         }
     }
 
-    /// Visits the counts of torrents from this info-hash on and below that one, in order, until `visit` says
-    /// false or so many torrents have been looked at; tells where to go on, none if that was all. What is
-    /// about to be forgotten is left out.
-    pub fn tallies(
-        &self,
-        from: &InfoHash,
-        end: &InfoHash,
-        most: usize,
-        visit: &mut dyn FnMut(&Downloads) -> bool,
-    ) -> Option<InfoHash> {
-        let (mut next, mut left, mut goes_on) = (*from, most, true);
-        loop {
-            let at = self.torrents.find(&next).unwrap_or_else(|at| at);
-            for torrent in self.torrents.rest_of_chunk(at) {
-                if torrent.info_hash >= *end {
-                    return None;
-                }
-                if left == 0 || !goes_on {
-                    return Some(torrent.info_hash);
-                }
-                left -= 1;
-                let idle = match torrent.peers {
-                    Peers::Empty(since) => self.now.saturating_sub(since),
-                    _ => 0,
-                };
-                if torrent.downloaded > 0 && idle <= MOST_IDLE {
-                    goes_on = visit(&Downloads {
-                        info_hash: torrent.info_hash,
-                        downloaded: torrent.downloaded,
-                        idle,
-                    });
-                }
+    /// Takes over how often a torrent was downloaded, by maximum, and since when it is without peers if
+    /// it is. A torrent that is not known is remembered if there is room.
+    pub fn raise_downloaded(&mut self, info_hash: &InfoHash, downloaded: u32, empty_for: u32) {
+        let known = self.torrents.find(info_hash).ok();
+        let Some(torrent) = known.and_then(|at| self.torrents.get_mut(at)) else {
+            if downloaded > 0 {
+                self.restore_memory(info_hash, downloaded, empty_for);
             }
-            // Forwards in any case, so that no mistake in the table could make a walk endless.
-            next = self.torrents.next_fence(at).filter(|fence| *fence > next)?;
-        }
-    }
-
-    /// Visits the peers from this key on and below that one, in order, without those that have expired.
-    /// After about `budget` peers and torrents tells where to go on; none if that was all.
-    pub fn range(
-        &self,
-        from: &Key,
-        end: &Key,
-        budget: usize,
-        visit: &mut dyn FnMut(&Item),
-    ) -> Option<Key> {
-        self.visit_range(from, end, budget, &mut 0, visit)
-    }
-
-    /// The same within a budget for several walks, of which it takes what this one costs.
-    pub fn range_within(
-        &self,
-        from: &Key,
-        end: &Key,
-        left: &mut usize,
-        visit: &mut dyn FnMut(&Item),
-    ) -> Option<Key> {
-        let mut spent = 1;
-        let next = self.visit_range(from, end, *left, &mut spent, visit);
-        *left = left.saturating_sub(spent);
-        next
-    }
-
-    fn visit_range(
-        &self,
-        from: &Key,
-        end: &Key,
-        budget: usize,
-        spent: &mut usize,
-        visit: &mut dyn FnMut(&Item),
-    ) -> Option<Key> {
-        let mut from = *from;
-        loop {
-            let hash = from.info_hash();
-            let at = self.torrents.find(&hash).unwrap_or_else(|at| at);
-            for torrent in self.torrents.rest_of_chunk(at) {
-                from = from.max(Key::start_of(&torrent.info_hash));
-                if from >= *end {
-                    return None;
-                }
-                if *spent > budget {
-                    return Some(from);
-                }
-                *spent += 1;
-                let stopped = self.range_of(torrent, &from, end, spent, budget, visit);
-                if stopped.is_some() {
-                    return stopped.filter(|key| key < end);
-                }
-            }
-            // Forwards in any case, so that no mistake in the table could make a walk endless.
-            let fence = self.torrents.next_fence(at).filter(|fence| *fence > hash)?;
-            from = Key::start_of(&fence);
-        }
-    }
-
-    /// The same for one torrent; tells where it stopped.
-    fn range_of(
-        &self,
-        torrent: &Torrent,
-        from: &Key,
-        end: &Key,
-        spent: &mut usize,
-        budget: usize,
-        visit: &mut dyn FnMut(&Item),
-    ) -> Option<Key> {
-        let hash = &torrent.info_hash;
-        let mut stopped = None;
-        let mut meet = |key: Key, peer: Peer, role, tag| {
-            if key >= *end || *spent > budget {
-                stopped = Some(key);
-                return false;
-            }
-            *spent += 1;
-            if !self.clock.expired(tag) {
-                let presence = Presence::new(role, tag, self.clock);
-                visit(&Item {
-                    info_hash: *hash,
-                    peer,
-                    presence,
-                });
-            }
-            true
+            return;
         };
-        let (swarms, peers) = (&self.swarms, &torrent.peers);
-        let goes_on = from.record::<V4>().is_none_or(|first| {
-            swarms.in_order::<V4>(peers, first.key(), &mut |role, record| {
-                let mut peer = *record;
-                peer.set_tag(0);
-                let key = Key::of_record(hash, record);
-                meet(key, Peer::V4(peer), role, record.tag())
-            })
-        });
-        if !goes_on {
-            return stopped;
+        torrent.downloaded = torrent.downloaded.max(downloaded);
+        if let Peers::Empty(since) = &mut torrent.peers {
+            *since = (*since).max(self.now.saturating_sub(empty_for));
         }
-        if let Some(first) = from.record::<V6>() {
-            swarms.in_order::<V6>(peers, first.key(), &mut |role, record| {
-                let mut peer = *record;
-                peer.set_tag(0);
-                let key = Key::of_record(hash, record);
-                meet(key, Peer::V6(peer), role, record.tag())
-            });
+    }
+
+    /// Applies what a transport without versions told: as if the peer had announced here now, but it is not local.
+    pub fn apply_unversioned(
+        &mut self,
+        info_hash: &InfoHash,
+        record: &Record,
+        is_completion: bool,
+    ) {
+        let clock = self.clock;
+        let at = self.torrents.find(info_hash).ok();
+        let stored = self.living(at, record.peer);
+        let stop = match &self.journal {
+            Some(journal) if stored.is_none() => {
+                journal.stops.get(info_hash, &record.peer, clock.unit())
+            }
+            _ => None,
+        };
+        let contradicted = match (record.state, stored) {
+            (State::Present(Role::Leecher), Some((Role::Seeder, tag))) => clock.unit_of(tag) + 1,
+            (_, Some((_, tag))) => clock.unit_of(tag),
+            (State::Present(_), None) => stop.map_or(0, |stop| stop + 1),
+            (State::Stopped, None) => 0,
+        };
+        let record = Record {
+            unit: clock.unit().max(clock.nearest(contradicted)),
+            ..*record
+        };
+        match is_completion {
+            true => self.apply_completion(info_hash, &record),
+            false => {
+                self.apply(info_hash, Hint::default(), std::iter::once(record));
+            }
         }
-        stopped
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// The peers that stopped lately: a table of bounded size in which the oldest of four gives way.
+#[derive(Debug)]
+struct Stops {
+    key: [u64; 2],
+    /// Arrays, for which the system gives pages of zeros that take no memory until they are written to.
+    sets: Vec<[Stop; 4]>,
+    /// Units for which a stop is remembered.
+    keep: u64,
+    now: u64,
+    /// The latest unit in which a peer stopped.
+    newest: u64,
+}
+
+/// A peer's fingerprint, and the unit in which it stopped.
+type Stop = [u64; 2];
+
+impl Stops {
+    fn new(key: [u64; 2], max: usize, keep: u64, now: u64) -> Stops {
+        Stops {
+            key,
+            sets: vec![[[0; 2]; 4]; (max / 4).max(1)],
+            keep,
+            now,
+            newest: 0,
+        }
+    }
+
+    fn place(&self, info_hash: &InfoHash, peer: &Peer) -> (u64, usize) {
+        let mut message = [0; 38];
+        let endpoint = peer.endpoint();
+        message[..20].copy_from_slice(info_hash);
+        message[20..20 + endpoint.len()].copy_from_slice(endpoint);
+        let fingerprint = siphash24(self.key, &message[..20 + endpoint.len()]);
+        (fingerprint, (fingerprint % self.sets.len() as u64) as usize)
+    }
+
+    /// The unit in which the peer stopped, if it is remembered and not before this unit.
+    fn get(&self, info_hash: &InfoHash, peer: &Peer, from: u64) -> Option<u64> {
+        // Most records are of later announces than all stops, and hashing costs as much as the rest.
+        if self.newest < from {
+            return None;
+        }
+        let (fingerprint, set) = self.place(info_hash, peer);
+        let [_, unit] = *self
+            .sets
+            .get(set)?
+            .iter()
+            .find(|[of, _]| *of == fingerprint)?;
+        (unit >= from.max(1) && self.now.saturating_sub(unit) <= self.keep).then_some(unit)
+    }
+
+    fn put(&mut self, info_hash: &InfoHash, peer: &Peer, unit: u64) {
+        self.newest = self.newest.max(unit);
+        let (fingerprint, set) = self.place(info_hash, peer);
+        let Some(set) = self.sets.get_mut(set) else {
+            return;
+        };
+        match set.iter_mut().find(|[of, _]| *of == fingerprint) {
+            Some([_, stopped]) => *stopped = unit.max(*stopped),
+            None => {
+                let oldest = set.iter_mut().min_by_key(|[_, unit]| *unit);
+                if let Some(oldest) = oldest.filter(|[_, oldest]| *oldest <= unit) {
+                    *oldest = [fingerprint, unit];
+                }
+            }
+        }
+    }
+}

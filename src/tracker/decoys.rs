@@ -125,11 +125,6 @@ impl Decoys {
         }
     }
 
-    /// The clock was set: the start was at another time than it seemed.
-    pub(super) fn set_start(&mut self, start: u64) {
-        self.start = start;
-    }
-
     /// The decoys of a swarm with so many IPv4 leechers, IPv4 seeders, IPv6 leechers and IPv6 seeders,
     /// this many seconds after the start.
     pub(super) fn of(&self, info_hash: &InfoHash, sizes: [usize; 4], now: u32) -> Option<Pools> {

@@ -8,8 +8,6 @@ mod blocks;
 pub mod clock;
 mod cluster;
 mod decoys;
-pub mod ledger;
-mod merge;
 mod peers;
 mod sample;
 mod small;
@@ -19,9 +17,9 @@ mod torrents;
 mod walk;
 
 pub use clock::{Clock, LIFE, STAMP_MASK};
-pub use cluster::{Applied, Downloads, Item};
+pub use cluster::{JournalLimits, LATE, News, Record, STOP_MS, State};
 pub use decoys::Decoys;
-pub use peers::{COMPLETED, Peer, Role};
+pub use peers::{COMPLETED, LOCAL, Peer, Role};
 pub use sample::{MOST as MOST_PEERS, Sink};
 pub use table::{Locked, MAX_BATCH, Order, Survey, Sweeper, Table};
 pub use torrents::{Ahead, InfoHash};
@@ -29,10 +27,9 @@ pub use walk::{Cursor, Found, RECORD_SIZES};
 
 use crate::busiest::Busiest;
 use crate::random::Random;
+use cluster::Journal;
 use decoys::Pools;
-use ledger::{Ledger, Presence};
-use peers::{Record, V4, V6};
-use std::ops::RangeInclusive;
+use peers::{Record as _, V4, V6};
 use swarms::{Peers, Seen, Swarms, Update, Within};
 use table::Size;
 use torrents::{Position, Torrent, Torrents};
@@ -167,12 +164,12 @@ impl Tally {
     /// Units in the peer timeout.
     pub const LIFE: u64 = clock::LIFE;
 
-    /// Units after which it is too early to announce again: up to two thirds of the interval, if the
-    /// timeout is the usual 1.5 intervals. What comes at once tells of an event.
-    const EARLY: RangeInclusive<u8> = 1..=42;
+    /// An announce without an event is too early at up to this many units after the last one: two thirds of the
+    /// interval, if the timeout is the usual 1.5 intervals.
+    const EARLY: u8 = 21;
 
     /// Units after which counts of woodpeckers are halved: an interval.
-    const FORGETS: u64 = 64;
+    const FORGETS: u64 = 32;
 
     pub fn new(unit_ms: u64) -> Tally {
         Tally {
@@ -191,15 +188,21 @@ impl Tally {
         }
     }
 
-    fn count(&mut self, seen: Seen, peer: Peer, random: &mut Random) {
+    fn count(&mut self, seen: Seen, announce: &Announce, clock: Clock, random: &mut Random) {
         self.completed += u64::from(seen.newly_completed);
-        if let Some(count) = self.renewals.get_mut(usize::from(seen.age)) {
+        let Some((_, tag)) = seen.before else {
+            return;
+        };
+        let age = clock.age(tag);
+        if let Some(count) = self.renewals.get_mut(usize::from(age)) {
             *count += 1;
         }
-        if Tally::EARLY.contains(&seen.age) {
+        // The announce before may have been to another node.
+        let is_own = tag & LOCAL != 0;
+        if age <= Tally::EARLY && is_own && announce.event == Event::None {
             let woodpeckers = &mut self.woodpeckers;
             let woodpeckers = woodpeckers.get_or_insert_with(|| Busiest::new(random).into());
-            woodpeckers.count(Tally::source(peer));
+            woodpeckers.count(Tally::source(announce.peer));
         }
     }
 
@@ -240,7 +243,7 @@ pub struct Tracker {
     sweep: Sweep,
     tally: Tally,
     /// For the cluster, if there is one.
-    ledger: Option<Box<Ledger>>,
+    journal: Option<Box<Journal>>,
 }
 
 /// The walk that drops what has expired. It stops and goes on by key, so the table may change under
@@ -274,7 +277,7 @@ impl Tracker {
             decoys: None,
             unit_ms,
             clock: Clock::at(Clock::FIRST),
-            ahead_ms: start_ms as i64, // A 96th of 2^32 seconds is the longest unit.
+            ahead_ms: start_ms as i64, // A 48th of 2^32 seconds is the longest unit.
             now_ms: start_ms,
             now: KEEP_EMPTY,
             sweep: Sweep {
@@ -283,7 +286,7 @@ impl Tracker {
                 running: None,
             },
             tally: Tally::new(unit_ms),
-            ledger: None,
+            journal: None,
         }
     }
 
@@ -356,8 +359,8 @@ impl Tracker {
     fn set_clock(&mut self, unit: u64) {
         let last = self.sweep.vouched.saturating_add(Clock::SWEEP_VALID);
         self.clock = Clock::at(unit.min(last)).judging_at(unit);
-        if let Some(ledger) = &mut self.ledger {
-            ledger.advance(self.clock.unit());
+        if let Some(journal) = &mut self.journal {
+            journal.advance(self.clock.unit());
         }
     }
 
@@ -386,6 +389,15 @@ impl Tracker {
         }
     }
 
+    /// Both steps at once for a torrent that is a little behind the last one in order.
+    pub fn look_behind(&self, info_hash: &InfoHash, last: Hint) -> Hint {
+        let found = self.torrents.find_behind(info_hash, last.at);
+        if let Some(torrent) = found.ok().and_then(|at| self.torrents.get(at)) {
+            self.swarms.prefetch(&torrent.peers);
+        }
+        Hint::found(found.unwrap_or_else(|at| at))
+    }
+
     /// A step after that, for a peer of a large swarm.
     pub fn look_inside(&self, hint: Hint, peer: Peer) {
         if !hint.is_known {
@@ -407,7 +419,7 @@ impl Tracker {
             .torrents
             .find_near(announce.info_hash, announce.hint.at);
         if announce.event == Event::Stopped {
-            self.note_stop(at.ok(), announce);
+            self.note_stop(at.ok(), announce.info_hash, announce.peer);
             return match at {
                 Ok(at) => Outcome::of(self.remove(at, announce.peer)),
                 Err(_) => Outcome::default(),
@@ -481,14 +493,15 @@ impl Tracker {
         let update = self.update(announce);
         let torrent = self.torrents.get_mut(at)?;
         let (swarms, peer) = (&mut self.swarms, announce.peer);
-        let seen = match &mut self.ledger {
-            None => swarms.update(&mut torrent.peers, peer, update, self.clock),
-            Some(ledger) => ledger.update(swarms, torrent, peer, update, self.clock),
-        };
+        let seen = swarms.update(&mut torrent.peers, peer, update);
         if let Some(seen) = seen {
-            self.tally.count(seen, announce.peer, random);
+            self.tally.count(seen, announce, self.clock, random);
             let completed = u32::from(seen.newly_completed);
             torrent.downloaded = torrent.downloaded.saturating_add(completed);
+            let journal = self.journal.as_deref();
+            if journal.is_some_and(|journal| journal.is_notable(seen, announce.role, self.clock)) {
+                self.note_announce(at, peer, announce.role, seen);
+            }
         }
         Some((at, seen))
     }
@@ -513,9 +526,11 @@ impl Tracker {
     }
 
     fn update(&self, announce: &Announce) -> Update {
+        let completes = announce.event == Event::Completed && announce.role == Role::Seeder;
+        let completed = if completes { COMPLETED } else { 0 };
         Update {
             role: announce.role,
-            completed: announce.event == Event::Completed && announce.role == Role::Seeder,
+            tag: self.clock.stamp() | LOCAL | completed,
             room: self.has_room(),
         }
     }
@@ -547,18 +562,6 @@ impl Tracker {
     /// Whether memories of torrents without peers must make room for torrents with some.
     fn is_crowded(&self) -> bool {
         self.all_torrents() >= self.limits.max_torrents - self.limits.max_torrents / 4
-    }
-
-    /// Notes that a client has stopped, for other nodes. A peer that is not in the table is ignored: anybody
-    /// could invent such peers, and so displace the stops that are remembered.
-    fn note_stop(&mut self, at: Option<Position>, announce: &Announce) {
-        if let Some(ledger) = &mut self.ledger {
-            let torrent = at.and_then(|at| self.torrents.get(at));
-            let stored = torrent.and_then(|t| self.swarms.get(&t.peers, announce.peer));
-            let stored = stored.filter(|(_, tag)| !self.clock.expired(*tag));
-            let before = stored.map(|(role, tag)| Presence::new(role, tag, self.clock));
-            ledger.stop(announce.info_hash, announce.peer, before, self.clock);
-        }
     }
 
     /// Takes a peer out, and the torrent too if nobody is left and nothing is to be remembered.
@@ -732,7 +735,6 @@ impl Tracker {
         let (swarms, clock, now) = (&mut self.swarms, self.clock, self.now);
         let mut spent = 0;
         let mut stopped = None;
-        let mut is_dropping = false;
         self.torrents.visit_chunk(at, |torrent, rest| {
             if let Some(later) = rest.get(SWEEP_AHEAD) {
                 swarms.prefetch(&later.peers);
@@ -747,7 +749,6 @@ impl Tracker {
             if tracked.is_some_and(|tracked| !tracked(&torrent.info_hash)) {
                 clock = clock.judging_all_expired();
                 torrent.downloaded = 0;
-                is_dropping |= !matches!(torrent.peers, Peers::Empty(_));
             }
             loop {
                 let (looked_at, next) = swarms.expire(&mut torrent.peers, within, clock, now);
@@ -762,9 +763,6 @@ impl Tracker {
                 }
             }
         });
-        if let Some(ledger) = self.ledger.as_mut().filter(|_| is_dropping) {
-            ledger.count_again();
-        }
         // Forwards in any case, so that no mistake in the table could make a sweep endless.
         let fence = self.torrents.next_fence(at).filter(|fence| *fence > from);
         let next = stopped.or_else(|| fence.map(|fence| (fence, None)));
@@ -792,6 +790,8 @@ fn share(want: usize, v4: usize, v6: usize) -> (usize, usize) {
     (v4_share, (want - v4_share).min(v6))
 }
 
+#[cfg(test)]
+mod cluster_tests;
 #[cfg(test)]
 mod observer;
 #[cfg(test)]

@@ -38,9 +38,12 @@ impl Role {
 pub type V4 = [u8; 7];
 pub type V6 = [u8; 19];
 
-/// A record's last byte: the top bit says that the peer's completion was counted, the others are the
-/// stamp of its last announce.
+/// A record's last byte, the tag: the top bit says that the peer's completion was counted, the next one that it last
+/// announced to this node and was not learnt from another. The others are the stamp of its last announce.
 pub const COMPLETED: u8 = 0x80;
+pub const LOCAL: u8 = 0x40;
+
+const _: () = assert!(COMPLETED | LOCAL == !super::clock::STAMP_MASK);
 
 pub trait Record: Copy + Eq + std::fmt::Debug {
     /// Address and port as a number that sorts as the bytes do.
@@ -65,22 +68,13 @@ pub trait Record: Copy + Eq + std::fmt::Debug {
         *self.tag_mut() = tag;
     }
 
-    fn completed(&self) -> bool {
-        self.tag() & COMPLETED != 0
-    }
-
     fn expired(&self, clock: Clock) -> bool {
         clock.expired(self.tag())
     }
 
-    /// Units since the last announce.
-    fn age(&self, clock: Clock) -> u8 {
-        clock.age(self.tag())
-    }
-
-    /// Marks the peer as seen now. What is completed stays so.
-    fn renew(&mut self, clock: Clock, completed: bool) {
-        renew(self.tag_mut(), clock, completed);
+    /// Gives the peer a new tag. A completion that was counted stays counted.
+    fn renew(&mut self, tag: u8) {
+        *self.tag_mut() = tag | self.tag() & COMPLETED;
     }
 }
 
@@ -126,12 +120,6 @@ record!(19, (u128, u16), |b| {
         u16::from_be_bytes([high, low]),
     )
 });
-
-/// Makes a tag one of now. What is completed stays so.
-pub fn renew(tag: &mut u8, clock: Clock, completed: bool) {
-    let completed = if completed { COMPLETED } else { 0 };
-    *tag = clock.stamp() | completed | *tag & COMPLETED;
-}
 
 /// Where a peer listens. IPv4 addresses mapped into IPv6 are IPv4 (RFC 4291, 2.5.5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -678,7 +666,7 @@ mod tests {
 
     #[test]
     fn expiry_walks_chunk_by_chunk_and_drops_only_the_old() {
-        let (old, young) = (Clock::at(100), Clock::at(150));
+        let (old, young) = (Clock::at(145), Clock::at(150));
         let mut list = PeerList::<V4>::default();
         let mut blocks = Blocks::default();
         let mut model = BTreeMap::new();
@@ -743,10 +731,9 @@ mod tests {
     #[test]
     fn what_is_completed_stays_completed() {
         let mut peer = record(1, 0);
-        peer.renew(Clock::at(3), true);
-        assert_eq!(peer.tag(), 0x83);
-        peer.renew(Clock::at(130), false);
+        peer.renew(3 | LOCAL | COMPLETED);
+        assert_eq!(peer.tag(), 0xc3);
+        peer.renew(2);
         assert_eq!(peer.tag(), 0x82);
-        assert!(peer.completed());
     }
 }

@@ -419,7 +419,7 @@ mod tests {
     fn the_expired_are_passed_over() {
         let mut all = peers(0, 20);
         for peer in all.iter_mut().step_by(2) {
-            peer[6] = Clock::at(100).stamp();
+            peer[6] = Clock::at(50).stamp();
         }
         let pool = Pool {
             leechers: List::Slice(&all),
@@ -428,7 +428,7 @@ mod tests {
         };
         let mut room = [0; 120];
         let mut sink = Sink::new(&mut room);
-        pool.pick(50, Clock::at(110), &mut Random::seeded(1), &mut sink);
+        pool.pick(50, Clock::at(55), &mut Random::seeded(1), &mut sink);
         assert_eq!(sink.len(), 60);
         assert!(sink.bytes().chunks(6).all(|e| e[5] % 2 == 0));
     }

@@ -6,7 +6,7 @@
 
 use super::blocks::{Block, Blocks};
 use super::clock::Clock;
-use super::peers::{COMPLETED, Peer, PeerList, Record, Role, V4, V6, renew, reserve_one};
+use super::peers::{COMPLETED, Peer, PeerList, Record, Role, V4, V6, reserve_one};
 use super::sample::{List, Pool};
 use super::small;
 use crate::sys::memory::prefetch;
@@ -109,14 +109,26 @@ impl Stored for V6 {
     }
 }
 
-/// What an announce says about a peer.
+/// The new state of a peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Update {
     pub role: Role,
-    /// It says that it has just completed, and has nothing left.
-    pub completed: bool,
+    /// The stamp, with `LOCAL` and `COMPLETED` if they apply. A completion that was counted stays counted.
+    pub tag: u8,
     /// Whether a peer that is not known yet may be stored.
     pub room: bool,
+}
+
+impl Update {
+    /// What comes of it for a peer at this rank that was stored like this.
+    fn seen(&self, rank: usize, before: Option<(Role, u8)>) -> Seen {
+        let was_completed = before.is_some_and(|(_, tag)| tag & COMPLETED != 0);
+        Seen {
+            rank,
+            newly_completed: self.tag & COMPLETED != 0 && !was_completed,
+            before,
+        }
+    }
 }
 
 /// What came of it.
@@ -125,34 +137,16 @@ pub struct Seen {
     /// The peer's rank among those of its role and family.
     pub rank: usize,
     pub newly_completed: bool,
-    /// Units since its last announce, or [`NEWCOMER`].
-    pub age: u8,
+    /// Its role and tag before; none for a newcomer.
+    pub before: Option<(Role, u8)>,
 }
 
 /// A peer where it is stored.
 #[derive(Debug)]
 pub struct Found<'a> {
     pub role: Role,
-    /// Among those of its role and family.
-    rank: usize,
     pub tag: &'a mut u8,
 }
-
-impl Found<'_> {
-    /// The same as [`Swarms::update`] for a peer that stays in its role.
-    pub fn renew(self, completed: bool, clock: Clock) -> Seen {
-        let seen = Seen {
-            rank: self.rank,
-            newly_completed: completed && *self.tag & COMPLETED == 0,
-            age: clock.age(*self.tag),
-        };
-        renew(self.tag, clock, completed);
-        seen
-    }
-}
-
-/// No age: stamps have at most seven bits.
-pub const NEWCOMER: u8 = u8::MAX;
 
 /// Where the sweep of one large swarm goes on: the list, and a peer to go on from.
 #[derive(Clone, Copy, Debug)]
@@ -180,15 +174,11 @@ impl<'a, R: Stored> List<'a, R> {
         let Some(from) = R::from_bytes(&within.from).first().map(R::key) else {
             return (&[], None);
         };
-        let (records, next) = self.run_from(from);
-        (R::to_bytes(records), next.map(|fence| within.at(&fence)))
-    }
-
-    fn run_from(self, from: R::Key) -> (&'a [R], Option<R>) {
-        match self {
+        let (records, next) = match self {
             List::Slice(all) => (&all[all.partition_point(|r| r.key() < from)..], None),
             List::Chunked(list, blocks) => list.run(from, blocks),
-        }
+        };
+        (R::to_bytes(records), next.map(|fence| within.at(&fence)))
     }
 
     fn find(self, key: R::Key) -> Option<&'a R> {
@@ -219,16 +209,10 @@ impl Swarms {
     }
 
     /// Adds or renews a peer. None if it is new and there is no room.
-    pub fn update(
-        &mut self,
-        peers: &mut Peers,
-        peer: Peer,
-        update: Update,
-        clock: Clock,
-    ) -> Option<Seen> {
+    pub fn update(&mut self, peers: &mut Peers, peer: Peer, update: Update) -> Option<Seen> {
         match peer {
-            Peer::V4(record) => self.update_as(peers, record, update, clock),
-            Peer::V6(record) => self.update_as(peers, record, update, clock),
+            Peer::V4(record) => self.update_as(peers, record, update),
+            Peer::V6(record) => self.update_as(peers, record, update),
         }
     }
 
@@ -267,10 +251,10 @@ impl Swarms {
         first: Role,
     ) -> Option<Found<'a>> {
         let mut roles = [first, first.other()].into_iter();
-        let (role, rank, tag) = match peers {
+        let (role, tag) = match peers {
             Peers::Empty(_) => return None,
-            Peers::Leecher(lone) => (Role::Leecher, 0, lone_tag::<R>(lone, key)?),
-            Peers::Seeder(lone) => (Role::Seeder, 0, lone_tag::<R>(lone, key)?),
+            Peers::Leecher(lone) => (Role::Leecher, lone_tag::<R>(lone, key)?),
+            Peers::Seeder(lone) => (Role::Seeder, lone_tag::<R>(lone, key)?),
             &mut Peers::Small { class, place } => {
                 let bytes = self.blocks.get_mut(Block { class, place });
                 let (role, rank) = roles.find_map(|role| {
@@ -279,7 +263,7 @@ impl Swarms {
                     Some((role, rank))
                 })?;
                 let record = small::list_mut::<R>(bytes, role).get_mut(rank)?;
-                (role, rank, record.tag_mut())
+                (role, record.tag_mut())
             }
             &mut Peers::Large(number) => {
                 let large = self.large.get(number as usize)?.as_deref()?;
@@ -289,46 +273,10 @@ impl Swarms {
                     Some((role, place))
                 })?;
                 let list = &lists[role as usize];
-                let rank = list.rank(place);
-                (role, rank, list.get_mut(place, blocks)?.tag_mut())
+                (role, list.get_mut(place, blocks)?.tag_mut())
             }
         };
-        Some(Found { role, rank, tag })
-    }
-
-    /// Visits a family's peers in order of address and port, leechers and seeders together, from this key
-    /// on and until `visit` says false; whether it never did.
-    pub fn in_order<R: Stored>(
-        &self,
-        peers: &Peers,
-        from: R::Key,
-        visit: &mut dyn FnMut(Role, &R) -> bool,
-    ) -> bool {
-        let mut runs = [Role::Leecher, Role::Seeder].map(|role| {
-            let list = self.list::<R>(peers, role);
-            let (records, next) = list.run_from(from);
-            (role, list, records, next)
-        });
-        loop {
-            for (_, list, records, next) in &mut runs {
-                while let ([], Some(fence)) = (*records, *next) {
-                    (*records, *next) = list.run_from(fence.key());
-                }
-            }
-            let [(_, _, leechers, _), (_, _, seeders, _)] = &runs;
-            let nearest = match (leechers.first(), seeders.first()) {
-                (None, None) => return true,
-                (Some(leecher), Some(seeder)) => usize::from(seeder.key() < leecher.key()),
-                (leecher, _) => usize::from(leecher.is_none()),
-            };
-            let (role, _, records, _) = &mut runs[nearest];
-            if let Some((first, rest)) = records.split_first() {
-                *records = rest;
-                if !visit(*role, first) {
-                    return false;
-                }
-            }
-        }
+        Some(Found { role, tag })
     }
 
     /// Prefetches what an update of this swarm will read first.
@@ -385,26 +333,25 @@ impl Swarms {
         peers: &mut Peers,
         mut record: R,
         update: Update,
-        clock: Clock,
     ) -> Option<Seen> {
         record.set_tag(0);
         match peers {
-            Peers::Empty(_) => self.insert_first(peers, record, update, clock),
+            Peers::Empty(_) => self.insert_first(peers, record, update),
             Peers::Leecher(lone) | Peers::Seeder(lone) => {
                 let known = R::lone(lone).first().filter(|p| p.key() == record.key());
                 match known.and_then(|known| known.to_lone()) {
-                    Some(known) => Some(self.renew_lone(peers, known, update, clock)),
+                    Some(known) => Some(self.renew_lone(peers, known, update)),
                     None if update.room => {
                         self.make_small(peers)?;
-                        self.update_as(peers, record, update, clock)
+                        self.update_as(peers, record, update)
                     }
                     None => None,
                 }
             }
             &mut Peers::Small { class, place } => {
-                self.update_small(peers, Block { class, place }, record, update, clock)
+                self.update_small(peers, Block { class, place }, record, update)
             }
-            &mut Peers::Large(number) => self.update_large(number, record, update, clock),
+            &mut Peers::Large(number) => self.update_large(number, record, update),
         }
     }
 
@@ -413,12 +360,11 @@ impl Swarms {
         peers: &mut Peers,
         mut record: R,
         update: Update,
-        clock: Clock,
     ) -> Option<Seen> {
         if !update.room {
             return None;
         }
-        record.renew(clock, update.completed);
+        record.renew(update.tag);
         match record.to_lone() {
             Some(lone) => *peers = Peers::lone(update.role, lone),
             None => {
@@ -430,35 +376,20 @@ impl Swarms {
             }
         }
         self.totals[small::list_number::<R>(update.role)] += 1;
-        Some(Seen {
-            rank: 0,
-            newly_completed: update.completed,
-            age: NEWCOMER,
-        })
+        Some(update.seen(0, None))
     }
 
-    fn renew_lone(
-        &mut self,
-        peers: &mut Peers,
-        mut known: V4,
-        update: Update,
-        clock: Clock,
-    ) -> Seen {
-        let newly_completed = update.completed && !known.completed();
-        let age = known.age(clock);
-        known.renew(clock, update.completed);
+    fn renew_lone(&mut self, peers: &mut Peers, mut known: V4, update: Update) -> Seen {
         let role = match peers {
             Peers::Seeder(_) => Role::Seeder,
             _ => Role::Leecher,
         };
+        let seen = update.seen(0, Some((role, known.tag())));
+        known.renew(update.tag);
         self.totals[role as usize] -= 1;
         self.totals[update.role as usize] += 1;
         *peers = Peers::lone(update.role, known);
-        Seen {
-            rank: 0,
-            newly_completed,
-            age,
-        }
+        seen
     }
 
     /// Moves the lone peer into a block with room for another.
@@ -482,23 +413,15 @@ impl Swarms {
         block: Block,
         mut record: R,
         update: Update,
-        clock: Clock,
     ) -> Option<Seen> {
-        let Update {
-            role, completed, ..
-        } = update;
+        let role = update.role;
         let bytes = self.blocks.get_mut(block);
         let list = small::list_mut::<R>(bytes, role);
         let rank = match list.binary_search_by_key(&record.key(), R::key) {
             Ok(rank) => {
-                let newly_completed = completed && !list[rank].completed();
-                let age = list[rank].age(clock);
-                list[rank].renew(clock, completed);
-                return Some(Seen {
-                    rank,
-                    newly_completed,
-                    age,
-                });
+                let seen = update.seen(rank, Some((role, list[rank].tag())));
+                list[rank].renew(update.tag);
+                return Some(seen);
             }
             Err(rank) => rank,
         };
@@ -515,26 +438,21 @@ impl Swarms {
         };
         let Some(block) = block else {
             let number = self.make_large(peers)?;
-            return self.update_large(number, record, update, clock);
+            return self.update_large(number, record, update);
         };
         *peers = Peers::small(block);
         let bytes = self.blocks.get_mut(block);
-        let mut age = NEWCOMER;
+        let mut before = None;
         if let Some(index) = known {
             record = small::list::<R>(bytes, role.other())[index];
-            age = record.age(clock);
+            before = Some((role.other(), record.tag()));
             small::remove::<R>(bytes, role.other(), index);
             self.totals[small::list_number::<R>(role.other())] -= 1;
         }
-        let newly_completed = completed && !record.completed();
-        record.renew(clock, completed);
+        record.renew(update.tag);
         small::insert(bytes, role, rank, &record);
         self.totals[small::list_number::<R>(role)] += 1;
-        Some(Seen {
-            rank,
-            newly_completed,
-            age,
-        })
+        Some(update.seen(rank, before))
     }
 
     /// This block if another such peer fits, else a larger one with the same contents; none if the
@@ -586,11 +504,8 @@ impl Swarms {
         number: u32,
         mut record: R,
         update: Update,
-        clock: Clock,
     ) -> Option<Seen> {
-        let Update {
-            role, completed, ..
-        } = update;
+        let role = update.role;
         let large = self.large.get_mut(number as usize)?.as_deref_mut()?;
         let lists = R::lists_mut(large);
         let blocks = &mut self.blocks;
@@ -598,14 +513,9 @@ impl Swarms {
         let place = match list.find(record.key(), blocks) {
             Ok(place) => {
                 let known = list.get_mut(place, blocks)?;
-                let newly_completed = completed && !known.completed();
-                let age = known.age(clock);
-                known.renew(clock, completed);
-                return Some(Seen {
-                    rank: list.rank(place),
-                    newly_completed,
-                    age,
-                });
+                let before = Some((role, known.tag()));
+                known.renew(update.tag);
+                return Some(update.seen(list.rank(place), before));
             }
             Err(place) => place,
         };
@@ -614,25 +524,20 @@ impl Swarms {
             Ok(place) => others.remove(place, blocks),
             Err(_) => None,
         };
-        let mut age = NEWCOMER;
+        let mut before = None;
         match known {
             Some(known) => {
-                age = known.age(clock);
+                before = Some((role.other(), known.tag()));
                 record = known;
                 self.totals[small::list_number::<R>(role.other())] -= 1;
             }
             None if !update.room => return None,
             None => {}
         }
-        let newly_completed = completed && !record.completed();
-        record.renew(clock, completed);
+        record.renew(update.tag);
         let rank = lists[role as usize].insert(place, record, blocks)?;
         self.totals[small::list_number::<R>(role)] += 1;
-        Some(Seen {
-            rank,
-            newly_completed,
-            age,
-        })
+        Some(update.seen(rank, before))
     }
 
     /// Takes a peer out; `now` in seconds is noted if it was the last. Tells whether it was there.

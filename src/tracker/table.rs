@@ -183,6 +183,12 @@ impl Table {
         }
     }
 
+    /// Moves the clocks of all shards on. If they have to be held, requests wait from now on.
+    pub fn move_clock(&self, ms: u64, now_ms: u64) {
+        self.each(now_ms, &mut |tracker| tracker.move_clock(ms));
+        self.note_sweeps(now_ms);
+    }
+
     /// Notes until when all shards have been swept.
     pub fn note_sweeps(&self, now_ms: u64) {
         let mut from = u64::MAX;
@@ -322,6 +328,18 @@ impl Table {
         survey
     }
 
+    /// Torrents and peers of all shards.
+    pub fn totals(&self, now_ms: u64) -> Totals {
+        let mut totals = Totals::default();
+        self.each(now_ms, &mut |tracker| {
+            let own = tracker.totals();
+            totals.torrents += own.torrents;
+            totals.leechers += own.leechers;
+            totals.seeders += own.seeders;
+        });
+        totals
+    }
+
     /// The sources that announce again too early, of all shards.
     pub fn woodpeckers(&self, now_ms: u64) -> Option<Busiest> {
         let mut all: Option<Busiest> = None;
@@ -408,23 +426,6 @@ impl Sweeper {
             }
             false => Progress::Underway,
         }
-    }
-}
-
-#[cfg(test)]
-impl Table {
-    /// With this tracker as its only shard.
-    pub fn of(tracker: Tracker) -> Table {
-        let mut table = Table::new(tracker.limits, 1);
-        table.shards = Box::new([Shard(Mutex::new(tracker))]);
-        table
-    }
-
-    /// Its only shard.
-    pub fn into_tracker(self) -> Tracker {
-        assert_eq!(self.shards.len(), 1);
-        let [shard] = *Box::<[Shard; 1]>::try_from(self.shards).expect("one shard");
-        shard.0.into_inner().expect("is not poisoned")
     }
 }
 
@@ -705,7 +706,7 @@ mod tests {
         }
     }
 
-    /// A unit is 20 ms with the shortest timeout.
+    /// A unit is 41 ms with the shortest timeout.
     #[test]
     fn no_shard_is_held_while_sweeps_go_on() {
         let limits = Limits {
@@ -724,19 +725,39 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_moved_far_is_held_until_every_shard_is_swept() {
+        for threads in [1, 2] {
+            let table = table(1 << 20, threads);
+            run_thread(&table, 0, 500, 200);
+            table.note_sweeps(0);
+            let unit_ms = table.unit_ms();
+            table.move_clock(13 * unit_ms, 0);
+            assert!(!table.is_held(0));
+            table.move_clock(unit_ms, 0);
+            assert!(table.is_held(0));
+            let mut sweeper = Sweeper::default();
+            while sweeper.step(&table, 0, 100, None) == Progress::Underway {}
+            assert!(!table.is_held(0));
+            table.each(0, &mut |tracker| {
+                assert_eq!(tracker.clock().unit(), Clock::FIRST + 14);
+            });
+        }
+    }
+
+    #[test]
     fn a_sweep_passes_every_shard() {
         let table = table(1 << 20, 2);
         let mut random = Random::seeded(5);
         run_thread(&table, 0, 500, 200);
         let mut sweeper = Sweeper::default();
-        let unit_ms = 2_700_000 / 96;
+        let unit_ms = 2_700_000 / 48;
         let mut now = 0;
         while table.survey(now).totals.torrents > 0 {
             now += unit_ms;
-            assert!(now < 120 * unit_ms);
+            assert!(now < 60 * unit_ms);
             while sweeper.step(&table, now, random.below(200), None) == Progress::Underway {}
         }
-        assert!(now > 96 * unit_ms);
+        assert!(now > 48 * unit_ms);
         assert_eq!(table.peers.load(Relaxed), 0);
         assert_eq!(table.torrents.load(Relaxed), 0);
     }

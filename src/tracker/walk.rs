@@ -5,7 +5,7 @@
 //! met. A peer that changes its role meanwhile may be met in both; the later is the newer.
 
 use super::clock::LIFE;
-use super::peers::{Peer, Role};
+use super::peers::{COMPLETED, Peer, Role};
 use super::small;
 use super::swarms::{self, Peers, Update, Within};
 use super::torrents::Torrent;
@@ -51,6 +51,9 @@ pub enum Found<'a> {
     Peers { list: u8, records: &'a [u8] },
 }
 
+/// Torrents between the one that a walk meets and the one whose swarm it prefetches.
+const WALK_AHEAD: usize = 8;
+
 impl Tracker {
     /// Walks on by about `budget` torrents and peers, a chunk of a large swarm at least. None is the end.
     pub fn walk(
@@ -63,7 +66,11 @@ impl Tracker {
         let mut spent = 0;
         loop {
             let at = self.torrents.find(&cursor.torrent).unwrap_or_else(|at| at);
-            for torrent in self.torrents.rest_of_chunk(at) {
+            let torrents = self.torrents.rest_of_chunk(at);
+            for (index, torrent) in torrents.iter().enumerate() {
+                if let Some(later) = torrents.get(index + WALK_AHEAD) {
+                    self.swarms.prefetch(&later.peers);
+                }
                 if spent >= budget && torrent.info_hash != cursor.torrent {
                     cursor.torrent = torrent.info_hash;
                     return Some(cursor);
@@ -197,16 +204,16 @@ impl Tracker {
         completed: bool,
         age: u8,
     ) -> bool {
+        let completed = if completed { COMPLETED } else { 0 };
         let update = Update {
             role,
-            completed,
+            tag: self.clock.ago(age).stamp() | completed,
             room: self.has_room(),
         };
-        let then = self.clock.ago(age);
         let Some(torrent) = self.torrents.get_mut(torrent.at) else {
             return false;
         };
-        let seen = self.swarms.update(&mut torrent.peers, peer, update, then);
+        let seen = self.swarms.update(&mut torrent.peers, peer, update);
         seen.is_some()
     }
 }

@@ -19,12 +19,13 @@ The tracker is the one that cargo built, or ANNOUNCED_BIN.
   --only CASE[,CASE...]  of: udp udp-large http http-new memory idle size
                          insert-hash insert-peer wire latency sweep lists state
                          fullscrape fullscrape-large fullscrape-latency join
-                         sync-apply sync-wire threads threads-large
+                         sync-apply sync-note sync-wire sync-heal threads
+                         threads-large
                          threads-cost threads-memory
   --full                 every case, and opentracker in all of them; without it and
                          --only: udp http http-new memory idle size wire latency
                          join fullscrape fullscrape-latency sync-apply
-                         sync-wire threads threads-cost threads-memory
+                         sync-note sync-wire sync-heal threads threads-cost threads-memory
   --protocol P           udp, http (connections kept) or http-new (one a request):
                          the same as --only with that name
   --family 4|6           addresses to announce from (4)
@@ -61,7 +62,9 @@ pub enum Case {
     FullScrapeLarge,
     FullScrapeLatency,
     SyncApply,
+    SyncNote,
     SyncWire,
+    SyncHeal,
     Threads,
     ThreadsLarge,
     ThreadsCost,
@@ -69,7 +72,7 @@ pub enum Case {
 }
 
 /// All cases in the order of the table, by name, and whether each runs when none is chosen.
-const CASES: [(&str, Case, bool); 24] = [
+const CASES: [(&str, Case, bool); 26] = [
     ("udp", Case::Udp, true),
     ("udp-large", Case::UdpLarge, false),
     ("http", Case::Http, true),
@@ -89,7 +92,9 @@ const CASES: [(&str, Case, bool); 24] = [
     ("fullscrape-large", Case::FullScrapeLarge, false),
     ("fullscrape-latency", Case::FullScrapeLatency, true),
     ("sync-apply", Case::SyncApply, true),
+    ("sync-note", Case::SyncNote, true),
     ("sync-wire", Case::SyncWire, true),
+    ("sync-heal", Case::SyncHeal, true),
     ("threads", Case::Threads, true),
     ("threads-large", Case::ThreadsLarge, false),
     ("threads-cost", Case::ThreadsCost, true),

@@ -98,24 +98,14 @@ pub fn has_threads() -> bool {
 }
 
 /// Adds `-j` with the value of `ANNOUNCED_THREADS`, if that is set, to a command that runs the program. A test that
-/// gives `-j`, or a flag that allows one thread only, keeps its own number.
+/// gives `-j` keeps its own number.
 fn add_threads(command: &mut Command) {
     let Ok(threads) = std::env::var("ANNOUNCED_THREADS") else {
         return;
     };
     let program = program();
     let runs = |word: &OsStr| word == program.as_str();
-    let decides = |flag: &OsStr| {
-        [
-            "-j",
-            "--threads",
-            "-s",
-            "--sync-multicast",
-            "--cluster-listen",
-        ]
-        .map(OsStr::new)
-        .contains(&flag)
-    };
+    let decides = |flag: &OsStr| ["-j", "--threads"].map(OsStr::new).contains(&flag);
     let is_program = runs(command.get_program()) || command.get_args().any(runs);
     if is_program && !command.get_args().any(decides) {
         command.args(["-j", &threads]);

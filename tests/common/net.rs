@@ -4,23 +4,18 @@
 //! own namespace. No name can collide with another test's, no packet gets out, and however the test ends, the kernel
 //! removes all of it.
 //!
-//! A host's cable can be pulled, and can be a bad one: netem loses and delays, or, where the kernel has none, a [`Relay`]
-//! does, which is also what records frames and sends them again.
+//! A host's cable can be pulled, and a [`Relay`] records the frames that the host sends.
 
 use super::sandbox::{self, run};
 use super::{Daemon, skip, sys};
-use announced::random::Random;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
-use std::time::{Duration, Instant};
 
 /// Runs the test of that name again in a sandbox, and there this with a network. Where that cannot be, the test skips.
 pub fn in_sandbox(test: &str, body: impl FnOnce(&Lan)) {
@@ -38,17 +33,6 @@ fn missing() -> Option<String> {
     output
         .err()
         .map(|e| format!("ip, of Debian's iproute2: {e}"))
-}
-
-/// What a cable does to the frames that a host sends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Faults {
-    /// Per cent that are lost.
-    pub loss: usize,
-    /// Milliseconds that the others take ...
-    pub delay: u64,
-    /// ... but for so many per cent, which overtake them.
-    pub overtaking: usize,
 }
 
 /// The bridge. Hosts are 1, 2, ...: 10.77.0.1 and fd77::1, `node1` by name, and so on.
@@ -127,12 +111,14 @@ fn command(line: &str) {
     run(program, &words.collect::<Vec<_>>(), Path::new("/"));
 }
 
+type Frames = Arc<Mutex<Vec<Vec<u8>>>>;
+
 /// A host, up to the end of the sandbox.
 pub struct Host {
     number: u16,
     pub name: String,
     namespace: File,
-    relay: OnceLock<Arc<Relay>>,
+    relay: OnceLock<Frames>,
 }
 
 impl Host {
@@ -168,6 +154,11 @@ impl Host {
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
+    /// For [`sys::enter_network`].
+    pub fn network(&self) -> File {
+        self.namespace.try_clone().expect("a descriptor")
+    }
+
     /// Pulls the cable. The host does not see that: what it sends is lost.
     pub fn unplug(&self) {
         command(&format!("ip link set {} nomaster", self.name));
@@ -181,49 +172,16 @@ impl Host {
         command(&format!("ip link set {} master {bridge} up", self.name));
     }
 
-    /// What the host sends is treated like this from now on.
-    pub fn set_faults(&self, faults: Faults) {
-        if !netem(&self.name, faults) {
-            *self.relay().faults.lock().expect("no panic") = faults;
-        }
-    }
-
     /// From now on frames that the host sends are kept.
     pub fn record(&self) {
-        *self.relay().record.lock().expect("no panic") = Some(Vec::new());
+        self.relay.get_or_init(|| Relay::start(self));
     }
 
     /// The frames kept so far.
     pub fn recorded(&self) -> Vec<Vec<u8>> {
-        let record = self.relay().record.lock().expect("no panic").clone();
-        record.unwrap_or_default()
+        let relay = self.relay.get().expect("record was called");
+        relay.lock().expect("no panic").clone()
     }
-
-    /// Sends frames as if the host did.
-    pub fn replay(&self, frames: &[Vec<u8>]) {
-        for frame in frames {
-            self.relay().write(frame);
-        }
-    }
-
-    fn relay(&self) -> &Relay {
-        self.relay.get_or_init(|| Relay::start(self))
-    }
-}
-
-/// Whether this kernel can do that.
-fn netem(host: &str, faults: Faults) -> bool {
-    let Faults {
-        loss,
-        delay,
-        overtaking,
-    } = faults;
-    let mut line = format!("-n {host} qdisc replace dev eth0 root netem loss {loss}%");
-    if delay > 0 {
-        line += &format!(" delay {delay}ms reorder {overtaking}%");
-    }
-    let done = Command::new("tc").args(line.split(' ')).output();
-    done.is_ok_and(|output| output.status.success())
 }
 
 /// A piece of cable between a host and the bridge, which every frame passes through.
@@ -231,17 +189,13 @@ fn netem(host: &str, faults: Faults) -> bool {
 /// ```text
 /// host eth0 - veth - bridge cable1 - tap in1 - (this) - tap out1 - bridge lan
 /// ```
-struct Relay {
-    faults: Mutex<Faults>,
-    record: Mutex<Option<Vec<Vec<u8>>>>,
-    out: File,
-}
+struct Relay;
 
 impl Relay {
-    fn start(host: &Host) -> Arc<Relay> {
+    fn start(host: &Host) -> Frames {
         let number = host.number;
         let inner = sys::tap(&format!("in{number}")).expect("a tap");
-        let out = sys::tap(&format!("out{number}")).expect("a tap");
+        let outer = sys::tap(&format!("out{number}")).expect("a tap");
         command(&format!(
             "ip link add cable{number} type bridge mcast_snooping 0"
         ));
@@ -250,65 +204,22 @@ impl Relay {
         command(&format!("ip link set out{number} master lan up"));
         command(&format!("ip link set {} master cable{number}", host.name));
 
-        let relay = Arc::new(Relay {
-            faults: Mutex::default(),
-            record: Mutex::default(),
-            out: out.try_clone().expect("a descriptor"),
-        });
-        let (sender, receiver) = channel();
-        let (reading, writing) = (Arc::clone(&relay), Arc::clone(&relay));
-        let sent = inner.try_clone().expect("a descriptor");
-        thread::spawn(move || reading.take(sent, u64::from(number), &sender));
-        thread::spawn(move || writing.give(&receiver));
+        let frames = Frames::default();
+        let kept = Arc::clone(&frames);
+        let [sent, out] = [&inner, &outer].map(|tap| tap.try_clone().expect("a descriptor"));
+        // Writing fails while a device is down.
         thread::spawn(move || {
-            pass(out, |frame| {
+            pass(sent, |frame| {
+                let _ = (&out).write(&frame);
+                kept.lock().expect("no panic").push(frame);
+            });
+        });
+        thread::spawn(move || {
+            pass(outer, |frame| {
                 let _ = (&inner).write(&frame);
             });
         });
-        relay
-    }
-
-    /// What the host sends: lost, or given a time at which it arrives.
-    fn take(&self, sent: File, seed: u64, arrivals: &Sender<(Instant, Vec<u8>)>) {
-        let mut random = Random::seeded(seed);
-        pass(sent, |frame| {
-            if let Some(record) = &mut *self.record.lock().expect("no panic") {
-                record.push(frame.clone());
-            }
-            let faults = *self.faults.lock().expect("no panic");
-            let is_lost = random.below(100) < faults.loss;
-            let overtakes = random.below(100) < faults.overtaking;
-            let delay = if overtakes { 0 } else { faults.delay };
-            if !is_lost {
-                let _ = arrivals.send((Instant::now() + Duration::from_millis(delay), frame));
-            }
-        });
-    }
-
-    /// Lets frames arrive when it is time.
-    fn give(&self, arrivals: &Receiver<(Instant, Vec<u8>)>) {
-        let mut waiting = BTreeMap::new();
-        for number in 0_u64.. {
-            let first = waiting.first_key_value().map(|((at, _), _)| *at);
-            let wait = first.map_or(Duration::MAX, |at: Instant| {
-                at.saturating_duration_since(Instant::now())
-            });
-            match arrivals.recv_timeout(wait) {
-                Ok((at, frame)) => {
-                    waiting.insert((at, number), frame);
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    let frame = waiting.pop_first();
-                    self.write(&frame.expect("one was waited for").1);
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-        }
-    }
-
-    fn write(&self, frame: &[u8]) {
-        // Fails while the device is down.
-        let _ = (&self.out).write(frame);
+        frames
     }
 }
 

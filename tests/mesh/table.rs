@@ -1,81 +1,67 @@
-//! What a node knows, read from its state file.
+//! The peers and counts of a node, read from its state file.
 
 use announced::state::{Item, Reader};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 pub type InfoHash = [u8; 20];
+pub type Key = (InfoHash, SocketAddr);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
-    pub is_seeder: bool,
-    /// Units since the last announce.
-    pub age: u64,
-}
+/// Info-hashes that begin with this byte are in no table: they are for single peers that are waited for.
+pub const PROBE: u8 = 0xee;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Table {
-    pub peers: BTreeMap<(InfoHash, SocketAddr), Peer>,
-    /// Milliseconds since 1970 by the node's own clock.
-    pub saved_at: u64,
+    /// Whether each peer is a seeder.
+    pub peers: BTreeMap<Key, bool>,
+    /// Completed downloads, where there are any.
+    pub downloaded: BTreeMap<InfoHash, u32>,
 }
-
-/// Units of a timeout, and of a sixth of it.
-const LIFE: u64 = 96;
-const SIXTH: u64 = 16;
 
 impl Table {
-    pub fn read(path: &str) -> Table {
-        let bytes = std::fs::read(path).expect("has been saved");
-        let mut table = Table::default();
-        let mut torrent = InfoHash::default();
-        let mut passed = 0;
+    /// The table, and when it was saved by the clock of the node.
+    pub fn read(path: &str) -> (Table, u64) {
+        let bytes = std::fs::read(path).expect("was saved");
+        let (mut table, mut time, mut torrent) = (Table::default(), 0, [0; 20]);
         let mut reader = Reader::default();
         let fed = reader.feed(&bytes, &mut |item| match item {
-            Item::Header { saved_at, .. } => table.saved_at = saved_at,
-            Item::Time { units } => passed = units,
-            Item::Torrent { info_hash, .. } => torrent = info_hash,
-            Item::Peer {
-                list,
-                endpoint,
-                age,
+            Item::Header { saved_at, .. } => time = saved_at,
+            Item::Torrent {
+                info_hash,
+                downloaded,
                 ..
             } => {
-                let peer = Peer {
-                    is_seeder: list % 2 == 1,
-                    age: u64::from(age).saturating_sub(passed),
-                };
-                table.peers.insert((torrent, address(endpoint)), peer);
+                torrent = info_hash;
+                if downloaded > 0 {
+                    table.downloaded.insert(info_hash, downloaded);
+                }
             }
-            Item::Stop { .. } => panic!("no file has stops"),
+            Item::Peer { list, endpoint, .. } if torrent[0] != PROBE => {
+                let key = (torrent, address(endpoint));
+                table.peers.insert(key, list % 2 == 1);
+            }
+            _ => {}
         });
-        fed.and_then(|()| reader.finish()).expect("is sound");
-        table
+        fed.and_then(|()| reader.finish()).expect("is valid");
+        (table, time)
     }
 
-    /// Where the two do not agree. Both were saved at the same time, but for a unit or so.
+    /// The differences from another table. Downloads are compared only if this one has some.
     pub fn differences(&self, other: &Table) -> Vec<String> {
-        let mut found = Vec::new();
-        for (key, peer) in &self.peers {
-            match other.peers.get(key) {
-                Some(same) if same.is_seeder != peer.is_seeder => {
-                    found.push(format!("{key:?}: {peer:?} and {same:?}"));
-                }
-                Some(same) if same.age.abs_diff(peer.age) > SIXTH + 1 => {
-                    found.push(format!("{key:?}: {peer:?} and {same:?}"));
-                }
-                None if peer.age < LIFE - SIXTH => {
-                    found.push(format!("{key:?}: {peer:?} and none"));
-                }
-                _ => {}
-            }
-        }
-        for (key, peer) in &other.peers {
-            if !self.peers.contains_key(key) && peer.age < LIFE - SIXTH {
-                found.push(format!("{key:?}: none and {peer:?}"));
-            }
-        }
-        found
+        let peers: BTreeSet<_> = self.peers.keys().chain(other.peers.keys()).collect();
+        let peers = peers.into_iter().filter_map(|key| {
+            let [ours, theirs] = [self, other].map(|table| table.peers.get(key));
+            let (hash, peer) = (key.0[0], key.1);
+            (ours != theirs).then(|| format!("{hash:02x} {peer}: {ours:?} and {theirs:?}"))
+        });
+        let hashes = self.downloaded.keys().chain(other.downloaded.keys());
+        let hashes: BTreeSet<_> = hashes.filter(|_| !self.downloaded.is_empty()).collect();
+        let counts = hashes.into_iter().filter_map(|hash| {
+            let [ours, theirs] = [self, other].map(|table| table.downloaded.get(hash));
+            let hash = hash[0];
+            (ours != theirs).then(|| format!("{hash:02x} downloaded: {ours:?} and {theirs:?}"))
+        });
+        peers.chain(counts).collect()
     }
 }
 

@@ -1,0 +1,305 @@
+//! What a stranger, a broken network or a hostile node with the key sends to a node.
+
+use crate::world::{SECRET, address, hash};
+use announced::cluster::frame::{HELLO_BYTES, Hello, Keys, MAX_CONTENT, Session};
+use announced::cluster::node::{Node, Settings, World};
+use announced::random::Random;
+use announced::tracker::{LATE, Limits, Record, Role, State, Table};
+
+const CONN: u64 = 1;
+const READY: [u8; 17] = [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// A node to which another one connects.
+struct Target {
+    node: Node,
+    table: Table,
+    now: u64,
+}
+
+impl Target {
+    fn new() -> Target {
+        let limits = Limits {
+            peer_timeout: 2700,
+            max_peers: 1 << 20,
+            max_torrents: 1 << 20,
+        };
+        let table = Table::new(limits, 1);
+        let settings = Settings {
+            keys: Keys::new(SECRET),
+            id: 1,
+            seed: 2,
+            peer_timeout: 2700,
+            max_peers: 1 << 20,
+            peers: 0,
+            port: 6970,
+            renewals_from: LATE,
+        };
+        let node = Node::new(settings, &table, 0);
+        let mut target = Target {
+            node,
+            table,
+            now: 0,
+        };
+        target.with(|node, world| node.open(CONN, None, ([192, 0, 2, 1], 9).into(), world));
+        target
+    }
+
+    fn with<T>(&mut self, call: impl FnOnce(&mut Node, &World) -> T) -> T {
+        let world = World {
+            table: &self.table,
+            now: self.now,
+            wall: self.now,
+            refuses: &|_| false,
+        };
+        call(&mut self.node, &world)
+    }
+
+    /// Hands over bytes and ticks.
+    fn receive(&mut self, bytes: &[u8]) {
+        self.with(|node, world| node.receive(CONN, bytes, world));
+        self.now += 50;
+        self.with(|node, world| node.tick(world));
+    }
+
+    fn is_open(&self) -> bool {
+        self.node.output(CONN).is_some()
+    }
+
+    /// The connection ends at the latest when nothing valid has come for ten seconds.
+    fn assert_ends(&mut self, case: usize) {
+        (0..240).for_each(|_| self.receive(&[]));
+        assert!(!self.is_open(), "case {case}");
+        assert_eq!(self.peers(), 0, "case {case}");
+    }
+
+    fn peers(&self) -> usize {
+        let totals = self.table.totals(self.now);
+        totals.seeders + totals.leechers
+    }
+
+    /// Goes through the handshake with this hello, of which the other side sends `sent`.
+    fn greet(&mut self, hello: &[u8; HELLO_BYTES], sent: &[u8]) -> Option<Session> {
+        self.receive(sent);
+        let output = self.node.output(CONN)?.to_vec();
+        let (_, theirs) = Hello::read(&output).ok()??;
+        self.with(|node, _| node.sent(CONN, output.len()));
+        Some(Session::new(&Keys::new(SECRET), true, hello, &theirs))
+    }
+
+    /// With a link.
+    fn linked() -> (Target, Session) {
+        let mut target = Target::new();
+        let mut session = target.greet(&hello(), &hello()).expect("has the key");
+        target.receive(&seal(&mut session, &READY));
+        assert!(target.is_open());
+        (target, session)
+    }
+}
+
+fn hello() -> [u8; HELLO_BYTES] {
+    hello_at(64 * 56_250 + 99)
+}
+
+fn hello_at(clock_ms: u64) -> [u8; HELLO_BYTES] {
+    let hello = Hello {
+        peer_timeout: 2700,
+        max_per_host: 0,
+        port: 6970,
+        is_whole: true,
+        id: 7,
+        nonce: [9; 16],
+        clock_ms,
+        uptime_ms: 99,
+    };
+    hello.write()
+}
+
+fn seal(session: &mut Session, content: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    session.seal(content, &mut out);
+    out
+}
+
+/// A frame's content with a seeder that has just announced.
+fn news(peer: u32) -> Vec<u8> {
+    let mut content = vec![4, 0];
+    content.extend_from_slice(&64u64.to_be_bytes());
+    content.push(if peer % 8 == 0 { 0x80 } else { 0 });
+    content.extend_from_slice(&hash(peer));
+    content.push(2 | 0x40);
+    content.extend_from_slice(address(peer).endpoint());
+    content
+}
+
+#[test]
+fn a_frame_is_applied_when_its_last_byte_has_come_and_not_before() {
+    let (_, mut session) = Target::linked();
+    let length = seal(&mut session, &news(1)).len();
+    for cut in 0..length {
+        let (mut target, mut session) = Target::linked();
+        let frame = seal(&mut session, &news(1));
+        target.receive(&frame[..cut]);
+        assert!(target.is_open() && target.peers() == 0, "cut at {cut}");
+        target.receive(&frame[cut..]);
+        assert!(target.is_open() && target.peers() == 1, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_hello_may_come_in_two_pieces() {
+    for cut in 0..HELLO_BYTES {
+        let mut target = Target::new();
+        target.receive(&hello()[..cut]);
+        assert!(
+            target.is_open() && target.node.output(CONN) == Some(&[]),
+            "cut at {cut}"
+        );
+        assert!(
+            target.greet(&hello(), &hello()[cut..]).is_some(),
+            "cut at {cut}"
+        );
+    }
+}
+
+#[test]
+fn a_frame_with_any_bit_flipped_is_not_applied_and_ends_the_link() {
+    let (_, mut session) = Target::linked();
+    for bit in 0..8 * seal(&mut session, &news(1)).len() {
+        let (mut target, mut session) = Target::linked();
+        let mut frame = seal(&mut session, &news(1));
+        frame[bit / 8] ^= 1 << (bit % 8);
+        target.receive(&frame);
+        // A longer length is waited for.
+        assert!(!target.is_open() || bit < 16, "bit {bit}");
+        target.assert_ends(bit);
+    }
+}
+
+#[test]
+fn a_hello_with_any_bit_flipped_makes_no_link() {
+    for bit in 0..8 * HELLO_BYTES {
+        let mut target = Target::new();
+        let mut sent = hello();
+        sent[bit / 8] ^= 1 << (bit % 8);
+        if let Some(mut session) = target.greet(&hello(), &sent) {
+            target.receive(&seal(&mut session, &READY));
+            target.receive(&seal(&mut session, &news(1)));
+        }
+        target.assert_ends(bit);
+    }
+}
+
+#[test]
+fn frames_that_are_played_back_or_out_of_order_end_the_link() {
+    for is_again in [false, true] {
+        let (mut target, mut session) = Target::linked();
+        let first = seal(&mut session, &[200]);
+        let second = seal(&mut session, &news(1));
+        target.receive(if is_again { &first } else { &second });
+        target.receive(&first);
+        target.assert_ends(is_again.into());
+    }
+}
+
+#[test]
+fn random_bytes_before_and_after_the_handshake_change_nothing() {
+    for seed in 0..300 {
+        let mut random = Random::seeded(seed);
+        let mut target = if seed % 2 == 0 {
+            Target::new()
+        } else {
+            Target::linked().0
+        };
+        for _ in 0..random.below(4) {
+            let size = random.below(20_000);
+            let bytes: Vec<u8> = (0..size).map(|_| random.draw() as u8).collect();
+            target.receive(&bytes);
+        }
+        target.assert_ends(seed as usize);
+    }
+}
+
+/// Contents that mean something, so that their mutations are not refused at the first byte.
+fn contents() -> Vec<Vec<u8>> {
+    let mut records = news(2);
+    records[10] = 63;
+    (3..66).for_each(|peer| records.extend_from_slice(&[&[2], address(peer).endpoint()].concat()));
+    let events = [
+        &[5][..],
+        &[0; 7],
+        &[1],
+        &64u64.to_be_bytes(),
+        &[0x42],
+        &hash(5),
+    ]
+    .concat();
+    let counts = [&[6][..], &hash(6), &[0xff; 8]].concat();
+    let events = [&events[..], address(5).endpoint()].concat();
+    vec![
+        READY.to_vec(),
+        vec![2, 3],
+        [&[3][..], &[0; 84]].concat(),
+        news(1),
+        records,
+        events,
+        counts,
+    ]
+}
+
+#[test]
+fn valid_frames_of_nonsense_leave_the_node_at_work() {
+    for seed in 0..300 {
+        let mut random = Random::seeded(seed);
+        let (mut target, mut session) = Target::linked();
+        for _ in 0..40 {
+            let contents = contents();
+            let mut content = contents[random.below(contents.len())].clone();
+            match random.below(4) {
+                0 => content[1..].fill(0xff),
+                1 => content.truncate(1 + random.below(content.len())),
+                2 => content.resize(1 + random.below(MAX_CONTENT), random.draw() as u8),
+                _ => {}
+            }
+            for _ in 0..random.below(8) {
+                let at = random.below(content.len());
+                content[at] = random.draw() as u8;
+            }
+            let frame = seal(&mut session, &content);
+            target.receive(&frame);
+            let sent = target.node.output(CONN).map_or(0, <[u8]>::len);
+            target.with(|node, _| node.sent(CONN, sent));
+        }
+        let (now, clock) = (target.now, target.table.lock(0, target.now).clock_ms());
+        assert_eq!(clock, 64 * 56_250 + now, "the clock was moved");
+        assert!(target.peers() < 40 * (MAX_CONTENT / 7));
+        // It still takes records of others.
+        target.with(|node, world| node.closed(CONN, world));
+        let record = Record {
+            peer: address(9),
+            state: State::Present(Role::Seeder),
+            completed: false,
+            unit: 64,
+        };
+        let mut tracker = target.table.lock(0, now);
+        let before = tracker.totals().seeders;
+        tracker.apply(
+            &[0xab; 20],
+            announced::tracker::Hint::default(),
+            [record].into_iter(),
+        );
+        assert_eq!(tracker.totals().seeders, before + 1);
+    }
+}
+
+#[test]
+fn hellos_and_positions_of_nonsense_do_no_harm() {
+    for clock_ms in [0, 1, 1 << 40, u64::MAX] {
+        let mut target = Target::new();
+        let hello = hello_at(clock_ms);
+        let mut session = target.greet(&hello, &hello).expect("has the key");
+        target.receive(&seal(&mut session, &[&[1][..], &[0xff; 16]].concat()));
+        target.receive(&seal(&mut session, &news(1)));
+        (0..240).for_each(|_| target.receive(&[]));
+        assert!(!target.is_open() && target.peers() <= 1, "{clock_ms}");
+    }
+}
