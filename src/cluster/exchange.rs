@@ -184,14 +184,10 @@ impl Node {
     /// Goes on with the walk as far as it is due; true if more is due now.
     fn walk_on(&mut self, world: &World) -> bool {
         let is_last = self.finish_by.is_some();
-        if is_last
-            && (self.has_walked
-                || self
-                    .links
-                    .values()
-                    .all(|link| !link.keeps_up() || link.queue() > LOW_QUEUE))
-            && self.links.values().any(Link::keeps_up)
-        {
+        let is_full = |link: &Link| link.queue() > LOW_QUEUE;
+        let takers = || self.links.values().filter(|link| link.keeps_up());
+        let must_wait = takers().next().is_some() && takers().all(is_full);
+        if is_last && (self.has_walked || must_wait) {
             return false;
         }
         let (clock_ms, unit) = clock(world.table, world.now);

@@ -10,7 +10,7 @@ use super::walk::Walk;
 use crate::random::Random;
 use crate::siphash::siphash24_128;
 use crate::stats::cluster::{Failure, Health, Overview};
-use crate::tracker::{Cursor, InfoHash, JournalLimits, LIFE, News, Table};
+use crate::tracker::{Cursor, InfoHash, JournalLimits, LIFE, News, Table, max_events};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -164,12 +164,7 @@ impl Node {
     /// From now on the table notes news for other nodes.
     pub fn new(settings: Settings, table: &Table, now: u64) -> Node {
         let shards = table.shards();
-        let max_events = (settings.max_peers / 64).max(1 << 17);
-        let limits = JournalLimits {
-            stops: max_events / shards,
-            news: ((1 << 17) / shards).max(4096),
-            renewals_from: settings.renewals_from,
-        };
+        let limits = JournalLimits::of_shard(shards, settings.max_peers, settings.renewals_from);
         let key = siphash24_128([settings.seed, settings.id], b"stops");
         table.each(now, &mut |tracker| tracker.join_cluster(key, limits));
         let (clock_ms, unit) = clock(table, now);
@@ -177,7 +172,7 @@ impl Node {
             links: Slots::default(),
             peers: (0..settings.peers).map(|_| Peer::default()).collect(),
             memory: Slots::default(),
-            kept: Kept::new(max_events),
+            kept: Kept::new(max_events(settings.max_peers)),
             walk: Walk::new(clock_ms, unit),
             news: Vec::new(),
             outside: None,

@@ -13,14 +13,6 @@ use crate::tracker::{JournalLimits, LATE, Table};
 use mio::net::TcpListener;
 use std::net::SocketAddrV4;
 
-/// Stops and news that are kept, over all shards: 2 MiB of stops.
-const MIN_STOPS: usize = 1 << 17;
-const MAX_NEWS: usize = 1 << 17;
-const MIN_NEWS_OF_SHARD: usize = 4096;
-
-/// Peers that may be stored for each stop that is kept.
-const PEERS_PER_STOP: usize = 64;
-
 /// The keys that all nodes of the cluster have, if this is one of them.
 pub fn cluster_keys(secret: Option<&[u8]>) -> Option<Keys> {
     secret.map(Keys::new)
@@ -111,11 +103,8 @@ fn open_live_sync(
 
 fn join_journals(options: &Options, table: &Table) -> Result<(), Problem> {
     let shards = table.shards();
-    let limits = JournalLimits {
-        stops: MIN_STOPS.max(options.max_peers / PEERS_PER_STOP) / shards,
-        news: (MAX_NEWS / shards).max(MIN_NEWS_OF_SHARD),
-        renewals_from: renewals_from(table.unit_ms()),
-    };
+    let renewals_from = renewals_from(table.unit_ms());
+    let limits = JournalLimits::of_shard(shards, options.max_peers, renewals_from);
     let key = [random(getrandom::u64())?, random(getrandom::u64())?];
     table.each(0, &mut |tracker| tracker.join_cluster(key, limits));
     Ok(())

@@ -71,7 +71,7 @@ pub struct Link {
     pub round_trip_ms: Option<u64>,
     /// Milliseconds by which the other host's wall clock is ahead of this one's.
     pub clock_ahead_ms: Option<i64>,
-    /// What the other node stores.
+    /// The totals of the other node.
     pub theirs: Option<Totals>,
 }
 

@@ -1,6 +1,6 @@
 //! A shard as a node of a cluster sees it: what it notes for the other nodes, and how it applies what they send.
 //!
-//! What is known of a peer has a version: the unit of its last announce, then its state, of which stopped is
+//! The state of a peer has a version: the unit of its last announce, then its state, of which stopped is
 //! the strongest and leecher the weakest. The later version wins wherever it comes from and whenever it arrives. An announce that
 //! contradicts what is stored or remembered takes the next unit, at most [`Clock::AHEAD`] units ahead of the clock,
 //! so that the last word wins within a unit too. A stop is a version as well: it is remembered for five minutes, so that
@@ -29,7 +29,7 @@ pub enum State {
     Stopped,
 }
 
-/// What one node tells another of a peer of a torrent.
+/// The state of a peer of a torrent, as nodes send it to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
     pub peer: Peer,
@@ -67,7 +67,7 @@ pub struct JournalLimits {
     pub renewals_from: u8,
 }
 
-/// What is noted for the other nodes; there is none without a cluster.
+/// News for the other nodes, and the stops that are remembered. There is none without a cluster.
 #[derive(Debug)]
 pub struct Journal {
     limits: JournalLimits,
@@ -78,6 +78,26 @@ pub struct Journal {
     /// Stops of unknown peers that may still be noted.
     unknown_stops: u32,
 }
+
+impl JournalLimits {
+    /// Those of one of so many shards.
+    pub fn of_shard(shards: usize, max_peers: usize, renewals_from: u8) -> JournalLimits {
+        JournalLimits {
+            stops: max_events(max_peers) / shards,
+            news: (MAX_NEWS / shards).max(MIN_NEWS),
+            renewals_from,
+        }
+    }
+}
+
+/// Stops and completions that a node remembers at most.
+pub fn max_events(max_peers: usize) -> usize {
+    (max_peers / 64).max(1 << 17)
+}
+
+/// News that waits at most, in all shards and in a single one.
+const MAX_NEWS: usize = 1 << 17;
+const MIN_NEWS: usize = 4096;
 
 impl Journal {
     fn new(key: [u64; 2], limits: JournalLimits, clock: Clock, unit_ms: u64) -> Journal {
@@ -118,7 +138,7 @@ impl Journal {
 }
 
 impl Tracker {
-    /// From now on notes news for other nodes. `key` is of the stops' hash and known to nobody else.
+    /// From now on notes news for other nodes. `key` is the secret key of the stops' hash.
     pub fn join_cluster(&mut self, key: [u64; 2], limits: JournalLimits) {
         let journal = Journal::new(key, limits, self.clock, self.unit_ms);
         self.journal = Some(Box::new(journal));
@@ -228,7 +248,7 @@ impl Tracker {
         });
     }
 
-    /// What is stored of a peer that has not expired.
+    /// The role and the tag of a peer that is stored and has not expired.
     fn living(&self, at: Option<Position>, peer: Peer) -> Option<(Role, u8)> {
         let torrent = at.and_then(|at| self.torrents.get(at))?;
         let stored = self.swarms.get(&torrent.peers, peer);
