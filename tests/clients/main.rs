@@ -186,9 +186,19 @@ impl Pair {
         })
     }
 
-    /// One file's way from the seeder to the fetcher. The error tells what did not happen and what the clients logged.
+    /// Lets the clients meet, once more with another file if the first attempt fails: two clients that connect to
+    /// each other at the same time can end with a connection that neither uses. The error tells both attempts.
     fn meet(&self, lan: &Lan, tracker: &Tracker, dir: &Path) -> Result<(), String> {
-        let dir = dir.join(format!("{}-{}", self.seeder, self.fetcher));
+        self.attempt(1, lan, tracker, dir).or_else(|first| {
+            say(&format!("{self}: retry after: {first}"));
+            self.attempt(2, lan, tracker, dir)
+                .map_err(|second| format!("{first}\n{second}"))
+        })
+    }
+
+    /// Moves one file from the seeder to the fetcher. The error tells which step failed and what the clients logged.
+    fn attempt(&self, attempt: u8, lan: &Lan, tracker: &Tracker, dir: &Path) -> Result<(), String> {
+        let dir = dir.join(format!("{}-{}-{attempt}", self.seeder, self.fetcher));
         let torrent = Torrent::new(&dir, &self.transport.announce_url());
         let swarm = |is: fn(&Swarm) -> bool| {
             tracker
