@@ -3,7 +3,7 @@
 //! Neither is a secret, so this is SplitMix64 (Steele, Lea, Flood 2014): eight bytes of state, every
 //! state good, a few cycles a number. Secrets come from the `getrandom` crate.
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Random(u64);
 
 impl Random {

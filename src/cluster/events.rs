@@ -4,7 +4,7 @@
 use crate::tracker::{News, STOP_MS};
 use std::collections::VecDeque;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Kept {
     /// With the time when each was noted.
     events: VecDeque<(u64, News)>,

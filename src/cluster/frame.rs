@@ -5,14 +5,13 @@
 //! ```text
 //!  0   8  magic: "announce"
 //!  8   2  protocol version
-//! 10   4  peer timeout in seconds
-//! 14   4  bound of peers a host; 0 for none
-//! 18   2  port on which it takes connections
-//! 20   1  flags: 1 it is whole
-//! 21   8  id, random for each start of a node
-//! 29  16  nonce, random for each connection
-//! 45   8  its table's clock in milliseconds
-//! 53   8  milliseconds since its start, by a clock that nothing moves on
+//! 10   8  peer timeout in seconds
+//! 18   8  port on which it takes connections
+//! 26   8  1 if it is whole, else 0
+//! 34   8  id, random for each start of a node
+//! 42  16  nonce, random for each connection
+//! 58   8  its table's clock in milliseconds
+//! 66   8  milliseconds since its start, by a clock that nothing moves on
 //! ```
 //!
 //! Each direction has a key of its own: SipHash-2-4-128 of both hellos and the direction, under a key made of the cluster's key.
@@ -33,21 +32,21 @@ use crate::stats::cluster::Failure;
 use crate::sys::chunks::as_chunks;
 
 /// Nodes of different versions refuse each other.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 const MAGIC: [u8; 8] = *b"announce";
-pub const HELLO_BYTES: usize = 61;
+pub const HELLO_BYTES: usize = 74;
 
-/// Bytes of a frame, and those of them that are not content.
+/// Bytes of a frame, and those of them that are not kind and content.
 pub const MAX_FRAME: usize = 16 * 1024;
-const OVERHEAD: usize = 3 + MAC_BYTES;
+pub const OVERHEAD: usize = 2 + MAC_BYTES;
 const MAC_BYTES: usize = 8;
 pub const MAX_CONTENT: usize = MAX_FRAME - OVERHEAD;
 
 type SipKey = [u64; 2];
 
 /// Keys for each purpose, all made from the bytes of the key file. None reveals another.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Keys {
     master: SipKey,
 }
@@ -89,69 +88,62 @@ impl Keys {
 pub type RawHello = [u8; HELLO_BYTES];
 
 /// The first bytes of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hello {
     pub peer_timeout: u32,
-    pub max_per_host: u32,
     pub port: u16,
     pub is_whole: bool,
     pub id: u64,
-    pub nonce: [u8; 16],
+    pub nonce: [u64; 2],
     pub clock_ms: u64,
     pub uptime_ms: u64,
 }
 
 impl Hello {
     pub fn write(&self) -> RawHello {
-        let flags = u8::from(self.is_whole);
-        let mut out = [0; HELLO_BYTES];
-        let parts: [&[u8]; 10] = [
-            &MAGIC,
-            &VERSION.to_be_bytes(),
-            &self.peer_timeout.to_be_bytes(),
-            &self.max_per_host.to_be_bytes(),
-            &self.port.to_be_bytes(),
-            &[flags],
-            &self.id.to_be_bytes(),
-            &self.nonce,
-            &self.clock_ms.to_be_bytes(),
-            &self.uptime_ms.to_be_bytes(),
+        let [high, low] = self.nonce;
+        let numbers = [
+            self.peer_timeout.into(),
+            self.port.into(),
+            self.is_whole.into(),
+            self.id,
+            high,
+            low,
+            self.clock_ms,
+            self.uptime_ms,
         ];
-        for (to, from) in out.iter_mut().zip(parts.into_iter().flatten()) {
-            *to = *from;
-        }
-        out
+        let head = MAGIC.into_iter().chain(VERSION.to_be_bytes());
+        let bytes = head.chain(numbers.into_iter().flat_map(u64::to_be_bytes));
+        let mut raw = [0; HELLO_BYTES];
+        raw.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+        raw
     }
 
-    /// None if there are too few bytes so far. What cannot be a hello of this version is known as early as possible.
+    /// None if there are too few bytes so far. Bytes that cannot be a hello of this version are an error as early as possible.
     pub fn read(bytes: &[u8]) -> Result<Option<(Hello, RawHello)>, Failure> {
         if MAGIC.iter().zip(bytes).any(|(a, b)| a != b) {
             return Err(Failure::Foreign);
         }
         let mut reader = Reader(bytes.get(MAGIC.len()..).unwrap_or_default());
-        match reader.u16() {
+        match reader.array().map(u16::from_be_bytes) {
             None => return Ok(None),
             Some(VERSION) => {}
             Some(other) => return Err(Failure::Version(other)),
         }
-        let Some(raw) = bytes.first_chunk() else {
+        let (Some(raw), Some(numbers)) = (bytes.first_chunk(), reader.numbers()) else {
             return Ok(None);
         };
-        let hello = (|| {
-            let (peer_timeout, max_per_host) = (reader.u32()?, reader.u32()?);
-            let (port, flags) = (reader.u16()?, reader.u8()?);
-            Some(Hello {
-                peer_timeout,
-                max_per_host,
-                port,
-                is_whole: flags & 1 != 0,
-                id: reader.u64()?,
-                nonce: reader.array()?,
-                clock_ms: reader.u64()?,
-                uptime_ms: reader.u64()?,
-            })
-        })();
-        Ok(hello.map(|hello| (hello, *raw)))
+        let [timeout, port, whole, id, high, low, clock_ms, uptime_ms] = numbers;
+        let hello = Hello {
+            peer_timeout: u32::try_from(timeout).unwrap_or(u32::MAX),
+            port: u16::try_from(port).unwrap_or(0),
+            is_whole: whole != 0,
+            id,
+            nonce: [high, low],
+            clock_ms,
+            uptime_ms,
+        };
+        Ok(Some((hello, *raw)))
     }
 }
 
@@ -160,17 +152,6 @@ impl Hello {
 pub struct Session {
     out: (SipKey, u64),
     input: (SipKey, u64),
-}
-
-/// The first bytes of what has come.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Opened {
-    /// A whole frame has not come yet.
-    Incomplete,
-    /// This many bytes are a frame with this kind and content.
-    Frame { length: usize },
-    /// The hash is wrong, or the length.
-    Forged,
 }
 
 impl Session {
@@ -186,39 +167,34 @@ impl Session {
         }
     }
 
-    /// Appends a frame with this content, which begins with the kind and has at most [`MAX_CONTENT`] bytes and the kind.
+    /// Appends a frame with this content, which begins with the kind and has at most [`MAX_CONTENT`] bytes.
     pub fn seal(&mut self, content: &[u8], out: &mut Vec<u8>) {
         let length = u16::try_from(content.len()).unwrap_or(u16::MAX);
         out.extend_from_slice(&length.to_be_bytes());
         out.extend_from_slice(content);
-        let mac = mac(&mut self.out, content);
-        out.extend_from_slice(&mac.to_be_bytes());
+        out.extend_from_slice(&mac(&mut self.out, content));
     }
 
-    /// Checks the frame at the front of these bytes. Its content, kind first, is `bytes[2..length - 8]`.
-    pub fn open(&mut self, bytes: &[u8]) -> Opened {
-        let Some((length, rest)) = bytes.split_first_chunk() else {
-            return Opened::Incomplete;
+    /// The content of the frame at the front of these bytes, once it is complete and if its hash is right.
+    pub fn open<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, Failure> {
+        let mut reader = Reader(bytes);
+        let Some(length) = reader.array().map(u16::from_be_bytes).map(usize::from) else {
+            return Ok(None);
         };
-        let length = usize::from(u16::from_be_bytes(*length));
-        if length == 0 || length > MAX_CONTENT + 1 {
-            return Opened::Forged;
+        if length == 0 || length > MAX_CONTENT {
+            return Err(Failure::WrongKey);
         }
-        let (Some(content), Some(code)) =
-            (rest.get(..length), rest.get(length..length + MAC_BYTES))
-        else {
-            return Opened::Incomplete;
+        let (Some(content), Some(code)) = (reader.bytes(length), reader.array()) else {
+            return Ok(None);
         };
-        match mac(&mut self.input, content).to_be_bytes() == code {
-            true => Opened::Frame {
-                length: 2 + length + MAC_BYTES,
-            },
-            false => Opened::Forged,
+        match mac(&mut self.input, content) == code {
+            true => Ok(Some(content)),
+            false => Err(Failure::WrongKey),
         }
     }
 }
 
-fn mac((key, number): &mut (SipKey, u64), content: &[u8]) -> u64 {
+fn mac((key, number): &mut (SipKey, u64), content: &[u8]) -> [u8; MAC_BYTES] {
     let length = u16::try_from(content.len()).unwrap_or(u16::MAX);
     let mut hasher = Hasher::new(*key);
     // Eight bytes at once keep the words of the content in place.
@@ -226,12 +202,5 @@ fn mac((key, number): &mut (SipKey, u64), content: &[u8]) -> u64 {
     hasher.update(&first.to_be_bytes());
     hasher.update(content);
     *number += 1;
-    hasher.finish()
-}
-
-/// The content of a complete frame that [`Session::open`] measured.
-pub fn content(bytes: &[u8], length: usize) -> &[u8] {
-    bytes
-        .get(2..length.saturating_sub(MAC_BYTES))
-        .unwrap_or_default()
+    hasher.finish().to_be_bytes()
 }

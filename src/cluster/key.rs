@@ -32,19 +32,19 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     if mode & 0o077 != 0 {
         let mode = mode & 0o777;
         return wrong(format!(
-            "mode {mode:o}: others than its owner can get at it; wanted is 600"
+            "mode {mode:o}: others than its owner have access; expected 600"
         ));
     }
     let mut key = Vec::new();
     file.take(MOST as u64 + 1).read_to_end(&mut key)?;
     match key.len() {
         0..LEAST => wrong(format!(
-            "{} byte{}: wanted are {LEAST} or more",
+            "{} byte{}: expected at least {LEAST}",
             key.len(),
             plural(key.len() as u64)
         )),
         LEAST..=MOST => Ok(key),
-        _ => wrong(format!("wanted are {MOST} bytes at most")),
+        _ => wrong(format!("expected at most {MOST} bytes")),
     }
 }
 

@@ -1,7 +1,8 @@
 //! A connection to another node, from the first byte on.
 
-use super::frame::{Hello, RawHello, Session};
-use super::records::{self, Heartbeat, Received};
+use super::frame::{Hello, Session};
+use super::node::ConnId;
+use super::records::{self, Contents, Heartbeat, Received};
 use crate::stats::cluster::{self, Failure, Walk};
 use crate::tracker::Cursor;
 use std::net::SocketAddr;
@@ -12,8 +13,9 @@ pub const MAX_QUEUE: usize = 1 << 20;
 /// Catch-up frames are made while fewer bytes than this wait.
 pub const LOW_QUEUE: usize = 64 * 1024;
 
-/// Milliseconds from the connection to the first valid frame.
-pub const HANDSHAKE_MS: u64 = 3000;
+/// Milliseconds from the start of an attempt to connect to the first valid frame; from another node's connection to it.
+pub const ATTEMPT_MS: u64 = 3000;
+pub const HANDSHAKE_MS: u64 = 5000;
 
 /// Milliseconds without a valid frame that end a link, and between two heartbeats.
 pub const SILENCE_MS: u64 = 10_000;
@@ -22,26 +24,19 @@ pub const HEARTBEAT_MS: u64 = 1000;
 /// Milliseconds of silence after which another connection to the same node replaces a link in any case.
 pub const STALE_MS: u64 = 3000;
 
-/// A pass over the table for one link.
-#[derive(Debug)]
+/// A pass over the table, or over the part of it that is left.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Pass {
-    pub cursor: Option<Cursor>,
+    pub cursor: Cursor,
     /// Peers stamped before this unit are left out.
     pub since: u64,
     /// Peers learnt from other nodes are sent too.
     pub is_everything: bool,
     pub has_counts: bool,
+    /// The first byte of the info-hashes, if it is a slice of the walk.
+    pub slice: Option<u8>,
     /// The unit in which it began.
     pub began: u64,
-}
-
-/// The request for peers that a node which is not whole makes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Asked {
-    #[default]
-    Not,
-    Local,
-    Everything,
 }
 
 /// Bytes and records that have passed through a link.
@@ -53,31 +48,22 @@ pub struct Counters {
     pub records_out: u64,
 }
 
-impl Counters {
-    pub fn add(&mut self, more: &Counters) {
-        self.bytes_in += more.bytes_in;
-        self.bytes_out += more.bytes_out;
-        self.records_in += more.records_in;
-        self.records_out += more.records_out;
-    }
-}
-
 #[derive(Debug, Default)]
 pub struct Link {
-    /// The number of the node among those that the operator names, if this node connected to it.
+    pub conn: ConnId,
+    /// The other node among those that the operator names.
     pub peer: Option<usize>,
     /// None only where there is no link.
     pub address: Option<SocketAddr>,
     pub is_dialler: bool,
-    pub opened_at: u64,
-    /// Sent, from the time when it was made.
-    pub own_hello: Option<(Hello, RawHello)>,
-    /// The [`Node::epoch`](super::node::Node) of that time.
-    pub epoch: u64,
-    pub theirs: Option<Hello>,
+    /// When the connection began, then when the link came up.
+    pub since: u64,
+    /// Hellos; zeros so far.
+    pub own: Hello,
+    pub theirs: Hello,
     pub session: Option<Session>,
     pub is_up: bool,
-    /// Why it is to end, once what waits has been sent.
+    /// Why it ends, once the bytes that wait have been sent.
     pub ending: Option<Failure>,
     pub input: Vec<u8>,
     output: Vec<u8>,
@@ -89,36 +75,36 @@ pub struct Link {
     /// Added to the other node's units gives this one's.
     pub offset: i64,
 
-    /// The number of the next event to send.
+    /// The number of the next event to send. Completions before the other number are sent as counted.
     pub next_event: u64,
-    /// It lost news: events are sent from those that are kept, and then a pass is made from this unit.
+    pub counted_before: u64,
+    /// It takes no news before kept events are sent up to the last one.
     pub is_behind: bool,
-    pub lost_from: Option<u64>,
-    pub has_lost_counts: bool,
-    /// Kept stops that are still to be sent without numbers.
-    pub stops: std::ops::Range<u64>,
     pub pass: Option<Pass>,
+    /// The next pass, after the events and the pass under way.
+    pub next_pass: Option<Pass>,
     /// The unit before which all local peers were sent; zero so far.
     pub sent_before: u64,
     /// It has been sent all of the present walk.
     pub has_whole_walk: bool,
-    /// The other node is not whole and has not asked yet.
-    pub awaits_request: bool,
+    /// Requests of the other node, and how many of them were answered.
+    pub asked: u64,
+    pub answered: u64,
 
     pub received: Received,
-    pub asked: Asked,
-    /// Requests sent, requests received, and the number of those that were answered.
-    pub requests_out: u32,
-    pub requests_in: u32,
-    pub requests_answered: u32,
+    /// Events up to this number came by an earlier link.
+    pub known: u64,
+    /// The flags of the last [`records::READY`] that was sent, and how many were sent.
+    pub wishes: u64,
+    asks: u64,
     /// With the time when it came.
     pub last_heartbeat: Option<(Heartbeat, u64)>,
-    /// Milliseconds by which the other node's uptime is ahead of this table's clock. The most so far, as what is
-    /// received may have been sent long ago.
+    /// Milliseconds by which the other node's uptime is ahead of this table's clock. The most so far, as bytes
+    /// may have been sent long before they are received.
     pub ahead_ms: Option<i64>,
     pub round_trip_ms: Option<u64>,
     pub clock_ahead_ms: Option<i64>,
-    pub is_clock_told: bool,
+    pub is_clock_logged: bool,
     /// Records of the walk that is being received, and the last whole one with its time.
     pub walk: Walk,
     pub last_walk: Option<(Walk, u64)>,
@@ -126,19 +112,15 @@ pub struct Link {
 }
 
 impl Link {
-    pub fn new(peer: Option<usize>, address: SocketAddr, now: u64) -> Link {
+    pub fn new(conn: ConnId, peer: Option<usize>, address: SocketAddr, now: u64) -> Link {
         Link {
+            conn,
             peer,
             address: Some(address),
             is_dialler: peer.is_some(),
-            opened_at: now,
-            heard_at: now,
+            since: now,
             ..Link::default()
         }
-    }
-
-    pub fn id(&self) -> u64 {
-        self.theirs.map_or(0, |theirs| theirs.id)
     }
 
     /// Bytes that wait to be sent.
@@ -164,14 +146,27 @@ impl Link {
         }
     }
 
-    pub fn push_raw(&mut self, bytes: &[u8]) {
-        self.output.extend_from_slice(bytes);
+    /// Where the other node takes connections.
+    pub fn home(&self) -> Option<SocketAddr> {
+        let address = self.address?;
+        Some(SocketAddr::new(address.ip(), self.theirs.port))
+    }
+
+    pub fn push_hello(&mut self) {
+        self.output.extend_from_slice(&self.own.write());
     }
 
     /// Sends a frame with this content.
     pub fn push(&mut self, content: &[u8]) {
         if let Some(session) = &mut self.session {
             session.seal(content, &mut self.output);
+        }
+    }
+
+    pub fn push_all(&mut self, contents: Contents) {
+        self.counters.records_out += contents.records;
+        for content in contents.finish() {
+            self.push(&content);
         }
     }
 
@@ -182,35 +177,40 @@ impl Link {
 
     /// Whether catch-up frames are to be made for it now.
     pub fn is_hungry(&self) -> bool {
-        let has_more = self.is_behind
-            || self.pass.is_some()
-            || !self.stops.is_empty()
-            || self.lost_from.is_some();
+        let has_more = self.is_behind || self.pass.is_some() || self.next_pass.is_some();
         self.is_up && has_more && self.queue() < LOW_QUEUE
     }
 
-    /// Whether the other node waits for a request, as this one was not whole when they met.
-    pub fn awaits_own_request(&self) -> bool {
-        self.own_hello.is_some_and(|(hello, _)| !hello.is_whole)
-    }
-
-    /// Asks the other node for peers.
-    pub fn ask(&mut self, flags: u8) {
-        self.requests_out += 1;
-        self.push(&[records::ASK, flags]);
+    /// Asks the other node for all after `received`; with flags of [`records::READY`] for more than local peers.
+    pub fn ask(&mut self, received: Received, wishes: u64) {
+        self.received = received;
+        self.known = received.event;
+        self.wishes = wishes;
+        self.asks += 1;
+        let Received { event, unit } = received;
+        self.push(&records::numbers(records::READY, &[event, unit, wishes]));
     }
 
     /// Whether the other node has sent all that it was asked for.
     pub fn is_answered(&self) -> bool {
-        let answers = self.last_heartbeat.map_or(0, |(theirs, _)| theirs.answers);
-        answers >= self.requests_out.max(u32::from(self.awaits_own_request()))
+        let heartbeat = self.last_heartbeat;
+        heartbeat.is_some_and(|(theirs, _)| theirs.answers >= self.asks)
     }
 
-    /// Notes that it was not sent what was stamped from this unit on.
+    /// Whether all that the other node knows was asked for.
+    pub fn is_source(&self) -> bool {
+        self.wishes & records::LEARNT != 0
+    }
+
+    /// Notes that it was not sent the peers that were stamped from this unit on.
     pub fn lose(&mut self, unit: u64) {
         self.is_behind = true;
         self.has_whole_walk = false;
-        self.lost_from = Some(self.lost_from.map_or(unit, |lost| lost.min(unit)));
+        let pass = self.next_pass.get_or_insert(Pass {
+            since: unit,
+            ..Pass::default()
+        });
+        pass.since = pass.since.min(unit);
     }
 
     /// A unit of the other node on this node's clock.
@@ -220,21 +220,23 @@ impl Link {
 
     /// Takes note of a heartbeat that came at `now`, by the table's clock at `clock_ms`.
     pub fn hear(&mut self, heartbeat: Heartbeat, now: u64, clock_ms: u64, wall: u64) {
-        let passed = now.checked_sub(heartbeat.echo_ms);
-        let round_trip = passed.and_then(|passed| passed.checked_sub(heartbeat.held_ms.into()));
         if heartbeat.echo_ms > 0 {
+            let round_trip = now.checked_sub(heartbeat.echo_ms);
             self.round_trip_ms = round_trip.or(self.round_trip_ms);
         }
         let half = self.round_trip_ms.unwrap_or(0) / 2;
-        let ahead = i128::from(heartbeat.wall_ms) + i128::from(half) - i128::from(wall);
-        self.clock_ahead_ms = i64::try_from(ahead).ok();
-        if heartbeat.sent.unit > self.received.unit {
-            let walk = std::mem::take(&mut self.walk);
-            // The first is the end of a catch-up.
-            self.last_walk = Some((walk, now)).filter(|_| self.received.unit > 0);
+        self.clock_ahead_ms = ahead_ms(heartbeat.wall_ms.saturating_add(half), wall);
+        self.last_heartbeat = Some((heartbeat, now));
+        // Until it is answered it was sent from another position.
+        if self.is_answered() {
+            if heartbeat.sent.unit > self.received.unit {
+                let walk = std::mem::take(&mut self.walk);
+                // The first is the end of a catch-up.
+                self.last_walk = Some((walk, now)).filter(|_| self.received.unit > 0);
+            }
+            self.received.event = self.received.event.max(heartbeat.sent.event);
+            self.received.unit = self.received.unit.max(heartbeat.sent.unit);
         }
-        self.received.event = self.received.event.max(heartbeat.sent.event);
-        self.received.unit = self.received.unit.max(heartbeat.sent.unit);
         // One that waited while this node was suspended seems to be ahead by a heartbeat more.
         let ahead = ahead_ms(heartbeat.uptime_ms, clock_ms);
         let most = self
@@ -243,18 +245,15 @@ impl Link {
         self.ahead_ms = self
             .ahead_ms
             .max(ahead.filter(|ahead| most.is_none_or(|most| *ahead < most)));
-        self.last_heartbeat = Some((heartbeat, now));
     }
 
-    /// `before` is what went through earlier connections to the same node.
-    pub fn report(&self, before: &Counters, now: u64) -> cluster::Link {
-        let mut counters = self.counters;
-        counters.add(before);
+    pub fn report(&self, now: u64) -> cluster::Link {
+        let counters = self.counters;
         cluster::Link {
             name: String::new(),
             address: self.address,
             is_up: self.is_up,
-            since_ms: now.saturating_sub(self.opened_at),
+            since_ms: now.saturating_sub(self.since),
             failure: None,
             bytes_in: counters.bytes_in,
             bytes_out: counters.bytes_out,
@@ -272,7 +271,7 @@ impl Link {
     }
 }
 
-/// Milliseconds by which a node's uptime is ahead of a table's clock.
-pub fn ahead_ms(uptime_ms: u64, clock_ms: u64) -> Option<i64> {
-    i64::try_from(i128::from(uptime_ms) - i128::from(clock_ms)).ok()
+/// Milliseconds by which one clock is ahead of another.
+pub fn ahead_ms(one: u64, other: u64) -> Option<i64> {
+    i64::try_from(i128::from(one) - i128::from(other)).ok()
 }

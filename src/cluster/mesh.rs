@@ -1,17 +1,16 @@
 //! The sockets of a node: connects to the nodes that the operator names, takes the connections of others, and moves
-//! bytes between them and the [`Node`]. Also where names come to addresses, and notices to lines of the log.
+//! bytes between them and the [`Node`]. Also where names come to addresses.
 //!
 //! A turn reads a bounded number of bytes, so that clients do not wait for other nodes.
 
-use super::node::{ConnId, Node, Notice, Other, Settings, World};
+use super::node::{ConnId, Node, Settings, World};
 use crate::log;
 use crate::options::PeerName;
 use crate::stats::cluster::{Failure, Multicast, SharedOverview};
 use crate::sys::sockets;
-use crate::tracker::{News, Table};
+use crate::tracker::Table;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
-use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 
@@ -19,37 +18,27 @@ use std::net::{IpAddr, Shutdown, SocketAddr};
 const LAST_TOKEN: usize = usize::MAX - 1;
 const MAX_CONNECTIONS: usize = 1024;
 
-/// Connections from addresses that no name resolves to, before they show the key.
-const MAX_STRANGERS: usize = 64;
+/// Connections that are taken from a listener in a turn.
+const MAX_ACCEPTED: usize = 64;
 
-/// Bytes that are read at once, and how often in a round.
+/// Bytes that are read in a turn.
 const READ_BYTES: usize = 16 * 1024;
-const READS_A_ROUND: usize = 1;
 
-/// Bytes that are written to each connection in a round.
+/// Bytes that are written to each connection in a turn.
 const WRITE_BYTES: usize = 64 * 1024;
 
 /// Milliseconds that the end takes at most.
 const GOODBYE_MS: u64 = 2000;
 
-/// Milliseconds between two ticks, for a connection attempt, between two questions for a silent node's name, and between
-/// two reports.
+/// Milliseconds between two ticks, between two questions for a silent node's name, and between two reports.
 const TICK_MS: u64 = 50;
-const CONNECT_MS: u64 = 3000;
 const RESOLVE_MS: u64 = 60_000;
 const REPORT_MS: u64 = 1000;
 
-/// Addresses without a name of which failures are told, each once in this many milliseconds.
-const MAX_TOLD: usize = 64;
-const TELL_AGAIN_MS: u64 = 3_600_000;
-
-/// A node that the operator names.
-struct Peer {
+/// The name of a node that the operator names.
+struct Name {
     name: PeerName,
-    /// Tried in turn.
-    addresses: Vec<SocketAddr>,
-    next: usize,
-    /// When its name is resolved again; none for an address.
+    /// When it is resolved again; none for an address.
     resolve_at: Option<u64>,
     is_failure_told: bool,
 }
@@ -57,26 +46,24 @@ struct Peer {
 struct Connection {
     id: ConnId,
     stream: TcpStream,
-    address: SocketAddr,
-    /// Which node this one connects to.
-    peer: Option<usize>,
-    /// Until when the connection must be made; none once it is.
-    connect_by: Option<u64>,
-    is_stranger: bool,
+    /// This node connects, and the other has not taken the connection yet.
+    is_connecting: bool,
     readable: bool,
     writable: bool,
 }
 
 pub struct Mesh {
-    node: Node,
+    pub node: Node,
     listeners: Vec<TcpListener>,
-    peers: Vec<Peer>,
+    names: Vec<Name>,
     connections: Vec<Option<Connection>>,
     next_id: ConnId,
     /// The place that was read from last.
     last_read: usize,
     has_unread: bool,
     has_unwritten: bool,
+    /// Whether a listener may have more connections to take.
+    accepts: bool,
     /// A listener had an error: it is tried again at the next tick.
     retries_accept: bool,
     /// When the end began, and whether nothing more is sent.
@@ -85,10 +72,6 @@ pub struct Mesh {
     is_busy: bool,
     tick_at: u64,
     report_at: u64,
-    /// Failures of connections that are no peer's: the address, the reason, when it was told.
-    told: Vec<(IpAddr, Failure, u64)>,
-    /// Whether a listener may have more connections to take.
-    accepts: bool,
     overview: SharedOverview,
     /// For the report.
     pub multicast: Option<Multicast>,
@@ -101,20 +84,17 @@ impl Mesh {
         listeners: Vec<TcpListener>,
         table: &Table,
     ) -> Mesh {
-        let peers = names.iter().map(|name| Peer {
+        let mut node = Node::new(settings, table, 0);
+        for (index, name) in names.iter().enumerate() {
+            node.set_addresses(index, name.address().into_iter().collect());
+        }
+        let names = names.iter().map(|name| Name {
             name: name.clone(),
-            addresses: name.address().into_iter().collect(),
-            next: 0,
             resolve_at: name.address().is_none().then_some(0),
             is_failure_told: false,
         });
-        let peers: Vec<Peer> = peers.collect();
-        let mut node = Node::new(settings, table, 0);
-        for (index, peer) in peers.iter().enumerate() {
-            node.set_addresses(index, &peer.addresses);
-        }
         Mesh {
-            peers,
+            names: names.collect(),
             node,
             listeners,
             connections: Vec::new(),
@@ -122,14 +102,13 @@ impl Mesh {
             last_read: 0,
             has_unread: false,
             has_unwritten: false,
+            accepts: true,
             retries_accept: false,
             ending_at: None,
             is_shut: false,
             is_busy: false,
             tick_at: 0,
             report_at: 0,
-            told: Vec::new(),
-            accepts: true,
             overview: SharedOverview::default(),
             multicast: None,
         }
@@ -138,16 +117,6 @@ impl Mesh {
     /// The report that the other threads read.
     pub fn overview(&self) -> SharedOverview {
         self.overview.clone()
-    }
-
-    /// Collects news for [`Mesh::drain_news`].
-    pub fn collect_news(&mut self) {
-        self.node.collect_news();
-    }
-
-    /// Appends the news of all shards since the last call.
-    pub fn drain_news(&mut self, into: &mut Vec<News>) {
-        into.append(&mut self.node.drain_news());
     }
 
     pub fn owns(token: Token) -> bool {
@@ -195,12 +164,13 @@ impl Mesh {
             self.tick_at = world.now + TICK_MS;
             self.accepts |= std::mem::take(&mut self.retries_accept);
             self.is_busy = self.node.tick(world);
-            self.dial(registry, world);
-            self.tell(world.now);
+            self.dial(registry, world.now);
         }
-        self.has_unwritten = false;
-        self.write(world);
-        self.report(world);
+        self.write(world.now);
+        for line in self.node.lines.drain(..) {
+            log::line(format_args!("cluster: {line}"));
+        }
+        self.report(world.now);
         self.say_goodbye(world.now);
     }
 
@@ -210,7 +180,7 @@ impl Mesh {
         }
         let mut accepted = Vec::new();
         for listener in &self.listeners {
-            while accepted.len() < MAX_STRANGERS {
+            while accepted.len() < MAX_ACCEPTED {
                 match listener.accept() {
                     Ok(connection) => accepted.push(connection),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -221,28 +191,15 @@ impl Mesh {
                     }
                 }
             }
-            self.accepts |= accepted.len() >= MAX_STRANGERS;
+            self.accepts |= accepted.len() >= MAX_ACCEPTED;
         }
         for (stream, address) in accepted {
-            let ip = address.ip().to_canonical();
-            let is_named = self
-                .peers
-                .iter()
-                .flat_map(|peer| &peer.addresses)
-                .any(|named| named.ip() == ip);
-            let node = &self.node;
-            let strangers = self
-                .connections
-                .iter()
-                .flatten()
-                .filter(|c| c.is_stranger && !node.is_up(c.id));
-            if !is_named && strangers.count() >= MAX_STRANGERS {
-                self.node.refuse_crowd(address);
-                continue;
-            }
-            let address = SocketAddr::new(ip, address.port());
-            if let Some(id) = self.add(registry, stream, address, None, !is_named, world.now) {
-                self.node.open(id, None, address, world);
+            let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+            if self.node.is_crowded(address.ip()) {
+                let why = Failure::Crowded;
+                self.node.fail(None, Some(address), why, world.now);
+            } else if let Some(id) = self.add(registry, stream, false) {
+                self.node.open(id, None, address, world.now);
             }
         }
     }
@@ -252,10 +209,7 @@ impl Mesh {
         &mut self,
         registry: &Registry,
         mut stream: TcpStream,
-        address: SocketAddr,
-        peer: Option<usize>,
-        is_stranger: bool,
-        now: u64,
+        is_connecting: bool,
     ) -> Option<ConnId> {
         let free = self.connections.iter().position(Option::is_none);
         let place = free.unwrap_or(self.connections.len());
@@ -268,125 +222,81 @@ impl Mesh {
             .register(&mut stream, Token(LAST_TOKEN - place), interest)
             .ok()?;
         self.next_id += 1;
-        let connection = Connection {
+        let connection = Some(Connection {
             id: self.next_id,
             stream,
-            address,
-            peer,
-            connect_by: peer.map(|_| now + CONNECT_MS),
-            is_stranger,
-            readable: peer.is_none(),
-            writable: peer.is_none(),
-        };
+            is_connecting,
+            readable: !is_connecting,
+            writable: !is_connecting,
+        });
         match self.connections.get_mut(place) {
-            Some(free) => *free = Some(connection),
-            None => self.connections.push(Some(connection)),
+            Some(free) => *free = connection,
+            None => self.connections.push(connection),
         }
         Some(self.next_id)
     }
 
     /// Connects to the nodes whose time has come.
-    fn dial(&mut self, registry: &Registry, world: &World) {
-        while let Some(index) = self.node.next_dial(world.now) {
-            let Some(peer) = self.peers.get_mut(index) else {
-                continue;
-            };
-            // A name without an address is silent until it is resolved.
-            let Some(&address) = peer.addresses.get(peer.next % peer.addresses.len().max(1)) else {
-                continue;
-            };
-            peer.next = peer.next.wrapping_add(1);
-            let is_underway = |c: &Connection| c.peer == Some(index) && c.connect_by.is_some();
-            if self.connections.iter().flatten().any(is_underway) {
-                continue;
-            }
-            let stream = sockets::connect(source(&self.listeners, address), address);
-            let added = stream.ok().and_then(|stream| {
-                self.add(registry, stream, address, Some(index), false, world.now)
-            });
-            if added.is_none() {
-                self.node
-                    .dial_failed(index, Failure::Unreachable, world.now);
+    fn dial(&mut self, registry: &Registry, now: u64) {
+        while let Some((index, address)) = self.node.next_dial(now) {
+            let stream = sockets::connect(source(&self.listeners, address), address).ok();
+            match stream.and_then(|stream| self.add(registry, stream, true)) {
+                Some(id) => self.node.open(id, Some(index), address, now),
+                None => self.node.fail(Some(index), None, Failure::Unreachable, now),
             }
         }
     }
 
     /// Sees which connections have been made and which have failed.
     fn connect_on(&mut self, world: &World) {
+        let connections = self.connections.iter_mut().flatten();
+        for connection in connections.filter(|c| c.is_connecting && c.writable) {
+            let stream = &connection.stream;
+            let is_made = matches!(stream.take_error(), Ok(None)) && stream.peer_addr().is_ok();
+            connection.is_connecting = false;
+            match is_made {
+                true => self.node.connected(connection.id, world),
+                false => {
+                    let why = Failure::Unreachable;
+                    self.node.closed(connection.id, why, world.now);
+                }
+            }
+        }
+    }
+
+    /// Reads from the next connection that has something.
+    fn read(&mut self, world: &World) {
+        let count = self.connections.len();
+        let is_readable = |c: &Connection| c.readable && !c.is_connecting;
+        let mut places = (1..=count).map(|step| (self.last_read + step) % count);
+        let place = places.find(|place| {
+            let connection = self.connections.get(*place).and_then(Option::as_ref);
+            connection.is_some_and(is_readable)
+        });
+        self.has_unread = place.is_some();
+        let Some(place) = place else { return };
+        let Some(Some(connection)) = self.connections.get_mut(place) else {
+            return;
+        };
+        self.last_read = place;
+        let id = connection.id;
+        let mut bytes = [0; READ_BYTES];
+        match connection.stream.read(&mut bytes) {
+            Ok(count @ 1..) => {
+                let bytes = bytes.get(..count).unwrap_or_default();
+                self.node.receive(id, bytes, world);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => connection.readable = false,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Ok(0) | Err(_) => self.node.closed(id, Failure::Closed, world.now),
+        }
+    }
+
+    /// Writes the bytes that wait, and drops the connections that the node has ended.
+    fn write(&mut self, now: u64) {
+        self.has_unwritten = false;
         for place in &mut self.connections {
             let Some(connection) = place else { continue };
-            let (Some(by), Some(peer)) = (connection.connect_by, connection.peer) else {
-                continue;
-            };
-            let failure = match (connection.writable, connection.stream.take_error()) {
-                (true, Ok(None)) if connection.stream.peer_addr().is_ok() => None,
-                (true, _) => Some(Failure::Unreachable),
-                (false, _) if by <= world.now => Some(Failure::TimedOut),
-                (false, _) => continue,
-            };
-            match failure {
-                None => {
-                    connection.connect_by = None;
-                    connection.readable = true;
-                    self.node
-                        .open(connection.id, Some(peer), connection.address, world);
-                }
-                Some(why) => {
-                    self.node.dial_failed(peer, why, world.now);
-                    *place = None;
-                }
-            }
-        }
-    }
-
-    /// Reads from some of the connections that have something.
-    fn read(&mut self, world: &World) {
-        if !self.has_unread {
-            return;
-        }
-        let count = self.connections.len();
-        let mut left = READS_A_ROUND;
-        let mut bytes = [0; READ_BYTES];
-        for step in 1..=count {
-            let place = (self.last_read + step) % count;
-            let Some(Some(connection)) = self.connections.get_mut(place) else {
-                continue;
-            };
-            if !connection.readable || connection.connect_by.is_some() {
-                continue;
-            }
-            if left == 0 {
-                break;
-            }
-            left -= 1;
-            self.last_read = place;
-            let id = connection.id;
-            match connection.stream.read(&mut bytes) {
-                Ok(0) => self.node.closed(id, world),
-                Ok(count) => self
-                    .node
-                    .receive(id, bytes.get(..count).unwrap_or_default(), world),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    connection.readable = false;
-                    left += 1;
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => self.node.closed(id, world),
-            }
-            if self.node.output(id).is_none() {
-                self.connections[place] = None;
-            }
-        }
-        let waits = |c: &Connection| c.readable && c.connect_by.is_none();
-        self.has_unread = self.connections.iter().flatten().any(waits);
-    }
-
-    /// Writes what waits, and drops the connections that the node has ended.
-    fn write(&mut self, world: &World) {
-        for place in &mut self.connections {
-            let Some(connection) = place.as_mut().filter(|c| c.connect_by.is_none()) else {
-                continue;
-            };
             let id = connection.id;
             let Some(output) = self.node.output(id) else {
                 *place = None;
@@ -400,7 +310,7 @@ impl Mesh {
                 Ok(count) => self.node.sent(id, count),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => connection.writable = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => self.node.closed(id, world),
+                Err(_) => self.node.closed(id, Failure::Closed, now),
             }
             let has_more = self.node.output(id).is_none_or(|output| !output.is_empty());
             self.has_unwritten |= connection.writable && has_more;
@@ -409,82 +319,62 @@ impl Mesh {
     }
 
     /// Renews the report once a second, and at once if the health has changed.
-    fn report(&mut self, world: &World) {
-        if world.now < self.report_at && self.overview.health() == self.node.health(world.now) {
+    fn report(&mut self, now: u64) {
+        if now < self.report_at && self.overview.health() == self.node.health() {
             return;
         }
-        self.report_at = world.now + REPORT_MS;
-        let names: Vec<String> = self
-            .peers
-            .iter()
-            .map(|peer| peer.name.to_string())
-            .collect();
-        let mut overview = self.node.overview(&names, world.now);
-        let nowhere = self.peers.iter().filter(|peer| peer.addresses.is_empty());
+        self.report_at = now + REPORT_MS;
+        let mut overview = self.node.overview(now);
         overview.multicast = self.multicast;
-        overview.unresolved = nowhere.map(|peer| peer.name.to_string()).collect();
         self.overview.set(overview);
-    }
-
-    /// The list of torrents has changed.
-    pub fn list_changed(&mut self) {
-        self.node.list_changed();
     }
 
     /// The number of a name that is to be resolved now. To be called until there is none.
     pub fn next_question(&mut self, now: u64) -> Option<usize> {
         let node = &self.node;
-        let mut peers = self.peers.iter_mut().enumerate();
-        let is_due = |(index, peer): &(usize, &mut Peer)| {
-            peer.resolve_at
+        let mut names = self.names.iter_mut().enumerate();
+        let is_due = |(index, name): &(usize, &mut Name)| {
+            name.resolve_at
                 .is_some_and(|at| at <= now && (at == 0 || node.is_silent(*index)))
         };
-        let (index, peer) = peers.find(is_due)?;
-        peer.resolve_at = Some(now + RESOLVE_MS);
+        let (index, name) = names.find(is_due)?;
+        name.resolve_at = Some(now + RESOLVE_MS);
         Some(index)
     }
 
     /// Has all names resolved again; how many there are.
     pub fn resolve_again(&mut self) -> usize {
-        let names = self
-            .peers
-            .iter_mut()
-            .filter_map(|peer| peer.resolve_at.as_mut());
+        let names = self.names.iter_mut();
+        let names = names.filter_map(|name| name.resolve_at.as_mut());
         names.map(|at| *at = 0).count()
     }
 
     /// A name has been resolved, or why it could not be.
     pub fn resolved(&mut self, index: usize, addresses: Result<Vec<IpAddr>, String>) {
-        let listeners = &self.listeners;
-        let Some(peer) = self.peers.get_mut(index) else {
+        let Some(name) = self.names.get_mut(index) else {
             return;
         };
-        let (name, port) = (&peer.name, peer.name.port);
+        let was_told = std::mem::replace(&mut name.is_failure_told, addresses.is_err());
+        let name = &name.name;
         match addresses {
-            Ok(addresses) => {
-                let all = addresses.into_iter().map(|ip| SocketAddr::new(ip, port));
-                let all: Vec<SocketAddr> = all
-                    .filter(|address| has_family_of(listeners, address))
-                    .collect();
-                if all.is_empty() {
+            Ok(mut addresses) => {
+                addresses.retain(|ip| own_addresses(&self.listeners, *ip).next().is_some());
+                if addresses.is_empty() {
                     log::line(format_args!(
                         "cluster: {name}: no address of a family of --cluster-listen"
                     ));
-                } else if all != peer.addresses {
-                    peer.addresses = all;
-                    peer.next = 0;
-                    self.node.set_addresses(index, &peer.addresses);
+                    return;
                 }
-                peer.is_failure_told = false;
+                let addresses = addresses.into_iter();
+                let addresses = addresses.map(|ip| SocketAddr::new(ip, name.port));
+                self.node.set_addresses(index, addresses.collect());
             }
-            Err(why) if !std::mem::replace(&mut peer.is_failure_told, true) => {
-                log::line(format_args!("cluster: {name}: cannot resolve: {why}"));
-            }
-            Err(_) => {}
+            Err(_) if was_told => {}
+            Err(why) => log::line(format_args!("cluster: {name}: cannot resolve: {why}")),
         }
     }
 
-    /// Begins the end: what other nodes do not have yet is sent.
+    /// Begins the end: the node sends the news and renewals that the others lack.
     pub fn wind_up(&mut self, world: &World) {
         self.accepts = false;
         self.listeners.clear();
@@ -493,8 +383,8 @@ impl Mesh {
         self.is_busy = true;
     }
 
-    /// Once all is sent, tells the other nodes so and reads on until they close: a connection that is closed with bytes
-    /// unread loses what the system has not sent yet.
+    /// Once all is sent, shuts its side down and reads on until the other nodes close: a connection that is closed with bytes
+    /// unread loses those that the system has not sent yet.
     fn say_goodbye(&mut self, now: u64) {
         if self.ending_at.is_some() && !self.is_shut && self.node.is_finished(now) {
             self.is_shut = true;
@@ -509,101 +399,16 @@ impl Mesh {
         let is_late = self.ending_at.is_some_and(|at| at + GOODBYE_MS <= now);
         is_late || self.is_shut && self.connections.iter().all(Option::is_none)
     }
+}
 
-    /// Whether this failure was told within the last hour, or there is no room to remember it.
-    fn is_told(&mut self, address: IpAddr, why: Failure, now: u64) -> bool {
-        self.told.retain(|(.., at)| at + TELL_AGAIN_MS > now);
-        if self
-            .told
-            .iter()
-            .any(|(of, reason, _)| (*of, *reason) == (address, why))
-        {
-            return true;
-        }
-        let has_room = self.told.len() < MAX_TOLD;
-        if has_room {
-            self.told.push((address, why, now));
-        }
-        !has_room
-    }
-
-    fn tell(&mut self, now: u64) {
-        while let Some((other, notice)) = self.node.notices.pop_front() {
-            let is_told = match (other, notice) {
-                ((None, Some(address)), Notice::Failed(why)) => {
-                    self.is_told(address.ip(), why, now)
-                }
-                _ => false,
-            };
-            if !is_told {
-                log::line(format_args!(
-                    "cluster: {}{}",
-                    Named(&self.peers, other),
-                    Words(notice)
-                ));
-            }
-        }
-    }
+/// The addresses of a family on which this node takes connections.
+fn own_addresses(listeners: &[TcpListener], family: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let addresses = listeners.iter().filter_map(|it| it.local_addr().ok());
+    let own = addresses.map(|address| address.ip());
+    own.filter(move |own| own.is_ipv4() == family.is_ipv4())
 }
 
 /// The address to connect from, by which the other nodes know this one.
 fn source(listeners: &[TcpListener], to: SocketAddr) -> Option<IpAddr> {
-    let addresses = listeners
-        .iter()
-        .filter_map(|listener| listener.local_addr().ok());
-    let mut own = addresses.map(|address| address.ip());
-    own.find(|ip| ip.is_ipv4() == to.is_ipv4() && !ip.is_unspecified())
-}
-
-fn has_family_of(listeners: &[TcpListener], to: &SocketAddr) -> bool {
-    let addresses = listeners
-        .iter()
-        .filter_map(|listener| listener.local_addr().ok());
-    addresses
-        .into_iter()
-        .any(|own| own.is_ipv4() == to.is_ipv4())
-}
-
-/// The other end of a connection at the head of a line.
-struct Named<'a>(&'a [Peer], Other);
-
-impl fmt::Display for Named<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Named(peers, (index, address)) = self;
-        match (index.and_then(|index| peers.get(index)), address) {
-            (Some(peer), _) => write!(f, "{}: ", peer.name),
-            (None, Some(address)) => write!(f, "{address}: "),
-            (None, None) => Ok(()),
-        }
-    }
-}
-
-struct Words(Notice);
-
-impl fmt::Display for Words {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self.0 {
-            Notice::Up => f.write_str("link up"),
-            Notice::Down(why) => write!(f, "link down: {why}"),
-            Notice::Suspended(ms) => {
-                write!(
-                    f,
-                    "the clock of this host stood still for {} s: moved on",
-                    ms / 1000
-                )
-            }
-            Notice::ClocksDiffer(ms) => {
-                write!(
-                    f,
-                    "its wall clock differs by {} s: connection ids and decoys differ too",
-                    ms / 1000
-                )
-            }
-            Notice::Whole => f.write_str("received the peers of the other nodes"),
-            Notice::Alone => f.write_str("cannot reach the other nodes: serving alone"),
-            Notice::Failed(Failure::Unreachable) => f.write_str("cannot connect"),
-            Notice::Failed(Failure::Own) => f.write_str("this node itself: not connected"),
-            Notice::Failed(why) => write!(f, "handshake failed: {why}"),
-        }
-    }
+    own_addresses(listeners, to.ip()).find(|own| !own.is_unspecified())
 }

@@ -1,48 +1,48 @@
 //! A node as a plain value: bytes of connections and time go in, bytes come out. The daemon drives it with sockets,
-//! a test with a scheduler.
+//! a test with a scheduler. Here links come up and go.
 
+use super::clocks::{clock, relate_clocks};
 use super::events::Kept;
-use super::frame::{self, Hello, Keys, Opened, Session};
-use super::link::{Counters, Link, Pass, STALE_MS, ahead_ms};
-use super::records::{self, Heartbeat, Reader, Received};
-use super::slots::Slots;
+use super::frame::{Hello, Keys, OVERHEAD, RawHello, Session};
+use super::link::{Counters, Link, STALE_MS};
+use super::opentracker::renewals_from;
+use super::records::{self, Heartbeat, LATER, Reader, Received};
 use super::walk::Walk;
 use crate::random::Random;
 use crate::siphash::siphash24_128;
-use crate::stats::cluster::{Failure, Health, Overview};
-use crate::tracker::{Cursor, InfoHash, JournalLimits, LIFE, News, Table, max_events};
-use std::collections::VecDeque;
-use std::net::SocketAddr;
+use crate::stats::cluster::{self, Failure, Health, Overview};
+use crate::tracker::{InfoHash, LATE, News, Table, max_events};
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
 
 /// A connection, named by the driver; a name is used once.
 pub type ConnId = u64;
 
-/// All connections.
-const MAX_LINKS: usize = 1000;
+/// Connections from addresses that no name resolves to, before they show the key.
+const MAX_STRANGERS: usize = 64;
 
 /// Milliseconds: a retry comes after one to five seconds, after a connection to itself much later.
 const RETRY_MS: usize = 1000;
 const MAX_RETRY_MS: usize = 5000;
 const OWN_RETRY_MS: u64 = 60_000;
 
-/// Connections to a peer that are closed in a row before that is told.
+/// Connections to a peer that are closed in a row before that is logged.
 const MAX_CLOSES: u32 = 3;
+
+/// Unnamed addresses whose failures are logged, each once in this many milliseconds.
+const MAX_LOGGED: usize = 64;
+const LOG_AGAIN_MS: u64 = 3_600_000;
+
+/// Milliseconds after which a link that is down is logged.
+const DOWN_MS: u64 = 1000;
 
 /// Wall clocks that differ by more make connection ids and decoys differ.
 const MAX_CLOCK_DIFFERENCE_MS: u64 = 120_000;
 
-/// Units of two nodes need not begin closer together than this, which a hello may take, or an eighth of a unit.
-const MAX_PHASE_MS: u64 = 3000;
-
-/// Milliseconds for which a node whose clock may have stood still waits for one that knows.
-const UNSURE_MS: u64 = 8000;
-
 /// Nodes whose positions are remembered while they are away.
 const MAX_REMEMBERED: usize = 1024;
 
-/// No bound of peers a host is kept here. All nodes must have the same.
-const MAX_PER_HOST: u32 = 0;
-
+#[derive(Default)]
 pub struct Settings {
     pub keys: Keys,
     /// Random for each start.
@@ -52,12 +52,12 @@ pub struct Settings {
     /// In seconds.
     pub peer_timeout: u32,
     pub max_peers: usize,
-    /// How many nodes the operator names.
-    pub peers: usize,
+    /// The nodes that the operator names.
+    pub peers: Vec<String>,
     /// On which this one takes connections.
     pub port: u16,
-    /// Units from which a renewal is noted: [`tracker::LATE`](crate::tracker::LATE), or fewer for opentracker's live sync.
-    pub renewals_from: u8,
+    /// News is collected for opentracker's live sync, and renewals as early as that needs them.
+    pub has_live_sync: bool,
 }
 
 /// The surroundings of a call.
@@ -74,149 +74,112 @@ pub struct World<'a> {
 /// A node that the operator names.
 #[derive(Debug, Default)]
 pub(super) struct Peer {
-    pub(super) connection: Option<ConnId>,
-    /// Where it may be; by these a connection from it is known.
+    name: String,
+    /// Where it may be, tried in turn; by these a connection from it is known.
     addresses: Vec<SocketAddr>,
+    next: usize,
     /// The id that it had when it was last reached.
-    pub(super) id: Option<u64>,
-    pub(super) retry_at: u64,
-    pub(super) failure: Option<Failure>,
+    id: Option<u64>,
+    retry_at: u64,
+    failure: Option<Failure>,
     /// How often in a row a connection was closed before it was a link.
     closes: u32,
-    /// Failures that were told since it was linked, by number: a bit each.
-    told: u16,
-    pub(super) is_told_up: bool,
-    /// Of its earlier connections.
+    is_logged_up: bool,
+    /// Of its earlier links.
     counters: Counters,
     /// When it went up or down.
-    pub(super) since: u64,
+    since: u64,
 }
 
-/// The state of a node between two connections.
-#[derive(Clone, Copy, Debug)]
+/// The state of a node between two links.
+#[derive(Debug)]
 pub(super) struct Memory {
-    received: Received,
+    pub(super) id: u64,
+    pub(super) received: Received,
     /// Milliseconds by which its uptime was ahead of this table's clock.
-    ahead_ms: Option<i64>,
+    pub(super) ahead_ms: Option<i64>,
 }
 
-/// Something for the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
-    Up,
-    Down(Failure),
-    Failed(Failure),
-    /// The table's clock stood still for so many milliseconds.
-    Suspended(u64),
-    /// The wall clocks differ by so many milliseconds.
-    ClocksDiffer(i64),
-    Whole,
-    Alone,
-}
+/// A failure that was logged: of which peer or else address, and its number.
+type Logged = (Option<usize>, Option<IpAddr>, usize);
 
-/// The other end that a notice is about: its number if the operator names it, its address.
-pub type Other = (Option<usize>, Option<SocketAddr>);
-
+#[derive(Default)]
 pub struct Node {
     pub(super) settings: Settings,
-    pub(super) links: Slots<Link>,
+    pub(super) links: Vec<Link>,
     pub(super) peers: Vec<Peer>,
-    pub(super) memory: Slots<Memory>,
+    pub(super) memory: Vec<Memory>,
     pub(super) kept: Kept,
     pub(super) walk: Walk,
     pub(super) news: Vec<News>,
-    /// News of all shards since [`Node::drain_news`] was called last, for opentracker's live sync.
-    pub(super) outside: Option<Vec<News>>,
-    pub(super) random: Random,
-    pub(super) nonces: u64,
-    /// How often the clock was moved on: hellos from before are not true any more.
-    pub(super) epoch: u64,
-    pub(super) started: u64,
-    pub(super) ticked_at: u64,
+    /// News of all shards, for opentracker's live sync to take.
+    pub outside: Vec<News>,
+    random: Random,
+    nonces: u64,
     pub(super) is_whole: bool,
     pub(super) is_alone: bool,
-    pub(super) linked_at: u64,
-    pub(super) granted_at: u64,
-    /// One whole node, or all there were, have sent all that they have.
+    /// One whole node has sent all that it has.
     pub(super) has_everything: bool,
+    /// When a link was last up, or not answered yet.
+    pub(super) linked_at: u64,
+    pub(super) started: u64,
+    pub(super) ticked_at: u64,
+    pub(super) collected_at: u64,
+    pub(super) granted_at: Option<u64>,
+    pub(super) listed_at: Option<u64>,
     /// The link that a catch-up frame was made for last.
     pub(super) caught_up: ConnId,
     pub(super) finish_by: Option<u64>,
     /// The last walk has ended.
     pub(super) has_walked: bool,
-    /// The node from which the phase of the units was taken, and when. Two nodes in turn would move the clock on and on.
-    phase_from: Option<(u64, u64)>,
+    /// When the clock was moved on.
+    pub(super) moved_at: Option<u64>,
     /// Milliseconds by which the wall clock is ahead of the time since the start.
-    wall_ahead_ms: Option<i64>,
-    /// Until then only nodes that are remembered are linked: they can tell whether the clock stood still.
-    unsure_until: u64,
+    pub(super) wall_ahead_ms: Option<i64>,
+    /// Until then only nodes that are remembered are linked: they know whether the clock stood still.
+    pub(super) unsure_until: u64,
+    /// The node from which the phase of the units was taken, and when. Two nodes in turn would move the clock on and on.
+    pub(super) phase_from: Option<(u64, u64)>,
+    /// The phase is that of a whole node.
+    pub(super) has_phase: bool,
+    pub(super) refused: u64,
     /// Records that had been refused when the other nodes were asked because of a list.
     pub(super) refused_before: u64,
     pub(super) is_list_changed: bool,
-    pub(super) listed_at: u64,
-    pub(super) collected_at: u64,
-    pub(super) refused_count: u64,
-    pub(super) failures: [u64; Failure::COUNT],
-    pub notices: VecDeque<(Other, Notice)>,
+    failures: [u64; Failure::COUNT],
+    /// With the time.
+    logged: Vec<(Logged, u64)>,
+    /// Lines for the log.
+    pub lines: Vec<String>,
 }
 
 impl Node {
     /// From now on the table notes news for other nodes.
     pub fn new(settings: Settings, table: &Table, now: u64) -> Node {
-        let shards = table.shards();
-        let limits = JournalLimits::of_shard(shards, settings.max_peers, settings.renewals_from);
         let key = siphash24_128([settings.seed, settings.id], b"stops");
-        table.each(now, &mut |tracker| tracker.join_cluster(key, limits));
+        let renewals_from = match settings.has_live_sync {
+            true => renewals_from(table.unit_ms()),
+            false => LATE,
+        };
+        table.join_cluster(key, settings.max_peers, renewals_from, now);
         let (clock_ms, unit) = clock(table, now);
+        let peers = settings.peers.iter().map(|name| Peer {
+            name: name.clone(),
+            ..Peer::default()
+        });
         Node {
-            links: Slots::default(),
-            peers: (0..settings.peers).map(|_| Peer::default()).collect(),
-            memory: Slots::default(),
+            peers: peers.collect(),
             kept: Kept::new(max_events(settings.max_peers)),
             walk: Walk::new(clock_ms, unit),
-            news: Vec::new(),
-            outside: None,
             random: Random::seeded(settings.seed),
-            nonces: 0,
-            epoch: 0,
-            started: now,
-            ticked_at: now,
-            is_whole: false,
-            is_alone: false,
             linked_at: now,
-            granted_at: 0,
-            has_everything: false,
-            caught_up: 0,
-            finish_by: None,
-            has_walked: false,
-            phase_from: None,
-            wall_ahead_ms: None,
-            unsure_until: 0,
-            refused_before: 0,
-            is_list_changed: false,
-            listed_at: 0,
-            collected_at: 0,
-            refused_count: 0,
-            failures: [0; Failure::COUNT],
-            notices: VecDeque::new(),
+            started: now,
             settings,
+            ..Node::default()
         }
     }
 
-    /// Collects news for [`Node::drain_news`] from now on.
-    pub fn collect_news(&mut self) {
-        self.outside = Some(Vec::new());
-    }
-
-    /// The news since the last call.
-    pub fn drain_news(&mut self) -> Vec<News> {
-        self.outside
-            .as_mut()
-            .map(std::mem::take)
-            .unwrap_or_default()
-    }
-
-    pub fn health(&self, _now: u64) -> Health {
+    pub fn health(&self) -> Health {
         match (self.is_whole, self.is_alone) {
             (true, _) => Health::Ok,
             (false, true) => Health::Alone,
@@ -224,207 +187,216 @@ impl Node {
         }
     }
 
-    /// A node that is to be connected to now. To be called until there is none.
-    pub fn next_dial(&mut self, now: u64) -> Option<usize> {
+    /// A peer that is to be connected to now, and where. To be called until there is none.
+    pub fn next_dial(&mut self, now: u64) -> Option<(usize, SocketAddr)> {
         if self.finish_by.is_some() {
             return None;
         }
         let links = &self.links;
-        let is_linked = |id| links.values().any(|link| link.is_up && link.id() == id);
-        let index = self.peers.iter().position(|peer| {
-            peer.connection.is_none() && peer.retry_at <= now && !peer.id.is_some_and(is_linked)
+        let mut peers = self.peers.iter_mut().enumerate();
+        let (index, peer) = peers.find(|(index, peer)| {
+            let is_its = |link: &Link| {
+                link.is_dialler && link.peer == Some(*index)
+                    || link.is_up && peer.id == Some(link.theirs.id)
+            };
+            peer.retry_at <= now && !peer.addresses.is_empty() && !links.iter().any(is_its)
         })?;
-        // The connection is opened or has failed before that.
-        self.retry(index, now);
-        Some(index)
+        peer.retry_at = now + MAX_RETRY_MS as u64;
+        let address = peer.addresses.get(peer.next % peer.addresses.len());
+        peer.next = peer.next.wrapping_add(1);
+        Some((index, *address?))
     }
 
-    fn retry(&mut self, index: usize, now: u64) {
-        let wait = RETRY_MS + self.random.below(MAX_RETRY_MS - RETRY_MS);
+    /// A peer has these addresses now, and is tried again at once if they are others.
+    pub fn set_addresses(&mut self, index: usize, addresses: Vec<SocketAddr>) {
         if let Some(peer) = self.peers.get_mut(index) {
-            peer.retry_at = now + wait as u64;
+            if peer.addresses != addresses {
+                (peer.addresses, peer.next, peer.retry_at) = (addresses, 0, 0);
+            }
         }
     }
 
-    /// A peer has these addresses now, and is tried again at once.
-    pub fn set_addresses(&mut self, index: usize, addresses: &[SocketAddr]) {
-        if let Some(peer) = self.peers.get_mut(index) {
-            peer.addresses = addresses.to_vec();
-            peer.retry_at = 0;
-        }
+    /// Whether too many connections from addresses that no peer has wait for their handshake to take one from there.
+    pub fn is_crowded(&self, from: IpAddr) -> bool {
+        let is_stranger = |ip| {
+            let mut addresses = self.peers.iter().flat_map(|peer| &peer.addresses);
+            !addresses.any(|address| address.ip() == ip)
+        };
+        let waiting = self.links.iter().filter(|link| !link.is_up);
+        let addresses = waiting.filter_map(|link| link.address);
+        let strangers = addresses.filter(|address| is_stranger(address.ip()));
+        is_stranger(from) && strangers.count() >= MAX_STRANGERS
     }
 
     /// Whether no connection to this peer has become a link. False for the node itself.
     pub fn is_silent(&self, index: usize) -> bool {
         self.peers.get(index).is_some_and(|peer| {
-            let id = peer.id.unwrap_or(0);
-            let is_own = peer.failure == Some(Failure::Own);
-            let is_its = |link: &Link| link.peer == Some(index) || link.id() == id;
-            !is_own && !self.links.values().any(|link| link.is_up && is_its(link))
+            let is_its = |link: &Link| link.peer == Some(index) || peer.id == Some(link.theirs.id);
+            let is_linked = self.links.iter().any(|link| link.is_up && is_its(link));
+            peer.failure != Some(Failure::Own) && !is_linked
         })
     }
 
-    pub fn is_up(&self, id: ConnId) -> bool {
-        self.links.get(id).is_some_and(|link| link.is_up)
-    }
-
-    /// A connection from this address was closed, as there are too many.
-    pub fn refuse_crowd(&mut self, address: SocketAddr) {
-        self.fail(None, Some(address), Failure::Crowded);
-    }
-
-    /// The report; `names` are those of the nodes that the operator names.
-    pub fn overview(&self, names: &[String], now: u64) -> Overview {
-        let ups = || self.links.values().filter(|link| link.is_up);
-        let named = names
-            .iter()
-            .zip(&self.peers)
-            .enumerate()
-            .map(|(index, (name, peer))| {
-                let own = ups().find(|link| self.name(link).0 == Some(index));
-                let none = Link::default();
-                let mut report = own.unwrap_or(&none).report(&peer.counters, now);
-                report.name = name.clone();
-                report.is_up = own.is_some();
-                report.since_ms = now.saturating_sub(own.map_or(peer.since, |link| link.opened_at));
-                report.failure = peer.failure.filter(|_| own.is_none());
-                report
-            });
-        let others = ups()
-            .filter(|link| self.name(link).0.is_none())
-            .map(|link| {
-                let mut report = link.report(&Counters::default(), now);
-                let port = link.theirs.map_or(0, |theirs| theirs.port);
-                let home = link
-                    .address
-                    .map(|address| SocketAddr::new(address.ip(), port));
-                report.name = home.map_or_else(String::new, |home| home.to_string());
-                report
-            });
+    pub fn overview(&self, now: u64) -> Overview {
+        let ups = || self.links.iter().filter(|link| link.is_up);
+        let named = self.peers.iter().enumerate().map(|(index, peer)| {
+            let mut down = Link::default();
+            (down.since, down.counters) = (peer.since, peer.counters);
+            let link = ups().find(|link| link.peer == Some(index));
+            cluster::Link {
+                name: peer.name.clone(),
+                failure: peer.failure.filter(|_| link.is_none()),
+                ..link.unwrap_or(&down).report(now)
+            }
+        });
+        // In the order of their connections; a sort from the library would be 6 KB of code.
+        let after = |conn: ConnId| {
+            let others = ups().filter(|link| link.peer.is_none() && link.conn > conn);
+            others.min_by_key(|link| link.conn)
+        };
+        let others = std::iter::successors(after(0), |link| after(link.conn));
+        let others = others.map(|link| cluster::Link {
+            name: link.home().map_or_else(String::new, |it| it.to_string()),
+            ..link.report(now)
+        });
+        let nowhere = self.peers.iter().filter(|peer| peer.addresses.is_empty());
         Overview {
-            health: self.health(now),
+            health: self.health(),
             links: named.chain(others).collect(),
-            unresolved: Vec::new(),
+            unresolved: nowhere.map(|peer| peer.name.clone()).collect(),
             events: self.kept.len() as u64,
             events_reach_ms: self.kept.reach_ms(now),
-            refused: self.refused_count,
+            refused: self.refused,
             failures: self.failures,
             multicast: None,
         }
     }
 
-    pub fn dial_failed(&mut self, index: usize, why: Failure, now: u64) {
-        self.fail(Some(index), None, why);
-        self.retry(index, now);
+    /// Makes a line for the log about a peer, or else about an address.
+    fn log(&mut self, peer: Option<usize>, address: Option<SocketAddr>, text: &dyn Display) {
+        let peer = peer.and_then(|index| self.peers.get(index));
+        self.lines.push(match (peer, address) {
+            (Some(peer), _) => format!("{}: {text}", peer.name),
+            (None, Some(address)) => format!("{address}: {text}"),
+            (None, None) => text.to_string(),
+        });
     }
 
-    /// Counts a connection that did not become a link. The same failure of a peer is logged once.
-    fn fail(&mut self, index: Option<usize>, address: Option<SocketAddr>, why: Failure) {
+    /// Counts a connection that did not become a link. The same failure is logged once, of a peer until it is linked.
+    pub fn fail(
+        &mut self,
+        peer: Option<usize>,
+        address: Option<SocketAddr>,
+        why: Failure,
+        now: u64,
+    ) {
         if let Some(count) = self.failures.get_mut(why.number()) {
             *count += 1;
         }
-        let peer = index.and_then(|index| self.peers.get_mut(index));
+        self.logged
+            .retain(|((peer, ..), at)| peer.is_some() || at + LOG_AGAIN_MS > now);
+        let strangers = self.logged.iter().filter(|((peer, ..), _)| peer.is_none());
+        let has_room = strangers.count() < MAX_LOGGED;
         let is_closed = why == Failure::Closed;
-        let is_told = match peer {
+        let is_news = match peer.and_then(|index| self.peers.get_mut(index)) {
             Some(peer) => {
+                // A node closes a connection when it moves its clock or has another: that is logged only if it does so again.
                 peer.closes = if is_closed { peer.closes + 1 } else { 0 };
-                // A node closes a connection when it moves its clock or has another: that is no news before it does so again.
-                let bit = 1 << why.number();
-                let is_told = peer.told & bit != 0;
                 peer.failure = Some(why);
-                peer.told |= if is_closed && peer.closes < MAX_CLOSES {
-                    0
-                } else {
-                    bit
-                };
-                is_told || peer.told & bit == 0
+                !is_closed || peer.closes >= MAX_CLOSES
             }
-            None => is_closed,
+            None => !is_closed && has_room,
         };
-        if !is_told {
-            self.notices
-                .push_back(((index, address), Notice::Failed(why)));
+        let ip = address.filter(|_| peer.is_none()).map(|it| it.ip());
+        let failure = (peer, ip, why.number());
+        if !is_news || self.logged.iter().any(|(other, _)| *other == failure) {
+            return;
+        }
+        self.logged.push((failure, now));
+        match why {
+            Failure::Unreachable => self.log(peer, address, &"cannot connect"),
+            Failure::Own => self.log(peer, address, &"this node itself: not connected"),
+            _ => self.log(peer, address, &format_args!("handshake failed: {why}")),
         }
     }
 
-    /// A connection has been made: by this node to one of its peers, or by another node.
-    pub fn open(&mut self, id: ConnId, peer: Option<usize>, address: SocketAddr, world: &World) {
-        if self.links.len() >= MAX_LINKS {
-            return self.fail(peer, Some(address), Failure::Crowded);
-        }
-        let mut link = Link::new(peer, address, world.now);
-        if peer.is_some() {
-            let hello = self.hello(world);
-            let raw = hello.write();
-            link.push_raw(&raw);
-            link.own_hello = Some((hello, raw));
-            link.epoch = self.epoch;
-        }
-        if let Some(peer) = peer.and_then(|peer| self.peers.get_mut(peer)) {
-            peer.connection = Some(id);
-        }
-        self.links.insert(id, link);
+    /// A connection is being made to a peer, or has been made by another node.
+    pub fn open(&mut self, conn: ConnId, peer: Option<usize>, address: SocketAddr, now: u64) {
+        self.links.push(Link::new(conn, peer, address, now));
     }
 
-    pub(super) fn hello(&mut self, world: &World) -> Hello {
+    /// A connection to a peer has been made.
+    pub fn connected(&mut self, id: ConnId, world: &World) {
+        let own = self.hello(world);
+        if let Some(link) = self.link_mut(id) {
+            link.own = own;
+            link.push_hello();
+        }
+    }
+
+    fn hello(&mut self, world: &World) -> Hello {
         self.nonces += 1;
-        let [a, b] = siphash24_128(
-            [self.settings.seed, self.settings.id],
-            &self.nonces.to_be_bytes(),
-        );
-        let mut nonce = [0; 16];
-        nonce[..8].copy_from_slice(&a.to_be_bytes());
-        nonce[8..].copy_from_slice(&b.to_be_bytes());
+        let key = [self.settings.seed, self.settings.id];
         Hello {
             peer_timeout: self.settings.peer_timeout,
-            max_per_host: MAX_PER_HOST,
             port: self.settings.port,
             is_whole: self.is_whole,
             id: self.settings.id,
-            nonce,
+            nonce: siphash24_128(key, &self.nonces.to_be_bytes()),
             clock_ms: clock(world.table, world.now).0,
             uptime_ms: world.now,
         }
     }
 
+    pub(super) fn link(&self, id: ConnId) -> Option<&Link> {
+        self.links.iter().find(|link| link.conn == id)
+    }
+
+    pub(super) fn link_mut(&mut self, id: ConnId) -> Option<&mut Link> {
+        self.links.iter_mut().find(|link| link.conn == id)
+    }
+
+    fn take_link(&mut self, id: ConnId) -> Option<Link> {
+        let at = self.links.iter().position(|link| link.conn == id)?;
+        Some(self.links.swap_remove(at))
+    }
+
     /// Whether the next tick has something to send through a connection.
     pub fn is_hungry(&self, id: ConnId) -> bool {
-        self.links.get(id).is_some_and(Link::is_hungry)
+        self.link(id).is_some_and(Link::is_hungry)
     }
 
     /// Bytes to be sent; none if the connection is to be closed.
     pub fn output(&self, id: ConnId) -> Option<&[u8]> {
-        Some(self.links.get(id)?.output())
+        Some(self.link(id)?.output())
     }
 
     pub fn sent(&mut self, id: ConnId, count: usize) {
-        if let Some(link) = self.links.get_mut(id) {
+        if let Some(link) = self.link_mut(id) {
             link.sent(count);
         }
     }
 
-    /// The connection has ended.
-    pub fn closed(&mut self, id: ConnId, world: &World) {
-        self.end(id, Failure::Closed, world.now);
+    /// A connection has ended, or could not be made.
+    pub fn closed(&mut self, id: ConnId, why: Failure, now: u64) {
+        if let Some(link) = self.take_link(id) {
+            self.end(link, why, now);
+        }
     }
 
-    /// Forgets a connection.
-    pub(super) fn end(&mut self, id: ConnId, why: Failure, now: u64) {
-        self.remember(id);
-        let Some(link) = self.links.remove(id) else {
-            return;
-        };
+    /// Forgets a link that was taken out.
+    pub(super) fn end(&mut self, link: Link, why: Failure, now: u64) {
+        self.remember(&link);
         let why = link.ending.unwrap_or(why);
-        let other = self.name(&link);
-        self.detach(id, &link);
-        if let Some(index) = link.peer {
-            self.retry(index, now);
-        }
-        let is_same = |other: &Link| other.is_up && other.id() == link.id();
-        let is_linked = self.links.values().any(is_same);
-        if let Some(peer) = other.0.and_then(|index| self.peers.get_mut(index)) {
-            if why == Failure::Own {
-                peer.retry_at = now + OWN_RETRY_MS;
+        let is_linked = self.is_linked(link.theirs.id);
+        let wait = RETRY_MS + self.random.below(MAX_RETRY_MS - RETRY_MS);
+        if let Some(peer) = link.peer.and_then(|index| self.peers.get_mut(index)) {
+            if link.is_dialler {
+                peer.retry_at = match why {
+                    Failure::Own => now + OWN_RETRY_MS,
+                    _ if self.moved_at == Some(now) => now,
+                    _ => now + wait as u64,
+                };
             }
             if link.is_up && !is_linked {
                 peer.since = now;
@@ -434,136 +406,108 @@ impl Node {
         match (link.is_up, is_linked) {
             (true, false) => {
                 self.linked_at = now;
-                if other.0.is_none() {
-                    self.notices.push_back((other, Notice::Down(why)));
+                if link.peer.is_none() {
+                    self.log(None, link.address, &format_args!("link down: {why}"));
                 }
             }
-            // The side that connected to itself tells it.
+            // The side that connected logs it.
             (false, _) if why == Failure::Own && !link.is_dialler => {}
             (false, is_linked) if !is_linked || why == Failure::WrongKey => {
-                self.fail(other.0, other.1, why);
+                self.fail(link.peer, link.address, why, now);
             }
             _ => {}
         }
     }
 
-    /// A peer no longer has this connection, but what went through it counts.
-    fn detach(&mut self, id: ConnId, link: &Link) {
-        let index = self.name(link).0;
-        if let Some(peer) = index.and_then(|index| self.peers.get_mut(index)) {
-            peer.counters.add(&link.counters);
-            if peer.connection == Some(id) {
-                peer.connection = None;
-            }
-        }
+    fn is_linked(&self, id: u64) -> bool {
+        let mut links = self.links.iter();
+        links.any(|link| link.is_up && link.theirs.id == id)
     }
 
-    /// The peer that a link belongs to, whichever side dialled, and its address.
-    pub(super) fn name(&self, link: &Link) -> Other {
-        let position = |is: &dyn Fn(&Peer) -> bool| self.peers.iter().position(is);
-        let index = link.peer.or_else(|| {
-            let theirs = link.theirs?;
-            let home = SocketAddr::new(link.address?.ip(), theirs.port);
-            let by_id = position(&|peer| link.is_up && peer.id == Some(theirs.id));
-            by_id.or_else(|| position(&|peer| peer.addresses.contains(&home)))
-        });
-        (index, link.address)
-    }
-
-    fn name_of(&self, id: ConnId) -> Other {
-        let link = self.links.get(id);
-        link.map_or((None, None), |link| self.name(link))
-    }
-
-    /// Notes the id of the peer that has shown the key.
-    fn know_id(&mut self, id: ConnId) {
-        let Some(link) = self.links.get(id) else {
-            return;
-        };
-        let (index, theirs) = (self.name(link).0, link.id());
-        if let Some(peer) = index.and_then(|index| self.peers.get_mut(index)) {
-            peer.id = Some(theirs);
-        }
-    }
-
-    /// Takes bytes that came through a connection, and applies what is complete.
+    /// Takes bytes of a connection, and applies the frames that are complete.
     pub fn receive(&mut self, id: ConnId, bytes: &[u8], world: &World) {
-        let Some(link) = self.links.get_mut(id).filter(|link| link.ending.is_none()) else {
+        // Taken out of the others while its bytes change the node.
+        let Some(mut link) = self.take_link(id) else {
             return;
         };
+        if link.ending.is_some() {
+            return self.links.push(link);
+        }
         if world.table.is_held(world.now) {
             // The table takes nothing until it has been swept: it is sent again after that.
-            return self.end(id, Failure::Closed, world.now);
+            return self.end(link, Failure::Closed, world.now);
         }
         link.counters.bytes_in += bytes.len() as u64;
         let mut input = std::mem::take(&mut link.input);
         input.extend_from_slice(bytes);
-        let mut done = 0;
-        loop {
-            let rest = input.get(done..).unwrap_or_default();
-            match self.take_one(id, rest, world) {
-                Ok(0) => break,
-                Ok(length) => done += length,
-                Err(why) => return self.refuse(id, why, world),
+        let mut rest = &input[..];
+        let result = loop {
+            match self.take_one(&mut link, rest, world) {
+                Ok(0) => break Ok(()),
+                Ok(length) => rest = rest.get(length..).unwrap_or_default(),
+                Err(why) => break Err(why),
             }
-        }
-        input.drain(..done);
-        if let Some(link) = self.links.get_mut(id) {
-            link.input = input;
+        };
+        link.input = rest.to_vec();
+        match result {
+            Ok(()) => self.links.push(link),
+            Err(why) => self.refuse(link, why, world),
         }
     }
 
     /// Takes a hello or a frame from the front of these bytes; how many bytes that was.
-    fn take_one(&mut self, id: ConnId, bytes: &[u8], world: &World) -> Result<usize, Failure> {
-        let Some(link) = self.links.get_mut(id) else {
-            return Ok(0);
-        };
+    fn take_one(&mut self, link: &mut Link, bytes: &[u8], world: &World) -> Result<usize, Failure> {
         let Some(session) = &mut link.session else {
             return match Hello::read(bytes)? {
-                Some((hello, raw)) => self.greet(id, &hello, &raw, world).map(|()| raw.len()),
+                Some((hello, raw)) => self.greet(link, hello, &raw, world).map(|()| raw.len()),
                 None => Ok(0),
             };
         };
         match session.open(bytes) {
-            Opened::Incomplete => Ok(0),
-            Opened::Forged if link.is_up => Err(Failure::Closed),
-            Opened::Forged => Err(Failure::WrongKey),
-            Opened::Frame { length } => {
+            Ok(None) => Ok(0),
+            Ok(Some(content)) => {
                 link.heard_at = world.now;
-                self.handle(id, frame::content(bytes, length), world)?;
-                Ok(length)
+                self.handle(link, content, world)?;
+                Ok(OVERHEAD + content.len())
             }
+            Err(_) if link.is_up => Err(Failure::Closed),
+            Err(why) => Err(why),
         }
     }
 
-    /// Ends a connection because of what came through it. The other side learns this node's version and timeout.
-    fn refuse(&mut self, id: ConnId, why: Failure, world: &World) {
-        let is_told = matches!(
-            why,
-            Failure::Version(_) | Failure::PeerTimeout(_) | Failure::MaxPerHost(_) | Failure::Own
-        );
-        let hello = self.hello(world);
-        match self.links.get_mut(id) {
-            Some(link) if is_told && link.own_hello.is_none() => {
-                link.push_raw(&hello.write());
-                link.ending = Some(why);
-            }
+    /// Ends a connection because of bytes that it brought. The other side learns this node's version and timeout.
+    fn refuse(&mut self, mut link: Link, why: Failure, world: &World) {
+        let is_unsaid = !link.is_dialler && link.session.is_none();
+        let is_told = match why {
+            Failure::Version(_) | Failure::PeerTimeout(_) | Failure::Own => is_unsaid,
             // The other side learns that this node's first frame is under another key.
-            Some(link) if why == Failure::WrongKey => link.ending = Some(why),
-            _ => self.end(id, why, world.now),
+            Failure::WrongKey => link.session.is_some(),
+            _ => false,
+        };
+        if !is_told {
+            return self.end(link, why, world.now);
         }
+        if is_unsaid {
+            link.own = self.hello(world);
+            link.push_hello();
+        }
+        link.ending = Some(why);
+        self.links.push(link);
     }
 
-    /// Takes the other node's hello: derives the keys and relates the clocks.
+    /// Takes the other node's hello: derives the keys, and asks for the records that are missing here.
     fn greet(
         &mut self,
-        id: ConnId,
-        theirs: &Hello,
-        raw: &frame::RawHello,
+        link: &mut Link,
+        theirs: Hello,
+        raw: &RawHello,
         world: &World,
     ) -> Result<(), Failure> {
-        if let Some(link) = self.links.get_mut(id) {
-            link.theirs = Some(*theirs);
+        link.theirs = theirs;
+        if !link.is_dialler {
+            let home = link.home();
+            let is_its = |peer: &Peer| peer.addresses.iter().any(|it| Some(*it) == home);
+            link.peer = self.peers.iter().position(is_its);
         }
         if theirs.id == self.settings.id {
             return Err(Failure::Own);
@@ -571,324 +515,184 @@ impl Node {
         if theirs.peer_timeout != self.settings.peer_timeout {
             return Err(Failure::PeerTimeout(theirs.peer_timeout));
         }
-        if theirs.max_per_host != MAX_PER_HOST {
-            return Err(Failure::MaxPerHost(theirs.max_per_host));
-        }
-        let own = self.hello(world);
-        let Some(link) = self.links.get_mut(id) else {
-            return Ok(());
-        };
-        let (_, own_raw) = *link.own_hello.get_or_insert_with(|| (own, own.write()));
         if !link.is_dialler {
-            link.epoch = self.epoch;
-            link.push_raw(&own_raw);
+            link.own = self.hello(world);
+            link.push_hello();
         }
-        link.session = Some(Session::new(
-            &self.settings.keys,
-            link.is_dialler,
-            &own_raw,
-            raw,
-        ));
-        let memory = self.memory.get(theirs.id);
+        let keys = &self.settings.keys;
+        let own = link.own.write();
+        link.session = Some(Session::new(keys, link.is_dialler, &own, raw));
+        let mut memory = self.memory.iter().filter(|_| self.is_whole);
+        let memory = memory.find(|memory| memory.id == theirs.id);
         let received = memory.map_or(Received::default(), |memory| memory.received);
-        link.received = received;
-        link.push(&received.write());
+        let wishes = if self.is_whole { 0 } else { LATER };
+        link.ask(received, wishes);
         Ok(())
     }
 
-    fn handle(&mut self, id: ConnId, content: &[u8], world: &World) -> Result<(), Failure> {
+    fn handle(&mut self, link: &mut Link, content: &[u8], world: &World) -> Result<(), Failure> {
         let Some((&kind, content)) = content.split_first() else {
             return Ok(());
         };
         let mut reader = Reader(content);
-        let Some(link) = self.links.get_mut(id) else {
-            return Ok(());
-        };
         if !link.is_up {
-            let received = Received::read(&mut reader).filter(|_| kind == records::READY);
-            return match received {
-                Some(received) => self.link_up(id, received, world),
-                None => Err(Failure::WrongKey),
-            };
+            // So it has the key.
+            let asked = reader.numbers().filter(|_| kind == records::READY);
+            let asked = asked.ok_or(Failure::WrongKey)?;
+            self.link_up(link, world)?;
+            self.answer(link, asked);
+            return Ok(());
         }
         match kind {
-            records::ASK => {
-                if let Some(flags) = reader.u8() {
-                    self.answer(id, flags, world);
+            records::READY => {
+                if let Some(asked) = reader.numbers() {
+                    self.answer(link, asked);
                 }
             }
             records::HEARTBEAT => {
                 if let Some(heartbeat) = Heartbeat::read(&mut reader) {
-                    self.hear(id, heartbeat, world);
+                    self.hear(link, heartbeat, world);
                 }
             }
-            records::RECORDS => self.apply_records(id, reader, world),
-            records::EVENTS => self.apply_events(id, reader, world),
-            records::COUNTS => self.apply_counts(id, reader, world),
+            records::RECORDS | records::WALK => self.apply_records(link, kind, reader, world),
+            records::COUNTS => self.apply_counts(reader, world),
             _ => {}
         }
         Ok(())
     }
 
-    /// The other node has shown that it has the key. `received` is what it has of this node.
-    fn link_up(&mut self, id: ConnId, received: Received, world: &World) -> Result<(), Failure> {
-        if self.is_outdated(id) {
-            let dialled = self.links.get(id).and_then(|link| link.peer);
-            self.end(id, Failure::Closed, world.now);
-            if let Some(peer) = dialled.and_then(|index| self.peers.get_mut(index)) {
-                peer.retry_at = world.now;
+    /// The other node has shown that it has the key. An error if there is to be no link now.
+    fn link_up(&mut self, link: &mut Link, world: &World) -> Result<(), Failure> {
+        let id = link.theirs.id;
+        if !link.is_dialler {
+            let known = self.peers.iter().position(|peer| peer.id == Some(id));
+            link.peer = known.or(link.peer);
+        }
+        if let Some(peer) = link.peer.and_then(|index| self.peers.get_mut(index)) {
+            peer.id = Some(id);
+            // A link from an address that has no name was the same node's.
+            let mut links = self.links.iter_mut();
+            if let Some(other) = links.find(|other| other.is_up && other.theirs.id == id) {
+                other.peer = other.peer.or(link.peer);
             }
-            return Ok(());
         }
-        self.know_id(id);
-        let is_remembered = |theirs: Hello| self.memory.get(theirs.id).is_some();
-        let theirs = self.links.get(id).and_then(|link| link.theirs);
-        let is_unsure = world.now < self.unsure_until && self.memory.len() > 0;
-        if is_unsure && !theirs.is_some_and(is_remembered) {
+        let is_unsure = world.now < self.unsure_until && !self.memory.is_empty();
+        if is_unsure && !self.memory.iter().any(|memory| memory.id == id)
+            || self.was_suspended(link, world)
+            || self.takes_phase(link, world)
+            || !self.replaces_others(link, world.now)
+        {
             return Err(Failure::Closed);
-        }
-        if self.was_suspended(id, world) || self.takes_phase(id, world) {
-            return Ok(());
         }
         self.unsure_until = 0;
-        if !self.replaces_others(id, world.now) {
-            return Err(Failure::Closed);
-        }
-        self.relate_clocks(id, world);
-        let (_, unit) = clock(world.table, world.now);
-        let next = self.kept.next();
-        let Some(link) = self.links.get_mut(id) else {
-            return Ok(());
-        };
+        relate_clocks(link, world.table.unit_ms());
         link.is_up = true;
+        link.since = world.now;
         link.heartbeat_at = world.now;
-        link.next_event = next;
-        match link.theirs.is_some_and(|theirs| theirs.is_whole) {
-            // It will ask.
-            false => link.awaits_request = true,
-            true => {
-                let reaches_back = received.event.saturating_add(1) >= self.kept.first();
-                link.next_event = (received.event.saturating_add(1)).clamp(self.kept.first(), next);
-                link.is_behind = true;
-                link.sent_before = received.unit;
-                link.pass = Some(Pass {
-                    cursor: Some(Cursor::default()),
-                    since: received.unit,
-                    is_everything: false,
-                    has_counts: !reaches_back,
-                    began: unit,
-                });
-            }
-        }
-        let other = self.name_of(id);
-        if let Some(peer) = other.0.and_then(|index| self.peers.get_mut(index)) {
+        if let Some(peer) = link.peer.and_then(|index| self.peers.get_mut(index)) {
+            link.counters = peer.counters;
             peer.failure = None;
             peer.closes = 0;
-            peer.told = 0;
             peer.since = world.now;
+            self.logged.retain(|((peer, ..), _)| *peer != link.peer);
         } else {
-            self.notices.push_back((other, Notice::Up));
+            self.log(None, link.address, &"link up");
         }
         Ok(())
     }
 
-    /// Sees whether the wall clock was stepped, or the other clock stood still in a suspension.
-    pub(super) fn watch_wall(&mut self, world: &World) {
-        let ahead = ahead_ms(world.wall, world.now);
-        let jump = ahead
-            .zip(self.wall_ahead_ms)
-            .map_or(0, |(now, before)| now.abs_diff(before));
-        if jump >= world.table.unit_ms() {
-            self.unsure_until = world.now + UNSURE_MS;
-        }
-        self.wall_ahead_ms = ahead;
-    }
-
-    /// Whether this node's clock stood still while it was away from the other: by how much less it advanced. Then the
-    /// table's clock is moved on, and all links begin anew, as their clocks are related otherwise now.
-    fn was_suspended(&mut self, id: ConnId, world: &World) -> bool {
-        let Some(theirs) = self.links.get(id).and_then(|link| link.theirs) else {
-            return false;
-        };
-        let before = self
-            .memory
-            .get(theirs.id)
-            .and_then(|memory| memory.ahead_ms);
-        let ahead = ahead_ms(theirs.uptime_ms, clock(world.table, world.now).0);
-        if let Some(link) = self.links.get_mut(id) {
-            link.ahead_ms = ahead;
-        }
-        let (Some(before), Some(ahead)) = (before, ahead) else {
-            return false;
-        };
-        let missed = u64::try_from(ahead.saturating_sub(before)).unwrap_or(0);
-        if missed < world.table.unit_ms() {
-            return false;
-        }
-        self.notices
-            .push_back(((None, None), Notice::Suspended(missed)));
-        self.move_clock(missed, world);
-        // Records that came since it went on were related to the old clock.
-        self.memory
-            .values_mut()
-            .for_each(|memory| memory.received.unit = 0);
-        true
-    }
-
     /// Of two links to a node one stays: the newer if the same side dialled both, else the one that the lower id
     /// dialled. False if it is not this one.
-    fn replaces_others(&mut self, id: ConnId, now: u64) -> bool {
-        let Some(link) = self.links.get(id) else {
-            return false;
+    fn replaces_others(&mut self, link: &mut Link, now: u64) -> bool {
+        let id = link.theirs.id;
+        let is_preferred = link.is_dialler == (self.settings.id < id);
+        let is_other = |other: &Link| other.is_up && other.theirs.id == id;
+        let stays = |other: &Link| {
+            let is_stale = other.heard_at + STALE_MS < now;
+            other.is_dialler != link.is_dialler && !is_preferred && !is_stale
         };
-        let (theirs, is_dialler) = (link.id(), link.is_dialler);
-        let is_preferred = is_dialler == (self.settings.id < theirs);
-        let others = self.links.iter();
-        let others =
-            others.filter(|(other, link)| *other != id && link.is_up && link.id() == theirs);
-        let others: Vec<_> = others
-            .map(|(other, link)| (other, link.is_dialler, link.heard_at + STALE_MS < now))
-            .collect();
-        let stays =
-            |dialled: bool, is_stale: bool| dialled != is_dialler && !is_preferred && !is_stale;
-        if others
-            .iter()
-            .any(|(_, dialled, is_stale)| stays(*dialled, *is_stale))
-        {
+        let mut links = self.links.iter();
+        if links.any(|other| is_other(other) && stays(other)) {
             return false;
         }
-        for (other, ..) in others {
-            self.remember(other);
-            if let Some(replaced) = self.links.remove(other) {
-                self.detach(other, &replaced);
-            }
+        while let Some(at) = self.links.iter().position(is_other) {
+            let other = self.links.swap_remove(at);
+            self.remember(&other);
         }
         // The other connection's frames may have come after this one's hello.
-        let received = self.memory.get(theirs).map(|memory| memory.received);
-        if let (Some(link), Some(received)) = (self.links.get_mut(id), received) {
-            link.received = received;
+        if let Some(memory) = self.memory.iter().find(|memory| memory.id == id) {
+            link.received = memory.received;
+            link.known = memory.received.event;
         }
         true
     }
 
-    /// Whether the clock was moved on since this node's hello was made.
-    fn is_outdated(&self, id: ConnId) -> bool {
-        self.links
-            .get(id)
-            .is_some_and(|link| link.epoch != self.epoch)
-    }
-
-    /// Whether this node gives up the phase of its units for the other's: versions of a peer that come on different ways
-    /// compare only if all nodes begin their units at about the same time.
-    fn takes_phase(&mut self, id: ConnId, world: &World) -> bool {
-        let Some((Some((own, _)), Some(theirs))) =
-            self.links.get(id).map(|link| (link.own_hello, link.theirs))
-        else {
-            return false;
-        };
-        let is_lower = |link: &Link| link.is_up && link.id() < theirs.id;
-        let is_lowest = !self.links.values().any(is_lower);
-        let is_leading = match (own.is_whole, theirs.is_whole) {
-            (true, false) => false,
-            (false, true) => true,
-            _ => theirs.id < own.id && is_lowest,
-        };
-        let unit = i128::from(world.table.unit_ms());
-        let later = (i128::from(theirs.clock_ms) - i128::from(own.clock_ms)).rem_euclid(unit);
-        let is_other = later.min(unit - later) > i128::from(MAX_PHASE_MS).max(unit / 8);
-        let lifetime = LIFE * world.table.unit_ms();
-        let is_free = self
-            .phase_from
-            .is_none_or(|(id, at)| theirs.id <= id || world.now > at + lifetime);
-        let takes = is_leading && is_other && is_free;
-        if takes {
-            self.phase_from = Some((theirs.id, world.now));
-            self.move_clock(u64::try_from(later).unwrap_or(0), world);
+    /// Keeps the position in a node's records for the next link to it.
+    fn remember(&mut self, link: &Link) {
+        if !link.is_up {
+            return;
         }
-        takes
-    }
-
-    /// Moves the table's clock on. All links begin anew, as their clocks are related otherwise now.
-    fn move_clock(&mut self, ms: u64, world: &World) {
-        self.epoch += 1;
-        world.table.move_clock(ms, world.now);
-        let (clock_ms, unit) = clock(world.table, world.now);
-        self.walk.resume(clock_ms, unit);
-        let all: Vec<ConnId> = self.links.iter().map(|(id, _)| id).collect();
-        for id in all {
-            self.end(id, Failure::Closed, world.now);
+        if let Some(peer) = link.peer.and_then(|index| self.peers.get_mut(index)) {
+            peer.counters = link.counters;
         }
-        self.peers
-            .iter_mut()
-            .for_each(|peer| peer.retry_at = world.now);
-    }
-
-    /// Fixes by how many units the clocks differ. Both sides find the same number of opposite sign.
-    fn relate_clocks(&mut self, id: ConnId, world: &World) {
-        let Some(link) = self.links.get_mut(id) else {
-            return;
-        };
-        let (Some((own, _)), Some(theirs)) = (link.own_hello, link.theirs) else {
-            return;
-        };
-        let unit = i128::from(world.table.unit_ms());
-        let ahead = i128::from(own.clock_ms) - i128::from(theirs.clock_ms);
-        // Rounded so that the sign is the only difference between the two sides.
-        let units = match link.is_dialler {
-            true => (ahead + unit / 2).div_euclid(unit),
-            false => -((unit / 2 - ahead).div_euclid(unit)),
-        };
-        link.offset = i64::try_from(units).unwrap_or(0);
-    }
-
-    /// Keeps what has been received from a node for the next connection to it.
-    fn remember(&mut self, id: ConnId) {
-        let Some(link) = self.links.get(id).filter(|link| link.is_up) else {
-            return;
-        };
-        let old = self.memory.get(link.id());
         let memory = Memory {
-            // Until a request is answered, what was before the link is missing.
-            received: match (link.is_answered(), old) {
-                (true, _) => link.received,
-                (false, Some(old)) => old.received,
-                (false, None) => Received::default(),
+            id: link.theirs.id,
+            // Without a whole answer, records from before the link are missing.
+            received: match link.received.unit {
+                0 => Received::default(),
+                _ => link.received,
             },
             ahead_ms: link.ahead_ms,
         };
-        let id = link.id();
-        if old.is_none() && self.memory.len() >= MAX_REMEMBERED {
-            self.memory.remove_oldest();
+        self.memory.retain(|old| old.id != memory.id);
+        if self.memory.len() >= MAX_REMEMBERED {
+            self.memory.remove(0);
         }
-        self.memory.insert(id, memory);
+        self.memory.push(memory);
     }
 
-    fn hear(&mut self, id: ConnId, heartbeat: Heartbeat, world: &World) {
+    fn hear(&mut self, link: &mut Link, heartbeat: Heartbeat, world: &World) {
         let (clock_ms, _) = clock(world.table, world.now);
-        let Some(link) = self.links.get_mut(id) else {
-            return;
-        };
         link.hear(heartbeat, world.now, clock_ms, world.wall);
         let ahead = link.clock_ahead_ms.unwrap_or(0);
-        if ahead.unsigned_abs() > MAX_CLOCK_DIFFERENCE_MS
-            && !std::mem::replace(&mut link.is_clock_told, true)
-        {
-            let other = self.name_of(id);
-            self.notices.push_back((other, Notice::ClocksDiffer(ahead)));
+        let differs = ahead.unsigned_abs() > MAX_CLOCK_DIFFERENCE_MS;
+        if differs && !std::mem::replace(&mut link.is_clock_logged, true) {
+            let seconds = ahead / 1000;
+            let text = format_args!(
+                "its wall clock differs by {seconds} s: connection ids and decoys differ too"
+            );
+            self.log(link.peer, link.address, &text);
         }
     }
-}
 
-/// The table's clock in milliseconds, and its unit.
-pub(super) fn clock(table: &Table, now: u64) -> (u64, u64) {
-    let shard = table.lock(0, now);
-    (shard.clock_ms(), shard.clock().unit())
+    /// Has the log name the peers whose links have come up, or have been down for a moment: one that is replaced by
+    /// another comes back at once.
+    pub(super) fn log_links(&mut self, now: u64) {
+        for index in 0..self.peers.len() {
+            let is_up = !self.is_silent(index);
+            let Some(peer) = self.peers.get_mut(index) else {
+                continue;
+            };
+            let is_settled = is_up || now >= peer.since + DOWN_MS;
+            if peer.is_logged_up != is_up && is_settled && peer.failure != Some(Failure::Own) {
+                peer.is_logged_up = is_up;
+                let why = peer.failure.unwrap_or(Failure::Closed);
+                match is_up {
+                    true => self.log(Some(index), None, &"link up"),
+                    false => self.log(Some(index), None, &format_args!("link down: {why}")),
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::tracker::{Announce, Event, Limits, Peer as Address, Role, Sink, Sinks};
+    use std::net::Ipv4Addr;
+
+    const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 
     struct Host {
         node: Node,
@@ -896,7 +700,7 @@ mod tests {
     }
 
     impl Host {
-        fn new(id: u64, peers: usize) -> Host {
+        fn new(id: u64, peers: &[&str]) -> Host {
             let limits = Limits {
                 peer_timeout: 2700,
                 max_peers: 1 << 20,
@@ -909,14 +713,13 @@ mod tests {
                 seed: id,
                 peer_timeout: 2700,
                 max_peers: 1 << 20,
-                peers,
+                peers: peers.iter().map(ToString::to_string).collect(),
                 port: 1,
-                renewals_from: crate::tracker::LATE,
+                has_live_sync: false,
             };
-            Host {
-                node: Node::new(settings, &table, 0),
-                table,
-            }
+            let mut node = Node::new(settings, &table, 0);
+            node.set_addresses(0, vec![ADDRESS]);
+            Host { node, table }
         }
 
         fn with<T>(&mut self, now: u64, work: impl FnOnce(&mut Node, &World) -> T) -> T {
@@ -950,6 +753,17 @@ mod tests {
         }
     }
 
+    /// Connects one node to the other if it is due.
+    fn connect(a: &mut Host, b: &mut Host, id: ConnId, now: u64) -> bool {
+        let Some((peer, address)) = a.node.next_dial(now) else {
+            return false;
+        };
+        a.node.open(id, Some(peer), address, now);
+        a.with(now, |node, world| node.connected(id, world));
+        b.node.open(id, None, address, now);
+        true
+    }
+
     /// Carries what both have to send through a connection.
     fn pass(a: &mut Host, b: &mut Host, id: ConnId, now: u64) {
         loop {
@@ -968,39 +782,9 @@ mod tests {
     }
 
     #[test]
-    fn two_nodes_tell_each_other() {
-        let (mut a, mut b) = (Host::new(1, 1), Host::new(2, 0));
-        for number in 0..5000 {
-            a.announce(number, Event::None, Role::Seeder, 10);
-        }
-        assert_eq!(a.node.next_dial(20), Some(0));
-        let address = SocketAddr::from(([127, 0, 0, 1], 9));
-        a.with(20, |node, world| node.open(1, Some(0), address, world));
-        b.with(20, |node, world| node.open(1, None, address, world));
-        for now in (20..8000).step_by(50) {
-            pass(&mut a, &mut b, 1, now);
-            a.with(now, |node, world| while node.tick(world) {});
-            while b.with(now, |node, world| node.tick(world)) {}
-        }
-        assert_eq!(b.table.totals(8000).seeders, 5000);
-        assert_eq!(
-            (a.node.health(0), b.node.health(0)),
-            (Health::Ok, Health::Ok)
-        );
-        b.announce(1, Event::Stopped, Role::Seeder, 8000);
-        b.announce(7777, Event::Completed, Role::Seeder, 8000);
-        for now in (8000..8200).step_by(50) {
-            a.with(now, |node, world| node.tick(world));
-            b.with(now, |node, world| node.tick(world));
-            pass(&mut a, &mut b, 1, now);
-        }
-        assert_eq!(a.table.totals(8200).seeders, 5000);
-    }
-
-    #[test]
     fn renewals_are_not_lost_with_news_and_then_with_the_link() {
         const UNIT_MS: u64 = 56_250;
-        let (mut a, mut b) = (Host::new(1, 1), Host::new(2, 0));
+        let (mut a, mut b) = (Host::new(1, &["b"]), Host::new(2, &[]));
         let announce_all = |host: &mut Host, now| {
             (0..5000).for_each(|number| host.announce(number, Event::None, Role::Seeder, now));
         };
@@ -1008,11 +792,8 @@ mod tests {
         let (mut id, mut is_cut) = (0, false);
         let mut sweepers = [(); 2].map(|()| crate::tracker::Sweeper::default());
         for now in (500..55 * UNIT_MS).step_by(500) {
-            if !is_cut && a.node.next_dial(now).is_some() {
+            if !is_cut && connect(&mut a, &mut b, id + 1, now) {
                 id += 1;
-                let address = SocketAddr::from(([127, 0, 0, 1], 9));
-                a.with(now, |node, world| node.open(id, Some(0), address, world));
-                b.with(now, |node, world| node.open(id, None, address, world));
             }
             for _ in 0..10 {
                 pass(&mut a, &mut b, id, now);
@@ -1024,10 +805,10 @@ mod tests {
             } else if now == 11 * UNIT_MS + 2250 {
                 // Between two slices of the walk, which is not half through.
                 let (_, unit) = clock(&a.table, now);
-                a.node.links.values_mut().for_each(|link| link.lose(unit));
+                a.node.links.iter_mut().for_each(|link| link.lose(unit));
             } else if now == 11 * UNIT_MS + 20_250 {
-                a.with(now, |node, world| node.closed(id, world));
-                b.with(now, |node, world| node.closed(id, world));
+                a.node.closed(id, Failure::Closed, now);
+                b.node.closed(id, Failure::Closed, now);
                 is_cut = true;
             } else if now == 16 * UNIT_MS {
                 is_cut = false;

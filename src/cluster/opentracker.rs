@@ -48,7 +48,7 @@ const RENEWAL_MS: u64 = 600_000;
 /// Records that are accepted in a second. A flood takes at most an eighth of a core.
 const MAX_RECORDS: u64 = 250_000;
 
-/// Milliseconds between two lines about ignored packets, and between two about packets that cannot be sent.
+/// Milliseconds between two lines about ignored packets, and at least from one about a packet that cannot be sent to the next.
 const IGNORED_AGAIN_MS: u64 = 3_600_000;
 const FAILURE_AGAIN_MS: u64 = 60_000;
 
@@ -97,12 +97,10 @@ pub struct LiveSync {
     filter: Filter,
     packets: Packets,
     counters: Counters,
-    /// When the next line about strangers, floods and failures may be logged.
-    log_at: [u64; 3],
-    /// The log says that packets cannot be sent.
-    is_failing: bool,
-    /// Reused.
-    records: Vec<News>,
+    /// When the next line about ignored packets may be logged, by reason.
+    log_at: [u64; Counters::IGNORED.len()],
+    /// When the log said that packets cannot be sent, if it has not said otherwise.
+    failing_since: Option<u64>,
 }
 
 impl LiveSync {
@@ -123,9 +121,8 @@ impl LiveSync {
             filter: Filter::new(id, nodes),
             packets: Packets::new(id, is_mapping),
             counters: Counters::default(),
-            log_at: [0; 3],
-            is_failing: false,
-            records: Vec::new(),
+            log_at: Default::default(),
+            failing_since: None,
         }
     }
 
@@ -148,44 +145,37 @@ impl LiveSync {
         let Ok(received) = self.batch.receive(&self.input) else {
             return false;
         };
-        let mut ignored = [None; 2];
         for (from, packet) in self.batch.datagrams() {
             let from = from.ip();
-            self.records.clear();
-            let read = self.filter.read(from, packet, now, &mut self.records);
-            match read {
-                Ok(()) => {
+            match self.filter.read(from, packet, now) {
+                Ok(records) => {
                     self.counters.packets_in += 1;
-                    self.counters.records_in += self.records.len() as u64;
+                    for news in records {
+                        self.counters.records_in += 1;
+                        if !refuses(&news.info_hash) {
+                            let mut tracker = table.lock_for(&news.info_hash, now);
+                            tracker.apply_unversioned(&news);
+                        }
+                    }
                 }
                 Err(why) => {
                     self.counters.ignored[why as usize] += 1;
-                    match why {
-                        Ignored::Stranger => ignored[0] = Some(from),
-                        Ignored::Shed => ignored[1] = Some(from),
-                        Ignored::Own | Ignored::Malformed => {}
+                    let at = &mut self.log_at[why as usize];
+                    let why = match why {
+                        Ignored::Stranger => "no --sync-node holds it",
+                        Ignored::Shed => "there are too many",
+                        Ignored::Own | Ignored::Malformed => continue,
+                    };
+                    if *at <= now {
+                        *at = now + IGNORED_AGAIN_MS;
+                        log::line(format_args!(
+                            "multicast: packets from {from} are ignored: {why}"
+                        ));
                     }
                 }
             }
-            for news in self.records.iter().filter(|n| !refuses(&n.info_hash)) {
-                let mut tracker = table.lock_for(&news.info_hash, now);
-                tracker.apply_unversioned(&news.info_hash, &news.record, news.is_completion);
-            }
         }
-        self.log_ignored(ignored, now);
         received == BATCH
-    }
-
-    fn log_ignored(&mut self, ignored: [Option<IpAddr>; 2], now: u64) {
-        let reasons = ["no --sync-node holds it", "there are too many"];
-        for ((from, why), at) in ignored.iter().zip(reasons).zip(&mut self.log_at) {
-            if let Some(from) = from.filter(|_| *at <= now) {
-                *at = now + IGNORED_AGAIN_MS;
-                log::line(format_args!(
-                    "multicast: packets from {from} are ignored: {why}"
-                ));
-            }
-        }
     }
 
     /// Puts news into packets, and sends the packets that are full or have waited for long enough. To be called
@@ -216,16 +206,16 @@ impl LiveSync {
             Ok(_) => {
                 self.counters.packets_out += 1;
                 self.counters.records_out += packet.records;
-                if std::mem::take(&mut self.is_failing) {
+                let since = self.failing_since;
+                if since.is_some_and(|since| since + FAILURE_AGAIN_MS <= now) {
+                    self.failing_since = None;
                     log::line(format_args!("multicast: packets can be sent again"));
                 }
             }
             Err(error) => {
                 self.counters.unsent += 1;
-                let [.., at] = &mut self.log_at;
-                if error.kind() != io::ErrorKind::WouldBlock && !self.is_failing && *at <= now {
-                    *at = now + FAILURE_AGAIN_MS;
-                    self.is_failing = true;
+                if error.kind() != io::ErrorKind::WouldBlock && self.failing_since.is_none() {
+                    self.failing_since = Some(now);
                     log::line(format_args!("multicast: cannot send: {error}"));
                 }
             }
@@ -294,7 +284,7 @@ impl Packets {
 /// An opentracker counts a completion each time that it receives one, so it is sent once.
 fn flags(news: &News) -> u8 {
     match news.record.state {
-        State::Present(Role::Seeder) if news.is_completion => SEEDING | COMPLETED,
+        State::Present(Role::Seeder) if news.record.completed => SEEDING | COMPLETED,
         State::Present(Role::Seeder) => SEEDING,
         State::Present(Role::Leecher) => 0,
         State::Stopped => STOPPED,
@@ -321,14 +311,13 @@ impl Filter {
         }
     }
 
-    /// Appends the records of a packet. A record that is cut short at the end is dropped, as opentracker does.
-    fn read(
+    /// The records of a packet. A record that is cut short at the end is dropped, as opentracker does.
+    fn read<'a>(
         &mut self,
         from: IpAddr,
-        packet: &[u8],
+        packet: &'a [u8],
         now: u64,
-        records: &mut Vec<News>,
-    ) -> Result<(), Ignored> {
+    ) -> Result<impl Iterator<Item = News> + use<'a>, Ignored> {
         if !nets::any_contains(&self.nodes, from) {
             return Err(Ignored::Stranger);
         }
@@ -348,8 +337,7 @@ impl Filter {
         self.credit = self.credit.saturating_add(granted).min(MAX_RECORDS);
         let cost = rest.len().div_ceil(size) as u64;
         self.credit = self.credit.checked_sub(cost).ok_or(Ignored::Shed)?;
-        records.extend(rest.chunks_exact(size).filter_map(parse));
-        Ok(())
+        Ok(rest.chunks_exact(size).filter_map(parse))
     }
 }
 
@@ -372,7 +360,6 @@ fn parse(record: &[u8]) -> Option<News> {
             completed,
             unit: 0,
         },
-        is_completion: completed,
         renews: None,
     };
     (!endpoint.ends_with(&[0, 0])).then_some(news)
@@ -415,7 +402,6 @@ mod tests {
                 completed: is_completion,
                 unit: 0,
             },
-            is_completion,
             renews: None,
         }
     }
@@ -439,9 +425,8 @@ mod tests {
     }
 
     fn read(filter: &mut Filter, from: &str, packet: &[u8]) -> Result<Vec<News>, Ignored> {
-        let mut records = Vec::new();
-        let result = filter.read(ip(from), packet, 0, &mut records);
-        result.map(|()| records)
+        let result = filter.read(ip(from), packet, 0);
+        result.map(Iterator::collect)
     }
 
     fn read_any(packet: &[u8]) -> Result<Vec<News>, Ignored> {
@@ -472,8 +457,7 @@ mod tests {
     #[test]
     fn completion_is_sent_once() {
         let mut packets = Packets::new(CAPTURED, false);
-        let mut renewed = news(0xbb, "10.77.0.1", 2222, SEEDER, true);
-        renewed.is_completion = false;
+        let renewed = news(0xbb, "10.77.0.1", 2222, SEEDER, false);
         packets.put(&renewed, 0);
         assert_eq!(due(&mut packets).expect("is due")[HEADER + 26], SEEDING);
     }
@@ -536,9 +520,10 @@ mod tests {
             let mut taken = 0;
             for ms in 0..2000 {
                 for _ in 0..100 {
-                    let read = filter.read(ip("10.77.0.1"), &packet, ms, &mut Vec::new());
-                    assert!(matches!(read, Ok(()) | Err(Ignored::Shed)));
-                    taken += if read.is_ok() { cost as u64 } else { 0 };
+                    match filter.read(ip("10.77.0.1"), &packet, ms) {
+                        Ok(_) => taken += cost as u64,
+                        Err(why) => assert_eq!(why, Ignored::Shed),
+                    }
                 }
             }
             let bounds = 2 * MAX_RECORDS..=3 * MAX_RECORDS;

@@ -1,46 +1,50 @@
-//! The contents of frames: records of peers, events, counts, and what nodes tell each other of themselves.
+//! The contents of frames: records of peers, counts, requests and heartbeats.
 //!
 //! A content begins with its kind. Numbers are big-endian, units count on the sender's clock.
 //!
 //! ```text
-//! 1 ready      event 8, unit 8: the last event received from this node, and the unit before which all its peers
-//!              were received; zeros if it is new here
-//! 2 ask        flags 1: 1 learnt peers too, 2 counts too
-//! 3 heartbeat  uptime 8, wall clock 8 (ms since 1970), torrents 8, seeders 8, leechers 8, last event 8, unit 8,
-//!              echo 8: the uptime of the last heartbeat received, and 4 the milliseconds since then; requests answered 4
-//! 4 records    purpose 1 (0 news, 1 walk, 2 catch-up), unit 8, then groups:
-//!              flags 1: 128 IPv6, 64 the torrent of the group before, then the number of records less 1; info-hash 20
-//!              unless it is the same; records: state 1, address 4 or 16, port 2
-//! 5 events     number of the first 8 (0: not numbered), unit 8, then events:
-//!              flags 1: 128 IPv6, 64 a completion and no stop, then the age; info-hash 20, address 4 or 16, port 2
-//! 6 counts     so many of: info-hash 20, downloaded 4, seconds without peers 4
+//! 1 ready      the receiver has to send: events after this number 8, peers stamped in or after this unit 8;
+//!              flags 8: 1 learnt peers too, 2 counts too, 4 completions so far are counted otherwise,
+//!              8 only news for now
+//! 2 heartbeat  uptime 8, wall clock 8 (ms since 1970), torrents 8, seeders 8, leechers 8, number of the last event sent 8,
+//!              unit before which all peers were sent 8, contents of kind 1 that were answered 8, echo 8: the last uptime
+//!              received, and the milliseconds since then
+//! 3 records    unit 8, number of the first event 8, then groups:
+//!              flags 1: 128 IPv6, 64 the torrent of the group before, 48 their kind, 15 the number of records less 1;
+//!              info-hash 20 unless it is the same; records: state 1, address 4 or 16, port 2
+//! 4 walk       as 3
+//! 5 counts     each: info-hash 20, downloaded 4, seconds without peers 4
 //! ```
-//! A state is the age in units plus 2, so that units ahead have one; 64 is a seeder, 128 a completion that was counted.
+//! A group is of peers that are present, or is one event: 16 a stop, 32 a completion, 48 a completion that the counts
+//! sent later include. A state is the age in units plus 2, so that units ahead have one; 64 is a seeder, 128 a peer
+//! whose completion was counted.
 
 use super::frame::MAX_CONTENT;
 use crate::tracker::{COMPLETED, InfoHash, MAX_BATCH, News, Peer, Record, Role, State, Totals};
 
 pub const READY: u8 = 1;
-pub const ASK: u8 = 2;
-pub const HEARTBEAT: u8 = 3;
-pub const RECORDS: u8 = 4;
-pub const EVENTS: u8 = 5;
-pub const COUNTS: u8 = 6;
+pub const HEARTBEAT: u8 = 2;
+pub const RECORDS: u8 = 3;
+pub const WALK: u8 = 4;
+pub const COUNTS: u8 = 5;
 
-/// Why records are sent.
-pub const NEWS: u8 = 0;
-pub const WALK: u8 = 1;
-pub const CATCH_UP: u8 = 2;
+/// Flags of [`READY`].
+pub const LEARNT: u64 = 1;
+pub const WITH_COUNTS: u64 = 2;
+pub const JOINING: u64 = 4;
+pub const LATER: u64 = 8;
 
-/// Bits of an [`ASK`].
-pub const LEARNT: u8 = 1;
-pub const WITH_COUNTS: u8 = 2;
-
+/// Flags of a group.
 const V6: u8 = 0x80;
 const SAME: u8 = 0x40;
-const MAX_GROUP: u8 = 64;
+const EVENT: u8 = 0x30;
+const STOP: u8 = 0x10;
+const COMPLETION: u8 = 0x20;
+const COUNTED: u8 = 0x30;
+const MAX_GROUP: u8 = 16;
+
+/// Parts of a state; [`COMPLETED`] is the third.
 const SEEDER: u8 = 0x40;
-const COMPLETION: u8 = 0x40;
 const AGE: u8 = 0x3f;
 
 /// Added to ages: a record may be 2 units ahead of its frame.
@@ -65,104 +69,88 @@ impl<'a> Reader<'a> {
         Some(first)
     }
 
-    fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
         let (first, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(first)
     }
 
-    pub fn u8(&mut self) -> Option<u8> {
-        self.array().map(u8::from_be_bytes)
-    }
-
-    pub fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_be_bytes)
-    }
-
-    pub fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_be_bytes)
-    }
-
-    pub fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_be_bytes)
+    /// Numbers of eight bytes.
+    pub fn numbers<const N: usize>(&mut self) -> Option<[u64; N]> {
+        let mut numbers = [0; N];
+        for number in &mut numbers {
+            *number = self.array().map(u64::from_be_bytes)?;
+        }
+        Some(numbers)
     }
 }
 
-fn age_of(unit: u64, now: u64) -> u8 {
-    let age = now
-        .saturating_add(AHEAD)
-        .saturating_sub(unit)
-        .min(MAX_AGE + AHEAD);
-    u8::try_from(age).unwrap_or(AGE)
+/// A content that has only numbers.
+pub fn numbers(kind: u8, numbers: &[u64]) -> Vec<u8> {
+    let bytes = numbers.iter().flat_map(|number| number.to_be_bytes());
+    std::iter::once(kind).chain(bytes).collect()
 }
 
-fn unit_of(state: u8, now: u64) -> u64 {
-    now.saturating_add(AHEAD)
-        .saturating_sub(u64::from(state & AGE))
+fn state_of(role: Role, completed: bool, unit: u64, now: u64) -> u8 {
+    let age = (now.saturating_add(AHEAD).saturating_sub(unit)).min(MAX_AGE + AHEAD);
+    let role = if role == Role::Seeder { SEEDER } else { 0 };
+    let completed = if completed { COMPLETED } else { 0 };
+    u8::try_from(age).unwrap_or(AGE) | role | completed
 }
 
 /// Contents that are being filled: another begins when one is full.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Contents {
-    pub full: Vec<Vec<u8>>,
+    kind: u8,
+    unit: u64,
+    /// Of the next event.
+    number: u64,
+    full: Vec<Vec<u8>>,
     open: Vec<u8>,
-    head: Vec<u8>,
     /// Where the flags of the last group are.
     group: usize,
     last: Option<InfoHash>,
-    unit: u64,
     pub records: u64,
 }
 
 impl Contents {
-    fn new(head: Vec<u8>, unit: u64) -> Contents {
+    /// `unit` is now; `number` is that of the first event, if there will be any.
+    pub fn new(kind: u8, unit: u64, number: u64) -> Contents {
         Contents {
-            head,
+            kind,
             unit,
-            ..Contents::default()
+            number,
+            full: Vec::new(),
+            open: Vec::new(),
+            group: 0,
+            last: None,
+            records: 0,
         }
-    }
-
-    /// Of [`RECORDS`]; `unit` is now.
-    pub fn records(purpose: u8, unit: u64) -> Contents {
-        let mut head = vec![RECORDS, purpose];
-        head.extend_from_slice(&unit.to_be_bytes());
-        Contents::new(head, unit)
-    }
-
-    pub fn counts() -> Contents {
-        Contents::new(vec![COUNTS], 0)
     }
 
     /// Makes room for a record.
-    fn begin(&mut self, number: u64) {
+    fn begin(&mut self) {
         if self.open.len() + MAX_RECORD > MAX_CONTENT {
-            self.end();
+            self.full.push(std::mem::take(&mut self.open));
         }
         if self.open.is_empty() {
-            self.open.extend_from_slice(&self.head);
-            if self.head.first() == Some(&EVENTS) {
-                self.open.extend_from_slice(&number.to_be_bytes());
-                self.open.extend_from_slice(&self.unit.to_be_bytes());
+            match self.kind {
+                COUNTS => self.open.push(COUNTS),
+                kind => self.open = numbers(kind, &[self.unit, self.number]),
             }
             self.last = None;
-        }
-        self.records += 1;
-    }
-
-    fn end(&mut self) {
-        if !self.open.is_empty() {
-            self.full.push(std::mem::take(&mut self.open));
         }
     }
 
     /// The contents, all of them now.
     pub fn finish(mut self) -> Vec<Vec<u8>> {
-        self.end();
+        if !self.open.is_empty() {
+            self.full.push(self.open);
+        }
         self.full
     }
 
-    /// Appends a record: address and port as on the wire, the role, the unit of the announce.
+    /// Appends a peer that is present: address and port as on the wire, the role, the unit of the announce.
     pub fn push(
         &mut self,
         info_hash: &InfoHash,
@@ -171,69 +159,103 @@ impl Contents {
         unit: u64,
         completed: bool,
     ) {
-        self.begin(0);
-        let family = if endpoint.len() > 6 { V6 } else { 0 };
+        let state = state_of(role, completed, unit, self.unit);
+        self.push_record(0, info_hash, endpoint, state);
+    }
+
+    /// Appends news. A completion `is_counted` by the counts that are sent later.
+    pub fn push_news(&mut self, news: &News, is_counted: bool) {
+        let News {
+            info_hash, record, ..
+        } = news;
+        let (what, role) = match record.state {
+            State::Stopped => (STOP, Role::Leecher),
+            State::Present(role) if !record.completed => (0, role),
+            State::Present(role) if is_counted => (COUNTED, role),
+            State::Present(role) => (COMPLETION, role),
+        };
+        let state = state_of(role, record.completed, record.unit, self.unit);
+        self.push_record(what, info_hash, record.peer.endpoint(), state);
+        self.number += u64::from(what != 0);
+    }
+
+    fn push_record(&mut self, what: u8, info_hash: &InfoHash, endpoint: &[u8], state: u8) {
+        self.begin();
+        self.records += 1;
+        let kind = what | if endpoint.len() > 6 { V6 } else { 0 };
         let is_same = self.last.as_ref() == Some(info_hash);
         let flags = self.open.get_mut(self.group).filter(|_| is_same);
         match flags {
-            Some(flags) if *flags & V6 == family && (*flags & (MAX_GROUP - 1)) < MAX_GROUP - 1 => {
+            Some(flags)
+                if what == 0
+                    && *flags & (V6 | EVENT) == kind
+                    && (*flags & (MAX_GROUP - 1)) < MAX_GROUP - 1 =>
+            {
                 *flags += 1;
             }
             _ => {
                 self.group = self.open.len();
-                self.open.push(if is_same { family | SAME } else { family });
+                self.open.push(if is_same { kind | SAME } else { kind });
                 if !is_same {
                     self.open.extend_from_slice(info_hash);
                     self.last = Some(*info_hash);
                 }
             }
         }
-        let role = if role == Role::Seeder { SEEDER } else { 0 };
-        let completed = if completed { COMPLETED } else { 0 };
-        self.open.push(age_of(unit, self.unit) | role | completed);
+        self.open.push(state);
         self.open.extend_from_slice(endpoint);
     }
 
     pub fn push_count(&mut self, info_hash: &InfoHash, downloaded: u32, empty_for: u32) {
-        self.begin(0);
+        self.begin();
         self.open.extend_from_slice(info_hash);
         self.open.extend_from_slice(&downloaded.to_be_bytes());
         self.open.extend_from_slice(&empty_for.to_be_bytes());
     }
+}
 
-    /// Of [`EVENTS`]; `unit` is now.
-    pub fn events(unit: u64) -> Contents {
-        Contents::new(vec![EVENTS], unit)
+/// Records of one torrent.
+#[derive(Clone, Copy, Debug)]
+pub struct Group<'a> {
+    pub info_hash: &'a InfoHash,
+    flags: u8,
+    size: usize,
+    records: &'a [u8],
+}
+
+impl<'a> Group<'a> {
+    /// The records, their units on a clock on which the frame was made in unit `now`.
+    pub fn records(self, now: u64) -> impl Iterator<Item = Record> + 'a {
+        let is_stop = self.flags & EVENT == STOP;
+        let records = self.records.chunks_exact(self.size);
+        records.filter_map(move |record| read_record(record, is_stop, now))
     }
 
-    /// Appends an event. Those of one content have numbers in a row.
-    pub fn push_event(&mut self, number: u64, news: &News) {
-        self.begin(number);
-        let endpoint = news.record.peer.endpoint();
-        let family = if endpoint.len() > 6 { V6 } else { 0 };
-        let kind = if news.is_completion { COMPLETION } else { 0 };
-        self.open
-            .push(age_of(news.record.unit, self.unit) | family | kind);
-        self.open.extend_from_slice(&news.info_hash);
-        self.open.extend_from_slice(endpoint);
+    pub fn count(&self) -> u64 {
+        (self.records.len() / self.size) as u64
+    }
+
+    pub fn is_event(&self) -> bool {
+        self.flags & EVENT != 0
+    }
+
+    pub fn is_completion(&self) -> bool {
+        self.flags & EVENT == COMPLETION
     }
 }
 
-/// The head of a content of [`RECORDS`]: purpose, the sender's unit.
-pub fn read_head(reader: &mut Reader) -> Option<(u8, u64)> {
-    Some((reader.u8()?, reader.u64()?))
-}
-
-fn read_record(record: &[u8], now: u64) -> Option<Record> {
+fn read_record(record: &[u8], is_stop: bool, now: u64) -> Option<Record> {
     let (&state, endpoint) = record.split_first()?;
+    let age = u64::from(state & AGE);
     Some(Record {
         peer: peer(endpoint)?,
-        state: State::Present(match state & SEEDER {
-            0 => Role::Leecher,
-            _ => Role::Seeder,
-        }),
+        state: match state & SEEDER {
+            _ if is_stop => State::Stopped,
+            0 => State::Present(Role::Leecher),
+            _ => State::Present(Role::Seeder),
+        },
         completed: state & COMPLETED != 0,
-        unit: unit_of(state, now),
+        unit: now.saturating_add(AHEAD).saturating_sub(age),
     })
 }
 
@@ -248,90 +270,49 @@ fn peer(endpoint: &[u8]) -> Option<Peer> {
     }
 }
 
-/// Records of one torrent.
-#[derive(Clone, Copy, Debug)]
-pub struct Group<'a> {
-    pub info_hash: &'a InfoHash,
-    is_v6: bool,
-    records: &'a [u8],
+/// Reads the groups of a content.
+pub struct Groups<'a> {
+    reader: Reader<'a>,
+    last: Option<&'a InfoHash>,
 }
 
-impl<'a> Group<'a> {
-    /// The records, their units on a clock on which the frame was made in unit `now`.
-    pub fn records(self, now: u64) -> impl Iterator<Item = Record> + 'a {
-        let size = if self.is_v6 { 19 } else { 7 };
-        self.records
-            .chunks_exact(size)
-            .filter_map(move |record| read_record(record, now))
+impl<'a> Groups<'a> {
+    pub fn new(reader: Reader<'a>) -> Groups<'a> {
+        Groups { reader, last: None }
     }
 
-    pub fn count(self) -> usize {
-        self.records.len() / if self.is_v6 { 19 } else { 7 }
+    /// The next groups, and no more at the end or where the rest is malformed.
+    pub fn next_batch(&mut self) -> [Option<Group<'a>>; MAX_BATCH] {
+        std::array::from_fn(|_| {
+            let group = self.next();
+            if group.is_none() {
+                self.reader = Reader(&[]);
+            }
+            group
+        })
     }
-}
 
-/// Reads the next groups, at most a batch; none at the end or where the rest is malformed.
-pub fn read_groups<'a>(
-    reader: &mut Reader<'a>,
-    last: &mut Option<&'a InfoHash>,
-) -> ([Option<Group<'a>>; MAX_BATCH], usize) {
-    let mut groups = [None; MAX_BATCH];
-    let mut count = 0;
-    for place in &mut groups {
-        let Some(group) = read_group(reader, last) else {
-            break;
-        };
-        *place = Some(group);
-        count += 1;
+    fn next(&mut self) -> Option<Group<'a>> {
+        let [flags] = self.reader.array()?;
+        if flags & SAME == 0 {
+            self.last = Some(self.reader.chunk()?);
+        }
+        let size = if flags & V6 != 0 { 19 } else { 7 };
+        let count = usize::from(flags & (MAX_GROUP - 1)) + 1;
+        Some(Group {
+            info_hash: self.last?,
+            flags,
+            size,
+            records: self.reader.bytes(count * size)?,
+        })
     }
-    (groups, count)
-}
-
-fn read_group<'a>(reader: &mut Reader<'a>, last: &mut Option<&'a InfoHash>) -> Option<Group<'a>> {
-    let flags = reader.u8()?;
-    if flags & SAME == 0 {
-        *last = Some(reader.chunk()?);
-    }
-    let is_v6 = flags & V6 != 0;
-    let size = if is_v6 { 19 } else { 7 };
-    let count = usize::from(flags & (MAX_GROUP - 1)) + 1;
-    Some(Group {
-        info_hash: (*last)?,
-        is_v6,
-        records: reader.bytes(count * size)?,
-    })
-}
-
-/// The head of a content of [`EVENTS`]: the number of the first, the sender's unit.
-pub fn read_events_head(reader: &mut Reader) -> Option<(u64, u64)> {
-    Some((reader.u64()?, reader.u64()?))
-}
-
-/// The next event of a frame that was made in unit `now`.
-pub fn read_event(reader: &mut Reader, now: u64) -> Option<News> {
-    let flags = reader.u8()?;
-    let info_hash = reader.array()?;
-    let endpoint = reader.bytes(if flags & V6 != 0 { 18 } else { 6 })?;
-    let is_completion = flags & COMPLETION != 0;
-    Some(News {
-        info_hash,
-        record: Record {
-            peer: peer(endpoint)?,
-            state: match is_completion {
-                true => State::Present(Role::Seeder),
-                false => State::Stopped,
-            },
-            completed: is_completion,
-            unit: unit_of(flags, now),
-        },
-        is_completion,
-        renews: None,
-    })
 }
 
 /// The next count: info-hash, downloaded, seconds without peers.
 pub fn read_count(reader: &mut Reader) -> Option<(InfoHash, u32, u32)> {
-    Some((reader.array()?, reader.u32()?, reader.u32()?))
+    let info_hash = reader.array()?;
+    let mut number = || reader.array().map(u32::from_be_bytes);
+    Some((info_hash, number()?, number()?))
 }
 
 /// The position of one node in the records of another, in the other's numbers and units; zeros at first.
@@ -342,23 +323,6 @@ pub struct Received {
     pub unit: u64,
 }
 
-impl Received {
-    /// As a content of [`READY`].
-    pub fn write(self) -> Vec<u8> {
-        let mut out = vec![READY];
-        out.extend_from_slice(&self.event.to_be_bytes());
-        out.extend_from_slice(&self.unit.to_be_bytes());
-        out
-    }
-
-    pub fn read(reader: &mut Reader) -> Option<Received> {
-        Some(Received {
-            event: reader.u64()?,
-            unit: reader.u64()?,
-        })
-    }
-}
-
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heartbeat {
     pub uptime_ms: u64,
@@ -366,10 +330,10 @@ pub struct Heartbeat {
     pub totals: Totals,
     /// The receiver's position once it has this.
     pub sent: Received,
-    /// Requests of the receiver that were answered.
-    pub answers: u32,
+    /// Contents of [`READY`] that were answered.
+    pub answers: u64,
+    /// The receiver's uptime now, but for the time that bytes take both ways; zero if it is not known.
     pub echo_ms: u64,
-    pub held_ms: u32,
 }
 
 impl Heartbeat {
@@ -379,46 +343,47 @@ impl Heartbeat {
             seeders,
             leechers,
         } = self.totals;
-        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        let mut out = vec![HEARTBEAT];
-        for number in [
-            self.uptime_ms,
-            self.wall_ms,
-            count(torrents),
-            count(seeders),
-            count(leechers),
-            self.sent.event,
-            self.sent.unit,
+        let [torrents, seeders, leechers] = [torrents, seeders, leechers].map(|count| count as u64);
+        let Received { event, unit } = self.sent;
+        let (uptime_ms, wall_ms) = (self.uptime_ms, self.wall_ms);
+        let fields = [
+            uptime_ms,
+            wall_ms,
+            torrents,
+            seeders,
+            leechers,
+            event,
+            unit,
+            self.answers,
             self.echo_ms,
-        ] {
-            out.extend_from_slice(&number.to_be_bytes());
-        }
-        out.extend_from_slice(&self.held_ms.to_be_bytes());
-        out.extend_from_slice(&self.answers.to_be_bytes());
-        out
+        ];
+        numbers(HEARTBEAT, &fields)
     }
 
     pub fn read(reader: &mut Reader) -> Option<Heartbeat> {
-        let mut next = || reader.u64();
         let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-        let (uptime_ms, wall_ms) = (next()?, next()?);
-        let (torrents, seeders, leechers) = (count(next()?), count(next()?), count(next()?));
-        let sent = Received {
-            event: next()?,
-            unit: next()?,
-        };
+        let [
+            uptime_ms,
+            wall_ms,
+            torrents,
+            seeders,
+            leechers,
+            event,
+            unit,
+            answers,
+            echo_ms,
+        ] = reader.numbers()?;
         Some(Heartbeat {
             uptime_ms,
             wall_ms,
             totals: Totals {
-                torrents,
-                leechers,
-                seeders,
+                torrents: count(torrents),
+                leechers: count(leechers),
+                seeders: count(seeders),
             },
-            sent,
-            echo_ms: next()?,
-            held_ms: reader.u32()?,
-            answers: reader.u32()?,
+            sent: Received { event, unit },
+            answers,
+            echo_ms,
         })
     }
 }

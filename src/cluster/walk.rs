@@ -4,6 +4,7 @@
 //! The info-hashes are cut into 256 slices by their first byte. For each slice the unit is kept in which the walk reached it
 //! last: the next walk sends what was stamped in or after that unit. Slices are spread evenly over the eight units.
 
+use super::link::Pass;
 use crate::tracker::Cursor;
 
 const SLICES: u64 = 256;
@@ -11,7 +12,7 @@ const SLICES: u64 = 256;
 /// Units from one walk to the next.
 const UNITS: u64 = 8;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Walk {
     /// When it began, by the table's clock, and in which unit.
     began_ms: u64,
@@ -22,16 +23,7 @@ pub struct Walk {
     /// The unit from which the slice under way is sent.
     since: u64,
     /// Of each slice, the unit in which it was reached last.
-    reached: [u64; SLICES as usize],
-}
-
-/// A slice that is due, or the rest of it.
-#[derive(Debug)]
-pub struct Slice {
-    pub cursor: Cursor,
-    pub since: u64,
-    /// The first byte of its info-hashes.
-    pub first_byte: u8,
+    reached: Vec<u64>,
 }
 
 impl Walk {
@@ -39,10 +31,9 @@ impl Walk {
         Walk {
             began_ms: clock_ms,
             began: unit,
-            slice: 0,
-            cursor: None,
             since: unit,
-            reached: [unit; SLICES as usize],
+            reached: vec![unit; SLICES as usize],
+            ..Walk::default()
         }
     }
 
@@ -61,9 +52,9 @@ impl Walk {
     }
 
     /// The slice that is due now, or its rest; with `is_last` all are due. None if none is.
-    pub fn next(&mut self, clock_ms: u64, unit: u64, unit_ms: u64, is_last: bool) -> Option<Slice> {
+    pub fn next(&mut self, clock_ms: u64, unit: u64, unit_ms: u64, is_last: bool) -> Option<Pass> {
         let first_byte = u8::try_from(self.slice).ok()?;
-        let Some(cursor) = self.cursor else {
+        if self.cursor.is_none() {
             let passed = clock_ms.saturating_sub(self.began_ms);
             let due = passed.saturating_mul(SLICES) / (UNITS * unit_ms).max(1);
             if due <= self.slice as u64 && !is_last {
@@ -74,16 +65,12 @@ impl Walk {
             let mut first = [0; 20];
             first[0] = first_byte;
             self.cursor = Some(Cursor::at(first));
-            return self.cursor.map(|cursor| Slice {
-                cursor,
-                since: self.since,
-                first_byte,
-            });
-        };
-        Some(Slice {
-            cursor,
+        }
+        Some(Pass {
+            cursor: self.cursor?,
             since: self.since,
-            first_byte,
+            slice: Some(first_byte),
+            ..Pass::default()
         })
     }
 

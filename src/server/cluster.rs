@@ -11,7 +11,7 @@ use crate::responder::Responder;
 use crate::state::wall_ms;
 use crate::stats::cluster::{Health, Overview, SharedOverview};
 use crate::stats::people::plural;
-use crate::tracker::{InfoHash, News};
+use crate::tracker::InfoHash;
 use mio::{Registry, Token};
 use std::io;
 
@@ -31,8 +31,6 @@ pub struct Cluster {
     /// If other nodes have names.
     pub resolver: Option<Resolver>,
     news_at: u64,
-    /// Reused.
-    news: Vec<News>,
 }
 
 impl Cluster {
@@ -40,12 +38,9 @@ impl Cluster {
     pub fn overview(&self) -> Option<SharedOverview> {
         match (&self.mesh, &self.live) {
             (Some(mesh), _) => Some(mesh.overview()),
-            (None, Some(_)) => {
+            (None, Some(live)) => {
                 let overview = SharedOverview::default();
-                overview.set(Overview {
-                    health: Health::Ok,
-                    ..Overview::default()
-                });
+                overview.set(live_overview(live));
                 Some(overview)
             }
             (None, None) => None,
@@ -140,30 +135,29 @@ impl Cluster {
             return;
         };
         let now = responder.table_now();
-        match &mut self.mesh {
+        let news = match &mut self.mesh {
             Some(mesh) => {
-                mesh.drain_news(&mut self.news);
                 mesh.multicast = Some(*live.counters());
+                std::mem::take(&mut mesh.node.outside)
             }
-            None => responder.table.each(now, &mut |tracker| {
-                tracker.take_news(&mut self.news);
-            }),
-        }
-        live.tell(&self.news, now);
-        self.news.clear();
+            None => {
+                let mut news = Vec::new();
+                responder.table.each(now, &mut |tracker| {
+                    tracker.take_news(&mut news);
+                });
+                news
+            }
+        };
+        live.tell(&news, now);
         if let (None, Some(overview)) = (&self.mesh, &responder.cluster) {
-            overview.set(Overview {
-                health: Health::Ok,
-                multicast: Some(*live.counters()),
-                ..Overview::default()
-            });
+            overview.set(live_overview(live));
         }
     }
 
     /// The list of torrents has changed.
     pub(super) fn list_changed(&mut self) {
         if let Some(mesh) = &mut self.mesh {
-            mesh.list_changed();
+            mesh.node.list_changed();
         }
     }
 
@@ -190,6 +184,15 @@ impl Cluster {
 
     pub(super) fn is_over(&self, now: u64) -> bool {
         self.mesh.as_ref().is_none_or(|mesh| mesh.is_over(now))
+    }
+}
+
+/// The report without other nodes.
+fn live_overview(live: &LiveSync) -> Overview {
+    Overview {
+        health: Health::Ok,
+        multicast: Some(*live.counters()),
+        ..Overview::default()
     }
 }
 

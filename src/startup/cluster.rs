@@ -9,7 +9,7 @@ use crate::log;
 use crate::options::Options;
 use crate::server::Cluster;
 use crate::sys::sockets;
-use crate::tracker::{JournalLimits, LATE, Table};
+use crate::tracker::Table;
 use mio::net::TcpListener;
 use std::net::SocketAddrV4;
 
@@ -55,18 +55,21 @@ pub fn start_cluster(
         seed: random(getrandom::u64())?,
         peer_timeout: options.peer_timeout,
         max_peers: options.max_peers,
-        peers: options.cluster.peers.len(),
+        peers: options
+            .cluster
+            .peers
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         port,
-        renewals_from: match &cluster.live {
-            Some(_) => renewals_from(table.unit_ms()),
-            None => LATE,
-        },
+        has_live_sync: cluster.live.is_some(),
     };
-    let mut mesh = Mesh::new(settings, &options.cluster.peers, listeners, table);
-    if cluster.live.is_some() {
-        mesh.collect_news();
-    }
-    cluster.mesh = Some(mesh);
+    cluster.mesh = Some(Mesh::new(
+        settings,
+        &options.cluster.peers,
+        listeners,
+        table,
+    ));
     Ok(cluster)
 }
 
@@ -93,21 +96,14 @@ fn open_live_sync(
     let id = match secret {
         Some(secret) => cluster_id(secret),
         None => {
-            join_journals(options, table)?;
+            let key = [random(getrandom::u64())?, random(getrandom::u64())?];
+            let renewals_from = renewals_from(table.unit_ms());
+            table.join_cluster(key, options.max_peers, renewals_from, 0);
             random(getrandom::u32())?.to_ne_bytes()
         }
     };
     let (nodes, is_mapping) = (multicast.nodes.clone(), multicast.is_mapping);
     Ok(Some(LiveSync::new(input, output, id, nodes, is_mapping)))
-}
-
-fn join_journals(options: &Options, table: &Table) -> Result<(), Problem> {
-    let shards = table.shards();
-    let renewals_from = renewals_from(table.unit_ms());
-    let limits = JournalLimits::of_shard(shards, options.max_peers, renewals_from);
-    let key = [random(getrandom::u64())?, random(getrandom::u64())?];
-    table.each(0, &mut |tracker| tracker.join_cluster(key, limits));
-    Ok(())
 }
 
 fn random<T>(number: Result<T, getrandom::Error>) -> Result<T, Problem> {

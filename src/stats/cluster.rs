@@ -96,7 +96,6 @@ pub enum Failure {
     Foreign,
     Version(u16),
     PeerTimeout(u32),
-    MaxPerHost(u32),
     WrongKey,
     /// It reached the node itself.
     Own,
@@ -105,10 +104,10 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 9;
     #[rustfmt::skip]
     pub const NAMES: [&str; Failure::COUNT] = [
-        "unreachable", "timed_out", "closed", "foreign", "version", "peer_timeout", "max_per_host", "wrong_key", "own",
+        "unreachable", "timed_out", "closed", "foreign", "version", "peer_timeout", "wrong_key", "own",
         "crowded",
     ];
 
@@ -121,10 +120,9 @@ impl Failure {
             Failure::Foreign => 3,
             Failure::Version(_) => 4,
             Failure::PeerTimeout(_) => 5,
-            Failure::MaxPerHost(_) => 6,
-            Failure::WrongKey => 7,
-            Failure::Own => 8,
-            Failure::Crowded => 9,
+            Failure::WrongKey => 6,
+            Failure::Own => 7,
+            Failure::Crowded => 8,
         }
     }
 }
@@ -140,7 +138,6 @@ impl fmt::Display for Failure {
             }
             Failure::Version(version) => write!(f, "other protocol version: {version}"),
             Failure::PeerTimeout(seconds) => write!(f, "other peer timeout: {seconds} s"),
-            Failure::MaxPerHost(max) => write!(f, "other bound of peers a host: {max}"),
             Failure::WrongKey => f.write_str("wrong key"),
             Failure::Own => f.write_str("the other side is this node itself"),
             Failure::Crowded => f.write_str("too many connections from unknown addresses"),

@@ -13,7 +13,7 @@ use super::clock::{Clock, LIFE};
 use super::peers::{COMPLETED, LOCAL, Peer, Role};
 use super::swarms::{Peers, Seen, Update};
 use super::torrents::{InfoHash, Position, Torrent};
-use super::{Hint, Tracker};
+use super::{Hint, Table, Tracker};
 use crate::siphash::siphash24;
 
 /// How long a stop is remembered.
@@ -44,9 +44,8 @@ pub struct Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct News {
     pub info_hash: InfoHash,
+    /// If it is marked as completed, the torrent's count went up by one with this announce.
     pub record: Record,
-    /// It completed a download: the torrent's count went up by one.
-    pub is_completion: bool,
     /// Units since the last announce, if this only renews the peer.
     pub renews: Option<u8>,
 }
@@ -54,7 +53,7 @@ pub struct News {
 impl News {
     /// Whether it must reach the other nodes exactly once, or never be overtaken by an older record.
     pub fn is_event(&self) -> bool {
-        self.is_completion || self.record.state == State::Stopped
+        self.record.completed || self.record.state == State::Stopped
     }
 }
 
@@ -67,27 +66,26 @@ pub struct JournalLimits {
     pub renewals_from: u8,
 }
 
+/// News that was not kept because nothing emptied the journal in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lost {
+    #[default]
+    Nothing,
+    /// A pass over the table makes good for it.
+    Peers,
+    /// Perhaps others too.
+    Events,
+}
+
 /// News for the other nodes, and the stops that are remembered. There is none without a cluster.
 #[derive(Debug)]
 pub struct Journal {
     limits: JournalLimits,
     news: Vec<News>,
-    /// News was lost, as nothing emptied the journal in time.
-    has_lost: bool,
+    lost: Lost,
     stops: Stops,
     /// Stops of unknown peers that may still be noted.
     unknown_stops: u32,
-}
-
-impl JournalLimits {
-    /// Those of one of so many shards.
-    pub fn of_shard(shards: usize, max_peers: usize, renewals_from: u8) -> JournalLimits {
-        JournalLimits {
-            stops: max_events(max_peers) / shards,
-            news: (MAX_NEWS / shards).max(MIN_NEWS),
-            renewals_from,
-        }
-    }
 }
 
 /// Stops and completions that a node remembers at most.
@@ -104,7 +102,7 @@ impl Journal {
         Journal {
             limits,
             news: Vec::new(),
-            has_lost: false,
+            lost: Lost::Nothing,
             stops: Stops::new(key, limits.stops, STOP_MS.div_ceil(unit_ms), clock.unit()),
             unknown_stops: 0,
         }
@@ -126,31 +124,67 @@ impl Journal {
             || age >= Clock::AHEAD.saturating_add(self.limits.renewals_from)
     }
 
-    /// Events have twice the room: a walk over the table makes good for other news that is lost.
+    /// The unit of an announce of now that leaves a peer in this state: not before what it contradicts.
+    fn unit_for(
+        &self,
+        clock: Clock,
+        info_hash: &InfoHash,
+        peer: &Peer,
+        state: State,
+        stored: Option<(Role, u8)>,
+    ) -> u64 {
+        let contradicted = match (state, stored) {
+            (State::Present(Role::Leecher), Some((Role::Seeder, tag))) => clock.unit_of(tag) + 1,
+            (_, Some((_, tag))) => clock.unit_of(tag),
+            (State::Present(_), None) => {
+                let stop = self.stops.get(info_hash, peer, clock.unit());
+                stop.map_or(0, |stop| stop + 1)
+            }
+            (State::Stopped, None) => 0,
+        };
+        clock.unit().max(clock.nearest(contradicted))
+    }
+
+    /// Events have twice the room.
     fn note(&mut self, news: News) {
-        let times = if news.is_event() { 2 } else { 1 };
-        let room = self.limits.news.saturating_mul(times);
-        match self.news.len() < room {
+        let (times, lost) = match news.is_event() {
+            true => (2, Lost::Events),
+            false => (1, Lost::Peers),
+        };
+        match self.news.len() < self.limits.news.saturating_mul(times) {
             true => self.news.push(news),
-            false => self.has_lost = true,
+            false => self.lost = self.lost.max(lost),
         }
     }
 }
 
+impl Table {
+    /// From now on notes news for other nodes, and renewals if they come so many units after the last announce. `key` is the
+    /// secret key of the stops' hash.
+    pub fn join_cluster(&self, key: [u64; 2], max_peers: usize, renewals_from: u8, now_ms: u64) {
+        let limits = JournalLimits {
+            stops: max_events(max_peers) / self.shards(),
+            news: (MAX_NEWS / self.shards()).max(MIN_NEWS),
+            renewals_from,
+        };
+        self.each(now_ms, &mut |tracker| tracker.join_cluster(key, limits));
+    }
+}
+
 impl Tracker {
-    /// From now on notes news for other nodes. `key` is the secret key of the stops' hash.
-    pub fn join_cluster(&mut self, key: [u64; 2], limits: JournalLimits) {
+    pub(super) fn join_cluster(&mut self, key: [u64; 2], limits: JournalLimits) {
         let journal = Journal::new(key, limits, self.clock, self.unit_ms);
         self.journal = Some(Box::new(journal));
     }
 
-    /// Moves the news to `into`; false if some was lost since the last call.
-    pub fn take_news(&mut self, into: &mut Vec<News>) -> bool {
+    /// Moves the news to `into`. Returns which was lost since the last call.
+    pub fn take_news(&mut self, into: &mut Vec<News>) -> Lost {
         let Some(journal) = &mut self.journal else {
-            return true;
+            return Lost::Nothing;
         };
-        into.append(&mut journal.news);
-        !std::mem::take(&mut journal.has_lost)
+        // Without the room that a burst took.
+        into.append(&mut std::mem::take(&mut journal.news));
+        std::mem::take(&mut journal.lost)
     }
 
     /// Lets clients stop so many peers that are not in the table from now on.
@@ -185,15 +219,8 @@ impl Tracker {
         };
         // An expired peer that was not swept away yet is new to the others.
         let before = seen.before.filter(|(_, tag)| !clock.expired(*tag));
-        let contradicted = match before {
-            Some((Role::Seeder, tag)) if role == Role::Leecher => clock.unit_of(tag) + 1,
-            Some((_, tag)) => clock.unit_of(tag),
-            None => {
-                let stop = journal.stops.get(&torrent.info_hash, &peer, clock.unit());
-                stop.map_or(0, |stop| stop + 1)
-            }
-        };
-        let unit = clock.unit().max(clock.nearest(contradicted));
+        let state = State::Present(role);
+        let unit = journal.unit_for(clock, &torrent.info_hash, &peer, state, before);
         if unit != clock.unit() {
             if let Some(found) = self.swarms.find(&mut torrent.peers, peer, role) {
                 *found.tag = Clock::at(unit).stamp() | *found.tag & (COMPLETED | LOCAL);
@@ -202,17 +229,14 @@ impl Tracker {
         let renews = before.filter(|(before, _)| *before == role && !seen.newly_completed);
         let renews = renews.map(|(_, tag)| clock.age(tag));
         if renews.is_none_or(|age| age >= journal.limits.renewals_from) {
-            let completed =
-                seen.newly_completed || seen.before.is_some_and(|(_, tag)| tag & COMPLETED != 0);
             journal.note(News {
                 info_hash: torrent.info_hash,
                 record: Record {
                     peer,
-                    state: State::Present(role),
-                    completed,
+                    state,
+                    completed: seen.newly_completed,
                     unit,
                 },
-                is_completion: seen.newly_completed,
                 renews,
             });
         }
@@ -232,8 +256,7 @@ impl Tracker {
             };
             journal.unknown_stops = left;
         }
-        let unit = stored.map_or(0, |(_, tag)| clock.unit_of(tag));
-        let unit = unit.max(clock.unit());
+        let unit = journal.unit_for(clock, info_hash, &peer, State::Stopped, stored);
         journal.stops.put(info_hash, &peer, unit);
         journal.note(News {
             info_hash: *info_hash,
@@ -243,7 +266,6 @@ impl Tracker {
                 completed: false,
                 unit,
             },
-            is_completion: false,
             renews: None,
         });
     }
@@ -394,23 +416,18 @@ impl Tracker {
     /// Applies a completion that another node sent: a record of a seeder, and one more download unless it
     /// was counted here.
     pub fn apply_completion(&mut self, info_hash: &InfoHash, record: &Record) {
-        let mut is_counted = false;
-        if let Ok(at) = self.torrents.find(info_hash) {
-            let torrent = self.torrents.get(at);
-            let stored = torrent.and_then(|torrent| self.swarms.get(&torrent.peers, record.peer));
-            is_counted = stored.is_some_and(|(_, tag)| tag & COMPLETED != 0);
-        }
+        let known = self.torrents.find(info_hash).ok();
+        let torrent = known.and_then(|at| self.torrents.get(at));
+        let stored = torrent.and_then(|torrent| self.swarms.get(&torrent.peers, record.peer));
+        let is_counted = stored.is_some_and(|(_, tag)| tag & COMPLETED != 0);
         self.apply(info_hash, Hint::default(), std::iter::once(*record));
         if is_counted {
             return;
         }
-        match self.torrents.find(info_hash) {
-            Ok(at) => {
-                if let Some(torrent) = self.torrents.get_mut(at) {
-                    torrent.downloaded = torrent.downloaded.saturating_add(1);
-                }
-            }
-            Err(_) => {
+        let known = self.torrents.find(info_hash).ok();
+        match known.and_then(|at| self.torrents.get_mut(at)) {
+            Some(torrent) => torrent.downloaded = torrent.downloaded.saturating_add(1),
+            None => {
                 self.restore_memory(info_hash, 1, 0);
             }
         }
@@ -433,32 +450,17 @@ impl Tracker {
     }
 
     /// Applies what a transport without versions told: as if the peer had announced here now, but it is not local.
-    pub fn apply_unversioned(
-        &mut self,
-        info_hash: &InfoHash,
-        record: &Record,
-        is_completion: bool,
-    ) {
-        let clock = self.clock;
-        let at = self.torrents.find(info_hash).ok();
-        let stored = self.living(at, record.peer);
-        let stop = match &self.journal {
-            Some(journal) if stored.is_none() => {
-                journal.stops.get(info_hash, &record.peer, clock.unit())
-            }
-            _ => None,
-        };
-        let contradicted = match (record.state, stored) {
-            (State::Present(Role::Leecher), Some((Role::Seeder, tag))) => clock.unit_of(tag) + 1,
-            (_, Some((_, tag))) => clock.unit_of(tag),
-            (State::Present(_), None) => stop.map_or(0, |stop| stop + 1),
-            (State::Stopped, None) => 0,
+    pub fn apply_unversioned(&mut self, news: &News) {
+        let (info_hash, record) = (&news.info_hash, &news.record);
+        let stored = self.living(self.torrents.find(info_hash).ok(), record.peer);
+        let Some(journal) = &self.journal else {
+            return;
         };
         let record = Record {
-            unit: clock.unit().max(clock.nearest(contradicted)),
+            unit: journal.unit_for(self.clock, info_hash, &record.peer, record.state, stored),
             ..*record
         };
-        match is_completion {
+        match record.completed {
             true => self.apply_completion(info_hash, &record),
             false => {
                 self.apply(info_hash, Hint::default(), std::iter::once(record));

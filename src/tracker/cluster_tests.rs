@@ -1,5 +1,6 @@
 //! A shard as a node of a cluster: what it notes for other nodes, and how it applies what they send.
 
+use super::cluster::JournalLimits;
 use super::*;
 use std::iter::once;
 
@@ -56,6 +57,14 @@ fn record(node: &Tracker, n: u8, state: State, ahead: i64) -> Record {
     }
 }
 
+fn unversioned(record: Record) -> News {
+    News {
+        info_hash: HASH,
+        record,
+        renews: None,
+    }
+}
+
 fn apply(node: &mut Tracker, record: Record) -> u32 {
     node.apply(&HASH, Hint::default(), &mut once(record))
 }
@@ -66,7 +75,7 @@ fn learn(node: &mut Tracker, n: u8, state: State, ahead: i64) -> u32 {
 
 fn news(node: &mut Tracker) -> Vec<News> {
     let mut news = Vec::new();
-    assert!(node.take_news(&mut news));
+    assert_eq!(node.take_news(&mut news), Lost::Nothing);
     news
 }
 
@@ -356,33 +365,21 @@ fn new_peers_role_changes_completions_and_stops_are_noted() {
         );
         assert_eq!(
             news.is_event(),
-            news.is_completion || news.record.state == STOPPED
+            news.record.completed || news.record.state == STOPPED
         );
-        Some((news.record.state, news.record.completed, news.is_completion))
+        Some((news.record.state, news.record.completed))
     };
     let (leecher, seeder) = (Role::Leecher, Role::Seeder);
-    assert_eq!(
-        noted(Event::Started, leecher, 0),
-        Some((LEECHER, false, false))
-    );
+    assert_eq!(noted(Event::Started, leecher, 0), Some((LEECHER, false)));
     assert_eq!(noted(Event::None, leecher, 1), None);
-    assert_eq!(
-        noted(Event::Completed, seeder, 2),
-        Some((SEEDER, true, true))
-    );
+    assert_eq!(noted(Event::Completed, seeder, 2), Some((SEEDER, true)));
     assert_eq!(noted(Event::Completed, seeder, 3), None);
-    assert_eq!(noted(Event::None, leecher, 4), Some((LEECHER, true, false)));
-    assert_eq!(noted(Event::None, seeder, 5), Some((SEEDER, true, false)));
-    assert_eq!(
-        noted(Event::Stopped, seeder, 6),
-        Some((STOPPED, false, false))
-    );
+    assert_eq!(noted(Event::None, leecher, 4), Some((LEECHER, false)));
+    assert_eq!(noted(Event::None, seeder, 5), Some((SEEDER, false)));
+    assert_eq!(noted(Event::Stopped, seeder, 6), Some((STOPPED, false)));
     assert_eq!(noted(Event::Stopped, seeder, 6), None);
-    assert_eq!(noted(Event::None, seeder, 7), Some((SEEDER, false, false)));
-    assert_eq!(
-        noted(Event::Completed, seeder, 8),
-        Some((SEEDER, true, true))
-    );
+    assert_eq!(noted(Event::None, seeder, 7), Some((SEEDER, false)));
+    assert_eq!(noted(Event::Completed, seeder, 8), Some((SEEDER, true)));
 }
 
 #[test]
@@ -448,7 +445,7 @@ fn a_completion_that_two_nodes_saw_is_counted_once_on_each() {
         node.tell(&HASH, peer(1), Role::Seeder, Event::Completed);
         completions.extend(news(node));
     }
-    assert!(completions.iter().all(|news| news.is_completion));
+    assert!(completions.iter().all(|news| news.record.completed));
     for node in &mut nodes {
         for news in &completions {
             node.apply_completion(&news.info_hash, &news.record);
@@ -502,22 +499,22 @@ fn counts_merge_by_maximum_and_empty_torrents_are_remembered_as_long_as_elsewher
 fn a_full_journal_says_once_that_news_was_lost_and_keeps_events_longer() {
     let mut node = node_with(LIMITS, JournalLimits { news: 3, ..JOURNAL });
     let cases = [
-        (LEECHER, 3, 3, true),
-        (SEEDER, 4, 3, false),
-        (SEEDER, 4, 0, true),
-        (LEECHER, 8, 3, false),
-        (STOPPED, 6, 6, true),
-        (LEECHER, 8, 3, false),
-        (STOPPED, 8, 6, false),
+        (LEECHER, 3, 3, Lost::Nothing),
+        (SEEDER, 4, 3, Lost::Peers),
+        (SEEDER, 4, 0, Lost::Nothing),
+        (LEECHER, 8, 3, Lost::Peers),
+        (STOPPED, 6, 6, Lost::Nothing),
+        (LEECHER, 8, 3, Lost::Peers),
+        (STOPPED, 8, 6, Lost::Events),
     ];
-    for (said, announces, expected, is_whole) in cases {
+    for (said, announces, expected, lost) in cases {
         for n in 0..announces {
             tell(&mut node, n, said);
         }
         let mut taken = Vec::new();
-        assert_eq!(node.take_news(&mut taken), is_whole);
+        assert_eq!(node.take_news(&mut taken), lost);
         assert_eq!(taken.len(), expected, "{said:?}");
-        assert!(node.take_news(&mut taken));
+        assert_eq!(node.take_news(&mut taken), Lost::Nothing);
     }
 }
 
@@ -573,7 +570,7 @@ fn what_comes_without_a_version_counts_as_of_now_and_is_not_local() {
         let mut node = node();
         learn(&mut node, 1, known, ahead);
         let told = record(&node, 1, told, 0);
-        node.apply_unversioned(&HASH, &told, false);
+        node.apply_unversioned(&unversioned(told));
         let expected = (told.state != STOPPED).then_some((told.state, expected, false));
         assert_eq!(stored(&node, 1), expected, "{known:?} {ahead}");
         assert!(news(&mut node).is_empty());
@@ -582,13 +579,13 @@ fn what_comes_without_a_version_counts_as_of_now_and_is_not_local() {
     let mut completion = record(&node, 1, SEEDER, 0);
     completion.completed = true;
     for _ in 0..2 {
-        node.apply_unversioned(&HASH, &completion, true);
+        node.apply_unversioned(&unversioned(completion));
         assert_eq!(downloaded(&node), Some(1));
     }
     // Stops that are told again and again leave room for the peer's return.
     for _ in 0..4 {
         let stop = record(&node, 2, STOPPED, 0);
-        node.apply_unversioned(&HASH, &stop, false);
+        node.apply_unversioned(&unversioned(stop));
     }
     tell(&mut node, 2, LEECHER);
     assert_eq!(stored(&node, 2), Some((LEECHER, 1, true)));

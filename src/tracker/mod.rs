@@ -17,7 +17,7 @@ mod torrents;
 mod walk;
 
 pub use clock::{Clock, LIFE, STAMP_MASK};
-pub use cluster::{JournalLimits, LATE, News, Record, STOP_MS, State, max_events};
+pub use cluster::{LATE, Lost, News, Record, STOP_MS, State, max_events};
 pub use decoys::Decoys;
 pub use peers::{COMPLETED, LOCAL, Peer, Role};
 pub use sample::{MOST as MOST_PEERS, Sink};

@@ -11,9 +11,8 @@ use std::time::Duration;
 use announced::cluster::frame::Keys;
 use announced::cluster::node::{Node, Settings, World};
 use announced::random::Random;
-use announced::tracker::{
-    Announce, Event, Hint, LATE, Limits, Peer, Role, Sink, Sinks, Sweeper, Table,
-};
+use announced::stats::cluster::Failure;
+use announced::tracker::{Announce, Event, Hint, Limits, Peer, Role, Sink, Sinks, Sweeper, Table};
 
 use crate::options::Options;
 use crate::population::{Family, Population};
@@ -103,12 +102,16 @@ fn host(id: u64) -> Host {
         seed: id,
         peer_timeout: PEER_TIMEOUT,
         max_peers: 1 << 26,
-        peers: usize::from(id == 1),
+        peers: (id..2).map(|_| "other".into()).collect(),
         port: 6970,
-        renewals_from: LATE,
+        has_live_sync: false,
     };
-    let node = Some(Node::new(settings, &table, 0));
-    Host { table, node }
+    let mut node = Node::new(settings, &table, 0);
+    node.set_addresses(0, vec![SocketAddr::from(([192, 0, 2, 1], 6970))]);
+    Host {
+        table,
+        node: Some(node),
+    }
 }
 
 impl Pair {
@@ -164,16 +167,18 @@ impl Pair {
 
     fn connect(&mut self) {
         let dial = self.with(0, |node, world| node.next_dial(world.now));
-        let Some(peer) = dial.flatten().filter(|_| !self.is_cut) else {
+        let Some((peer, address)) = dial.flatten().filter(|_| !self.is_cut) else {
             return;
         };
         self.connection += 1;
         let connection = self.connection;
-        let address = SocketAddr::from(([192, 0, 2, 1], 6970));
         self.with(0, |node, world| {
-            node.open(connection, Some(peer), address, world)
+            node.open(connection, Some(peer), address, world.now);
+            node.connected(connection, world);
         });
-        self.with(1, |node, world| node.open(connection, None, address, world));
+        self.with(1, |node, world| {
+            node.open(connection, None, address, world.now)
+        });
     }
 
     /// Carries what one has to send to the other; whether there was something.
@@ -205,7 +210,9 @@ impl Pair {
         self.is_cut = true;
         let connection = self.connection;
         for host in 0..2 {
-            self.with(host, |node, world| node.closed(connection, world));
+            self.with(host, |node, world| {
+                node.closed(connection, Failure::Closed, world.now)
+            });
         }
     }
 
@@ -229,10 +236,7 @@ impl Pair {
     }
 
     fn received(&self) -> u64 {
-        let overview = self.hosts[1]
-            .node
-            .as_ref()
-            .map(|n| n.overview(&[], self.now));
+        let overview = self.hosts[1].node.as_ref().map(|n| n.overview(self.now));
         overview.map_or(0, |overview| overview.records_in())
     }
 }

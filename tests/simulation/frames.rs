@@ -4,10 +4,16 @@ use crate::world::{SECRET, address, hash};
 use announced::cluster::frame::{HELLO_BYTES, Hello, Keys, MAX_CONTENT, Session};
 use announced::cluster::node::{Node, Settings, World};
 use announced::random::Random;
-use announced::tracker::{LATE, Limits, Record, Role, State, Table};
+use announced::stats::cluster::Failure;
+use announced::tracker::{Limits, Record, Role, State, Table};
 
 const CONN: u64 = 1;
-const READY: [u8; 17] = [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+/// A node that is new asks for local peers.
+const READY: [u8; 25] = {
+    let mut content = [0; 25];
+    content[0] = 1;
+    content
+};
 
 /// A node to which another one connects.
 struct Target {
@@ -30,9 +36,9 @@ impl Target {
             seed: 2,
             peer_timeout: 2700,
             max_peers: 1 << 20,
-            peers: 0,
+            peers: Vec::new(),
             port: 6970,
-            renewals_from: LATE,
+            has_live_sync: false,
         };
         let node = Node::new(settings, &table, 0);
         let mut target = Target {
@@ -40,7 +46,7 @@ impl Target {
             table,
             now: 0,
         };
-        target.with(|node, world| node.open(CONN, None, ([192, 0, 2, 1], 9).into(), world));
+        target.node.open(CONN, None, ([192, 0, 2, 1], 9).into(), 0);
         target
     }
 
@@ -103,11 +109,10 @@ fn hello() -> [u8; HELLO_BYTES] {
 fn hello_at(clock_ms: u64) -> [u8; HELLO_BYTES] {
     let hello = Hello {
         peer_timeout: 2700,
-        max_per_host: 0,
         port: 6970,
         is_whole: true,
         id: 7,
-        nonce: [9; 16],
+        nonce: [9; 2],
         clock_ms,
         uptime_ms: 99,
     };
@@ -122,8 +127,9 @@ fn seal(session: &mut Session, content: &[u8]) -> Vec<u8> {
 
 /// A frame's content with a seeder that has just announced.
 fn news(peer: u32) -> Vec<u8> {
-    let mut content = vec![4, 0];
+    let mut content = vec![3];
     content.extend_from_slice(&64u64.to_be_bytes());
+    content.extend_from_slice(&0u64.to_be_bytes());
     content.push(if peer % 8 == 0 { 0x80 } else { 0 });
     content.extend_from_slice(&hash(peer));
     content.push(2 | 0x40);
@@ -222,26 +228,23 @@ fn random_bytes_before_and_after_the_handshake_change_nothing() {
 /// Contents that mean something, so that their mutations are not refused at the first byte.
 fn contents() -> Vec<Vec<u8>> {
     let mut records = news(2);
-    records[10] = 63;
-    (3..66).for_each(|peer| records.extend_from_slice(&[&[2], address(peer).endpoint()].concat()));
-    let events = [
-        &[5][..],
-        &[0; 7],
-        &[1],
-        &64u64.to_be_bytes(),
-        &[0x42],
-        &hash(5),
-    ]
-    .concat();
-    let counts = [&[6][..], &hash(6), &[0xff; 8]].concat();
-    let events = [&events[..], address(5).endpoint()].concat();
+    records[17] = 15;
+    (3..18).for_each(|peer| records.extend_from_slice(&[&[2], address(peer).endpoint()].concat()));
+    let events = |what: u8| {
+        let mut event = news(5);
+        event[16] = 1;
+        event[17] |= what;
+        event
+    };
+    let counts = [&[5][..], &hash(6), &[0xff; 8]].concat();
     vec![
         READY.to_vec(),
-        vec![2, 3],
-        [&[3][..], &[0; 84]].concat(),
+        [&[2][..], &[0; 72]].concat(),
         news(1),
         records,
-        events,
+        events(0x10),
+        events(0x20),
+        events(0x30),
         counts,
     ]
 }
@@ -273,7 +276,7 @@ fn valid_frames_of_nonsense_leave_the_node_at_work() {
         assert_eq!(clock, 64 * 56_250 + now, "the clock was moved");
         assert!(target.peers() < 40 * (MAX_CONTENT / 7));
         // It still takes records of others.
-        target.with(|node, world| node.closed(CONN, world));
+        target.node.closed(CONN, Failure::Closed, target.now);
         let record = Record {
             peer: address(9),
             state: State::Present(Role::Seeder),
@@ -297,7 +300,7 @@ fn hellos_and_positions_of_nonsense_do_no_harm() {
         let mut target = Target::new();
         let hello = hello_at(clock_ms);
         let mut session = target.greet(&hello, &hello).expect("has the key");
-        target.receive(&seal(&mut session, &[&[1][..], &[0xff; 16]].concat()));
+        target.receive(&seal(&mut session, &[&[1][..], &[0xff; 24]].concat()));
         target.receive(&seal(&mut session, &news(1)));
         (0..240).for_each(|_| target.receive(&[]));
         assert!(!target.is_open() && target.peers() <= 1, "{clock_ms}");

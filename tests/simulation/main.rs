@@ -421,7 +421,10 @@ impl Run {
             .is_none_or(|member| has_ended(member));
         match client.has_stopped {
             _ if age < NEWS_MS || client.is_by_walk && age < 9 * unit => None,
-            true if is_undisturbed => Some(None),
+            // A stop at a node that did not know the peer is told to no other node.
+            true if is_undisturbed && (client.is_certain || age > self.timeout_ms() + 4 * unit) => {
+                Some(None)
+            }
             true => (client.is_certain && age < KEPT_MS).then_some(None),
             false if age > self.timeout_ms() + 4 * unit + self.stood_still => Some(None),
             false if age > self.timeout_ms() + 4 * unit && is_undisturbed => Some(None),

@@ -1,6 +1,6 @@
 //! One test for each way in which a simpler design fails.
 
-use crate::world::{FAST, Saved, Sim, pairs};
+use crate::world::{FAST, Saved, Sim};
 use announced::stats::cluster::Health;
 use announced::tracker::Event::{Completed, None as Renewal, Started, Stopped};
 use announced::tracker::Role::{Leecher, Seeder};
@@ -154,7 +154,7 @@ fn a_completion_is_counted_once_though_a_walk_overtakes_the_news() {
         for site in 0..4 {
             let downloaded: u32 = (0..1000).map(|torrent| sim.downloaded(site, torrent)).sum();
             // The joiner may miss those that were told while it joined.
-            let missed = if site == 3 { 100 } else { 0 };
+            let missed = if site == 3 { 30 } else { 0 };
             let expected = TORRENTS - missed..=TORRENTS;
             assert!(
                 expected.contains(&downloaded),
@@ -204,6 +204,27 @@ fn a_joiner_whose_queue_overflows_again_and_again_becomes_whole() {
     assert_equal(&sim);
 }
 
+/// Otherwise its peers age by up to a unit, and announces of the next minute appear older than the stops before them.
+#[test]
+fn a_node_that_joins_slowly_does_not_take_the_phase_of_another_joiner() {
+    for seed in 0..8 {
+        let mut sim = Sim::started(3, TIMEOUT, seed);
+        fill(&mut sim, 0, 0..60_000);
+        sim.run(1000);
+        sim.crash(1, false);
+        (0..3).for_each(|site| sim.path(site, 1, |path| path.rate = 10));
+        sim.start(1, &Saved::default());
+        sim.run(5000);
+        let ahead = |sim: &Sim| sim.table_clock(1).abs_diff(sim.now);
+        let before = ahead(&sim);
+        sim.crash(2, false);
+        sim.start(2, &Saved::default());
+        sim.run(5000);
+        assert_eq!(sim.health(1), Some(Health::Syncing), "seed {seed}");
+        assert_eq!(ahead(&sim), before, "seed {seed}");
+    }
+}
+
 /// A peer that only the last walk or only learnt records hold: counts outlive everything.
 #[test]
 fn counts_of_torrents_without_local_peers_reach_a_joiner() {
@@ -244,15 +265,6 @@ fn three_nodes_that_start_at_once_share_what_each_of_them_saved() {
         assert_equal(&sim);
         assert_eq!(sim.contents(1).1.len(), 3500, "seed {seed}");
     }
-}
-
-#[test]
-fn nodes_without_tables_that_start_at_once_are_ok_within_15_seconds() {
-    let mut sim = Sim::started(3, TIMEOUT, 8);
-    fill(&mut sim, 1, 0..2000);
-    sim.run(1000);
-    assert_equal(&sim);
-    assert_eq!(sim.contents(2).1.len(), 2000);
 }
 
 /// Whether the clock runs on during the suspension or stands still, as a process or as a whole host.
@@ -325,22 +337,4 @@ fn a_node_that_is_terminated_tells_the_renewals_since_its_last_walk() {
         let (_, age) = sim.find(1, peer % 1000, peer).expect("is known");
         assert!(age <= 2, "{age}");
     }
-}
-
-#[test]
-fn nodes_in_full_mesh_agree_though_every_path_flaps() {
-    let mut sim = Sim::started(4, TIMEOUT, 21);
-    for round in 0..40 {
-        fill(&mut sim, round as usize % 4, round * 100..round * 100 + 100);
-        for (a, b) in pairs(4) {
-            let told = sim.random.below(3);
-            if told < 2 {
-                sim.disconnect(a, b, told == 0);
-            }
-        }
-        sim.run(7000);
-    }
-    sim.run(10_000 + SETTLE);
-    assert_equal(&sim);
-    assert_eq!(sim.contents(0).1.len(), 4000);
 }

@@ -9,8 +9,8 @@ use announced::cluster::node::{self, ConnId, Node, Settings};
 use announced::random::Random;
 use announced::stats::cluster::{Failure, Health};
 use announced::tracker::{
-    Announce, COMPLETED, Cursor, Event, Found, Hint, InfoHash, LATE, Limits, Peer, RECORD_SIZES,
-    Role, Sink, Sinks, Sweeper, Table,
+    Announce, COMPLETED, Cursor, Event, Found, Hint, InfoHash, Limits, Peer, RECORD_SIZES, Role,
+    Sink, Sinks, Sweeper, Table,
 };
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -85,7 +85,8 @@ pub struct Member {
     ran_since: u64,
     finishing: Option<u64>,
     conns: Vec<ConnId>,
-    dials: Vec<(usize, u64)>,
+    /// Attempts to connect: to which node, the connection, and when they end.
+    dials: Vec<(usize, ConnId, u64)>,
 }
 
 impl Member {
@@ -217,13 +218,15 @@ impl Sim {
             seed: self.random.draw(),
             peer_timeout: self.timeout,
             max_peers: limits.max_peers,
-            peers: self.nodes() - 1,
+            peers: (1..self.nodes())
+                .map(|peer| format!("peer {peer}"))
+                .collect(),
             port: 6970,
-            renewals_from: LATE,
+            has_live_sync: false,
         };
         let mut node = Node::new(settings, &table, up);
         for other in (0..self.nodes()).filter(|other| *other != site) {
-            node.set_addresses(other - usize::from(other > site), &[node_address(other)]);
+            node.set_addresses(other - usize::from(other > site), vec![node_address(other)]);
         }
         let wall_ahead = self.random.below(4000) as i64 - 2000;
         self.members[site] = Some(Box::new(Member {
@@ -404,9 +407,14 @@ impl Sim {
         tracker.announce(&announce, &mut self.random, &mut sinks);
     }
 
+    pub fn table_clock(&self, site: usize) -> u64 {
+        let member = self.members[site].as_ref().expect("is up");
+        member.table_clock(self.now)
+    }
+
     pub fn health(&self, site: usize) -> Option<Health> {
         let member = self.members[site].as_ref()?;
-        Some(member.node.health(member.clock(self.now)))
+        Some(member.node.health())
     }
 
     pub fn downloaded(&self, site: usize, torrent: u32) -> u32 {
@@ -536,17 +544,15 @@ impl Sim {
         member.sweeper.step(&member.table, clock, 5000, None);
         for _ in 0..100 {
             let has_more = member.with(now, |node, world| node.tick(world));
-            for (other, notice) in member.node.notices.drain(..) {
-                if is_traced() {
-                    println!("{now} node {site}: {other:?} {notice:?}");
-                }
+            for line in member.node.lines.drain(..).filter(|_| is_traced()) {
+                println!("{now} node {site}: {line}");
             }
             self.write(site, member);
             if !has_more {
                 break;
             }
         }
-        while let Some(peer) = member.node.next_dial(clock) {
+        while let Some((peer, address)) = member.node.next_dial(clock) {
             let other = if peer >= site { peer + 1 } else { peer };
             let path = self.paths[site * self.nodes() + other];
             let is_silent = now < path.cut_until
@@ -554,7 +560,10 @@ impl Sim {
                     .as_ref()
                     .is_some_and(|other| !other.is_awake());
             let takes = if is_silent { 3000 } else { 2 * path.latency };
-            member.dials.push((peer, now + takes));
+            let conn = 2 * self.pipes.len() as ConnId;
+            self.pipes.push(None);
+            member.node.open(conn, Some(peer), address, clock);
+            member.dials.push((other, conn, now + takes));
         }
     }
 
@@ -562,40 +571,34 @@ impl Sim {
     fn connect(&mut self, site: usize, member: &mut Member) {
         let now = self.now;
         let clock = member.clock(now);
-        let due: Vec<usize> = member
-            .dials
-            .iter()
-            .filter(|dial| dial.1 <= now)
-            .map(|d| d.0)
-            .collect();
-        member.dials.retain(|dial| dial.1 > now);
-        for peer in due {
-            let other = if peer >= site { peer + 1 } else { peer };
+        for (other, conn, at) in std::mem::take(&mut member.dials) {
+            if at > now {
+                member.dials.push((other, conn, at));
+                continue;
+            }
             let is_cut = now < self.paths[site * self.nodes() + other].cut_until;
             match &mut self.members[other] {
+                _ if member.node.output(conn).is_none() => {}
                 Some(callee) if !is_cut && callee.is_awake() => {
-                    let conn = 2 * self.pipes.len() as ConnId;
                     let end = |site| End {
                         site,
                         is_open: true,
                         ..End::default()
                     };
                     let ends = [end(site), end(other)];
-                    self.pipes.push(Some(Box::new(Pipe {
+                    self.pipes[conn as usize / 2] = Some(Box::new(Pipe {
                         ends,
                         is_dead: false,
-                    })));
+                    }));
                     // From a port of its own.
                     let caller = SocketAddr::new(node_address(site).ip(), 40_000);
                     member.conns.push(conn);
                     callee.conns.push(conn + 1);
-                    member.with(now, |node, w| {
-                        node.open(conn, Some(peer), node_address(other), w)
-                    });
-                    callee.with(now, |node, w| node.open(conn + 1, None, caller, w));
+                    member.with(now, |node, w| node.connected(conn, w));
+                    callee.node.open(conn + 1, None, caller, callee.clock(now));
                 }
-                Some(_) => member.node.dial_failed(peer, Failure::TimedOut, clock),
-                None => member.node.dial_failed(peer, Failure::Unreachable, clock),
+                Some(_) => member.node.closed(conn, Failure::TimedOut, clock),
+                None => member.node.closed(conn, Failure::Unreachable, clock),
             }
         }
     }
@@ -625,7 +628,8 @@ impl Sim {
             }
             if own.ends_at.is_some_and(|at| at <= now) {
                 own.is_open = false;
-                member.with(now, |node, world| node.closed(conn, world));
+                let clock = member.clock(now);
+                member.node.closed(conn, Failure::Closed, clock);
                 member.conns.swap_remove(at);
                 self.forget(conn);
             }

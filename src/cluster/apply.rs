@@ -1,0 +1,96 @@
+//! What other nodes send comes into the table here, unless the list refuses its torrent.
+
+use super::link::Link;
+use super::node::{Node, World};
+use super::records::{self, Group, Groups, Reader};
+use crate::tracker::{Hint, InfoHash, MAX_BATCH};
+
+impl Node {
+    /// Applies records in order, looked up a batch of torrents ahead.
+    pub(super) fn apply_records(
+        &mut self,
+        link: &mut Link,
+        kind: u8,
+        mut reader: Reader,
+        world: &World,
+    ) {
+        let Some([unit, mut number]) = reader.numbers() else {
+            return;
+        };
+        let unit = link.own_unit(unit);
+        let (mut count, mut news) = (0, 0);
+        let mut batches = Groups::new(reader);
+        loop {
+            let mut groups = batches.next_batch();
+            if groups[0].is_none() {
+                break;
+            }
+            for place in &mut groups {
+                let Some(group) = place else { break };
+                count += group.count();
+                let mut is_known = false;
+                if group.is_event() {
+                    is_known = number <= link.known;
+                    if !is_known {
+                        link.received.event = number;
+                    }
+                    number = number.saturating_add(1);
+                }
+                if is_known || self.is_refused(group.info_hash, world) {
+                    *place = None;
+                }
+            }
+            news += u64::from(apply_groups(&groups, unit, world));
+        }
+        link.counters.records_in += count;
+        if kind == records::WALK {
+            link.walk.records += count;
+            link.walk.news += news;
+        }
+    }
+
+    pub(super) fn apply_counts(&mut self, mut reader: Reader, world: &World) {
+        while let Some((info_hash, downloaded, empty_for)) = records::read_count(&mut reader) {
+            if !self.is_refused(&info_hash, world) {
+                let mut tracker = world.table.lock_for(&info_hash, world.now);
+                tracker.raise_downloaded(&info_hash, downloaded, empty_for);
+            }
+        }
+    }
+
+    fn is_refused(&mut self, info_hash: &InfoHash, world: &World) -> bool {
+        let is_refused = (world.refuses)(info_hash);
+        self.refused += u64::from(is_refused);
+        is_refused
+    }
+}
+
+/// Applies groups, which are mostly in the order of info-hashes; how many peers were news.
+fn apply_groups(groups: &[Option<Group>; MAX_BATCH], unit: u64, world: &World) -> u32 {
+    let hashes = groups
+        .iter()
+        .map(|group| group.map(|group| group.info_hash));
+    let order = world.table.order(hashes);
+    let mut hints = [Hint::default(); MAX_BATCH];
+    let group = |index: usize| groups.get(index).copied().flatten();
+    let (table, now) = (world.table, world.now);
+    let mut last = Hint::default();
+    table.visit(&order, now, &mut |tracker, index| {
+        if let (Some(group), Some(hint)) = (group(index), hints.get_mut(index)) {
+            last = tracker.look_behind(group.info_hash, last);
+            *hint = last;
+        }
+    });
+    let mut news = 0;
+    table.visit(&order, now, &mut |tracker, index| {
+        let (Some(group), Some(hint)) = (group(index), hints.get(index)) else {
+            return;
+        };
+        let records = group.records(unit);
+        match group.is_completion() {
+            true => records.for_each(|record| tracker.apply_completion(group.info_hash, &record)),
+            false => news += tracker.apply(group.info_hash, *hint, records),
+        }
+    });
+    news
+}

@@ -1,0 +1,103 @@
+//! The clocks of the nodes: by how much they differ, which node's units begin when, whether a clock stood still.
+
+use super::link::{Link, ahead_ms};
+use super::node::{Node, World};
+use crate::stats::cluster::Failure;
+use crate::tracker::{LIFE, Table};
+
+/// Milliseconds for which a node whose clock may have stood still waits for one that knows.
+const UNSURE_MS: u64 = 8000;
+
+impl Node {
+    /// Sees whether the wall clock was stepped, or the other clock stood still in a suspension.
+    pub(super) fn watch_wall(&mut self, world: &World) {
+        let ahead = ahead_ms(world.wall, world.now).unwrap_or(0);
+        let before = self.wall_ahead_ms.replace(ahead);
+        if before.is_some_and(|before| before.abs_diff(ahead) >= world.table.unit_ms()) {
+            self.unsure_until = world.now + UNSURE_MS;
+        }
+    }
+
+    /// Whether this node's clock stood still while it was away from the other: by how much less it advanced. Then the
+    /// table's clock is moved on.
+    pub(super) fn was_suspended(&mut self, link: &mut Link, world: &World) -> bool {
+        let id = link.theirs.id;
+        let memory = self.memory.iter().find(|memory| memory.id == id);
+        let before = memory.and_then(|memory| memory.ahead_ms);
+        link.ahead_ms = ahead_ms(link.theirs.uptime_ms, clock(world.table, world.now).0);
+        let (Some(before), Some(ahead)) = (before, link.ahead_ms) else {
+            return false;
+        };
+        let missed = u64::try_from(ahead.saturating_sub(before)).unwrap_or(0);
+        if missed < world.table.unit_ms() {
+            return false;
+        }
+        let seconds = missed / 1000;
+        self.lines.push(format!(
+            "the clock of this host stood still for {seconds} s: moved on"
+        ));
+        self.move_clock(missed, world);
+        // Records that came since it went on were related to the old clock.
+        let memory = self.memory.iter_mut();
+        memory.for_each(|memory| memory.received.unit = 0);
+        true
+    }
+
+    /// Whether this node gives up the phase of its units for the other's: versions of a peer that come on different ways
+    /// compare only if all nodes begin their units at about the same time. As that ages the peers that are stored here by
+    /// up to a unit, a node that has the phase of the whole nodes gives it up only if it differs by a quarter of a unit.
+    pub(super) fn takes_phase(&mut self, link: &Link, world: &World) -> bool {
+        let (own, theirs) = (&link.own, &link.theirs);
+        let mut links = self.links.iter();
+        let is_lowest = !links.any(|link| link.is_up && link.theirs.id < theirs.id);
+        let lifetime = LIFE * world.table.unit_ms();
+        let is_free = self
+            .phase_from
+            .is_none_or(|(id, at)| theirs.id < id || world.now > at + lifetime);
+        let has_phase = own.is_whole || self.has_phase;
+        let is_leading = match (has_phase, theirs.is_whole) {
+            (true, false) => false,
+            (false, true) => true,
+            _ => theirs.id < own.id && is_lowest && is_free,
+        };
+        self.has_phase |= theirs.is_whole;
+        let unit = i128::from(world.table.unit_ms());
+        let later = (i128::from(theirs.clock_ms) - i128::from(own.clock_ms)).rem_euclid(unit);
+        let limit = unit / if has_phase { 4 } else { 64 };
+        let takes = is_leading && later.min(unit - later) > limit;
+        if takes {
+            self.phase_from = Some((theirs.id, world.now));
+            self.move_clock(u64::try_from(later).unwrap_or(0), world);
+        }
+        takes
+    }
+
+    /// Moves the table's clock on. All links begin anew, as their clocks are related otherwise now.
+    fn move_clock(&mut self, ms: u64, world: &World) {
+        world.table.move_clock(ms, world.now);
+        let (clock_ms, unit) = clock(world.table, world.now);
+        self.walk.resume(clock_ms, unit);
+        self.moved_at = Some(world.now);
+        for link in std::mem::take(&mut self.links) {
+            self.end(link, Failure::Closed, world.now);
+        }
+    }
+}
+
+/// Fixes by how many units the clocks differ. Both sides find the same number of opposite sign.
+pub(super) fn relate_clocks(link: &mut Link, unit_ms: u64) {
+    let unit = i128::from(unit_ms);
+    let ahead = i128::from(link.own.clock_ms) - i128::from(link.theirs.clock_ms);
+    // Rounded so that the sign is the only difference between the two sides.
+    let units = match link.is_dialler {
+        true => (ahead + unit / 2).div_euclid(unit),
+        false => -((unit / 2 - ahead).div_euclid(unit)),
+    };
+    link.offset = i64::try_from(units).unwrap_or(0);
+}
+
+/// The table's clock in milliseconds, and its unit.
+pub(super) fn clock(table: &Table, now: u64) -> (u64, u64) {
+    let shard = table.lock(0, now);
+    (shard.clock_ms(), shard.clock().unit())
+}

@@ -1,0 +1,85 @@
+//! A node asks the others for the records that it lacks, at its start and after a list has changed, until it is whole.
+
+use super::link::Link;
+use super::node::Node;
+use super::records::{JOINING, LATER, LEARNT, Received, WITH_COUNTS};
+
+/// Milliseconds without any link after which a node that is not whole serves alone.
+const ALONE_MS: u64 = 10_000;
+
+/// Milliseconds for which the links to the other nodes are awaited before any is asked for everything.
+const SETTLE_MS: u64 = 3000;
+
+/// Milliseconds between two requests because of the list.
+const LIST_MS: u64 = 60_000;
+
+impl Node {
+    /// Asks for missing records, and sees whether this node is whole: a whole node has sent everything, or all nodes that are
+    /// named have. Else a node that is reached first could be an empty one.
+    pub(super) fn seek(&mut self, now: u64) {
+        let are_all_linked =
+            self.is_whole || (0..self.peers.len()).all(|index| !self.is_silent(index));
+        // By then the news of all nodes comes here: hardly a completion is in neither the news nor the counts.
+        if are_all_linked || now >= self.started + SETTLE_MS {
+            self.ask_for_missing();
+        }
+        if self.is_whole {
+            return;
+        }
+        let ups = || self.links.iter().filter(|link| link.is_up);
+        let sources = || ups().filter(|link| link.is_source() && link.is_answered());
+        self.has_everything |= sources().any(|link| link.theirs.is_whole);
+        let is_sure = self.has_everything || are_all_linked && sources().next().is_some();
+        if !ups().all(Link::is_answered) {
+            self.linked_at = now;
+        } else if is_sure {
+            self.is_whole = true;
+            self.lines
+                .push("received the peers of the other nodes".into());
+        } else if !self.is_alone && now >= self.linked_at + ALONE_MS {
+            self.is_alone = true;
+            self.lines
+                .push("cannot reach the other nodes: serving alone".into());
+        }
+    }
+
+    /// A node that is not whole asks one whole node for everything, learnt peers and counts included, and the others for their
+    /// local peers; if none is whole, it asks each for everything.
+    fn ask_for_missing(&mut self) {
+        const EVERYTHING: u64 = JOINING | LEARNT | WITH_COUNTS;
+        let is_whole_source = |link: &Link| link.is_source() && link.theirs.is_whole;
+        let mut has_source = self.is_whole || self.has_everything;
+        has_source |= self.links.iter().any(is_whole_source);
+        let mut ups = self.links.iter().filter(|link| link.is_up);
+        let is_any_whole = ups.any(|link| link.theirs.is_whole);
+        for link in self.links.iter_mut().filter(|link| link.is_up) {
+            let is_next = !has_source && link.theirs.is_whole == is_any_whole;
+            if is_next && !link.is_source() {
+                link.ask(Received::default(), EVERYTHING);
+                has_source = is_any_whole;
+            } else if link.wishes == LATER {
+                link.ask(Received::default(), JOINING);
+            }
+        }
+    }
+
+    /// The list of torrents has changed. If some were refused, the other nodes are asked for their peers and counts again,
+    /// at most once a minute.
+    pub fn list_changed(&mut self) {
+        self.is_list_changed = self.refused > self.refused_before;
+    }
+
+    pub(super) fn ask_for_listed(&mut self, now: u64) {
+        let is_soon = |at| now < at + LIST_MS;
+        if !self.is_list_changed || self.listed_at.is_some_and(is_soon) {
+            return;
+        }
+        self.is_list_changed = false;
+        self.listed_at = Some(now);
+        self.refused_before = self.refused;
+        for link in self.links.iter_mut().filter(|link| link.is_up) {
+            let wishes = link.wishes & LEARNT | JOINING | WITH_COUNTS;
+            link.ask(Received::default(), wishes);
+        }
+    }
+}
