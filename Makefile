@@ -3,6 +3,7 @@
 PREFIX = /usr/local
 SBINDIR = $(PREFIX)/sbin
 MANDIR = $(PREFIX)/man
+PAGES = announced.8 announced.conf.5 announced-cluster.7 announced-opentracker.7 announced-stats.5
 EXAMPLESDIR = $(PREFIX)/share/examples/announced
 CARGO = cargo
 INSTALL = install
@@ -23,8 +24,11 @@ TINY_FLAGS = -Zunstable-options -Zlocation-detail=none -Zfmt-debug=none -Cforce-
 STATIC_FLAGS = -Clinker=musl-gcc -Clink-self-contained=no -Ctarget-feature=+crt-static \
 	-Lnative=target/tiny/empty
 
+# Only the link differs from a plain `cargo build --release`: the binary has no tables for unwinding, since a panic aborts.
+LINK_FLAGS = -Clink-arg=-Wl,--no-eh-frame-hdr -Clink-arg=-Wl,--build-id=none -Clink-arg=-Wl,-T,contrib/small.ld
+
 all:
-	$(CARGO) build --release --locked
+	$(CARGO) rustc --release --locked --bin announced -- $(LINK_FLAGS)
 
 # The smallest binary: target/tiny/x86_64-unknown-linux-gnu/release/announced
 tiny:
@@ -71,21 +75,28 @@ bench:
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	mandoc -Tlint -Wwarning man/announced.8 man/announced.conf.5
+	mandoc -Tlint -Wwarning man/*
+
+# Lines of code: neither blank nor comments, without test modules.
+COUNT = /^mod tests \{/ { nextfile } NF && !/^ *\/\// { lines++ } END { print lines }
+count:
+	@printf 'src/ '; find src -name '*.rs' ! -name '*tests.rs' ! -path '*/tests/*' -exec awk '$(COUNT)' {} +
+	@printf 'tests/ '; find tests -name '*.rs' -exec awk '$(COUNT)' {} +
 
 install: all
-	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8
-	$(INSTALL) -d $(DESTDIR)$(EXAMPLESDIR)
+	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(EXAMPLESDIR)
 	$(INSTALL) -m 755 target/release/announced $(DESTDIR)$(SBINDIR)/announced
-	$(INSTALL) -m 644 man/announced.8 $(DESTDIR)$(MANDIR)/man8/announced.8
-	$(INSTALL) -m 644 man/announced.conf.5 $(DESTDIR)$(MANDIR)/man5/announced.conf.5
 	$(INSTALL) -m 644 contrib/announced.conf $(DESTDIR)$(EXAMPLESDIR)/announced.conf
+	for page in $(PAGES); do \
+		dir=$(DESTDIR)$(MANDIR)/man$${page##*.} && $(INSTALL) -d $$dir && \
+		$(INSTALL) -m 644 man/$$page $$dir/$$page || exit 1; \
+	done
 
 uninstall:
-	rm -f $(DESTDIR)$(SBINDIR)/announced $(DESTDIR)$(MANDIR)/man8/announced.8
-	rm -f $(DESTDIR)$(MANDIR)/man5/announced.conf.5 $(DESTDIR)$(EXAMPLESDIR)/announced.conf
+	rm -f $(DESTDIR)$(SBINDIR)/announced $(DESTDIR)$(EXAMPLESDIR)/announced.conf
+	for page in $(PAGES); do rm -f $(DESTDIR)$(MANDIR)/man$${page##*.}/$$page; done
 
 clean:
 	$(CARGO) clean
 
-.PHONY: all tiny tiny-static check check-threads check-targets check-msrv bench lint install uninstall clean
+.PHONY: all tiny tiny-static check check-threads check-targets check-msrv bench lint count install uninstall clean

@@ -1,15 +1,16 @@
 //! The client of `--health`: asks a running tracker for `/health` over HTTP, as a load balancer does.
 //!
-//! It is no part of the daemon: it may block, and it holds the whole reply.
+//! It runs outside of the daemon, so it may block and may hold the whole reply.
 
-use crate::options::Target;
-use std::fmt;
+use crate::base::text::reason;
+use crate::options::{PeerName, Target};
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// For each step: to connect to an address, to receive the next bytes.
+/// For each step: connecting to an address, receiving the next bytes.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A longer reply is cut.
@@ -23,39 +24,39 @@ const CLOSED: &str = "the connection was closed without a reply: it may be a por
 
 /// The text of the reply, and whether its status is 200.
 pub fn ask(target: &Target) -> Result<(String, bool), String> {
-    let reply = match target {
-        Target::Tcp(address) => connect(address).and_then(exchange),
-        Target::Unix(path) => UnixStream::connect(path).and_then(|stream| {
-            stream.set_read_timeout(Some(TIMEOUT))?;
-            stream.set_write_timeout(Some(TIMEOUT))?;
-            exchange(stream)
-        }),
+    let stream = match target {
+        Target::Tcp(name) => connect(name),
+        // To the system both are streams.
+        Target::Unix(path) => UnixStream::connect(path).map(|s| TcpStream::from(OwnedFd::from(s))),
     };
-    let reply = reply.map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => String::from("no answer in time"),
-        // The system resets a connection that is closed before the request was read.
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => CLOSED.into(),
-        _ => error.to_string(),
-    })?;
+    let reply = stream
+        .and_then(exchange)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                String::from("no answer in time")
+            }
+            // The system resets a connection that is closed before the request was read.
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => CLOSED.into(),
+            _ => reason(&error),
+        })?;
     judge(&reply)
 }
 
 /// Connects to the first of a name's addresses that accepts.
-fn connect(address: &str) -> io::Result<TcpStream> {
+fn connect(name: &PeerName) -> io::Result<TcpStream> {
     let mut result = Err(io::Error::other("the name has no address"));
-    for address in address.to_socket_addrs()? {
+    for address in (name.host.as_str(), name.port).to_socket_addrs()? {
         result = TcpStream::connect_timeout(&address, TIMEOUT);
         if result.is_ok() {
             break;
         }
     }
-    let stream = result?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
-    Ok(stream)
+    result
 }
 
-fn exchange(mut stream: impl Read + Write) -> io::Result<Vec<u8>> {
+fn exchange(mut stream: TcpStream) -> io::Result<Vec<u8>> {
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     stream.write_all(REQUEST)?;
     let mut reply = Vec::new();
     stream.take(MAX_REPLY_BYTES).read_to_end(&mut reply)?;
@@ -63,30 +64,27 @@ fn exchange(mut stream: impl Read + Write) -> io::Result<Vec<u8>> {
 }
 
 fn judge(reply: &[u8]) -> Result<(String, bool), String> {
-    let text = String::from_utf8_lossy(reply);
-    if text.is_empty() {
+    if reply.is_empty() {
         return Err(CLOSED.into());
     }
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    // The text goes to a terminal.
-    let plain = |c: char| if c.is_control() && c != '\n' { '?' } else { c };
-    match head.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)) {
-        Some("200") => Ok((body.chars().map(plain).collect(), true)),
-        Some("503") => Ok((body.chars().map(plain).collect(), false)),
-        Some(status) if status.bytes().all(|b| b.is_ascii_digit()) => {
-            Err(format!("expected status 200 or 503 and got {status}"))
+    let status = reply.strip_prefix(b"HTTP/1.").and_then(|s| s.get(2..5));
+    let is_ok = match status {
+        Some(b"200") => true,
+        Some(b"503") => false,
+        Some(status) if status.iter().all(u8::is_ascii_digit) => {
+            let status = String::from_utf8_lossy(status);
+            return Err(format!("expected status 200 or 503, received {status}"));
         }
-        _ => Err("the server does not speak HTTP".into()),
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Target::Tcp(address) => write!(f, "'{address}'"),
-            Target::Unix(path) => write!(f, "'unix:{}'", path.as_os_str().to_string_lossy()),
-        }
-    }
+        _ => return Err("the server does not speak HTTP".into()),
+    };
+    let end = reply.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+    let body = end.and_then(|end| reply.get(end + 4..)).unwrap_or_default();
+    // It goes to a terminal.
+    let plain = |&byte: &u8| match byte {
+        b'\n' | b' '..=b'~' => char::from(byte),
+        _ => '?',
+    };
+    Ok((body.iter().map(plain).collect(), is_ok))
 }
 
 #[cfg(test)]
@@ -104,7 +102,7 @@ mod tests {
             ("HTTP/1.1 503 No\r\n\r\nsyncing\n", Ok(("syncing\n", false))),
             (
                 "HTTP/1.1 404 Not Found\r\n\r\nno\n",
-                Err("expected status 200 or 503 and got 404"),
+                Err("expected status 200 or 503, received 404"),
             ),
             ("SSH-2.0-x\r\n\r\n", Err("the server does not speak HTTP")),
             ("HTTP/1.", Err("the server does not speak HTTP")),

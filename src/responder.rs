@@ -1,15 +1,21 @@
 //! An announce or scrape, from the decoded request to counts and peers: what UDP and HTTP share.
 //!
-//! Each thread has a responder of its own: its generator, its counters, its clock. The table and the list of
-//! info-hashes are shared. A batch of announces takes the list's read lock once, and each shard's lock once for
-//! each pass: two passes look ahead, so that the memory is waited for once for all and not once for each, and one
-//! applies them. A position that was looked up is verified when it is used, as another thread may have changed the
-//! shard in between.
+//! An announce comes in as an [`Announce`], which a codec has filled in, one of a batch or alone:
+//!
+//! 1. [`Responder::look_ahead`], for a batch: finds the torrents and brings them into the cache, so that the batch
+//!    waits for memory once and not once for each request.
+//! 2. [`Responder::announce`]: the access list refuses it, or its shard of the table stores the peer and picks the
+//!    peers of the reply into the request's sinks; then its `reply` is set.
+//! 3. The codec encodes `reply` and sinks.
+//!
+//! Each thread has a responder of its own, with its generator, its counters and its clock. Table and access list are
+//! shared: a batch takes the list's read lock once, and each shard's lock once for each of three passes. A position
+//! that was looked up is verified when it is used, as another thread may have changed the shard in between.
 
-use crate::access::{Kind, Rules, SharedRules};
-use crate::completed;
-use crate::random::Random;
+use crate::access::{ListKind, Rules, SharedRules};
+use crate::base::random::Random;
 use crate::stats::cluster::{Health, SharedOverview};
+use crate::stats::completed;
 use crate::stats::{Board, Counters, Monitor, View};
 use crate::tracker::{
     self, Counts, Event, Hint, InfoHash, Locked, MAX_BATCH, Peer, Role, Sinks, Table,
@@ -17,7 +23,7 @@ use crate::tracker::{
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Peers in a reply where the client does not say how many it wants.
+/// Peers in a reply to a client without numwant.
 const DEFAULT_NUMWANT: usize = 50;
 
 /// An announce as a codec has decoded it.
@@ -32,7 +38,7 @@ pub struct Announce<'a> {
     pub numwant: Option<usize>,
     pub peer_id: Option<[u8; 20]>,
     pub hint: Hint,
-    /// Where the peers of the reply go.
+    /// The room of the reply for peers.
     pub sinks: Sinks<'a>,
     pub reply: Reply,
 }
@@ -40,9 +46,9 @@ pub struct Announce<'a> {
 /// The reply to an announce, without its peers.
 #[derive(Clone, Copy, Debug)]
 pub enum Reply {
-    /// By a list of this kind.
-    Refused(Kind),
-    /// With the seconds until the next announce.
+    /// The access list refuses the torrent: a list of this kind.
+    Refused(ListKind),
+    /// Counts, and the interval in seconds.
     Accepted(Counts, u32),
 }
 
@@ -54,13 +60,13 @@ impl Default for Reply {
 
 pub struct Responder {
     pub table: Arc<Table>,
-    /// Which torrents are tracked, if not all are.
+    /// The access list, if there is one.
     pub rules: Option<SharedRules>,
-    /// The report on the cluster, if this is a node of one. The thread of the chores renews it.
+    /// The report on the cluster, if this is a node of one. The thread that does the chores renews it.
     pub cluster: Option<SharedOverview>,
     pub random: Random,
     pub counters: Counters,
-    /// The counters of all threads, and which of them are this one's.
+    /// The counters of all threads, and the place of this one's.
     pub board: Board,
     pub monitor: Monitor,
     /// Whether completed downloads are logged.
@@ -72,7 +78,7 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// `interval` in seconds; `max_numwant` is the most peers that a reply may hold.
+    /// `interval` in seconds; a reply holds `max_numwant` peers at most.
     pub fn new(table: Arc<Table>, interval: u32, max_numwant: usize, random: Random) -> Responder {
         Responder {
             table,
@@ -89,7 +95,7 @@ impl Responder {
         }
     }
 
-    /// One for another thread, over the same table.
+    /// A responder for another thread, over the same table.
     pub fn for_thread(&self, random: Random, board: Board) -> Responder {
         Responder {
             table: self.table.clone(),
@@ -103,7 +109,7 @@ impl Responder {
         }
     }
 
-    /// Where the torrents of a batch are, all brought into the cache.
+    /// Finds the torrents of a batch and prefetches their swarms.
     pub fn look_ahead(&self, hashes: &[Option<InfoHash>]) -> [Hint; MAX_BATCH] {
         let mut hints = [Hint::default(); MAX_BATCH];
         let mut ahead = [None; MAX_BATCH];
@@ -117,16 +123,14 @@ impl Responder {
         });
         self.table.visit(&order, now, &mut |tracker, index| {
             let ahead = ahead.get(index).and_then(Option::as_ref);
-            if let (Some(hash), Some(ahead), Some(hint)) =
-                (hash(index), ahead, hints.get_mut(index))
-            {
-                *hint = tracker.look_further(hash, ahead);
+            if let (Some(hash), Some(ahead)) = (hash(index), ahead) {
+                hints[index] = tracker.look_further(hash, ahead);
             }
         });
         hints
     }
 
-    /// Answers announces: those of a batch, or a single one.
+    /// Answers announces: a batch, or a single one.
     pub fn announce(&mut self, requests: &mut [Option<Announce>]) {
         let mut completions = [false; MAX_BATCH];
         self.apply(requests, &mut completions);
@@ -142,7 +146,7 @@ impl Responder {
         }
     }
 
-    /// The part of that which holds locks.
+    /// The part that holds locks.
     fn apply(&mut self, requests: &mut [Option<Announce>], completions: &mut [bool; MAX_BATCH]) {
         let rules = self.rules.as_ref().map(SharedRules::read);
         let (random, counters) = (&mut self.random, &mut self.counters);
@@ -186,40 +190,40 @@ impl Responder {
             });
     }
 
-    /// Whether the completion that an announce tells of would be logged.
+    /// Whether an announce with this event may be logged as a completion.
     pub fn logs(&self, event: Event) -> bool {
         self.log_completed && event == Event::Completed
     }
 
-    /// Seconds until the next announce: the configured interval give or take a thirtieth, so that
-    /// clients that came together do not return together.
+    /// The configured interval give or take a thirtieth, so that clients that announced together do not announce
+    /// together again.
     fn jittered_interval(&mut self) -> u32 {
         let slack = self.interval / 30;
         let jitter = self.random.below(2 * slack as usize + 1);
         self.interval - slack + u32::try_from(jitter).unwrap_or(slack)
     }
 
-    /// Looks up these torrents, as far as they are tracked.
+    /// Visits each of these torrents with its counts; none if it is unknown or refused.
     pub fn scrape<'h>(
         &self,
         hashes: impl IntoIterator<Item = &'h InfoHash>,
-        tell: &mut dyn FnMut(&InfoHash, Option<Counts>),
+        visit: &mut dyn FnMut(&InfoHash, Option<Counts>),
     ) {
         let rules = self.rules.as_ref().map(SharedRules::read);
         let mut locked: Option<(usize, Locked)> = None;
         for hash in hashes {
             if refused(rules.as_deref(), hash).is_some() {
-                tell(hash, None);
+                visit(hash, None);
                 continue;
             }
             let shard = self.table.shard_of(hash);
             if locked.as_ref().is_none_or(|(other, _)| *other != shard) {
-                // The one before is given back first.
+                // One lock at a time.
                 locked = None;
             }
             let (_, tracker) =
                 locked.get_or_insert_with(|| (shard, self.table.lock(shard, self.table_now)));
-            tell(hash, tracker.scrape(hash));
+            visit(hash, tracker.scrape(hash));
         }
     }
 
@@ -228,18 +232,18 @@ impl Responder {
         self.table_now
     }
 
-    /// Whether requests are to wait, as the table's clock is held after a long pause.
+    /// Whether requests must wait, as the table's clock is held after a long pause.
     pub fn is_held(&self) -> bool {
         self.table.is_held(self.table_now)
     }
 
-    /// Moves all clocks to this many milliseconds since the start.
+    /// Sets the time, in milliseconds since the start.
     pub fn advance(&mut self, now: u64) {
         self.table_now = now;
         self.monitor.now = now;
     }
 
-    /// Tells the other threads what this one has counted.
+    /// Publishes this thread's counters to the others.
     pub fn publish(&self) {
         self.board.publish(&self.counters);
     }
@@ -263,7 +267,7 @@ impl Responder {
         self.cluster.as_ref().map(SharedOverview::health)
     }
 
-    /// The counts of all threads, of which reports are made.
+    /// The counts of all threads, for reports.
     pub fn view(&self) -> View<'_> {
         let now = self.table_now;
         let survey = self.table.survey(now);
@@ -282,8 +286,8 @@ impl Responder {
     }
 }
 
-/// By what kind of list a torrent is refused; none if it is tracked.
-fn refused(rules: Option<&Rules>, info_hash: &InfoHash) -> Option<Kind> {
+/// The kind of list that refuses a torrent; none if it is tracked.
+fn refused(rules: Option<&Rules>, info_hash: &InfoHash) -> Option<ListKind> {
     rules?.refuses(info_hash)
 }
 
@@ -355,12 +359,11 @@ mod tests {
         assert!(counted(10, None, 10));
     }
 
-    /// However the torrent came into the table, the list decides.
     #[test]
     fn announces_and_scrapes_of_a_torrent_in_the_table_are_refused_if_the_list_refuses_it() {
         let mut responder = responder(1800, 200);
         announce(&mut responder, None);
-        let mut access = Access::new(Kind::White, "list".into());
+        let mut access = Access::new(ListKind::White, "list".into());
         responder.rules = Some(access.rules());
         let known = |responder: &Responder| {
             let mut known = false;

@@ -1,19 +1,19 @@
-//! Nodes of a cluster on the loopback: health, the log of handshakes that fail, names, and the last words of a node.
+//! Nodes of a cluster on the loopback: health, the log of failed handshakes, names, and the last news of a node.
 
 mod common;
 
 use common::http::get;
-use common::udp::{Announce, Client};
+use common::udp::Client;
 use common::{Daemon, Directory, free_address, run, wait_for, wait_longer};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 const V4: &str = "127.0.0.1:0";
 
-/// Nodes are alone after ten seconds without another one, on a busy machine later.
+/// Nodes are alone ten seconds after their start if they reach no other one, on a busy machine later.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A key, with the directory that it is in.
+/// A key, and the directory that it is in.
 fn key(name: &str) -> (Directory, String) {
     let directory = Directory::new(&format!("cluster-{name}"));
     let key = directory.file("key");
@@ -22,7 +22,7 @@ fn key(name: &str) -> (Directory, String) {
     (directory, key)
 }
 
-/// A node that listens on this address and is told of these others.
+/// A node that listens on this address, with these other nodes.
 fn node(listen: &str, key: &str, peers: &[&str], flags: &[&str]) -> Daemon {
     let mut all = vec!["--cluster-listen", listen, "--cluster-key", key];
     for peer in peers {
@@ -41,22 +41,17 @@ fn two(key: &str, flags: &[&str]) -> [Daemon; 2] {
     [a, b]
 }
 
-fn leecher(port: u16) -> Announce {
-    Announce {
-        port,
-        ..Announce::default()
-    }
-}
+const TORRENT: [u8; 20] = [0xaa; 20];
 
 /// Waits until a node has so many seeders, completed downloads and leechers of the torrent.
 fn wait_for_counts(of: &Daemon, expected: [u32; 3]) {
     let client = Client::new(of.udp4());
     wait_longer("counts", PATIENCE, || {
-        (client.scrape(&[leecher(1).info_hash]) == [expected]).then_some(())
+        (client.scrape(&[TORRENT]) == [expected]).then_some(())
     });
 }
 
-/// Status and word.
+/// Status and word of `/health`.
 fn health(of: &Daemon) -> (u16, String) {
     let reply = get(of.tcp4(), "/health");
     (reply.status, reply.text())
@@ -67,23 +62,28 @@ fn wait_for_health(of: &Daemon, word: &str) {
     wait_longer(word, PATIENCE, || (health(of) == expected).then_some(()));
 }
 
+/// Waits until the report of a node contains this.
+fn wait_for_report(of: &Daemon, part: &str) {
+    wait_for(part, || {
+        let report = get(of.tcp4(), "/stats?mode=cluster").text();
+        report.contains(part).then_some(())
+    });
+}
+
 #[test]
 fn announces_at_one_node_are_known_to_the_other() {
     let (_directory, key) = key("two");
     for threads in ["1", "2"] {
         let [a, b] = two(&key, &["-j", threads]);
         let (at_a, at_b) = (Client::new(a.udp4()), Client::new(b.udp4()));
-        at_a.announce(&leecher(1111));
-        Client::new(a.udp6()).announce(&leecher(1116));
+        at_a.announce_fields(TORRENT, 1111, 1, 2);
+        Client::new(a.udp6()).announce_fields(TORRENT, 1116, 1, 2);
         wait_for_counts(&b, [0, 0, 2]);
-        let peers = at_b.announce(&leecher(2222)).peers;
+        let peers = at_b.announce_fields(TORRENT, 2222, 1, 2).peers;
         assert_eq!(peers, [SocketAddr::from(([127, 0, 0, 1], 1111))]);
-        let mut completed = leecher(1111);
-        (completed.left, completed.event) = (0, 1);
-        at_a.announce(&completed);
+        at_a.announce_fields(TORRENT, 1111, 0, 1);
         wait_for_counts(&b, [1, 1, 2]);
-        completed.event = 3;
-        at_b.announce(&completed);
+        at_b.announce_fields(TORRENT, 1111, 0, 3);
         wait_for_counts(&a, [0, 1, 2]);
     }
 }
@@ -96,11 +96,7 @@ fn health_is_syncing_then_alone_then_ok() {
     assert_eq!(health(&a), (503, "syncing\n".into()));
     wait_for_health(&a, "alone");
     a.wait_for_line("cluster: cannot reach the other nodes");
-    let report = get(a.tcp4(), "/stats?mode=cluster").text();
-    assert!(
-        report.starts_with("cluster alone: 0 of 1 other node up\n"),
-        "{report}"
-    );
+    wait_for_report(&a, "cluster alone: 0 of 1 other node up\n");
 
     let b = node(&other, &key, &[&a.cluster().to_string()], &[]);
     wait_for_health(&a, "ok");
@@ -108,12 +104,7 @@ fn health_is_syncing_then_alone_then_ok() {
     drop(b);
     a.wait_for_line(&format!("cluster: {other}: link down"));
     assert_eq!(health(&a), (200, "ok\n".into()));
-    wait_for("the report", || {
-        let report = get(a.tcp4(), "/stats?mode=cluster").text();
-        report
-            .starts_with("cluster ok: 0 of 1 other node up\n")
-            .then_some(())
-    });
+    wait_for_report(&a, "cluster ok: 0 of 1 other node up\n");
 }
 
 #[test]
@@ -123,14 +114,10 @@ fn failed_handshakes_are_logged_with_the_other_side_and_the_reason() {
     assert_eq!(run(&["--make-key", &other_key]).0, Some(0));
     let a = node(V4, &key, &[], &[]);
     let address = a.cluster().to_string();
-    for (key, flags, theirs, ours) in [
-        (&other_key, &[][..], "wrong key", "wrong key"),
-        (
-            &key,
-            &["--peer-timeout", "3000"],
-            "other peer timeout: 2700 s",
-            "other peer timeout: 3000 s",
-        ),
+    let timeouts = ["other peer timeout: 2700 s", "other peer timeout: 3000 s"];
+    for (key, flags, [theirs, ours]) in [
+        (&other_key, &[][..], ["wrong key"; 2]),
+        (&key, &["--peer-timeout", "3000"], timeouts),
     ] {
         let b = node(V4, key, &[&address], flags);
         b.wait_for_line(&format!("cluster: {address}: handshake failed: {theirs}"));
@@ -142,23 +129,20 @@ fn failed_handshakes_are_logged_with_the_other_side_and_the_reason() {
 }
 
 #[test]
-fn node_that_is_its_own_peer_says_so_once() {
+fn node_that_is_its_own_peer_logs_it_once() {
     let (_directory, key) = key("own");
     let own = free_address().to_string();
     let a = node(&own, &key, &[&own], &[]);
     a.wait_for_line(&format!("cluster: {own}: this node itself: not connected"));
-    wait_for("the report", || {
-        let report = get(a.tcp4(), "/stats?mode=cluster").text();
-        report.contains(": 0 of 0 other nodes up\n").then_some(())
-    });
+    wait_for_report(&a, ": 0 of 0 other nodes up\n");
     assert_eq!(a.count_lines(&format!("cluster: {own}: ")), 1);
 }
 
 #[test]
-fn news_before_the_end_of_a_node_reaches_the_others() {
+fn news_before_the_end_of_a_node_reaches_the_other() {
     let (_directory, key) = key("last");
     let [mut a, b] = two(&key, &[]);
-    Client::new(a.udp4()).announce(&leecher(1));
+    Client::new(a.udp4()).announce_fields(TORRENT, 1, 1, 2);
     a.signal("TERM");
     assert!(a.wait().0.success());
     wait_for_counts(&b, [0, 0, 1]);
@@ -172,7 +156,7 @@ fn client_connects_at_one_node_and_announces_at_another() {
     for (one, other) in [(&a, &b), (&b, &a)] {
         let mut client = Client::from("127.0.0.1", other.udp4());
         client.connection = Client::new(one.udp4()).connection;
-        client.announce(&leecher(5));
+        client.announce_fields(TORRENT, 5, 1, 2);
     }
 }
 

@@ -1,9 +1,9 @@
-//! Configuration files from outside: opentracker's, our own, and whatever else may be given as one.
+//! Configuration files from outside: opentracker's, ours, and files that are none.
 
 mod common;
 
-use announced::config::{KEYWORDS, Meaning};
 use announced::options::{self, FLAGS};
+use announced::sys::cores;
 use common::{Daemon, run, skip, udp};
 use std::ffi::OsString;
 use std::fs;
@@ -36,7 +36,7 @@ impl Drop for Conf {
     }
 }
 
-/// What `-n` says of these flags.
+/// The lines that `-n` prints for these flags.
 fn checked(flags: &[&str]) -> Vec<String> {
     let flags: Vec<&str> = ["-n"].into_iter().chain(flags.iter().copied()).collect();
     let (code, out, err) = run(&flags);
@@ -44,13 +44,10 @@ fn checked(flags: &[&str]) -> Vec<String> {
     out.lines().map(String::from).collect()
 }
 
-/// What `-n` says of a file, but for that line which names it.
+/// The lines that `-n` prints for a file.
 fn checked_file(name: &str, text: &str) -> Vec<String> {
     let conf = Conf::new(name, text);
-    let mut lines = checked(&["-f", conf.path()]);
-    let first = format!("configured by {}", conf.path());
-    assert_eq!(lines.remove(0), first, "{text:?}");
-    lines
+    checked(&["-f", conf.path()])
 }
 
 /// Exit status and error of a file, its name taken away.
@@ -67,7 +64,7 @@ fn a_file_and_the_command_line_say_the_same() {
         ("", &[]),
         ("interval 60", &["--interval", "60"]),
         ("\tinterval \t 60\t\r\n", &["--interval", "60"]),
-        ("# a\n\n  # b\n \n#\nverbose # c\nverbose", &["-vv"]),
+        ("# a\n\n  # b\n \n#\nsyslog # c\n", &["--syslog"]),
         ("\u{feff}interval 60", &["--interval", "60"]),
         ("root /", &["-d", "/"]),
         (
@@ -96,7 +93,7 @@ fn a_file_and_the_command_line_say_the_same() {
                 "-i", "10.0.0.5", "-p", "6969", "-P", "6969", "-i", "::1", "-p", "6969",
             ],
         ),
-        ("listen.udp 7", &["-P", "7"]),
+        ("listen.tcp ::1\nlisten.udp 7", &["-P", "7", "-p", "[::1]"]),
         ("listen.tcp ::", &["-i", "::", "-p", "6969"]),
         (
             "access.stats 10.1.1.23\naccess.stats 10.2.0.0/16",
@@ -121,6 +118,10 @@ fn a_file_and_the_command_line_say_the_same() {
     for (text, flags) in pairs {
         assert_eq!(checked_file("same", text), checked(flags), "{text:?}");
     }
+    assert_eq!(
+        checked_file("verbose", "verbose\nverbose"),
+        ["verbose", "verbose"]
+    );
 }
 
 #[test]
@@ -157,120 +158,178 @@ fn the_command_line_has_the_last_word_and_lists_add_up() {
         second,
     ]);
     let expected = [
-        format!("configured by {first}"),
-        format!("configured by {second}"),
-        "listen on udp 127.0.0.1:7".into(),
-        "listen on udp 127.0.0.1:8".into(),
-        "listen on udp [::1]:9".into(),
+        "udp-port 127.0.0.1:7",
+        "udp-port 127.0.0.1:8",
+        "udp-port [::1]:9",
+        "redirect http://a/",
+        "interval 62",
     ];
-    assert_eq!(lines[..5], expected);
-    assert!(lines.contains(&"redirect / to http://a/".into()));
-    assert!(
-        lines.contains(&"ask clients to announce every 62 seconds, forget peers after 93".into())
-    );
-    // Of the files, the last has it.
+    assert_eq!(lines, expected);
+    // Among files, the last has it.
     let lines = checked(&["-f", first, "-f", second]);
-    assert!(
-        lines.contains(&"ask clients to announce every 61 seconds, forget peers after 92".into())
-    );
+    assert_eq!(lines.last().map(String::as_str), Some("interval 61"));
+}
+
+/// The options of a command line.
+fn parsed(arguments: &[&str]) -> options::Options {
+    match options::parse(arguments.iter().map(OsString::from)) {
+        Ok(options::Command::Serve(options)) => options,
+        other => panic!("{arguments:?}: {other:?}"),
+    }
+}
+
+/// The flags that files do not have.
+const COMMAND_LINE: [&str; 6] = ["check", "config", "health", "help", "make-key", "version"];
+
+#[test]
+fn printed_options_can_be_read_back() {
+    let line = "-i ::1 -p 0 -P 7 -p unix:/run/x -i 192.0.2.1 -p 80 -i :: -P 9 -u 33:44 -d /r -r http://x/ -A \
+                10.1.0.0/8 -A ::7 --public-stats --stats-path /s -w l --list-add a --list-remove b \
+                --full-scrape open --interval 900 --peer-timeout 1400 --numwant-max 7 --decoys 9 --max-peers \
+                10 --max-torrents 11 --max-connections 12 -j 2 --state s --state-interval 0 -l dump \
+                --cluster-listen 192.0.2.1:1 --cluster-listen [::1]:2 --cluster-peer a.example:3 \
+                --cluster-peer [2001:db8::1]:4 --cluster-key k -s 192.0.2.1:9 --sync-node 10.0.0.0/9 \
+                --sync-mapped --proxy ::2 --proxy-protocol -vv --syslog --daemon --pidfile p --log-completed";
+    let pin = if cores::IS_SUPPORTED {
+        " --pin-threads"
+    } else {
+        ""
+    };
+    let line = format!("{line}{pin}");
+    let mut given = parsed(&line.split_whitespace().collect::<Vec<_>>());
+    for is_full in [false, true] {
+        let text = String::from_utf8(given.to_file(is_full)).expect("is UTF-8");
+        for flag in FLAGS
+            .iter()
+            .filter(|flag| !COMMAND_LINE.contains(&flag.long()))
+        {
+            let has_line = text
+                .lines()
+                .any(|line| line.split(' ').next() == Some(flag.long()));
+            // Ports are printed with their addresses, and one list excludes the other.
+            assert!(
+                has_line || ["address", "blacklist"].contains(&flag.long()),
+                "{}: {text}",
+                flag.long()
+            );
+        }
+        let conf = Conf::new("back", &text);
+        assert_eq!(parsed(&["-f", conf.path()]), given, "{text}");
+    }
+    // The same for the defaults.
+    let text = parsed(&[]).to_file(true);
+    let conf = Conf::new("back-defaults", text);
+    assert_eq!(parsed(&["-f", conf.path()]), parsed(&[]));
 }
 
 #[test]
-fn what_is_wrong_is_told_with_file_and_line() {
-    for (text, message) in [
+fn errors_begin_with_file_and_line() {
+    let invalid: &[(&str, &str, &str)] = &[
+        ("interval", "0", "a number from 1 to 86400"),
         (
-            "nonsense 1",
-            "FILE:1: there is no keyword 'nonsense'; announced.conf(5) lists them all",
+            "tracker.user",
+            "root",
+            "a user other than root, by name or as UID:GID",
         ),
         (
-            "\n#\ninterval=60",
-            "FILE:3: there is no keyword 'interval=60'; announced.conf(5) lists them all",
+            "listen.udp",
+            "192.0.2.1:66666",
+            "a number from 0 to 65535, IP:PORT or [IPv6]:PORT",
         ),
         (
-            "interval 0",
-            "FILE:1: interval '0': wanted is a number from 1 to 86400",
+            "listen.udp",
+            "example.org:80",
+            "a number from 0 to 65535, IP:PORT or [IPv6]:PORT",
         ),
-        ("interval", "FILE:1: interval wants a value: SECONDS"),
-        ("verbose yes", "FILE:1: verbose 'yes': wanted is no value"),
+        ("listen.udp.workers", "65", "a number from 0 to 64"),
         (
-            "config other.conf",
-            "FILE:1: config is for the command line alone",
-        ),
-        ("help", "FILE:1: help is for the command line alone"),
-        (
-            "tracker.user root",
-            "FILE:1: tracker.user 'root': wanted is a user's name, or UID:GID in numbers, other than \
-             root",
+            "access.proxy",
+            "10.0.0.0/33",
+            "an address or a network, such as 192.0.2.1 or 2001:db8::/32",
         ),
         (
-            "tracker.rootdir",
-            "FILE:1: tracker.rootdir wants a value: DIR",
+            "tracker.redirect_url",
+            "ftp://x",
+            "a URL, http:// or https://, in printable ASCII",
         ),
         (
-            "listen.udp 192.0.2.1:66666",
-            "FILE:1: listen.udp '66666': wanted is a number from 0 to 65535",
+            "livesync.cluster.listen",
+            "[::1]:9696",
+            "an IPv4 address of this host and a port, such as 192.0.2.1:9696, or a port (an -i before it must be IPv4)",
+        ),
+    ];
+    let invalid = invalid.iter().map(|(keyword, value, expected)| {
+        let error = format!("FILE:1: {keyword}: invalid value '{value}': expected {expected}");
+        (format!("{keyword} {value}").into_bytes(), error)
+    });
+    let others: &[(&[u8], &str)] = &[
+        (
+            b"nonsense 1",
+            "FILE:1: unknown keyword 'nonsense'; announced.conf(5) lists all keywords",
         ),
         (
-            "listen.udp example.org:80",
-            "FILE:1: listen.udp 'example.org': wanted is an IPv4 or IPv6 address, such as 192.0.2.1 \
-             or ::",
+            b"\n#\ninterval=60",
+            "FILE:3: unknown keyword 'interval=60'; announced.conf(5) lists all keywords",
         ),
         (
-            "listen.tcp [::1]80",
-            "FILE:1: listen.tcp '[::1]80': wanted is an IP, IP:PORT, [IPv6]:PORT or PORT",
+            b"listen.tcpx 1",
+            "FILE:1: unknown keyword 'listen.tcpx'; announced.conf(5) lists all keywords",
+        ),
+        (b"interval", "FILE:1: interval requires a value: SECONDS"),
+        (
+            b"tracker.rootdir",
+            "FILE:1: tracker.rootdir requires a value: DIR",
+        ),
+        (b"verbose yes", "FILE:1: verbose: unexpected value 'yes'"),
+        (
+            b"config other.conf",
+            "FILE:1: config is allowed only on the command line",
         ),
         (
-            "access.proxy 10.0.0.0/33",
-            "FILE:1: access.proxy '10.0.0.0/33': wanted is an address or a network, such as \
-             192.0.2.1 or 2001:db8::/32",
+            b"livesync.cluster.node_ip 192.168.0.4",
+            "--sync-node requires -s/--sync-multicast",
         ),
         (
-            "tracker.redirect_url ftp://x",
-            "FILE:1: tracker.redirect_url 'ftp://x': wanted is a URL, http:// or https://, in \
-             printable ASCII",
+            b"batchsync.cluster.admin_ip 10.1.1.1",
+            "FILE:1: batchsync.cluster.admin_ip: sync over HTTP is not supported; opentracker has dropped it too",
         ),
         (
-            "livesync.cluster.listen [::1]:9696",
-            "FILE:1: livesync.cluster.listen '[::1]:9696': wanted is an IPv4 address of this host and a \
-             port, such as 192.0.2.1:9696, or a port",
+            b"tcp-port 80\naddress ::1\n",
+            "FILE: -i/--address '::1' requires a -p or -P after it",
         ),
         (
-            "livesync.cluster.node_ip 192.168.0.4",
-            "--sync-node '192.168.0.4/32': wanted is a -s/--sync-multicast too",
+            b"interval 60\x07",
+            "FILE:1: control characters: not a configuration file",
         ),
         (
-            "batchsync.cluster.admin_ip 10.1.1.1",
-            "FILE:1: batchsync.cluster.admin_ip: there is no sync over HTTP, and opentracker has none \
-             any more",
+            b"\x7fELF\x02\x01",
+            "FILE:1: control characters: not a configuration file",
         ),
-        (
-            "tcp-port 80\naddress ::1\n",
-            "FILE: -i/--address '::1': wanted is a -p or -P after it",
-        ),
-        (
-            "interval 60\x07",
-            "FILE:1: control characters: this is no configuration",
-        ),
-    ] {
-        let expected = (Some(2), format!("announced: {message}\n"));
-        assert_eq!(refused("wrong", text), expected, "{text:?}");
+        (b"\xff\xfe 1", "FILE:1: the keyword is not UTF-8"),
+    ];
+    let others = others
+        .iter()
+        .map(|(text, error)| (text.to_vec(), error.to_string()));
+    for (text, error) in invalid.chain(others) {
+        let expected = (Some(2), format!("announced: {error}\n"));
+        assert_eq!(refused("wrong", &text), expected, "{text:?}");
     }
 }
 
 #[test]
 fn every_long_flag_is_a_keyword() {
     for flag in FLAGS {
-        let (name, value) = (flag.long, flag.value);
+        let (name, value) = (flag.long(), flag.value());
         let (text, message) = match (name, value) {
-            ("config" | "health" | "help" | "make-key" | "version", _) => (
+            _ if COMMAND_LINE.contains(&name) => (
                 name.to_string(),
-                format!("{name} is for the command line alone"),
+                format!("{name} is allowed only on the command line"),
             ),
-            (_, "") => (
-                format!("{name} x"),
-                format!("{name} 'x': wanted is no value"),
+            (_, "") => (format!("{name} x"), format!("{name}: unexpected value 'x'")),
+            _ => (
+                name.to_string(),
+                format!("{name} requires a value: {value}"),
             ),
-            _ => (name.to_string(), format!("{name} wants a value: {value}")),
         };
         let expected = (Some(2), format!("announced: FILE:1: {message}\n"));
         assert_eq!(refused("flags", text), expected);
@@ -278,7 +337,7 @@ fn every_long_flag_is_a_keyword() {
 }
 
 #[test]
-fn what_is_no_configuration_is_refused_soon() {
+fn other_files_are_refused_soon() {
     let conf = Conf::new("odd", "");
     let directory = conf.0.parent().and_then(Path::to_str).expect("UTF-8");
     let missing = format!("{directory}/missing");
@@ -352,9 +411,9 @@ fn a_daemon_does_what_its_file_says() {
     drop(common::http::Client::new(daemon.tcp4()));
 }
 
-/// Whichever is first, and whichever file of several it is in.
+/// In any order, and in any of several files.
 #[test]
-fn threads_outdo_those_of_opentracker() {
+fn threads_override_opentracker_s_workers() {
     let threads = |texts: &[&str], flags: &[&str]| {
         let name = |n: usize| format!("threads-{n}");
         let confs = texts.iter().enumerate();
@@ -362,7 +421,7 @@ fn threads_outdo_those_of_opentracker() {
         let files = confs.iter().flat_map(|conf| ["-f", conf.path()]);
         let arguments = files.chain(flags.iter().copied()).map(OsString::from);
         match options::parse(arguments) {
-            Ok(options::Command::Serve(options)) => options.threads,
+            Ok(options::Command::Serve(options)) => options.threads(),
             other => panic!("{texts:?}: {other:?}"),
         }
     };
@@ -377,20 +436,6 @@ fn threads_outdo_those_of_opentracker() {
     assert_eq!(threads(&["threads 2\nlisten.udp.workers 4"], &[]), 2);
     assert_eq!(threads(&["threads 2", "listen.udp.workers 4"], &[]), 2);
     assert_eq!(threads(&["listen.udp.workers 4"], &["-j", "2"]), 2);
-    assert_eq!(
-        refused("threads", "listen.udp.workers 65"),
-        (
-            Some(2),
-            "announced: FILE:1: listen.udp.workers '65': wanted is a number from 0 to 64\n".into()
-        )
-    );
-    assert_eq!(
-        refused("processes", "processes 2"),
-        (
-            Some(2),
-            "announced: FILE:1: processes: use threads\n".into()
-        )
-    );
 }
 
 #[test]
@@ -414,10 +459,9 @@ fn debian_s_file_for_opentracker_does_as_it_is() {
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{err}");
     for part in [
-        "configured by /etc/opentracker/opentracker.conf\n",
-        "chroot to /etc/opentracker if started as root",
-        "become user _opentracker",
-        "/etc/opentracker/whitelist.txt",
+        "user _opentracker\n",
+        "root /etc/opentracker\n",
+        "whitelist /etc/opentracker/whitelist.txt\n",
     ] {
         assert!(out.contains(part), "{part}: {out}");
     }
@@ -433,16 +477,16 @@ fn source(path: &str) -> String {
 }
 
 #[test]
-fn the_example_says_what_holds_without_it() {
+fn the_example_has_the_defaults() {
     let text = source("contrib/announced.conf");
-    assert_eq!(checked_file("example", &text), checked(&["-u", "nobody"]));
-    // What is switched off in it would do, too.
+    assert_eq!(checked_file("example", &text), [""; 0]);
+    // The lines that are switched off in it are valid, too.
     let is_off = |line: &&str| {
         let rest = line.strip_prefix('#').unwrap_or_default();
         rest.starts_with(|c: char| c.is_ascii_lowercase())
     };
     let lines = text.lines().filter(is_off).map(|line| &line[1..]);
-    // The lines of a cluster want each other.
+    // The lines of a cluster require each other.
     let (cluster, mut lines): (Vec<&str>, Vec<&str>) =
         lines.partition(|line| line.starts_with("cluster-"));
     assert!(lines.len() >= 8 && cluster.len() >= 3, "{lines:?}");
@@ -453,32 +497,6 @@ fn the_example_says_what_holds_without_it() {
         // A directory may be missing here, but nothing is wrong with the line.
         let (code, _, err) = run(&["-n", "-f", conf.path()]);
         assert_ne!(code, Some(2), "{line}: {err}");
-    }
-}
-
-#[test]
-fn the_man_page_has_every_keyword_and_its_flag() {
-    let man = source("man/announced.conf.5");
-    let items: Vec<(&str, &str)> = man
-        .split(".It Cm ")
-        .skip(1)
-        .map(|item| item.split_once([' ', '\n']).expect("more lines follow"))
-        .collect();
-    let names: Vec<&str> = items.iter().map(|(name, _)| *name).collect();
-    let expected: Vec<&str> = KEYWORDS.iter().map(|(name, _)| *name).collect();
-    assert_eq!(names, expected);
-    for ((name, meaning), (_, text)) in KEYWORDS.iter().zip(items) {
-        let is_flag = |flag: &str| FLAGS.iter().any(|f| f.long == flag);
-        match meaning {
-            Meaning::Flag(flag) | Meaning::Path(flag) => {
-                assert!(
-                    is_flag(flag) && text.contains(&format!(".Cm {flag} ")),
-                    "{name}"
-                );
-            }
-            Meaning::Listen(flags) => assert!(flags.iter().all(|flag| is_flag(flag)), "{name}"),
-            Meaning::Refused(_) => assert!(text.contains("An error: "), "{name}"),
-        }
     }
 }
 

@@ -1,6 +1,6 @@
-//! Decoys as clients see them: how many, in which swarms, of which families, and none unless asked for.
+//! Decoys as clients see them: how many, in which swarms, of which families, and none without the option.
 //!
-//! Every peer here is on the loopback, so every other address is a decoy's.
+//! Every peer here is on the loopback, so every other address is that of a decoy.
 
 mod common;
 
@@ -29,8 +29,8 @@ fn fill(client: &Client, torrent: u8, leechers: u16, seeders: u16) {
 }
 
 fn decoys(peers: &[SocketAddr]) -> BTreeSet<SocketAddr> {
-    let strangers = peers.iter().filter(|peer| !peer.ip().is_loopback());
-    strangers.copied().collect()
+    let decoys = peers.iter().filter(|peer| !peer.ip().is_loopback());
+    decoys.copied().collect()
 }
 
 #[test]
@@ -65,9 +65,9 @@ fn a_swarm_under_4_peers_has_none() {
     assert!((40..=120).contains(&more), "{more}");
 }
 
-/// In swarms whose decoys are all named, counts and names agree.
+/// A reply with room for all of a swarm has as many peers as its counts say.
 #[test]
-fn counts_include_the_decoys_that_are_named() {
+fn counts_include_the_decoys_in_replies() {
     let daemon = Daemon::start(&["--decoys", "25"]);
     for tracker in [daemon.udp4(), daemon.udp6()] {
         let client = Client::new(tracker);
@@ -75,7 +75,7 @@ fn counts_include_the_decoys_that_are_named() {
         let mut total = 0;
         for torrent in (0..40).map(|n| 2 * n + family) {
             fill(&client, torrent, 12, 8);
-            // Of one moment: every second a decoy may come or go.
+            // All of one moment: a decoy may come or go every second.
             let (leecher, counts, seeder, named) = wait_for("one moment", || {
                 let leecher = client.announce(&peer(torrent, 1, 1));
                 let counts = client.scrape(&[[torrent; 20]])[0];
@@ -100,7 +100,7 @@ fn counts_include_the_decoys_that_are_named() {
 }
 
 #[test]
-fn replies_hold_as_many_as_wanted_and_decoys_are_their_share() {
+fn replies_hold_numwant_peers_and_their_share_of_decoys() {
     let daemon = Daemon::start(&["--decoys", "25"]);
     let client = Client::new(daemon.udp4());
     fill(&client, 1, 250, 150);
@@ -114,7 +114,7 @@ fn replies_hold_as_many_as_wanted_and_decoys_are_their_share() {
             });
             assert_eq!(reply.peers.len(), want as usize);
             let distinct: BTreeSet<_> = reply.peers.iter().collect();
-            assert_eq!(distinct.len(), want as usize, "nobody twice");
+            assert_eq!(distinct.len(), want as usize, "each once");
             let asker = SocketAddr::new(client.address().ip(), 7);
             assert!(!distinct.contains(&asker));
             named += decoys(&reply.peers).len();
@@ -135,7 +135,7 @@ fn replies_hold_as_many_as_wanted_and_decoys_are_their_share() {
 }
 
 #[test]
-fn http_names_decoys_of_both_families() {
+fn http_replies_hold_decoys_of_both_families() {
     let daemon = Daemon::start(&["--decoys", "50"]);
     fill(&Client::new(daemon.udp4()), 0x41, 10, 10);
     fill(&Client::new(daemon.udp6()), 0x41, 10, 10);
@@ -159,7 +159,7 @@ fn http_names_decoys_of_both_families() {
 }
 
 #[test]
-fn each_start_has_a_key_of_its_own() {
+fn each_start_has_its_own_decoys() {
     let named = |_| {
         let daemon = Daemon::start(&["--decoys", "100"]);
         let client = Client::new(daemon.udp4());
@@ -172,15 +172,14 @@ fn each_start_has_a_key_of_its_own() {
 }
 
 #[test]
-fn what_is_no_percentage_is_refused() {
+fn an_invalid_percentage_is_refused() {
     for bad in ["101", "-1", "10%", "1.5", "", "x"] {
         let (code, _, err) = run(&[&format!("--decoys={bad}")]);
-        let message = format!("announced: --decoys '{bad}': wanted is a number from 0 to 100\n");
+        let message = format!(
+            "announced: --decoys: invalid value '{bad}': expected a number from 0 to 100\n"
+        );
         assert_eq!((code, err), (Some(2), message));
     }
     let (_, out, _) = run(&["-n", "--decoys", "10"]);
-    assert!(
-        out.contains("mix in decoys, 10 % of a swarm's peers\n"),
-        "{out}"
-    );
+    assert_eq!(out, "decoys 10\n");
 }

@@ -73,7 +73,7 @@ fn errors_say_why_and_exit_1_or_2() {
     };
     assert_eq!(
         error(2, &["-P", "6969", "--health"]),
-        "announced: --health requires an address: no -p/--tcp-port has a number"
+        "announced: --health requires an address: no -p/--tcp-port is a TCP port"
     );
     let directory = Directory::new("health-errors");
     let missing = format!("unix:{}", directory.file("nothing"));

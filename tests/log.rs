@@ -1,10 +1,13 @@
-//! What is logged, where it goes, and the background with its pidfile.
+//! Log lines, syslog, the background, and the pidfile.
 
 #![cfg(target_os = "linux")]
 
 mod common;
 
-use common::{DEADLINE, Daemon, Directory, http, program, run, skip, udp, uninterrupted, wait_for};
+use common::{
+    DEADLINE, Daemon, Directory, child_of, http, is_alive, is_root, make_fifo, program, run,
+    signal, skip, udp, uninterrupted, wait_for,
+};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -12,54 +15,36 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-fn is_root() -> bool {
-    let id = Command::new("id").arg("-u").output();
-    let root = id.is_ok_and(|output| output.stdout == b"0\n");
-    if !root {
-        skip("this takes root");
-    }
-    root
-}
-
-fn signal(name: &str, id: u32) {
-    let id = id.to_string();
-    let status = Command::new("kill").args(["-s", name, &id]).status();
-    assert!(status.expect("there is a kill").success());
-}
-
-/// The fields of `/proc/PID/stat` from the state on, or none if there is no such process.
-fn stat(id: u32) -> Option<Vec<String>> {
-    let text = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    let (_, fields) = text.rsplit_once(") ")?;
-    Some(fields.split(' ').map(String::from).collect())
-}
-
-/// The keeper of a daemon.
-fn keeper(daemon: u32) -> u32 {
-    let path = format!("/proc/{daemon}/task/{daemon}/children");
-    let children = fs::read_to_string(path).expect("is running");
-    children.trim().parse().expect("one child")
-}
-
-/// A daemon in the background, which no handle stops.
+/// A daemon in the background, killed on drop.
 struct Background(u32);
 
 impl Drop for Background {
     fn drop(&mut self) {
-        if stat(self.0).is_some() {
-            signal("KILL", self.0);
+        if is_alive(self.0) {
+            assert!(signal(self.0, "KILL"));
         }
     }
 }
 
 fn wait_for_end(id: u32) {
-    let is_gone = || stat(id).is_none_or(|fields| fields[0] == "Z").then_some(());
-    wait_for("the process to end", is_gone);
+    wait_for("the process to end", || (!is_alive(id)).then_some(()));
+}
+
+fn wait_for_removal(path: &str) {
+    let is_gone = || !Path::new(path).exists();
+    wait_for("the file to be removed", || is_gone().then_some(()));
+}
+
+/// A socket on a UDP port, and the port.
+fn occupied_port() -> (std::net::UdpSocket, String) {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let port = socket.local_addr().expect("is bound").port().to_string();
+    (socket, port)
 }
 
 const LISTEN: [&str; 6] = ["-i", "127.0.0.1", "-p", "0", "-P", "0"];
 
-/// With these flags besides `LISTEN`: exit status and standard error, once nobody holds it any more.
+/// With these flags besides `LISTEN`: exit status and standard error, when all processes have closed it.
 fn start(flags: &[&str]) -> (Option<i32>, String) {
     let flags: Vec<&str> = LISTEN.iter().chain(flags).copied().collect();
     let (code, out, err) = run(&flags);
@@ -78,80 +63,73 @@ fn read_id(pidfile: &str) -> u32 {
 fn the_command_ends_once_the_daemon_is_ready() {
     let directory = Directory::new("daemon");
     let pidfile = directory.file("pid");
-    // `run` returns when standard output and error are closed, by the keeper as well.
+    // `run` returns when standard output and error are closed, by the helper as well.
     let (code, err) = start(&["--daemon", "--pidfile", &pidfile]);
     assert_eq!(code, Some(0), "{err}");
     assert!(err.ends_with("announced: ready\n"), "{err}");
     let id = read_id(&pidfile);
     let daemon = Background(id);
-    for id in [id, keeper(id)] {
+    for id in [id, child_of(id)] {
         for fd in 0..3 {
             let link = fs::read_link(format!("/proc/{id}/fd/{fd}"));
             assert_eq!(link.ok(), Some("/dev/null".into()));
         }
-        let fields = stat(id).expect("is running");
-        assert_eq!(fields[3], daemon.0.to_string(), "a session of its own");
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).expect("is running");
+        let (_, fields) = stat.rsplit_once(") ").expect("a name");
+        let session = fields.split(' ').nth(3);
+        assert_eq!(session, Some(&*daemon.0.to_string()), "its own session");
     }
     let line = err
         .lines()
         .find_map(|line| line.split("listening on udp ").nth(1));
     let address = line.and_then(|line| line.split(',').next()?.parse().ok());
     udp::Client::new(address.expect("an address")).announce(&udp::Announce::default());
-    signal("TERM", id);
+    assert!(signal(id, "TERM"));
     wait_for_end(id);
-    wait_for("the pidfile to go", || {
-        (!Path::new(&pidfile).exists()).then_some(())
-    });
+    wait_for_removal(&pidfile);
 }
 
 #[test]
-fn what_keeps_it_from_starting_is_told_before_the_command_ends() {
+fn errors_of_the_start_are_shown_before_the_command_ends() {
     let directory = Directory::new("failing");
     let pidfile = directory.file("pid");
-    let taken = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
-    let port = taken.local_addr().expect("is bound").port().to_string();
+    let (_socket, port) = occupied_port();
     let (code, err) = start(&["--daemon", "--pidfile", &pidfile, "-P", &port]);
     assert_eq!(code, Some(1));
     let last = err.lines().last().unwrap_or_default();
-    assert!(
-        last.starts_with("announced: cannot listen on udp 127.0.0.1:"),
-        "{err}"
-    );
-    wait_for("the pidfile to go", || {
-        (!Path::new(&pidfile).exists()).then_some(())
-    });
+    let message = "announced: cannot listen on udp 127.0.0.1:";
+    assert!(last.starts_with(message), "{err}");
+    wait_for_removal(&pidfile);
     let (code, err) = start(&["--daemon", "-P", "x"]);
     assert_eq!(code, Some(2), "{err}");
 }
 
 #[test]
-fn one_process_has_a_pidfile() {
+fn a_pidfile_has_one_process() {
     let directory = Directory::new("pidfile");
     let pidfile = directory.file("pid");
-    // Left behind; the number belongs to somebody else by now, who is alive.
+    // Left behind. The number belongs to another process by now, which is alive.
     fs::write(&pidfile, format!("{}\n", std::process::id())).expect("can be written");
     let mut first = Daemon::start(&["--pidfile", &pidfile]);
     assert_eq!(read_id(&pidfile), first.id());
     let (code, err) = start(&["--pidfile", &pidfile]);
     let message = format!(
-        "announced: --pidfile '{pidfile}': process {} holds it\n",
+        "announced: --pidfile '{pidfile}': locked by process {}\n",
         first.id()
     );
     assert_eq!((code, err), (Some(1), message));
     assert_eq!(read_id(&pidfile), first.id());
-    // One that crashed leaves nothing that is in the way.
+    // The pidfile of a daemon that crashed is taken over.
     first.signal("KILL");
     first.wait();
     let mut second = Daemon::start(&["--pidfile", &pidfile]);
     assert_eq!(read_id(&pidfile), second.id());
     second.signal("INT");
     assert_eq!(second.wait().0.code(), Some(0));
-    wait_for("the pidfile to go", || {
-        (!Path::new(&pidfile).exists()).then_some(())
-    });
+    wait_for_removal(&pidfile);
 }
 
-/// Another user who may open it could lock it, and so keep the daemon from starting.
+/// Another user who may open the file could lock it, which would keep the daemon from starting.
 #[test]
 fn a_pidfile_is_accessible_to_its_owner_only() {
     let directory = Directory::new("pidfile-mode");
@@ -167,22 +145,17 @@ fn a_pidfile_is_accessible_to_its_owner_only() {
     assert_eq!(mode(), 0o600, "of a file that was left behind");
 }
 
-/// An older version left such a file, and any user may hold its lock since: its number need not be that user's.
+/// An older version left such a file. Any user may have locked it since, so the process that it names need not hold it.
 #[test]
 fn a_locked_pidfile_that_other_users_may_lock_is_to_be_removed() {
     let directory = Directory::new("pidfile-locked");
     let pidfile = directory.file("pid");
     let daemon = Daemon::start(&["--pidfile", &pidfile]);
+    let advice = "lets other users lock it: remove it if no daemon runs";
     for (mode, message) in [
-        (0o600, format!("process {} holds it", daemon.id())),
-        (
-            0o644,
-            "locked, and mode 0644 lets other users lock it: remove it if no daemon runs".into(),
-        ),
-        (
-            0o660,
-            "locked, and mode 0660 lets other users lock it: remove it if no daemon runs".into(),
-        ),
+        (0o600, format!("locked by process {}", daemon.id())),
+        (0o644, format!("locked, and mode 0644 {advice}")),
+        (0o660, format!("locked, and mode 0660 {advice}")),
     ] {
         fs::set_permissions(&pidfile, fs::Permissions::from_mode(mode)).expect("is ours");
         let (code, err) = start(&["--pidfile", &pidfile]);
@@ -209,39 +182,26 @@ fn a_pidfile_of_another_user_ends_the_start() {
 }
 
 #[test]
-fn a_pidfile_is_a_file() {
+fn a_pidfile_is_a_short_regular_file() {
     let directory = Directory::new("no-pidfile");
-    let (target, link, fifo) = (
-        directory.file("target"),
-        directory.file("link"),
-        directory.file("fifo"),
-    );
-    fs::write(&target, "precious: all the settings\n").expect("can be written");
+    let [link, fifo, missing] = ["link", "fifo", "missing/pid"].map(|name| directory.file(name));
+    let content = "precious: all the settings\n";
+    let target = directory.write("target", content);
     std::os::unix::fs::symlink(&target, &link).expect("can be made");
-    let made = Command::new("mkfifo").arg(&fifo).status();
-    assert!(made.is_ok_and(|status| status.success()));
-    let missing = directory.file("missing/pid");
-    for path in [
-        target.as_str(),
-        &link,
-        &fifo,
-        &missing,
-        &directory.file("."),
-        "/dev/null",
-    ] {
+    make_fifo(&fifo);
+    let itself = directory.file(".");
+    for path in [&*target, &link, &fifo, &missing, &itself, "/dev/null"] {
         let (code, err) = start(&["--pidfile", path]);
         assert_eq!(code, Some(1), "{path}: {err}");
-        assert!(
-            err.starts_with(&format!("announced: --pidfile '{path}': ")),
-            "{err}"
-        );
+        let start = format!("announced: --pidfile '{path}': ");
+        assert!(err.starts_with(&start), "{err}");
         assert_eq!(err.lines().count(), 1, "{err}");
         let (code, _, err) = run(&["-n", "--pidfile", path]);
         let expected = i32::from(path != missing);
         assert_eq!(code, Some(expected), "{path}: {err}");
     }
     let (code, _, err) = run(&["-n", "--pidfile", &directory.file("new")]);
-    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert_eq!(code, Some(0), "{err}");
     assert_eq!(
         fs::read_to_string(&target).ok().as_deref(),
         Some("precious: all the settings\n")
@@ -249,12 +209,15 @@ fn a_pidfile_is_a_file() {
     let (code, err) = start(&["--pidfile", ""]);
     assert_eq!(
         (code, err.as_str()),
-        (Some(2), "announced: --pidfile '': wanted is a file\n")
+        (
+            Some(2),
+            "announced: --pidfile: invalid value '': expected a file\n"
+        )
     );
 }
 
 #[test]
-fn root_s_pidfile_goes_although_the_daemon_is_nobody_in_a_chroot() {
+fn the_pidfile_of_root_is_removed_although_the_daemon_is_in_a_chroot() {
     if !is_root() {
         return;
     }
@@ -265,29 +228,26 @@ fn root_s_pidfile_goes_although_the_daemon_is_nobody_in_a_chroot() {
     assert_eq!(read_id(&pidfile), daemon.id());
     daemon.signal("TERM");
     assert_eq!(daemon.wait().0.code(), Some(0));
-    wait_for("the pidfile to go", || {
-        (!Path::new(&pidfile).exists()).then_some(())
-    });
+    wait_for_removal(&pidfile);
 }
 
-/// Where a daemon sends its lines in a `/dev` that is its own.
+/// The syslog socket of a daemon with its own `/dev`.
 struct Syslog {
     directory: Directory,
     socket: UnixDatagram,
 }
 
-/// A system's log that anybody may write to.
+/// A syslog socket that every user may write to.
 fn bind_log(directory: &Directory) -> UnixDatagram {
     let path = directory.file("log");
     let socket = UnixDatagram::bind(&path).expect("can be bound");
     socket.set_read_timeout(Some(DEADLINE)).expect("an option");
-    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-    fs::set_permissions(path, everybody).expect("is ours");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).expect("is ours");
     socket
 }
 
 impl Syslog {
-    /// None where there are no mount namespaces to be had.
+    /// None without mount namespaces.
     fn new(name: &str) -> Option<Syslog> {
         let directory = Directory::new(name);
         fs::write(directory.file("null"), "").expect("can be written");
@@ -316,7 +276,7 @@ impl Syslog {
         self.command(&program(), &flags)
     }
 
-    /// Ends whoever reads it; somebody else does later.
+    /// Replaces the socket, as a syslog daemon does that is restarted.
     fn restart(&mut self) {
         fs::remove_file(self.directory.file("log")).expect("is ours");
         self.socket = bind_log(&self.directory);
@@ -329,7 +289,7 @@ impl Syslog {
         String::from_utf8_lossy(&datagram[..length]).into_owned()
     }
 
-    /// The next line: priority and text, the daemon's id taken away.
+    /// The next line: priority, and text without the id of the daemon.
     fn line(&self, id: u32) -> (String, String) {
         let text = self.receive();
         let text = text.trim_end_matches(['\0', '\n']);
@@ -354,11 +314,11 @@ const INFO: &str = "30";
 const DEBUG: &str = "31";
 
 #[test]
-fn syslog_has_all_lines_and_standard_error_those_of_the_start() {
+fn syslog_receives_all_lines_and_standard_error_those_of_the_start() {
     let Some(syslog) = Syslog::new("syslog") else {
         return;
     };
-    // Nobody, in a chroot: it is not the daemon itself that reaches /dev/log.
+    // In a chroot as another user: the daemon itself cannot reach /dev/log.
     let root = Directory::new("syslog-root");
     let flags = ["--syslog", "-d", root.path(), "--log-completed"];
     let mut daemon = Daemon::spawn(syslog.daemon(&flags));
@@ -387,12 +347,11 @@ fn syslog_has_all_lines_and_standard_error_those_of_the_start() {
 }
 
 #[test]
-fn priorities_tell_errors_from_what_only_debugging_needs() {
+fn lines_have_the_priority_of_their_level() {
     let Some(syslog) = Syslog::new("priorities") else {
         return;
     };
-    let taken = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
-    let port = taken.local_addr().expect("is bound").port().to_string();
+    let (_socket, port) = occupied_port();
     let output = syslog
         .daemon(&["--daemon", "-P", &port])
         .output()
@@ -404,26 +363,26 @@ fn priorities_tell_errors_from_what_only_debugging_needs() {
     assert!(line.starts_with(&format!("<{ERROR}>")), "{line}");
     let daemon = Daemon::spawn(syslog.daemon(&["--syslog", "-vv", "--interval", "1"]));
     udp::Client::new(daemon.udp4()).announce(&udp::Announce::default());
-    assert_eq!(syslog.wait_for_line(daemon.id(), "swept, ").0, DEBUG);
+    assert_eq!(syslog.wait_for_line(daemon.id(), "sweep: ").0, DEBUG);
 }
 
 #[test]
-fn a_daemon_logs_to_syslog_and_falls_back_when_its_keeper_is_gone() {
+fn a_daemon_logs_to_standard_error_when_its_helper_has_ended() {
     let Some(syslog) = Syslog::new("fallback") else {
         return;
     };
     let daemon = Daemon::spawn(syslog.daemon(&["--syslog"]));
     let id = daemon.id();
     syslog.wait_for_line(id, "ready");
-    signal("KILL", keeper(id));
-    daemon.wait_for_line("the keeper process has ended");
+    assert!(signal(child_of(id), "KILL"));
+    daemon.wait_for_line("helper: process ended: ");
     udp::Client::new(daemon.udp4()).announce(&udp::Announce::default());
     daemon.signal("TERM");
     daemon.wait_for_line("announced: stopped");
 }
 
 #[test]
-fn a_system_log_that_is_started_again_has_the_next_line() {
+fn a_restarted_syslog_receives_the_next_line() {
     let Some(mut syslog) = Syslog::new("restarted") else {
         return;
     };
@@ -431,21 +390,21 @@ fn a_system_log_that_is_started_again_has_the_next_line() {
     syslog.wait_for_line(daemon.id(), "ready");
     syslog.restart();
     daemon.signal("HUP");
-    let (priority, _) = syslog.wait_for_line(daemon.id(), "there is nothing to reload");
+    let (priority, _) = syslog.wait_for_line(daemon.id(), "nothing to reload");
     assert_eq!(priority, NOTICE);
-    // What is said while nobody is there waits for who comes.
+    // Without a syslog daemon, lines wait for the next one.
     fs::remove_file(syslog.directory.file("log")).expect("is ours");
     syslog.socket = UnixDatagram::unbound().expect("a socket");
     daemon.signal("HUP");
     udp::Client::new(daemon.udp4()).announce(&udp::Announce::default());
     syslog.socket = bind_log(&syslog.directory);
-    syslog.wait_for_line(daemon.id(), "there is nothing to reload");
+    syslog.wait_for_line(daemon.id(), "nothing to reload");
     daemon.signal("TERM");
     assert_eq!(daemon.wait().0.code(), Some(0));
 }
 
 #[test]
-fn a_system_log_that_nobody_reads_keeps_nobody_waiting() {
+fn a_syslog_that_stands_still_delays_no_reply_reload_or_exit() {
     let Some(syslog) = Syslog::new("unread") else {
         return;
     };
@@ -457,28 +416,26 @@ fn a_system_log_that_nobody_reads_keeps_nobody_waiting() {
     let [list, pidfile] = ["list", "pid"].map(|name| directory.file(name));
     fs::write(&list, "").expect("can be written");
     let mut daemon = start(&["-b", &list, "--pidfile", &pidfile]);
-    let (id, keeper) = (daemon.id(), keeper(daemon.id()));
+    let (id, helper) = (daemon.id(), child_of(daemon.id()));
     let client = udp::Client::new(daemon.udp4());
-    // More than fits into all that is between the two. Everybody is answered.
+    // More lines than fit into all sockets on the way. All announces are answered.
     for port in 1..=2000 {
         client.announce(&completed(port));
     }
-    // The keeper does what else it is for.
+    // The helper still reloads the list.
     fs::write(&list, "aa".repeat(20)).expect("can be written");
     daemon.signal("HUP");
     wait_for("the list to be reloaded", || {
         let reply = client.exchange(&client.announce_request(&completed(1)));
         (reply[..4] == [0, 0, 0, 3]).then_some(())
     });
-    // What was dropped is told once there is room again.
+    // The number of dropped lines is logged when there is room again.
     let (mut seen, mut dropped) = (0, 0);
     wait_for("the counts", || {
         let (_, line) = syslog.line(id);
-        if let Some(count) = line.strip_suffix(" lines of this log were dropped") {
-            dropped += count.parse::<u32>().expect("a number");
-        }
+        dropped += dropped_lines(&line);
         seen += 1;
-        // The list allows none of the torrents of before.
+        // The list refuses the torrents from before.
         let other = udp::Announce {
             info_hash: [0xbb; 20],
             ..completed(1 + seen)
@@ -486,7 +443,7 @@ fn a_system_log_that_nobody_reads_keeps_nobody_waiting() {
         client.announce(&other);
         (dropped > 100).then_some(())
     });
-    // Neither the daemon nor its keeper stays for the log's sake.
+    // Neither the daemon nor its helper stays because of the log.
     for port in 1..=2000 {
         client.announce(&udp::Announce {
             info_hash: [0xcc; 20],
@@ -495,12 +452,12 @@ fn a_system_log_that_nobody_reads_keeps_nobody_waiting() {
     }
     daemon.signal("TERM");
     assert_eq!(daemon.wait().0.code(), Some(0));
-    wait_for_end(keeper);
+    wait_for_end(helper);
     assert!(!Path::new(&pidfile).exists());
 }
 
 #[test]
-fn sweeps_are_for_debugging_alone() {
+fn sweeps_are_logged_with_vv_only() {
     let flags = ["--interval", "1", "-v"];
     let quiet = Daemon::start(&flags);
     let loud = Daemon::start(&[&flags[..], &["-v"]].concat());
@@ -508,18 +465,16 @@ fn sweeps_are_for_debugging_alone() {
     for client in &clients {
         client.announce(&udp::Announce::default());
     }
-    loud.wait_for_line("swept, 0 torrents left");
+    loud.wait_for_line("sweep: finished: 0 torrents left");
     for client in &clients {
         wait_for("the peer to be swept", || {
             (client.scrape(&[[0xaa; 20]]) == [[0; 3]]).then_some(())
         });
     }
-    let log = quiet.log();
-    assert!(!log.iter().any(|line| line.contains("swept")), "{log:?}");
+    assert_eq!(quiet.count_lines("sweep"), 0);
 }
 
-/// An announce that completes the download of a torrent, with the client's own id as in
-/// `announce_request`.
+/// An announce that completes the download of a torrent.
 fn completed(port: u16) -> udp::Announce {
     udp::Announce {
         event: 1,
@@ -529,6 +484,14 @@ fn completed(port: u16) -> udp::Announce {
     }
 }
 
+/// How many dropped lines this line reports.
+fn dropped_lines(line: &str) -> u32 {
+    let count = line.trim_start_matches("announced: ");
+    let count = count.strip_prefix("log: dropped ");
+    let count = count.and_then(|rest| rest.strip_suffix(" lines"));
+    count.map_or(0, |count| count.parse().expect("a number"))
+}
+
 fn completed_lines(daemon: &Daemon) -> Vec<String> {
     let log = daemon.log();
     log.into_iter()
@@ -536,7 +499,7 @@ fn completed_lines(daemon: &Daemon) -> Vec<String> {
         .collect()
 }
 
-/// As `date` has it, in UTC.
+/// The beginning of a time in UTC, by `date`.
 fn today() -> String {
     let date = Command::new("date").args(["-u", "+time=%FT"]).output();
     let date = date.expect("there is a date").stdout;
@@ -549,11 +512,9 @@ fn completed_downloads_are_logged_as_opentracker_does() {
     let daemon = Daemon::start(&["--log-completed"]);
     let client = udp::Client::new(daemon.udp4());
     let request = client.announce_request(&completed(1));
-    let peer_id: String = request[36..56]
-        .iter()
-        .map(|byte| format!("{byte:02X}"))
-        .collect();
-    // Told twice, completed once.
+    let id = request[36..56].iter();
+    let peer_id: String = id.map(|byte| format!("{byte:02X}")).collect();
+    // Announced twice, completed once.
     client.exchange(&request);
     client.exchange(&request);
     let v6 = udp::Client::new(daemon.udp6());
@@ -572,13 +533,8 @@ fn completed_downloads_are_logged_as_opentracker_does() {
         Some(completed_lines(&daemon)).filter(|lines| lines.len() >= 5)
     });
     let hash = "AA".repeat(20);
-    let ids = [
-        &peer_id,
-        &peer_id,
-        "2D5858303030312D00FF0A616263646566676869",
-        "",
-        "",
-    ];
+    let encoded = "2D5858303030312D00FF0A616263646566676869";
+    let ids = [&peer_id, &peer_id, encoded, "", ""];
     let addresses = ["127.0.0.1", "::1", "127.0.0.1", "127.0.0.1", "127.0.0.1"];
     for ((line, id), address) in lines.iter().zip(ids).zip(addresses) {
         let (time, rest) = line.split_once(" event").expect(line);
@@ -592,22 +548,18 @@ fn completed_downloads_are_logged_as_opentracker_does() {
     }
     assert_eq!(lines.len(), 5);
     let days = [before, today()];
-    assert!(
-        lines
-            .iter()
-            .all(|line| days.iter().any(|day| line.contains(day))),
-        "{days:?}"
-    );
+    let has_day = |line: &String| days.iter().any(|day| line.contains(day));
+    assert!(lines.iter().all(has_day), "{days:?}");
 }
 
 #[test]
-fn nobody_is_named_unasked() {
+fn no_address_of_a_peer_is_logged_without_log_completed() {
     let mut daemon = Daemon::start(&["-vv", "--interval", "1"]);
     udp::Client::new(daemon.udp4()).announce(&completed(1));
     let hash = "%bb".repeat(20);
     let target = format!("/announce?info_hash={hash}&port=1&event=completed&left=0");
     assert_eq!(http::get(daemon.tcp4(), &target).status, 200);
-    daemon.wait_for_line("swept, ");
+    daemon.wait_for_line("sweep: ");
     daemon.signal("TERM");
     let (_, log) = daemon.wait();
     let named: Vec<&String> = log
@@ -619,7 +571,7 @@ fn nobody_is_named_unasked() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_loses_lines_and_keeps_nobody_waiting() {
+fn a_standard_error_that_is_not_read_delays_no_reply() {
     let mut command = Command::new(program());
     command.args(LISTEN).arg("--log-completed");
     command.stdin(Stdio::null()).stderr(Stdio::piped());
@@ -642,24 +594,18 @@ fn a_log_that_nobody_reads_loses_lines_and_keeps_nobody_waiting() {
     for port in 1..=2000 {
         client.announce(&completed(port));
     }
-    let mut seen = 0;
-    let mut dropped = None;
-    // Once what was written is read, the next line brings the count.
-    while dropped.is_none() {
-        let line = if seen < 100 {
-            read()
-        } else {
+    let (mut seen, mut dropped) = (0, 0);
+    // When the lines from before have been read, the next line brings the number of dropped ones.
+    while dropped == 0 {
+        if seen >= 100 {
             client.announce(&completed(3000 + seen));
-            read()
-        };
-        let count = line.strip_suffix(" lines of this log were dropped");
-        dropped = count.and_then(|count| count.strip_prefix("announced: ")?.parse::<u16>().ok());
-        if dropped.is_none() {
-            assert!(line.contains("event=completed"), "{line}");
-            seen += 1;
         }
+        let line = read();
+        dropped = dropped_lines(&line);
+        assert!(dropped > 0 || line.contains("event=completed"), "{line}");
+        seen += 1;
     }
-    assert!(dropped.is_some_and(|dropped| dropped > 100), "{dropped:?}");
+    assert!(dropped > 100, "{dropped}");
     child
         .kill()
         .and_then(|()| child.wait())

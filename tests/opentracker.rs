@@ -1,43 +1,35 @@
-//! Side by side with opentracker: the same announces and scrapes go to both trackers, and the decoded
-//! replies are compared.
+//! Side by side with opentracker: the same announces and scrapes go to both trackers, and the decoded replies are
+//! compared.
 //!
-//! What opentracker has answered for years is what clients expect, and where the BEPs are silent it is
-//! the standard. So whatever differs is either wrong or named here: [`Difference`] holds what differs
-//! in replies that both give, and the tables of the tests called `..._differ` what one of them refuses.
-//! A difference that no longer shows fails its test too, so that the list stays true.
-//!
-//! The opentracker is Debian's, of 2021: it serves IPv4 alone, and only torrents on a white list.
+//! Clients expect what opentracker has answered for years, and where the BEPs are silent it is the standard. So every
+//! difference is either a bug or named here: [`DIFFERENCES`] are those in replies that both give, and the tables of
+//! the tests called `..._differ` are those where one of them refuses. A difference that no longer shows fails its
+//! test too, so the list stays true.
 
 mod common;
 
-use announced::random::Random;
+use announced::base::random::Random;
+use common::bencode::Value::Dictionary;
 use common::http::{self, Response};
-use common::{Daemon, free_address, skip, udp, wait_for};
+use common::opentracker::{self, FIRST, OPENTRACKER, Opentracker};
+use common::{Daemon, skip, udp};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, Permissions};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
 
-const OPENTRACKER: &str = "/usr/bin/opentracker";
-
-/// Where HTTP comes from: a TCP socket of the standard library cannot be bound before it connects.
+/// The source of all HTTP: a TCP socket of the standard library cannot be bound before it connects.
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
-/// Seconds that either tracker gives as the interval: half an hour, and opentracker's jitter of three
-/// minutes, which is the wider one.
+/// Seconds that either tracker gives as the interval: half an hour, and opentracker's jitter of three minutes, which
+/// is the wider one.
 const INTERVALS: std::ops::RangeInclusive<i64> = 1620..=1980;
 
 type Hash = [u8; 20];
 
-/// The torrents of the white list, by number; no other is announced.
+/// The torrents of the whitelist, by number; no other is announced.
 fn torrent(number: u8) -> Hash {
     [number; 20]
 }
-
-/// The one that tells whether opentracker has read its white list.
-const FIRST: Hash = [0xff; 20];
 
 /// A hash of all the marks that a query's value may hold unescaped.
 const MARKS: Hash = *b"!'()*+,-./:;<=>?@_~A";
@@ -46,101 +38,22 @@ const MARKS: Hash = *b"!'()*+,-./:;<=>?@_~A";
 const EIGHT_BIT: &str = "éééééééééé";
 const BRACKETS: &str = r#"[]{}|^`"\[]{}|^`"\[]"#;
 
-/// In how many ways replies that both give differ on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Difference {
-    /// opentracker sends the asker to itself.
-    AskerLeftOut,
-    /// opentracker sends seeders to seeders, which have no use for each other.
-    SeedersLeftOut,
-    /// BEP 24; not in the opentracker of 2021.
-    ExternalIp,
-    /// opentracker's HTTP reply to `stopped` lacks `downloaded`.
-    DownloadedOnStop,
-    /// opentracker remembers a torrent for a day after its last peer stopped, even where that is all
-    /// zeros; a scrape over HTTP shows it.
-    EmptyForgotten,
-}
+/// opentracker sends the asker to itself.
+const ASKER_LEFT_OUT: &str = "asker left out";
+/// opentracker sends seeders to seeders, which have no use for each other.
+const SEEDERS_LEFT_OUT: &str = "seeders left out";
+/// BEP 24; not in the opentracker of 2021.
+const EXTERNAL_IP: &str = "external ip";
+/// opentracker's HTTP reply to `stopped` lacks `downloaded`.
+const DOWNLOADED_ON_STOP: &str = "downloaded on stop";
+/// opentracker remembers a torrent for a day after its last peer stopped, even where that is all zeros; a scrape over
+/// HTTP shows it.
+const EMPTY_FORGOTTEN: &str = "empty torrents forgotten";
 
-impl Difference {
-    const ALL: [Difference; 5] = [
-        Difference::AskerLeftOut,
-        Difference::SeedersLeftOut,
-        Difference::ExternalIp,
-        Difference::DownloadedOnStop,
-        Difference::EmptyForgotten,
-    ];
-}
-
-/// A running opentracker.
-struct Opentracker {
-    child: Child,
-    root: PathBuf,
-    /// Of UDP and TCP alike.
-    address: SocketAddr,
-}
-
-impl Opentracker {
-    fn start() -> Opentracker {
-        let address = free_address();
-        let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("opentracker-{address}"));
-        write_white_list(&root);
-        let config = root.join("config");
-        fs::write(&config, "access.stats 127.0.0.1\n").expect("a file");
-        let child = Command::new(OPENTRACKER)
-            .arg("-f")
-            .arg(&config)
-            .args(["-i", &address.ip().to_string()])
-            .args(["-p", &address.port().to_string()])
-            .args(["-P", &address.port().to_string()])
-            .arg("-d")
-            .arg(&root)
-            .args(["-w", "white-list"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("opentracker starts");
-        let mut opentracker = Opentracker {
-            child,
-            root,
-            address,
-        };
-        wait_for("opentracker to be ready", || opentracker.is_ready());
-        opentracker
-    }
-
-    /// It opens its sockets first, and then reads its white list.
-    fn is_ready(&mut self) -> Option<()> {
-        let ended = self.child.try_wait().expect("can be asked");
-        assert_eq!(ended, None, "opentracker ended");
-        TcpStream::connect(self.address).ok()?;
-        let target = format!("/announce?info_hash={}&port=1", escape(&FIRST));
-        let reply = http::get(self.address, &target).bencoded();
-        reply.get("failure reason").is_none().then_some(())
-    }
-}
-
-impl Drop for Opentracker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.root);
-    }
-}
-
-/// In a directory that opentracker can make its root and, no longer being root itself, read.
-fn write_white_list(root: &Path) {
-    let eight_bit = EIGHT_BIT.as_bytes().try_into().expect("20 bytes");
-    let brackets = BRACKETS.as_bytes().try_into().expect("20 bytes");
-    let hashes = (0..=255).map(torrent).chain([MARKS, eight_bit, brackets]);
-    let digits = |hash: Hash| hash.map(|byte| format!("{byte:02x}")).concat() + "\n";
-    let list = root.join("white-list");
-    fs::create_dir_all(root).expect("a directory");
-    fs::write(&list, hashes.map(digits).collect::<String>()).expect("a file");
-    fs::set_permissions(root, Permissions::from_mode(0o755)).expect("is ours");
-    fs::set_permissions(&list, Permissions::from_mode(0o644)).expect("is ours");
-}
+/// The deliberate differences of replies that both give, in order.
+#[rustfmt::skip]
+const DIFFERENCES: [&str; 5] =
+    [ASKER_LEFT_OUT, DOWNLOADED_ON_STOP, EMPTY_FORGOTTEN, EXTERNAL_IP, SEEDERS_LEFT_OUT];
 
 fn escape(hash: &Hash) -> String {
     hash.map(|byte| format!("%{byte:02x}")).concat()
@@ -186,12 +99,15 @@ impl Step {
         }
     }
 
+    fn with(mut self, left: u64, event: Event) -> Step {
+        (self.left, self.event) = (left, event);
+        self
+    }
+
     fn target(&self) -> String {
         let event = match self.event {
-            Event::None => "",
-            Event::Completed => "&event=completed",
-            Event::Started => "&event=started",
-            Event::Stopped => "&event=stopped",
+            Event::None => String::new(),
+            event => format!("&event={event:?}").to_lowercase(),
         };
         let hash = escape(&self.torrent);
         format!(
@@ -213,12 +129,12 @@ impl Step {
     }
 }
 
-/// What an announce was answered.
+/// The reply to an announce.
 #[derive(Debug, PartialEq, Eq)]
 struct Reply {
     seeders: i64,
     leechers: i64,
-    /// Not over UDP, and not everywhere over HTTP.
+    /// None over UDP, and in some replies over HTTP.
     downloaded: Option<i64>,
     peers: BTreeSet<SocketAddr>,
     /// Of the dictionary; none over UDP.
@@ -263,7 +179,6 @@ fn distinct(peers: Vec<SocketAddr>) -> BTreeSet<SocketAddr> {
 type Counts = BTreeMap<Vec<u8>, [i64; 3]>;
 
 fn counts_of(scrape: &Response) -> Counts {
-    use common::bencode::Value::Dictionary;
     let reply = scrape.bencoded();
     assert_eq!(reply.keys(), ["files"]);
     let Some(Dictionary(files)) = reply.get("files") else {
@@ -278,43 +193,48 @@ fn counts_of(scrape: &Response) -> Counts {
 }
 
 fn scrape_target(hashes: &[Hash]) -> String {
-    let parameters: Vec<String> = hashes
+    let parameters = hashes
         .iter()
-        .map(|hash| format!("info_hash={}", escape(hash)))
-        .collect();
-    format!("/scrape?{}", parameters.join("&"))
+        .map(|hash| format!("info_hash={}&", escape(hash)));
+    format!(
+        "/scrape?{}",
+        parameters.collect::<String>().trim_end_matches('&')
+    )
 }
 
-/// Both trackers, and what was told to them.
+/// Both trackers, opentracker first, and the state that follows from the announces to them.
 struct SideBySide {
     theirs: Opentracker,
     ours: Daemon,
-    /// By their source address: to theirs, and to ours.
+    /// Clients of each, by their source address.
     clients: BTreeMap<Ipv4Addr, [udp::Client; 2]>,
-    /// Who is in which swarm, and seeds there. A reply does not tell seeders from leechers.
+    /// The peers of each swarm, and whether they seed. A reply does not tell seeders from leechers.
     peers: BTreeMap<(Hash, SocketAddr), bool>,
-    seen: BTreeSet<Difference>,
+    seen: BTreeSet<&'static str>,
 }
 
 impl SideBySide {
-    /// None, with a note, where there is no opentracker to compare with.
-    fn start() -> Option<SideBySide> {
-        if !Path::new(OPENTRACKER).exists() {
-            skip(&format!(
-                "there is no {OPENTRACKER} (Debian package opentracker)"
-            ));
-            return None;
+    /// Runs a test with both, unless there is no opentracker to compare with.
+    fn run(test: impl FnOnce(&mut SideBySide)) {
+        if let Some(what) = opentracker::missing() {
+            return skip(&what);
         }
-        Some(SideBySide {
-            theirs: Opentracker::start(),
+        let odd = [EIGHT_BIT, BRACKETS].map(|text| text.as_bytes().try_into().expect("20 bytes"));
+        let hashes = (0..=255).map(torrent).chain([MARKS]).chain(odd);
+        test(&mut SideBySide {
+            theirs: Opentracker::start(Command::new(OPENTRACKER), hashes),
             ours: Daemon::start_with(&["-i", "127.0.0.1", "-p", "0", "-P", "0"]),
             clients: BTreeMap::new(),
             peers: BTreeMap::new(),
             seen: BTreeSet::new(),
-        })
+        });
     }
 
-    /// Clients of theirs and of ours.
+    fn http_addresses(&self) -> [SocketAddr; 2] {
+        [self.theirs.address, self.ours.tcp4()]
+    }
+
+    /// A client of each.
     fn clients(&mut self, source: Ipv4Addr) -> &[udp::Client; 2] {
         let trackers = [self.theirs.address, self.ours.udp4()];
         self.clients.entry(source).or_insert_with(|| {
@@ -326,12 +246,13 @@ impl SideBySide {
         })
     }
 
-    /// Their response and ours.
+    /// The response of each.
     fn get(&self, target: &str) -> [Response; 2] {
-        [self.theirs.address, self.ours.tcp4()].map(|tracker| http::get(tracker, target))
+        self.http_addresses()
+            .map(|tracker| http::get(tracker, target))
     }
 
-    /// Their reply and ours.
+    /// The reply of each.
     fn exchange(&mut self, step: &Step) -> [Reply; 2] {
         match step.over {
             Http => self.exchange_at(&step.target(), step),
@@ -360,8 +281,8 @@ impl SideBySide {
         };
     }
 
-    /// Announces to both and compares what they reply and what they hold then: seeders, completed,
-    /// leechers. Either sends all the peers that it would, so the swarm must be smaller than `num_want`.
+    /// Announces to both and compares their replies and then their counts: seeders, completed, leechers. Either sends
+    /// all the peers that it would, so the swarm must be smaller than `num_want`.
     fn announce(&mut self, step: &Step) -> [u32; 3] {
         let replies = self.exchange(step);
         self.compare(step, replies)
@@ -374,31 +295,31 @@ impl SideBySide {
         counts
     }
 
-    /// Makes of their reply what ours should be.
+    /// Our expected reply, by theirs.
     fn adapt(&mut self, theirs: Reply, step: &Step, counts: [u32; 3]) -> Reply {
         let mut reply = theirs;
         let asker = step.peer.into();
         let has_peers = step.event != Event::Stopped && step.num_want != 0;
         assert_eq!(reply.peers.remove(&asker), has_peers, "{step:?}");
         if has_peers {
-            self.seen.insert(Difference::AskerLeftOut);
+            self.seen.insert(ASKER_LEFT_OUT);
         }
         if step.left == 0 {
             let all = reply.peers.len();
             let seeds = |peer: &SocketAddr| self.peers[&(step.torrent, *peer)];
             reply.peers.retain(|peer| !seeds(peer));
             if reply.peers.len() < all {
-                self.seen.insert(Difference::SeedersLeftOut);
+                self.seen.insert(SEEDERS_LEFT_OUT);
             }
         }
         if step.over == Http {
             assert!(reply.keys.insert("external ip".into()));
-            self.seen.insert(Difference::ExternalIp);
+            self.seen.insert(EXTERNAL_IP);
         }
         if step.over == Http && step.event == Event::Stopped {
             assert!(reply.keys.insert("downloaded".into()));
             reply.downloaded = Some(counts[1].into());
-            self.seen.insert(Difference::DownloadedOnStop);
+            self.seen.insert(DOWNLOADED_ON_STOP);
         }
         reply
     }
@@ -411,13 +332,13 @@ impl SideBySide {
         ours
     }
 
-    /// Scrapes both over HTTP, of torrents in order; what ours replies.
+    /// Scrapes both over HTTP, of torrents in order; our counts.
     fn scrape_http(&mut self, hashes: &[Hash]) -> Counts {
         let [mut theirs, ours] = self.get(&scrape_target(hashes)).map(|r| counts_of(&r));
         let all = theirs.len();
         theirs.retain(|_, counts| *counts != [0; 3]);
         if theirs.len() < all {
-            self.seen.insert(Difference::EmptyForgotten);
+            self.seen.insert(EMPTY_FORGOTTEN);
         }
         assert_eq!(ours, theirs, "{hashes:?}");
         ours
@@ -425,81 +346,75 @@ impl SideBySide {
 }
 
 #[test]
-fn a_swarm_from_its_first_peer_to_its_last() {
-    let Some(mut both) = SideBySide::start() else {
-        return;
-    };
-    let here = (LOCALHOST, 1000);
-    let next_door = (LOCALHOST, 1001);
-    let there = (Ipv4Addr::new(127, 0, 1, 2), 1000);
-    let far = (Ipv4Addr::new(127, 255, 255, 254), 65535);
-    #[rustfmt::skip] // A table reads best a line each.
-    let steps = [
-        (Udp, here, 9, Event::Started, [0, 0, 1], "the first leecher"),
-        (Udp, there, 0, Event::Started, [1, 0, 1], "the first seeder"),
-        (Http, next_door, 9, Event::None, [1, 0, 2], "no event needed"),
-        (Udp, far, u64::MAX, Event::Started, [1, 0, 3], "all is left"),
-        (Http, here, 9, Event::Completed, [1, 0, 3], "not yet complete"),
-        (Udp, here, 0, Event::None, [2, 0, 2], "seeds, but did not say so"),
-        (Http, here, 0, Event::Completed, [2, 1, 2], "now it did"),
-        (Udp, here, 0, Event::Completed, [2, 1, 2], "a peer counts once"),
-        (Udp, here, 5, Event::None, [1, 1, 3], "a seeder may turn leecher"),
-        (Http, here, 0, Event::Completed, [2, 1, 2], "and still counts once"),
-        (Udp, there, 0, Event::Completed, [2, 2, 2], "another peer counts too"),
-        (Udp, far, 1 << 32, Event::Started, [2, 2, 2], "left has 64 bits"),
-        (Udp, (there.0, 7), 0, Event::Stopped, [2, 2, 2], "unknown port"),
-        (Http, (LOCALHOST, 7), 9, Event::Stopped, [2, 2, 2], "over HTTP, too"),
-        (Udp, here, 7, Event::Stopped, [1, 2, 2], "its role is not what it says"),
-        (Http, here, 0, Event::Stopped, [1, 2, 2], "is gone already"),
-        (Http, here, 0, Event::Completed, [2, 3, 2], "comes back as another"),
-        (Udp, there, 0, Event::Stopped, [1, 3, 2], "goes"),
-        (Udp, far, 0, Event::Stopped, [1, 3, 1], "goes"),
-        (Http, next_door, 1, Event::Stopped, [1, 3, 0], "goes"),
-        (Http, here, 0, Event::Stopped, [0, 3, 0], "the last one goes"),
-        (Udp, there, 1, Event::None, [0, 3, 1], "and the count is kept"),
-    ];
-    for (over, peer, left, event, expected, why) in steps {
-        let step = Step {
-            left,
-            event,
-            ..Step::new(over, torrent(1), peer)
-        };
-        assert_eq!(both.announce(&step), expected, "{why}");
-    }
+fn swarm_has_the_same_counts_and_peers_from_its_first_peer_to_its_last() {
+    SideBySide::run(|both| {
+        let here = (LOCALHOST, 1000);
+        let next_door = (LOCALHOST, 1001);
+        let there = (Ipv4Addr::new(127, 0, 1, 2), 1000);
+        let far = (Ipv4Addr::new(127, 255, 255, 254), 65535);
+        #[rustfmt::skip] // A table reads best a line each.
+        let steps = [
+            (Udp, here, 9, Event::Started, [0, 0, 1], "the first leecher"),
+            (Udp, there, 0, Event::Started, [1, 0, 1], "the first seeder"),
+            (Http, next_door, 9, Event::None, [1, 0, 2], "no event needed"),
+            (Udp, far, u64::MAX, Event::Started, [1, 0, 3], "all is left"),
+            (Http, here, 9, Event::Completed, [1, 0, 3], "not yet complete"),
+            (Udp, here, 0, Event::None, [2, 0, 2], "seeds, but did not say so"),
+            (Http, here, 0, Event::Completed, [2, 1, 2], "now it did"),
+            (Udp, here, 0, Event::Completed, [2, 1, 2], "a peer counts once"),
+            (Udp, here, 5, Event::None, [1, 1, 3], "a seeder may turn leecher"),
+            (Http, here, 0, Event::Completed, [2, 1, 2], "and still counts once"),
+            (Udp, there, 0, Event::Completed, [2, 2, 2], "another peer counts too"),
+            (Udp, far, 1 << 32, Event::Started, [2, 2, 2], "left has 64 bits"),
+            (Udp, (there.0, 7), 0, Event::Stopped, [2, 2, 2], "unknown port"),
+            (Http, (LOCALHOST, 7), 9, Event::Stopped, [2, 2, 2], "over HTTP, too"),
+            (Udp, here, 7, Event::Stopped, [1, 2, 2], "its role is not what it says"),
+            (Http, here, 0, Event::Stopped, [1, 2, 2], "is gone already"),
+            (Http, here, 0, Event::Completed, [2, 3, 2], "comes back as another"),
+            (Udp, there, 0, Event::Stopped, [1, 3, 2], "goes"),
+            (Udp, far, 0, Event::Stopped, [1, 3, 1], "goes"),
+            (Http, next_door, 1, Event::Stopped, [1, 3, 0], "goes"),
+            (Http, here, 0, Event::Stopped, [0, 3, 0], "the last one goes"),
+            (Udp, there, 1, Event::None, [0, 3, 1], "and the count is kept"),
+        ];
+        for (over, peer, left, event, expected, why) in steps {
+            let step = Step::new(over, torrent(1), peer).with(left, event);
+            assert_eq!(both.announce(&step), expected, "{why}");
+        }
+    });
 }
 
 /// Seeded, so that a failure can be had again.
 #[test]
-fn random_sequences_agree() {
-    let Some(mut both) = SideBySide::start() else {
-        return;
-    };
-    let mut random = Random::seeded(3);
-    let torrents: Vec<Hash> = (1..=8).map(torrent).collect();
-    for _ in 0..5000 {
-        match random.below(20) {
-            0 => {
-                let wanted = torrents.iter().filter(|_| random.below(2) == 0).copied();
-                let hashes: Vec<Hash> = wanted.chain([torrent(9)]).collect();
-                both.scrape_http(&hashes);
-            }
-            1 => {
-                let some = (0..random.below(12)).map(|_| torrent(random.below(10) as u8));
-                let hashes: Vec<Hash> = some.chain([torrent(1)]).collect();
-                both.scrape(&hashes);
-            }
-            _ => {
-                both.announce(&random_step(&mut random, &torrents));
+fn random_announces_and_scrapes_have_equal_replies() {
+    SideBySide::run(|both| {
+        let mut random = Random::seeded(3);
+        let torrents: Vec<Hash> = (1..=8).map(torrent).collect();
+        for _ in 0..5000 {
+            match random.below(20) {
+                0 => {
+                    let some = torrents.iter().filter(|_| random.below(2) == 0).copied();
+                    let hashes: Vec<Hash> = some.chain([torrent(9)]).collect();
+                    both.scrape_http(&hashes);
+                }
+                1 => {
+                    let some = (0..random.below(12)).map(|_| torrent(random.below(10) as u8));
+                    let hashes: Vec<Hash> = some.chain([torrent(1)]).collect();
+                    both.scrape(&hashes);
+                }
+                _ => {
+                    both.announce(&random_step(&mut random, &torrents));
+                }
             }
         }
-    }
-    let counts = both.scrape_http(&torrents);
-    let completed: i64 = counts.values().map(|[_, completed, _]| completed).sum();
-    assert!(completed > 100, "{counts:?}");
-    assert!(both.seen.iter().eq(&Difference::ALL), "{:?}", both.seen);
+        let counts = both.scrape_http(&torrents);
+        let completed: i64 = counts.values().map(|[_, completed, _]| completed).sum();
+        assert!(completed > 100, "{counts:?}");
+        assert!(both.seen.iter().eq(&DIFFERENCES), "{:?}", both.seen);
+    });
 }
 
-/// Of one of 48 peers, fewer than the least default of `num_want`. The last torrents see two leechers
+/// An announce of one of 48 peers, fewer than the least default of `num_want`. The last torrents have two leechers
 /// and no seeder, so that they empty again and again.
 fn random_step(random: &mut Random, torrents: &[Hash]) -> Step {
     let place = random.below(torrents.len());
@@ -510,13 +425,8 @@ fn random_step(random: &mut Random, torrents: &[Hash]) -> Step {
     let source = Ipv4Addr::new(127, a, b, c);
     let over_http = source == LOCALHOST && random.below(4) > 0;
     let lefts = [1, 700_000_000, u64::MAX, 0, 0];
-    let events = [
-        Event::None,
-        Event::None,
-        Event::Started,
-        Event::Completed,
-        Event::Stopped,
-    ];
+    use Event::{Completed, None, Started, Stopped};
+    let events = [None, None, Started, Completed, Stopped];
     Step {
         over: if over_http { Http } else { Udp },
         torrent: torrents[place],
@@ -528,52 +438,33 @@ fn random_step(random: &mut Random, torrents: &[Hash]) -> Step {
 }
 
 #[test]
-fn numwant_agrees_but_for_its_default_over_udp() {
-    let Some(mut both) = SideBySide::start() else {
-        return;
-    };
-    for i in 0..300 {
-        let source = Ipv4Addr::new(127, 0, 2, (i % 7) as u8 + 1);
-        let step = Step {
-            left: u64::from(i % 2),
-            num_want: 0,
-            ..Step::new(Udp, torrent(1), (source, 3000 + i))
-        };
-        both.announce(&step);
-    }
-    // Protocol and numwant; peers in their reply, and in ours.
-    let asked = [
-        (Udp, 0, 0, 0),
-        (Udp, 1, 1, 1),
-        (Udp, 50, 50, 50),
-        (Udp, 200, 200, 200),
-        (Udp, i32::MAX, 200, 200),
-        // The default of opentracker is as many as can be over UDP, and 50 over HTTP. Ours is 50.
-        (Udp, -1, 200, 50),
-        (Udp, -7, 200, 50),
-        (Http, 0, 0, 0),
-        (Http, 1, 1, 1),
-        (Http, 50, 50, 50),
-        (Http, 200, 200, 200),
-        (Http, i32::MAX, 200, 200),
-        (Http, -1, 50, 50),
-        (Http, -7, 50, 50),
-    ];
-    for (over, num_want, in_theirs, in_ours) in asked {
-        for left in [0, 1] {
-            let step = Step {
-                left,
-                num_want,
-                ..Step::new(over, torrent(1), (LOCALHOST, 2000))
-            };
-            // Half of the swarm seeds, and a seeder is sent the other half alone.
-            let in_ours = if left == 0 { in_ours.min(150) } else { in_ours };
-            check_sample(&mut both, &step, in_theirs, in_ours);
+fn numwant_is_applied_alike_but_for_its_default_over_udp() {
+    SideBySide::run(|both| {
+        for i in 0..300 {
+            let source = Ipv4Addr::new(127, 0, 2, (i % 7) as u8 + 1);
+            let mut step = Step::new(Udp, torrent(1), (source, 3000 + i));
+            (step.left, step.num_want) = (u64::from(i % 2), 0);
+            both.announce(&step);
         }
-    }
+        for num_want in [-7, -1, 0, 1, 50, 200, i32::MAX] {
+            for (over, left) in [(Udp, 0), (Udp, 1), (Http, 0), (Http, 1)] {
+                // The default of announced is 50. That of opentracker is 50 over HTTP, and the maximum over UDP.
+                let (in_theirs, in_ours) = match usize::try_from(num_want) {
+                    Ok(number) => (number.min(200), number.min(200)),
+                    Err(_) if over == Udp => (200, 50),
+                    Err(_) => (50, 50),
+                };
+                // Half of the swarm seeds, and a seeder is sent the other half alone.
+                let in_ours = if left == 0 { in_ours.min(150) } else { in_ours };
+                let mut step = Step::new(over, torrent(1), (LOCALHOST, 2000));
+                (step.left, step.num_want) = (left, num_want);
+                check_sample(both, &step, in_theirs, in_ours);
+            }
+        }
+    });
 }
 
-/// Neither reply has anyone who is not in the swarm, and both are as long as they should be.
+/// Neither reply has a peer that is not in the swarm, and both are as long as they should be.
 fn check_sample(both: &mut SideBySide, step: &Step, in_theirs: usize, in_ours: usize) {
     let [theirs, ours] = both.exchange(step);
     let context = format!("{step:?}");
@@ -583,96 +474,76 @@ fn check_sample(both: &mut SideBySide, step: &Step, in_theirs: usize, in_ours: u
     assert_eq!(ours.peers.len(), in_ours, "{context}");
     assert!(!ours.peers.contains(&step.peer.into()), "{context}");
     let seeds = |peer: &SocketAddr| both.peers.get(&(step.torrent, *peer)).copied();
-    for peer in &theirs.peers {
-        assert_ne!(seeds(peer), None, "{context}");
-    }
-    for peer in &ours.peers {
-        let is_useful = match seeds(peer) {
-            Some(seeds) => !seeds || step.left > 0,
-            None => false,
-        };
-        assert!(is_useful, "{context}");
-    }
+    let is_useful = |peer| seeds(peer).is_some_and(|seeds| !seeds || step.left > 0);
+    assert!(
+        theirs.peers.iter().all(|peer| seeds(peer).is_some()),
+        "{context}"
+    );
+    assert!(ours.peers.iter().all(is_useful), "{context}");
 }
 
 #[test]
-fn the_same_paths_lead_to_the_same_places() {
-    let Some(mut both) = SideBySide::start() else {
-        return;
-    };
-    let announces = [
-        "/announce",
-        "//announce",
-        "///announce",
-        "/announce.php",
-        "/announce/",
-        "/announce/key/0123",
-        "/announce ",
-        "/a",
-        "/anything",
-        "/%61nnounce",
-    ];
-    for (port, path) in (1..).zip(announces) {
-        let step = Step::new(Http, torrent(1), (LOCALHOST, port));
-        let target = step.target().replacen("/announce", path, 1);
-        let replies = both.exchange_at(&target, &step);
-        let counts = both.compare(&step, replies);
-        assert_eq!(counts, [0, 0, port.into()], "{path}");
-    }
-    let expected = Counts::from([(torrent(1).to_vec(), [0, 0, announces.len() as i64])]);
-    for path in [
-        "/scrape",
-        "//scrape",
-        "/scrape.php",
-        "/scrape ",
-        "/sc",
-        "/scr/x",
-    ] {
-        let target = scrape_target(&[torrent(1)]).replacen("/scrape", path, 1);
-        let counts = both.get(&target).map(|r| counts_of(&r));
-        assert_eq!(counts, [expected.clone(), expected.clone()], "{path}");
-    }
-    for path in ["/x", "/s", "/Announce", "/x/announce"] {
-        let statuses = both.get(path).map(|response| response.status);
-        assert_eq!(statuses, [404, 404], "{path}");
-    }
-    // Ours says what it is.
-    assert_eq!(both.get("/").map(|response| response.status), [404, 200]);
+fn paths_are_routed_alike() {
+    SideBySide::run(|both| {
+        #[rustfmt::skip]
+        let announces = [
+            "/announce", "//announce", "///announce", "/announce.php", "/announce/", "/announce/key/0123", "/announce ",
+            "/a", "/anything", "/%61nnounce",
+        ];
+        for (port, path) in (1..).zip(announces) {
+            let step = Step::new(Http, torrent(1), (LOCALHOST, port));
+            let target = step.target().replacen("/announce", path, 1);
+            let replies = both.exchange_at(&target, &step);
+            let counts = both.compare(&step, replies);
+            assert_eq!(counts, [0, 0, port.into()], "{path}");
+        }
+        let expected = Counts::from([(torrent(1).to_vec(), [0, 0, announces.len() as i64])]);
+        #[rustfmt::skip]
+        let scrapes = ["/scrape", "//scrape", "/scrape.php", "/scrape ", "/sc", "/scr/x"];
+        for path in scrapes {
+            let target = scrape_target(&[torrent(1)]).replacen("/scrape", path, 1);
+            let counts = both.get(&target).map(|r| counts_of(&r));
+            assert_eq!(counts, [expected.clone(), expected.clone()], "{path}");
+        }
+        for path in ["/x", "/s", "/Announce", "/x/announce"] {
+            let statuses = both.get(path).map(|response| response.status);
+            assert_eq!(statuses, [404, 404], "{path}");
+        }
+        // announced has a page of its own.
+        assert_eq!(both.get("/").map(|response| response.status), [404, 200]);
+    });
 }
 
 #[test]
-fn info_hashes_and_parameters_are_read_alike() {
-    let Some(mut both) = SideBySide::start() else {
-        return;
-    };
-    let upper = "%BC".repeat(20);
-    let lower = "%bc".repeat(20);
-    let mixed = "%bC%Bc".repeat(10);
-    let marks = std::str::from_utf8(&MARKS).expect("is ASCII");
-    // A hash and how it is written, the rest of the query, and whether that tells of a seeder.
-    #[rustfmt::skip] // A table reads best a line each.
-    let queries = [
-        (torrent(0xbc), &*upper, "port=1", false),
-        (torrent(0xbc), &lower, "port=2&left=0", true),
-        (torrent(0xbc), &mixed, "port=3&left=00", true),
-        (torrent(b'+'), &"+".repeat(20), "port=4", false),
-        (torrent(b'+'), &"%2b".repeat(20), "port=05&left=0", true),
-        (torrent(b'z'), &"z%7az%7A".repeat(5), "%70ort=6&left=1", false),
-        (torrent(b'z'), &"z".repeat(20), "left=-1&port=7", false),
-        (MARKS, marks, "port=8&left=18446744073709551615", false),
-        (MARKS, marks, "&&port=9&event=paused&odd&=&x=&left=0", true),
-        (MARKS, marks, "port=10&ip=9.9.9.9&key=A%20b&no_peer_id=1&trackerid=x", false),
-    ];
-    for (info_hash, written, rest, seeds) in queries {
-        let step = Step {
-            left: if seeds { 0 } else { 1 },
-            ..Step::new(Http, info_hash, (LOCALHOST, port_in(rest)))
-        };
-        let target = format!("/announce?info_hash={written}&{rest}");
-        let replies = both.exchange_at(&target, &step);
-        both.compare(&step, replies);
-    }
-    assert_eq!(both.scrape(&[torrent(0xbc), MARKS]), [[2, 0, 1], [1, 0, 2]]);
+fn info_hashes_and_parameters_are_parsed_alike() {
+    SideBySide::run(|both| {
+        let upper = "%BC".repeat(20);
+        let lower = "%bc".repeat(20);
+        let mixed = "%bC%Bc".repeat(10);
+        let marks = std::str::from_utf8(&MARKS).expect("is ASCII");
+        // A hash and how it is written, the rest of the query, and whether it is a seeder's.
+        #[rustfmt::skip] // A table reads best a line each.
+        let queries = [
+            (torrent(0xbc), &*upper, "port=1", false),
+            (torrent(0xbc), &lower, "port=2&left=0", true),
+            (torrent(0xbc), &mixed, "port=3&left=00", true),
+            (torrent(b'+'), &"+".repeat(20), "port=4", false),
+            (torrent(b'+'), &"%2b".repeat(20), "port=05&left=0", true),
+            (torrent(b'z'), &"z%7az%7A".repeat(5), "%70ort=6&left=1", false),
+            (torrent(b'z'), &"z".repeat(20), "left=-1&port=7", false),
+            (MARKS, marks, "port=8&left=18446744073709551615", false),
+            (MARKS, marks, "&&port=9&event=paused&odd&=&x=&left=0", true),
+            (MARKS, marks, "port=10&ip=9.9.9.9&key=A%20b&no_peer_id=1&trackerid=x", false),
+        ];
+        for (info_hash, written, rest, seeds) in queries {
+            let step = Step::new(Http, info_hash, (LOCALHOST, port_in(rest)));
+            let step = step.with((!seeds).into(), Event::None);
+            let target = format!("/announce?info_hash={written}&{rest}");
+            let replies = both.exchange_at(&target, &step);
+            both.compare(&step, replies);
+        }
+        assert_eq!(both.scrape(&[torrent(0xbc), MARKS]), [[2, 0, 1], [1, 0, 2]]);
+    });
 }
 
 fn port_in(query: &str) -> u16 {
@@ -682,50 +553,48 @@ fn port_in(query: &str) -> u16 {
 }
 
 #[test]
-fn scrapes_keep_their_order() {
-    let Some(mut both) = SideBySide::start() else {
-        return;
-    };
-    let hashes: Vec<Hash> = (1..=74).map(torrent).collect();
-    for &info_hash in &hashes {
-        for port in 1..=u16::from(info_hash[0] % 5) {
-            both.announce(&Step::new(Udp, info_hash, (LOCALHOST, port)));
+fn scrapes_have_the_same_counts_and_differ_in_order_and_limits() {
+    SideBySide::run(|both| {
+        let hashes: Vec<Hash> = (1..=74).map(torrent).collect();
+        for &info_hash in &hashes {
+            for port in 1..=u16::from(info_hash[0] % 5) {
+                both.announce(&Step::new(Udp, info_hash, (LOCALHOST, port)));
+            }
         }
-    }
-    let expected: Vec<[u32; 3]> = (1..=74).map(|n| [0, 0, n % 5]).collect();
-    assert_eq!(both.scrape(&hashes), expected);
-    let some = [torrent(3), torrent(200), torrent(1), torrent(3), torrent(2)];
-    let expected = [[0, 0, 3], [0; 3], [0, 0, 1], [0, 0, 3], [0, 0, 2]];
-    assert_eq!(both.scrape(&some), expected);
-    assert_eq!(both.scrape_http(&hashes[..64]).len(), 52);
-    assert_eq!(both.scrape_http(&[torrent(200)]), Counts::new());
+        let expected: Vec<[u32; 3]> = (1..=74).map(|n| [0, 0, n % 5]).collect();
+        assert_eq!(both.scrape(&hashes), expected);
+        let some = [torrent(3), torrent(200), torrent(1), torrent(3), torrent(2)];
+        let expected = [[0, 0, 3], [0; 3], [0, 0, 1], [0, 0, 3], [0, 0, 2]];
+        assert_eq!(both.scrape(&some), expected);
+        assert_eq!(both.scrape_http(&hashes[..64]).len(), 52);
+        assert_eq!(both.scrape_http(&[torrent(200)]), Counts::new());
 
-    // opentracker reads 64 torrents of a request over HTTP, and 75 over UDP; we all, and 74 (BEP 15).
-    let all = both
-        .get(&scrape_target(&hashes))
-        .map(|r| counts_of(&r).len());
-    assert_eq!(all, [52, 60]);
-    let one_more: Vec<Hash> = (1..=75).map(torrent).collect();
-    let [theirs, ours] = both.clients(LOCALHOST);
-    let records = [theirs, ours].map(|client| client.scrape(&one_more).len());
-    assert_eq!(records, [75, 74]);
+        // opentracker reads 64 torrents of a request over HTTP, and 75 over UDP; announced reads all, and 74 (BEP
+        // 15).
+        let all = both.get(&scrape_target(&hashes));
+        assert_eq!(all.map(|r| counts_of(&r).len()), [52, 60]);
+        let one_more: Vec<Hash> = (1..=75).map(torrent).collect();
+        let [theirs, ours] = both.clients(LOCALHOST);
+        let records = [theirs, ours].map(|client| client.scrape(&one_more).len());
+        assert_eq!(records, [75, 74]);
 
-    // It writes them in the order of the request, and twice if asked so, which is no dictionary.
-    let request = scrape_target(&[torrent(2), torrent(1), torrent(2)]);
-    let [theirs, ours] = both.get(&request).map(|response| response.body);
-    let entry = |n: u8| {
-        let counts = format!("d8:completei0e10:downloadedi0e10:incompletei{n}ee");
-        [&b"20:"[..], &torrent(n), counts.as_bytes()].concat()
-    };
-    let files = |numbers: &[u8]| {
-        let entries: Vec<u8> = numbers.iter().flat_map(|&n| entry(n)).collect();
-        [&b"d5:filesd"[..], &entries, b"ee"].concat()
-    };
-    assert_eq!(theirs, files(&[2, 1, 2]));
-    assert_eq!(ours, files(&[1, 2]));
+        // opentracker writes them in the order of the request, and twice if asked twice, which is no dictionary.
+        let request = scrape_target(&[torrent(2), torrent(1), torrent(2)]);
+        let [theirs, ours] = both.get(&request).map(|response| response.body);
+        let entry = |n: u8| {
+            let counts = format!("d8:completei0e10:downloadedi0e10:incompletei{n}ee");
+            [&b"20:"[..], &torrent(n), counts.as_bytes()].concat()
+        };
+        let files = |numbers: &[u8]| {
+            let entries: Vec<u8> = numbers.iter().flat_map(|&n| entry(n)).collect();
+            [&b"d5:filesd"[..], &entries, b"ee"].concat()
+        };
+        assert_eq!(theirs, files(&[2, 1, 2]));
+        assert_eq!(ours, files(&[1, 2]));
+    });
 }
 
-/// What a response comes down to.
+/// The essence of a response.
 fn gist(response: &Response) -> String {
     if response.status != 200 {
         return response.status.to_string();
@@ -739,134 +608,124 @@ fn gist(response: &Response) -> String {
 }
 
 #[test]
-fn requests_that_differ_over_http() {
-    let Some(both) = SideBySide::start() else {
-        return;
-    };
-    let eight_bit = format!("info_hash={EIGHT_BIT}&port=1");
-    let brackets = format!("info_hash={BRACKETS}&port=1");
-    // A query, in which # is a torrent of its own; their answer, ours, and the reason.
-    #[rustfmt::skip] // A table reads best a line each.
-    let queries = [
-        ("#&port=1&left=4294967296", "seeder", "leecher", "their left has 32 bits"),
-        ("#&port=1&left=many", "seeder", "leecher", "unreadable is not zero"),
-        ("#&port=1&left=", "400", "leecher", "nor is nothing"),
-        ("#&port=0", "leecher", "refused", "nobody can be reached at port 0"),
-        ("#", "leecher", "refused", "no port is port 0 to them"),
-        ("#&port=65536", "400", "refused", "a reason can be shown to the user"),
-        ("info_hash=short&port=1", "400", "refused", "the same"),
-        ("#&port=1&info_hash=%00", "400", "refused", "the same"),
-        ("port=1", "refused", "refused", "only this has a reason from both"),
-        ("#&port=1&numwant=many", "400", "leecher", "this does no harm"),
-        ("#&port=1&numwant=", "400", "leecher", "nor does this"),
-        ("#&port=1&compact=0", "400", "leecher", "all clients read compact peers"),
-        ("#&port=1&peer_id=short", "400", "leecher", "nobody reads peer ids"),
-        (&eight_bit, "400", "leecher", "some clients do not escape"),
-        (&brackets, "400", "leecher", "the same"),
-    ];
-    for (number, (query, in_theirs, in_ours, why)) in (1..).zip(queries) {
-        let info_hash = format!("info_hash={}", escape(&torrent(number)));
-        let target = format!("/announce?{}", query.replacen('#', &info_hash, 1));
-        let gists = both.get(&target).map(|response| gist(&response));
-        assert_eq!(gists, [in_theirs, in_ours], "{query}: {why}");
-    }
-    let info_hash = escape(&torrent(200));
-    let absolute = format!("http://tracker/announce?info_hash={info_hash}&port=1");
-    let gists = both.get(&absolute).map(|response| gist(&response));
-    assert_eq!(gists, ["400", "leecher"], "proxies send whole URLs");
+fn http_requests_that_one_refuses_differ() {
+    SideBySide::run(|both| {
+        let eight_bit = format!("info_hash={EIGHT_BIT}&port=1");
+        let brackets = format!("info_hash={BRACKETS}&port=1");
+        // A query, in which # is a torrent of its own; opentracker's answer, announced's, and the reason.
+        #[rustfmt::skip] // A table reads best a line each.
+        let queries = [
+            ("#&port=1&left=4294967296", "seeder", "leecher", "opentracker's left has 32 bits"),
+            ("#&port=1&left=many", "seeder", "leecher", "invalid is not zero"),
+            ("#&port=1&left=", "400", "leecher", "nor is empty"),
+            ("#&port=0", "leecher", "refused", "no peer can be reached at port 0"),
+            ("#", "leecher", "refused", "no port is port 0 to opentracker"),
+            ("#&port=65536", "400", "refused", "clients show a failure reason"),
+            ("info_hash=short&port=1", "400", "refused", "the same"),
+            ("#&port=1&info_hash=%00", "400", "refused", "the same"),
+            ("port=1", "refused", "refused", "the only failure reason of both"),
+            ("#&port=1&numwant=many", "400", "leecher", "this does no harm"),
+            ("#&port=1&numwant=", "400", "leecher", "nor does this"),
+            ("#&port=1&compact=0", "400", "leecher", "all clients read compact peers"),
+            ("#&port=1&peer_id=short", "400", "leecher", "peer ids are not used"),
+            (&eight_bit, "400", "leecher", "some clients do not escape"),
+            (&brackets, "400", "leecher", "the same"),
+        ];
+        for (number, (query, in_theirs, in_ours, why)) in (1..).zip(queries) {
+            let info_hash = format!("info_hash={}", escape(&torrent(number)));
+            let target = format!("/announce?{}", query.replacen('#', &info_hash, 1));
+            let gists = both.get(&target).map(|response| gist(&response));
+            assert_eq!(gists, [in_theirs, in_ours], "{query}: {why}");
+        }
+        let info_hash = escape(&torrent(200));
+        let absolute = format!("http://tracker/announce?info_hash={info_hash}&port=1");
+        let gists = both.get(&absolute).map(|response| gist(&response));
+        assert_eq!(gists, ["400", "leecher"], "proxies send whole URLs");
+    });
 }
 
 /// opentracker takes one request of a connection, and only GET.
 #[test]
-fn connections_that_differ() {
-    let Some(both) = SideBySide::start() else {
-        return;
-    };
-    let target = Step::new(Http, torrent(1), (LOCALHOST, 1)).target();
-    let trackers = [both.theirs.address, both.ours.tcp4()];
-    let get = format!("GET {target} HTTP/1.1\r\n\r\n");
-    let [mut theirs, mut ours] = trackers.map(|tracker| {
-        let mut client = http::Client::new(tracker);
-        Reply::of_response(&client.request(&get));
-        client
-    });
-    assert_eq!(theirs.read_to_end(), b"");
-    Reply::of_response(&ours.request(&get));
+fn http_connections_differ() {
+    SideBySide::run(|both| {
+        let target = Step::new(Http, torrent(1), (LOCALHOST, 1)).target();
+        let trackers = both.http_addresses();
+        let get = format!("GET {target} HTTP/1.1\r\n\r\n");
+        let [mut theirs, mut ours] = trackers.map(|tracker| {
+            let mut client = http::Client::new(tracker);
+            Reply::of_response(&client.request(&get));
+            client
+        });
+        assert_eq!(theirs.read_to_end(), b"");
+        Reply::of_response(&ours.request(&get));
 
-    let head = format!("HEAD {target} HTTP/1.1\r\nConnection: close\r\n\r\n");
-    let statuses = trackers.map(|tracker| {
-        let mut client = http::Client::new(tracker);
-        client.send(&head);
-        client.receive_to("HEAD").status
+        let head = format!("HEAD {target} HTTP/1.1\r\nConnection: close\r\n\r\n");
+        let statuses = trackers.map(|tracker| {
+            let mut client = http::Client::new(tracker);
+            client.send(&head);
+            client.receive_to("HEAD").status
+        });
+        assert_eq!(statuses, [400, 200]);
     });
-    assert_eq!(statuses, [400, 200]);
 }
 
 #[test]
-fn datagrams_that_are_wrong_get_the_same() {
-    let Some(mut both) = SideBySide::start() else {
-        return;
-    };
-    let elsewhere = both.clients(Ipv4Addr::new(127, 0, 3, 4));
-    let foreign = elsewhere.each_ref().map(|client| client.connection);
-    for (client, connection) in both.clients(LOCALHOST).iter().zip(foreign) {
-        let announce = client.announce_request(&udp::Announce::default());
-        // Too short, of no known action, not the protocol's number.
-        assert!(client.is_silent_on(b""));
-        assert!(client.is_silent_on(&announce[..15]));
-        assert!(client.is_silent_on(&announce[..97]));
-        assert!(client.is_silent_on(&client.head(3)));
-        assert!(client.is_silent_on(&client.head(99)));
-        assert!(client.is_silent_on(&client.head(0)));
-        // A connection id that is made up, or another address's, is an error: action 3.
-        for id in [!client.connection, connection] {
-            let forged = [&id.to_be_bytes(), &announce[8..]].concat();
-            assert_eq!(client.exchange(&forged)[..4], 3_u32.to_be_bytes());
+fn invalid_datagrams_get_the_same_reply() {
+    SideBySide::run(|both| {
+        let elsewhere = both.clients(Ipv4Addr::new(127, 0, 3, 4));
+        let foreign = elsewhere.each_ref().map(|client| client.connection);
+        for (client, connection) in both.clients(LOCALHOST).iter().zip(foreign) {
+            let announce = client.announce_request(&udp::Announce::default());
+            // Too short, of no known action, or a connect without the protocol's number.
+            let short = [b"", &announce[..15], &announce[..97]];
+            assert!(short.iter().all(|datagram| client.is_silent_on(datagram)));
+            let heads = [3, 99, 0].map(|action| client.head(action));
+            assert!(heads.iter().all(|datagram| client.is_silent_on(datagram)));
+            // A connection id that is made up, or another address's, is an error: action 3.
+            for id in [!client.connection, connection] {
+                let forged = [&id.to_be_bytes(), &announce[8..]].concat();
+                assert_eq!(client.exchange(&forged)[..4], 3_u32.to_be_bytes());
+            }
         }
-    }
-    assert_eq!(both.scrape(&[udp::Announce::default().info_hash]), [[0; 3]]);
+        assert_eq!(both.scrape(&[udp::Announce::default().info_hash]), [[0; 3]]);
+    });
 }
 
 #[test]
-fn datagrams_that_differ() {
-    let Some(mut both) = SideBySide::start() else {
-        return;
-    };
-    let step = Step::new(Udp, torrent(1), (LOCALHOST, 1));
-    both.announce(&step);
-    let [theirs, ours] = both.clients(LOCALHOST);
+fn datagrams_that_one_refuses_differ() {
+    SideBySide::run(|both| {
+        let step = Step::new(Udp, torrent(1), (LOCALHOST, 1));
+        both.announce(&step);
+        let [theirs, ours] = both.clients(LOCALHOST);
 
-    // BEP 41's options follow an announce: both skip them, and an unknown event is none.
-    let odd = udp::Announce {
-        event: 4,
-        ..step.datagram()
-    };
-    for client in [theirs, ours] {
-        let request = [&client.announce_request(&odd)[..], b"\x02\x09/announce"].concat();
-        let reply = client.exchange(&request);
-        assert_eq!(reply[..4], 1_u32.to_be_bytes());
-        assert_eq!(reply[12..20], [0, 0, 0, 1, 0, 0, 0, 0], "one leecher");
-    }
+        // BEP 41's options follow an announce: both skip them, and an unknown event is none.
+        let mut odd = step.datagram();
+        odd.event = 4;
+        for client in [theirs, ours] {
+            let request = [&client.announce_request(&odd)[..], b"\x02\x09/announce"].concat();
+            let reply = client.exchange(&request);
+            assert_eq!(reply[..4], 1_u32.to_be_bytes());
+            assert_eq!(reply[12..20], [0, 0, 0, 1, 0, 0, 0, 0], "one leecher");
+        }
 
-    // Port 0 is a port to opentracker.
-    let nowhere = udp::Announce {
-        port: 0,
-        ..step.datagram()
-    };
-    assert_eq!(theirs.announce(&nowhere).leechers, 2);
-    let error = ours.exchange(&ours.announce_request(&nowhere));
-    assert_eq!(error[..4], 3_u32.to_be_bytes());
+        // Port 0 is a port to opentracker.
+        let mut nowhere = step.datagram();
+        nowhere.port = 0;
+        assert_eq!(theirs.announce(&nowhere).leechers, 2);
+        let error = ours.exchange(&ours.announce_request(&nowhere));
+        assert_eq!(error[..4], 3_u32.to_be_bytes());
 
-    // A scrape of a whole hash and a piece of one: opentracker looks up whatever lies behind.
-    let [in_theirs, in_ours] = [theirs, ours].map(|client| {
-        let request = [&client.scrape_request(&[torrent(2)])[..], b"piece"].concat();
-        client.exchange(&request).len()
+        // A scrape of a whole hash and a piece of one: opentracker looks up whatever lies behind.
+        let [in_theirs, in_ours] = [theirs, ours].map(|client| {
+            let request = [&client.scrape_request(&[torrent(2)])[..], b"piece"].concat();
+            client.exchange(&request).len()
+        });
+        assert_eq!([in_theirs, in_ours], [8 + 2 * 12, 8 + 12]);
+
+        // A scrape of nothing.
+        assert_eq!(theirs.exchange(&theirs.head(2)).len(), 8);
+        assert!(ours.is_silent_on(&ours.head(2)));
     });
-    assert_eq!([in_theirs, in_ours], [8 + 2 * 12, 8 + 12]);
-
-    // A scrape of nothing.
-    assert_eq!(theirs.exchange(&theirs.head(2)).len(), 8);
-    assert!(ours.is_silent_on(&ours.head(2)));
 }
 
 /// A text with each number as a single 0: its form. Info-hashes stay as they are.
@@ -887,88 +746,67 @@ fn form_of(text: &str) -> String {
 
 #[test]
 fn statistics_have_the_same_form_line_for_line() {
-    let Some(both) = SideBySide::start() else {
-        return;
-    };
-    let trackers = [both.theirs.address, both.ours.tcp4()];
-    // The same peers and torrents: opentracker was told of the first one already.
-    http::get(
-        trackers[1],
-        &format!("/announce?info_hash={}&port=1", escape(&FIRST)),
-    );
-    for (number, port, left, event) in [
-        (1, 1, 0, Event::Completed),
-        (1, 2, 5, Event::Started),
-        (1, 3, 5, Event::Started),
-        (2, 1, 5, Event::None),
-        (2, 1, 5, Event::None),
-        (3, 1, 0, Event::Completed),
-        (3, 2, 0, Event::Started),
-        (3, 3, 5, Event::None),
-        (3, 4, 5, Event::None),
-    ] {
-        let step = Step {
-            left,
-            event,
-            ..Step::new(Http, torrent(number), (LOCALHOST, port))
-        };
-        for tracker in trackers {
-            http::get(tracker, &step.target());
+    SideBySide::run(|both| {
+        let trackers = both.http_addresses();
+        // opentracker has a peer of this torrent already.
+        let target = format!("/announce?info_hash={}&port=1", escape(&FIRST));
+        http::get(trackers[1], &target);
+        for (number, port, left, event) in [
+            (1, 1, 0, Event::Completed),
+            (1, 2, 5, Event::Started),
+            (1, 3, 5, Event::Started),
+            (2, 1, 5, Event::None),
+            (2, 1, 5, Event::None),
+            (3, 1, 0, Event::Completed),
+            (3, 2, 0, Event::Started),
+            (3, 3, 5, Event::None),
+            (3, 4, 5, Event::None),
+        ] {
+            let step = Step::new(Http, torrent(number), (LOCALHOST, port)).with(left, event);
+            both.get(&step.target());
         }
-    }
-    for tracker in trackers {
-        http::get(tracker, &scrape_target(&[torrent(1)]));
-    }
-    let report = |tracker: SocketAddr, query: &str| {
-        let reply = http::get(tracker, &format!("/stats{query}"));
-        assert_eq!(reply.status, 200, "{query}");
-        assert_eq!(reply.header("Content-Type"), Some("text/plain"), "{query}");
-        reply.text()
-    };
-    for query in ["", "?mode=peer", "?mode=torr"] {
-        let [theirs, ours] = trackers.map(|tracker| report(tracker, query));
-        assert_eq!(theirs, ours, "{query}");
-    }
-    for query in [
-        "?mode=conn",
-        "?mode=scrp",
-        "?mode=udp4",
-        "?mode=tcp4",
-        "?mode=fscr",
-        "?mode=completed",
-        "?mode=renew",
-        "?mode=syncs",
-        "?mode=herr",
-    ] {
-        let [theirs, ours] = trackers.map(|tracker| form_of(&report(tracker, query)));
-        assert_eq!(theirs, ours, "{query}");
-    }
-    let [theirs, ours] = trackers.map(|tracker| report(tracker, "?mode=s24s"));
-    assert_eq!(theirs, ours);
-    // Later versions have leechers too.
-    for query in ["?mode=top10", "?mode=top100"] {
-        let [theirs, ours] = trackers.map(|tracker| report(tracker, query));
-        let (both, _) = ours
-            .split_once(&format!("Top {} torrents by leechers:\n", &query[9..]))
-            .expect("is there");
-        assert_eq!(theirs, both);
-    }
-    // What differs is the version.
-    let [theirs, ours] = trackers.map(|tracker| {
-        let text = report(tracker, "?mode=everything");
-        let (before, rest) = text.split_once("<version>\n").expect("has one");
-        let (_, after) = rest.split_once("  </version>").expect("ends");
-        form_of(&format!("{before}{after}"))
+        both.get(&scrape_target(&[torrent(1)]));
+        let report = |tracker: SocketAddr, query: &str| {
+            let reply = http::get(tracker, &format!("/stats{query}"));
+            assert_eq!(reply.status, 200, "{query}");
+            assert_eq!(reply.header("Content-Type"), Some("text/plain"), "{query}");
+            reply.text()
+        };
+        for query in ["", "?mode=peer", "?mode=torr", "?mode=s24s"] {
+            let [theirs, ours] = trackers.map(|tracker| report(tracker, query));
+            assert_eq!(theirs, ours, "{query}");
+        }
+        for mode in "conn scrp udp4 tcp4 fscr completed renew syncs herr".split(' ') {
+            let query = format!("?mode={mode}");
+            let [theirs, ours] = trackers.map(|tracker| form_of(&report(tracker, &query)));
+            assert_eq!(theirs, ours, "{mode}");
+        }
+        // Later versions have leechers too.
+        for number in ["10", "100"] {
+            let query = format!("?mode=top{number}");
+            let [theirs, ours] = trackers.map(|tracker| report(tracker, &query));
+            let leechers = format!("Top {number} torrents by leechers:\n");
+            assert_eq!(theirs, ours.split_once(&leechers).expect("is there").0);
+        }
+        // The version differs.
+        let [theirs, ours] = trackers.map(|tracker| {
+            let text = report(tracker, "?mode=everything");
+            let (before, rest) = text.split_once("<version>\n").expect("has one");
+            let (_, after) = rest.split_once("  </version>").expect("ends");
+            form_of(&format!("{before}{after}"))
+        });
+        assert_eq!(theirs, ours);
+        for (mode, expected) in [
+            ("nonsense", [400, 400]),
+            ("", [400, 400]),
+            // Neither has these; opentracker fails.
+            ("busy", [500, 404]),
+            ("fulllog", [500, 404]),
+        ] {
+            let statuses = both
+                .get(&format!("/stats?mode={mode}"))
+                .map(|reply| reply.status);
+            assert_eq!(statuses, expected, "{mode}");
+        }
     });
-    assert_eq!(theirs, ours);
-    for query in ["?mode=nonsense", "?mode="] {
-        let statuses = trackers.map(|tracker| http::get(tracker, &format!("/stats{query}")).status);
-        assert_eq!(statuses, [400; 2], "{query}");
-    }
-    // Neither has these, and ours says so.
-    for mode in ["busy", "fulllog"] {
-        let statuses =
-            trackers.map(|tracker| http::get(tracker, &format!("/stats?mode={mode}")).status);
-        assert_eq!(statuses, [500, 404], "{mode}");
-    }
 }

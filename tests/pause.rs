@@ -1,4 +1,4 @@
-//! A daemon that was stopped for longer than its stamps reach, as on a machine that was suspended.
+//! A daemon that was stopped for longer than stamps stay unambiguous, as on a machine that was suspended.
 
 mod common;
 
@@ -41,10 +41,10 @@ fn alive(client: &Client) -> usize {
     counts.filter(|[.., leechers]| *leechers == 1).count()
 }
 
-/// Requests that were sent meanwhile are answered once the table has been swept. Peers whose time is not over
+/// Requests sent during the pause are answered once the table has been swept. Peers whose timeout has not passed
 /// survive, and expire later.
 #[test]
-fn after_a_long_pause_all_that_waited_is_answered_and_the_living_survive() {
+fn after_a_long_pause_waiting_requests_are_answered_and_unexpired_peers_survive() {
     let daemon = Daemon::start(&["--interval", "40", "--peer-timeout", PEER_TIMEOUT]);
     let client = Client::new(daemon.udp4());
     let mut kept = http::Client::new(daemon.tcp4());
@@ -72,7 +72,7 @@ fn after_a_long_pause_all_that_waited_is_answered_and_the_living_survive() {
     });
 }
 
-/// A signal does not wait, and the state that is saved at the end is that of a swept table.
+/// The signal is handled before the sweep, and the saved state is that of a swept table.
 #[test]
 fn a_daemon_that_is_stopped_right_after_a_pause_saves_its_state() {
     let directory = common::Directory::new("pause");
@@ -87,5 +87,5 @@ fn a_daemon_that_is_stopped_right_after_a_pause_saves_its_state() {
     daemon.signal("CONT");
     assert!(daemon.wait().0.success());
     let daemon = Daemon::start(&flags);
-    daemon.wait_for_line("loaded 12000 torrents, 12000 peers");
+    daemon.wait_for_line("loaded: 12000 torrents, 12000 peers");
 }

@@ -93,12 +93,14 @@ fn a_user_with_a_long_entry_is_found() {
 }
 
 #[test]
-fn nobody_runs_on_as_root() {
+fn root_is_refused_as_user() {
     for user in ["root", "0:0", "0:1", "1:0"] {
         let (code, _, err) = run(&["-P", "0", "-u", user]);
         assert_eq!(code, Some(2), "{err}");
         assert!(
-            err.starts_with(&format!("announced: -u/--user '{user}': wanted is")),
+            err.starts_with(&format!(
+                "announced: -u/--user: invalid value '{user}': expected a user other than root"
+            )),
             "{err}"
         );
     }
@@ -107,7 +109,7 @@ fn nobody_runs_on_as_root() {
     }
     let (code, _, err) = run(&["-i", "127.0.0.1", "-P", "0", "-u", "no-such-user"]);
     assert_eq!(code, Some(1));
-    let message = "announced: -u/--user 'no-such-user': there is no such user";
+    let message = "announced: -u/--user 'no-such-user': no such user";
     assert_eq!(err.lines().last(), Some(message));
 }
 

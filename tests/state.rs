@@ -1,15 +1,15 @@
-//! State across restarts, of the running daemon: what is kept, what is refused, what fails.
+//! The state file of a running daemon: restarts, damaged files, failed saves, and opentracker's dump.
 
-// Some tests are for Linux alone.
+// Some tests are for Linux only.
 #![cfg_attr(not(target_os = "linux"), allow(unused_imports))]
 
 mod common;
 
-use announced::random::Random;
-use announced::state::{Writer, wall_ms};
+use announced::base::random::Random;
+use announced::state::{StateWriter, wall_ms};
 use announced::tracker::{self, Event, Hint, Limits, Peer, Role, Sink, Sinks, Table};
 use common::udp::{Announce, Client};
-use common::{Daemon, Directory, http, run, skip, wait_for};
+use common::{Daemon, Directory, http, is_root, make_fifo, run, skip, wait_for};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -18,7 +18,7 @@ use std::process::Command;
 const A: [u8; 20] = [0xaa; 20];
 const B: [u8; 20] = [0xbb; 20];
 
-/// Of the files in it, sorted.
+/// The names of its files, sorted.
 fn names(directory: &Directory) -> Vec<String> {
     let entries = fs::read_dir(directory.path()).expect("can be read");
     let mut names: Vec<String> = entries
@@ -43,33 +43,39 @@ fn with_state(path: &str) -> Daemon {
     Daemon::start(&["--state", path, "--state-interval", "0"])
 }
 
-/// Tells it to stop, and waits until it has, having saved.
+/// Stops the daemon, which saves its state.
 fn stop(mut daemon: Daemon) -> Vec<String> {
     daemon.signal("TERM");
     let (status, log) = daemon.wait();
     assert_eq!(status.code(), Some(0), "{log:?}");
-    assert!(log.iter().any(|line| line.contains("saved ")), "{log:?}");
+    assert!(log.iter().any(|line| is_saved(line)), "{log:?}");
     log
 }
 
-/// Asks for a save and waits for its end.
+/// Requests a save and waits for its end.
 fn save(daemon: &Daemon) -> String {
-    let count = |daemon: &Daemon| daemon.log().iter().filter(|l| is_saved(l)).count();
-    let before = count(daemon);
+    let lines = || daemon.log().into_iter().filter(|line| is_saved(line));
+    let before = lines().count();
     daemon.signal("USR1");
-    wait_for("the save", || (count(daemon) > before).then_some(()));
-    let log = daemon.log();
-    log.into_iter()
-        .rfind(|line| is_saved(line))
-        .expect("a line")
+    wait_for("the save", || lines().nth(before))
 }
 
 fn is_saved(line: &str) -> bool {
-    line.starts_with("announced: saved ")
+    line.starts_with("announced: state: saved: ")
 }
 
-/// A file as a daemon with this timeout would have written it some seconds ago: two peers of torrent A,
-/// the second of which announced 40 seconds before the save.
+/// A path that ends a start with this reason, and a check too.
+fn start_and_check_fail(flag: &str, path: &str, why: &str) {
+    for first in ["-n", "-p0"] {
+        let (code, _, err) = run(&[first, flag, path]);
+        assert_eq!(code, Some(1), "{first} {flag}: {err}");
+        let last = err.lines().last().unwrap_or_default();
+        assert!(last.contains(&format!("{flag} '{path}': {why}")), "{err}");
+    }
+}
+
+/// A file of a daemon with this timeout, saved some seconds ago: two peers of torrent A, of which one announced 40
+/// seconds before the save.
 fn write_state(path: &str, peer_timeout: u32, seconds_ago: i64) {
     let limits = Limits {
         peer_timeout,
@@ -98,7 +104,7 @@ fn write_state(path: &str, peer_timeout: u32, seconds_ago: i64) {
     }
     let mut bytes = Vec::new();
     let saved_at = wall_ms().saturating_add_signed(-seconds_ago * 1000);
-    let mut writer = Writer::new(&table.lock(0, 40_000), saved_at, &mut bytes);
+    let mut writer = StateWriter::new(&table.lock(0, 40_000), saved_at, &mut bytes);
     while writer.step(&table, 40_000, 10, &mut bytes) {}
     fs::write(path, bytes).expect("is written");
 }
@@ -108,7 +114,7 @@ fn a_restart_keeps_swarms_and_counts_of_both_families() {
     let directory = Directory::new("restart");
     let path = directory.file("state");
     let daemon = with_state(&path);
-    daemon.wait_for_line(&format!("there is no {path} yet: starting empty"));
+    daemon.wait_for_line(&format!("state: starting empty: no '{path}' yet"));
     let (v4, v6) = (Client::new(daemon.udp4()), Client::new(daemon.udp6()));
     for port in 1..=700 {
         v4.announce(&announce(A, port, 1, 2));
@@ -122,60 +128,58 @@ fn a_restart_keeps_swarms_and_counts_of_both_families() {
     assert_eq!(v4.scrape(&[A, B]), expected);
     let log = stop(daemon);
     let line = log.iter().find(|line| is_saved(line)).expect("a line");
-    assert!(line.contains("saved 2 torrents, 703 peers in "), "{line}");
-    assert!(line.contains(&format!(" bytes to {path}, within ")));
+    assert!(line.contains("saved: 2 torrents, 703 peers; "), "{line}");
     assert_eq!(names(&directory), ["state"]);
     let permissions = fs::metadata(&path).expect("is there").permissions();
     assert_eq!(permissions.mode() & 0o777, 0o600);
 
     let daemon = with_state(&path);
-    daemon.wait_for_line(&format!(
-        "from {path}: loaded 2 torrents, 703 peers, saved "
-    ));
+    daemon.wait_for_line("state: loaded: 2 torrents, 703 peers, saved ");
     let (v4, v6) = (Client::new(daemon.udp4()), Client::new(daemon.udp6()));
     assert_eq!(v4.scrape(&[A, B]), expected);
-    // A seeder is told of the leechers of its family.
+    // A seeder receives the leechers of its family.
     let reply = v6.announce(&announce(A, 702, 0, 0));
     let ports: Vec<u16> = reply.peers.iter().map(|peer| peer.port()).collect();
     assert_eq!(ports, [703]);
-    // It was known, and as one that had completed.
+    // It was loaded as a peer that had completed.
     v6.announce(&announce(A, 702, 0, 1));
     assert_eq!(v4.scrape(&[A, B]), expected);
 }
 
 #[test]
-fn peers_are_as_old_as_they_are() {
+fn loaded_peers_keep_their_age() {
     let directory = Directory::new("ages");
     let path = directory.file("state");
     let seeders = |seconds_ago, timeout: &str| {
         write_state(&path, 96, seconds_ago);
-        let daemon = Daemon::start(&[
+        let flags = [
             "--state",
             &path,
             "--interval",
             "60",
             "--peer-timeout",
             timeout,
-        ]);
+        ];
+        let daemon = Daemon::start(&flags);
         Client::new(daemon.udp4()).scrape(&[A])[0]
     };
     assert_eq!(seeders(0, "96"), [2, 2, 0]);
     assert_eq!(seeders(70, "96"), [1, 2, 0]);
     assert_eq!(seeders(100, "96"), [0, 2, 0]);
-    // The new timeout counts.
+    // The new timeout applies.
     assert_eq!(seeders(100, "960"), [2, 2, 0]);
 
-    // A save from the future: ages are as they were.
+    // Saved in the future: ages are as saved.
     write_state(&path, 96, -100_000);
     let daemon = with_state(&path);
-    daemon.wait_for_line("2 peers, saved in the future: the clock was set back, ages are as saved");
+    daemon.wait_for_line("2 peers, saved in the future, so ages are as saved");
 }
 
 #[test]
-fn a_peer_that_was_loaded_expires_on_time() {
+fn a_loaded_peer_expires_on_time() {
     let directory = Directory::new("expires");
     let path = directory.file("state");
-    // Of a timeout of a minute, two seconds are left to one and more than 40 to the other.
+    // With a timeout of a minute, one peer has two seconds left and the other more than 40.
     write_state(&path, 60, 18);
     let daemon = Daemon::start(&["--state", &path, "--interval", "40", "--peer-timeout", "60"]);
     let client = Client::new(daemon.udp4());
@@ -185,20 +189,20 @@ fn a_peer_that_was_loaded_expires_on_time() {
 }
 
 #[test]
-fn kill_9_leaves_the_last_whole_save() {
+fn kill_9_leaves_the_last_complete_save() {
     let directory = Directory::new("kill");
     let path = directory.file("state");
     let mut daemon = with_state(&path);
     let client = Client::new(daemon.udp4());
     client.announce(&announce(A, 1, 1, 2));
-    assert!(save(&daemon).contains("saved 1 torrents, 1 peers"));
+    assert!(save(&daemon).contains("saved: 1 torrents, 1 peers"));
     client.announce(&announce(A, 2, 1, 2));
     daemon.signal("KILL");
     daemon.wait();
     // As if it had been killed in the middle of another save.
     fs::write(directory.file("state.new"), "half of it").expect("is written");
     let daemon = with_state(&path);
-    daemon.wait_for_line("loaded 1 torrents, 1 peers");
+    daemon.wait_for_line("loaded: 1 torrents, 1 peers");
     assert_eq!(names(&directory), ["state"]);
 }
 
@@ -213,12 +217,12 @@ fn damaged_and_foreign_files_are_moved_aside() {
     let mut newer = whole.clone();
     newer[11] = 2;
     let cases: [(&[u8], &str); 6] = [
-        (&whole[..whole.len() - 1], "is cut off at byte "),
-        (&flipped, "is damaged: its checksum is wrong"),
-        (&newer, "has format version 2; wanted is 1"),
-        (b"", "is cut off at byte 0"),
-        (b"info_hash,peers\n", "is not a state file of announced"),
-        (&[0xff; 5000], "is not a state file of announced"),
+        (&whole[..whole.len() - 1], "truncated at byte "),
+        (&flipped, "damaged: wrong checksum"),
+        (&newer, "format version 2, expected 1"),
+        (b"", "truncated at byte 0"),
+        (b"info_hash,peers\n", "not a state file of announced"),
+        (&[0xff; 5000], "not a state file of announced"),
     ];
     let mut expected = Vec::new();
     for (i, (bytes, why)) in cases.into_iter().enumerate() {
@@ -228,9 +232,10 @@ fn damaged_and_foreign_files_are_moved_aside() {
             _ => format!("state.damaged.{}", i + 1),
         };
         let daemon = with_state(&path);
-        let moved = format!("moved to {}, starting empty", directory.file(&aside));
+        let moved = format!("; moved to '{}'", directory.file(&aside));
         let line = daemon.wait_for_line(&moved);
-        assert!(line.contains(why), "{line}");
+        let start = format!("announced: state: starting empty: '{path}': {why}");
+        assert!(line.starts_with(&start), "{line}");
         assert_eq!(fs::read(directory.file(&aside)).expect("is there"), bytes);
         assert_eq!(
             Client::new(daemon.udp4()).scrape(&[A]),
@@ -242,10 +247,10 @@ fn damaged_and_foreign_files_are_moved_aside() {
         assert_eq!(names(&directory), expected);
     }
     let daemon = with_state(&path);
-    assert!(save(&daemon).contains("saved 0 torrents"));
+    assert!(save(&daemon).contains("saved: 0 torrents"));
 }
 
-/// Of which nothing is on the disk, and little may be read.
+/// A sparse file, of which little may be read.
 #[test]
 fn two_gigabytes_of_zeros_are_foreign() {
     let directory = Directory::new("zeros");
@@ -253,70 +258,54 @@ fn two_gigabytes_of_zeros_are_foreign() {
     let file = fs::File::create(&path).expect("can be made");
     file.set_len(2 << 30).expect("is sparse");
     let daemon = with_state(&path);
-    daemon.wait_for_line("is not a state file of announced; moved to");
+    daemon.wait_for_line("not a state file of announced; moved to");
 }
 
 #[test]
-fn what_is_no_file_is_an_error_at_the_start() {
+fn a_path_that_is_no_file_ends_the_start() {
     let directory = Directory::new("errors");
-    let fifo = directory.file("fifo");
-    let made = Command::new("mkfifo").arg(&fifo).status();
-    assert!(made.expect("there is a mkfifo").success());
-    fs::create_dir(directory.file("directory")).expect("can be made");
-    for (path, why) in [
-        (directory.file("directory"), "directory"),
-        (directory.file("missing/state"), "No such file"),
-        (fifo.clone(), "not a regular file"),
-        (directory.file("fifo/state"), "Not a directory"),
-    ] {
-        let (code, _, err) = run(&["-i", "127.0.0.1", "-p", "0", "--state", &path]);
-        assert_eq!(code, Some(1), "{err}");
-        let start = format!("announced: --state '{path}': ");
-        let line = err.lines().find(|line| line.starts_with(&start));
-        assert!(line.is_some_and(|line| line.contains(why)), "{err}");
+    let (fifo, inner) = (directory.file("fifo"), directory.file("directory"));
+    make_fifo(&fifo);
+    fs::create_dir(&inner).expect("can be made");
+    let missing = directory.file("missing");
+    for flag in ["--state", "--load-dump"] {
+        start_and_check_fail(flag, &inner, "Is a directory");
+        start_and_check_fail(flag, &fifo, "not a regular file");
     }
-    for (path, why) in [
-        (directory.file("directory"), "directory"),
-        (directory.file("missing"), "No such file"),
-        (fifo, "not a regular file"),
-    ] {
-        let (code, _, err) = run(&["-i", "127.0.0.1", "-p", "0", "-l", &path]);
-        assert_eq!(code, Some(1), "{err}");
-        let start = format!("announced: -l/--load-dump '{path}': ");
-        let line = err.lines().find(|line| line.starts_with(&start));
-        assert!(line.is_some_and(|line| line.contains(why)), "{err}");
-    }
+    start_and_check_fail("--load-dump", &missing, "No such file");
+    start_and_check_fail("--state", &format!("{missing}/state"), "No such file");
+    start_and_check_fail("--state", &format!("{fifo}/state"), "Not a directory");
 }
 
-/// Root may read and write everything but this.
+/// Root may write everywhere but in this directory. A check writes nothing, and does not find it.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_directory_that_takes_no_file_is_an_error_at_the_start() {
+fn a_directory_that_takes_no_file_ends_the_start() {
     let (code, _, err) = run(&["-i", "127.0.0.1", "-p", "0", "--state", "/proc/state"]);
     assert_eq!(code, Some(1), "{err}");
     assert!(err.contains("announced: --state '/proc/state': "), "{err}");
 }
 
 #[test]
-fn it_is_saved_by_time_and_at_a_signal() {
+fn the_state_is_saved_at_intervals_and_at_sigusr1() {
     let directory = Directory::new("interval");
     let path = directory.file("state");
     let daemon = Daemon::start(&["--state", &path, "--state-interval", "1"]);
     Client::new(daemon.udp4()).announce(&announce(A, 1, 1, 2));
-    daemon.wait_for_line("saved 1 torrents, 1 peers");
+    daemon.wait_for_line("saved: 1 torrents, 1 peers");
     drop(daemon);
     let daemon = with_state(&path);
     Client::new(daemon.udp4()).announce(&announce(B, 1, 1, 2));
-    assert!(save(&daemon).contains("saved 2 torrents, 2 peers"));
+    assert!(save(&daemon).contains("saved: 2 torrents, 2 peers"));
     let mut daemon = Daemon::start(&[]);
     daemon.signal("USR1");
-    daemon.wait_for_line("SIGUSR1: there is no --state to save");
+    daemon.wait_for_line("SIGUSR1: ignored: no --state given");
     assert!(daemon.is_running());
 }
 
-/// However many saves are asked for, they do not mix.
+/// With many requests for saves.
 #[test]
-fn a_save_under_load_is_whole() {
+fn a_save_under_load_is_complete() {
     let directory = Directory::new("load");
     let path = directory.file("state");
     let daemon = with_state(&path);
@@ -338,13 +327,13 @@ fn a_save_under_load_is_whole() {
     let counts = client.scrape(&[hash(0), hash(1), hash(3999)]);
     stop(daemon);
     let daemon = with_state(&path);
-    daemon.wait_for_line("loaded 4000 torrents, 8000 peers");
+    daemon.wait_for_line("loaded: 4000 torrents, 8000 peers");
     let client = Client::new(daemon.udp4());
     assert_eq!(client.scrape(&[hash(0), hash(1), hash(3999)]), counts);
 }
 
 #[test]
-fn a_save_that_fails_is_told_and_the_next_may_succeed() {
+fn a_save_that_fails_is_logged_and_the_next_may_succeed() {
     let directory = Directory::new("fails");
     let inner = directory.file("inner");
     fs::create_dir(&inner).expect("can be made");
@@ -353,29 +342,21 @@ fn a_save_that_fails_is_told_and_the_next_may_succeed() {
     Client::new(daemon.udp4()).announce(&announce(A, 1, 1, 2));
     fs::remove_dir(&inner).expect("is empty");
     daemon.signal("USR1");
-    daemon.wait_for_line(&format!("state is not saved to {path}: "));
+    daemon.wait_for_line(&format!(
+        "state: save failed: '{path}': No such file or directory"
+    ));
     assert_eq!(Client::new(daemon.udp4()).scrape(&[A]), [[0, 0, 1]]);
     fs::create_dir(&inner).expect("can be made");
-    assert!(save(&daemon).contains("saved 1 torrents"));
+    assert!(save(&daemon).contains("saved: 1 torrents"));
     fs::remove_dir_all(&inner).expect("can be removed");
     daemon.signal("TERM");
     let (status, log) = daemon.wait();
     assert_eq!(status.code(), Some(1), "{log:?}");
     let last = log.last().map(String::as_str);
-    assert_eq!(last, Some("announced: ended without its state saved"));
+    assert_eq!(last, Some("announced: the state was not saved at the end"));
 }
 
-#[cfg(target_os = "linux")]
-fn is_root() -> bool {
-    let id = Command::new("id").arg("-u").output();
-    let root = id.is_ok_and(|output| output.stdout == b"0\n");
-    if !root {
-        skip("only root can mount and chroot");
-    }
-    root
-}
-
-/// A file system of 64 KiB, gone with its handle.
+/// A mounted file system, unmounted on drop.
 #[cfg(target_os = "linux")]
 struct Mount<'a>(&'a Path);
 
@@ -412,7 +393,7 @@ fn a_full_disk_leaves_the_file_as_it_was() {
         client.announce(&announce(hash, 1, 1, 2));
     }
     daemon.signal("USR1");
-    let line = daemon.wait_for_line("state is not saved to ");
+    let line = daemon.wait_for_line("state: save failed: ");
     assert!(line.contains("No space left on device"), "{line}");
     assert!(fs::read(&path).expect("is there") == before);
     assert_eq!(names(&directory), ["state"]);
@@ -426,19 +407,19 @@ fn inside_a_chroot_paths_begin_there() {
     if !is_root() {
         return;
     }
-    // Not writable for nobody, whom the daemon becomes.
+    // The user that the daemon becomes may not write there.
     let directory = Directory::new("chroot");
     let root = directory.path();
     let start = || Daemon::start(&["-d", root, "--state", "/state", "-l", "/dump"]);
     fs::write(directory.file("dump"), format!("{}:1:9\n", "bb".repeat(20))).expect("is written");
     let daemon = start();
-    daemon.wait_for_line("there is no /state yet: starting empty");
+    daemon.wait_for_line("state: starting empty: no '/state' yet");
     Client::new(daemon.udp4()).announce(&announce(A, 1, 1, 2));
     stop(daemon);
     assert_eq!(names(&directory), ["dump", "state"]);
     let daemon = start();
-    daemon.wait_for_line("from /state: loaded 2 torrents, 1 peers");
-    daemon.wait_for_line("from /dump: loaded 0 downloaded counts; 1 of torrents known already");
+    daemon.wait_for_line("state: loaded: 2 torrents, 1 peers");
+    daemon.wait_for_line("dump: loaded: 0 downloaded counts; 1 skipped: torrent already loaded");
     assert_eq!(
         Client::new(daemon.udp4()).scrape(&[A, B]),
         [[0, 0, 1], [0, 9, 0]]
@@ -446,7 +427,7 @@ fn inside_a_chroot_paths_begin_there() {
 }
 
 #[test]
-fn a_dump_brings_counts_and_its_bad_lines_are_told() {
+fn a_dump_is_loaded_and_its_first_invalid_lines_are_logged() {
     let directory = Directory::new("dump");
     let path = directory.file("dump");
     let (a, b) = ("aa".repeat(20), "BB".repeat(20));
@@ -455,25 +436,20 @@ fn a_dump_brings_counts_and_its_bad_lines_are_told() {
     text.push_str(&"\u{0}\u{1}\n".repeat(30));
     fs::write(&path, text).expect("is written");
     let daemon = Daemon::start(&["-l", &path]);
-    let line = daemon.wait_for_line(&format!("from {path}: loaded 2 downloaded counts"));
-    assert!(
-        line.ends_with("; 1 of nought, not kept; 31 bad lines"),
-        "{line}"
-    );
-    let told = "-l/--load-dump: line ";
-    let bad = daemon.log().iter().filter(|l| l.contains(told)).count();
-    assert_eq!(bad, 10);
-    daemon.wait_for_line("-l/--load-dump: line 2 is not HEX:base:downloaded, skipped");
+    let loaded = "dump: loaded: 2 downloaded counts; 1 skipped: count 0; 31 invalid lines";
+    daemon.wait_for_line(loaded);
+    assert_eq!(daemon.count_lines("dump: skipped line "), 10);
+    daemon.wait_for_line("dump: skipped line 2: expected HEX:base:downloaded");
     let client = Client::new(daemon.udp4());
     assert_eq!(client.scrape(&[A, B]), [[0, 12, 0], [0, u32::MAX, 0]]);
     client.announce(&announce(A, 1, 0, 1));
     assert_eq!(client.scrape(&[A]), [[1, 13, 0]]);
 
-    // Our own dump is one too.
+    // A dump of our own has the same format.
     let dump = http::get(daemon.tcp4(), "/stats?mode=statedump");
     fs::write(&path, &dump.body).expect("is written");
     let daemon = Daemon::start(&["--load-dump", &path]);
-    daemon.wait_for_line("loaded 2 downloaded counts");
+    daemon.wait_for_line("loaded: 2 downloaded counts");
     let client = Client::new(daemon.udp4());
     assert_eq!(client.scrape(&[A, B]), [[0, 13, 0], [0, u32::MAX, 0]]);
 }
@@ -491,7 +467,7 @@ fn limits_hold_while_loading() {
 }
 
 #[test]
-fn check_tells_what_would_be_kept_and_what_would_end_the_start() {
+fn check_shows_the_files_that_would_be_loaded() {
     let directory = Directory::new("check");
     let (state, dump) = (directory.file("s"), directory.write("d", ""));
     let (code, out, _) = run(&[
@@ -504,12 +480,10 @@ fn check_tells_what_would_be_kept_and_what_would_end_the_start() {
         &dump,
     ]);
     assert_eq!(code, Some(0));
-    let kept = format!("keep all that is known in {state}, saved at the end\n");
-    assert!(out.contains(&kept), "{out}");
-    let loaded = format!("load downloaded counts from opentracker's {dump}\n");
-    assert!(out.contains(&loaded), "{out}");
-    let (_, out, _) = run(&["-n", "--state", "s"]);
-    assert!(out.contains("keep all that is known in s, saved every 600 seconds and at the end\n"));
+    assert_eq!(
+        out,
+        format!("state {state}\nstate-interval 0\nload-dump {dump}\n")
+    );
 
     let (inside_nothing, below_a_file) = (directory.file("x/s"), directory.file("d/s"));
     for (flag, path) in [
@@ -529,7 +503,7 @@ fn check_tells_what_would_be_kept_and_what_would_end_the_start() {
 }
 
 #[test]
-fn check_touches_no_save_that_is_being_written() {
+fn check_leaves_a_save_under_way_alone() {
     let directory = Directory::new("check-touches");
     let (state, new) = (
         directory.write("s", "damaged"),

@@ -1,12 +1,11 @@
 //! The UDP protocol (BEP 15) as a client sees it, whole replies byte by byte.
 
-// Some tests are for Linux alone.
-#![cfg_attr(not(target_os = "linux"), allow(unused_imports))]
-
 mod common;
 
+#[cfg(target_os = "linux")]
+use common::skip;
 use common::udp::{Announce, Client, TRANSACTION, connect_request};
-use common::{Daemon, skip, wait_for};
+use common::{Daemon, wait_for};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
@@ -25,10 +24,20 @@ fn leecher(port: u16) -> Announce {
     }
 }
 
+fn start(flags: &[&str]) -> (Daemon, Client) {
+    let daemon = Daemon::start(flags);
+    let client = Client::new(daemon.udp4());
+    (daemon, client)
+}
+
+/// The action of a reply.
+fn action(reply: &[u8]) -> u32 {
+    u32::from_be_bytes(reply[..4].try_into().expect("4 bytes"))
+}
+
 #[test]
-fn a_connect_reply_is_16_bytes_and_its_id_is_bound_to_the_source() {
-    let daemon = Daemon::start(&[]);
-    let mut client = Client::new(daemon.udp4());
+fn connection_id_is_bound_to_its_source() {
+    let (daemon, mut client) = start(&[]);
     let first = client.connection;
     client.connect();
     assert_eq!(client.connection, first, "the same source in the same slot");
@@ -37,30 +46,19 @@ fn a_connect_reply_is_16_bytes_and_its_id_is_bound_to_the_source() {
     assert_ne!(other.connection, first);
     other.connection = first;
     let reply = other.exchange(&other.announce_request(&leecher(1)));
-    assert_eq!(
-        reply[..4],
-        3_u32.to_be_bytes(),
-        "another source's id is no good"
-    );
+    assert_eq!(action(&reply), 3, "another source's id is invalid");
 }
 
 #[test]
-fn an_announce_reply_byte_by_byte() {
-    let daemon = Daemon::start(&[]);
+fn announce_reply_byte_by_byte() {
+    let (daemon, second) = start(&[]);
     let mut first = Client::from("127.0.0.2", daemon.udp4());
     first.connect();
     let reply = first.exchange(&first.announce_request(&seeder(0x1234)));
-    assert_eq!(reply.len(), 20);
     assert_eq!(reply[..8], [0, 0, 0, 1, 1, 2, 3, 4]);
     let interval = u32::from_be_bytes(reply[8..12].try_into().expect("4 bytes"));
     assert!((1740..=1860).contains(&interval), "{interval}");
-    assert_eq!(
-        reply[12..],
-        [0, 0, 0, 0, 0, 0, 0, 1],
-        "no leecher, one seeder"
-    );
-
-    let second = Client::new(daemon.udp4());
+    assert_eq!(reply[12..], [0, 0, 0, 0, 0, 0, 0, 1]);
     let reply = second.exchange(&second.announce_request(&leecher(0x5678)));
     assert_eq!(reply[..8], [0, 0, 0, 1, 1, 2, 3, 4]);
     let expected = [0, 0, 0, 1, 0, 0, 0, 1, 127, 0, 0, 2, 0x12, 0x34];
@@ -68,78 +66,64 @@ fn an_announce_reply_byte_by_byte() {
 }
 
 #[test]
-fn ipv6_peers_are_18_bytes_and_families_do_not_mix() {
-    let daemon = Daemon::start(&[]);
-    let v4 = Client::new(daemon.udp4());
+fn reply_counts_both_families_and_has_peers_of_the_clients_own() {
+    let (daemon, v4) = start(&[]);
     v4.announce(&seeder(4));
     let v6 = Client::new(daemon.udp6());
     v6.announce(&seeder(6));
     let reply = v6.exchange(&v6.announce_request(&leecher(66)));
-    let mut expected = vec![0, 0, 0, 1, 0, 0, 0, 2];
-    expected.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 6]);
-    assert_eq!(reply[12..], expected, "counts are of both, peers of one");
+    let peer = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 6];
+    assert_eq!(reply[12..], [&[0, 0, 0, 1, 0, 0, 0, 2][..], &peer].concat());
     let reply = v4.announce(&leecher(44));
     assert_eq!(reply.peers, ["127.0.0.1:4".parse().expect("an address")]);
 }
 
 #[test]
-fn replies_hold_at_most_200_peers_or_67_of_ipv6() {
+fn num_want_is_50_by_default_and_at_most_200_or_67_of_ipv6() {
     let daemon = Daemon::start(&[]);
-    let all = |client: &Client, want: i32| {
-        let announce = Announce {
-            num_want: want,
-            ..leecher(1)
-        };
-        client.exchange(&client.announce_request(&announce)).len()
-    };
-    for (tracker, size, most) in [(daemon.udp4(), 6, 200), (daemon.udp6(), 18, 67)] {
+    let limited = Daemon::start(&["--numwant-max", "7"]);
+    for (tracker, size, max) in [
+        (daemon.udp4(), 6, 200),
+        (daemon.udp6(), 18, 67),
+        (limited.udp4(), 6, 7),
+    ] {
         let client = Client::new(tracker);
         for port in 1000..1300 {
             client.announce(&seeder(port));
         }
-        assert_eq!(all(&client, i32::MAX), 20 + most * size);
-        assert_eq!(all(&client, 30), 20 + 30 * size);
-        assert_eq!(all(&client, -1), 20 + 50 * size, "the default");
-        assert_eq!(all(&client, i32::MIN), 20 + 50 * size);
-        assert_eq!(all(&client, 0), 20);
+        for (num_want, count) in [(i32::MAX, max), (30, 30), (-1, 50), (i32::MIN, 50), (0, 0)] {
+            let request = client.announce_request(&Announce {
+                num_want,
+                ..leecher(1)
+            });
+            let length = client.exchange(&request).len();
+            assert_eq!(length, 20 + count.min(max) * size, "{num_want}");
+        }
     }
 }
 
 #[test]
-fn numwant_max_bounds_replies() {
-    let daemon = Daemon::start(&["--numwant-max", "7"]);
-    let client = Client::new(daemon.udp4());
-    for port in 1000..1020 {
-        client.announce(&seeder(port));
+fn seeder_is_sent_leechers_only_and_no_peer_is_sent_itself() {
+    let (_daemon, client) = start(&[]);
+    for announce in [seeder(1), leecher(2), seeder(3)] {
+        client.announce(&announce);
     }
-    assert_eq!(client.announce(&leecher(1)).peers.len(), 7);
-}
-
-#[test]
-fn a_seeder_hears_of_leechers_only_and_nobody_of_himself() {
-    let daemon = Daemon::start(&[]);
-    let client = Client::new(daemon.udp4());
-    client.announce(&seeder(1));
-    client.announce(&leecher(2));
-    let peers = |announce: &Announce| {
-        let reply = client.announce(announce);
+    for (announce, expected) in [(seeder(3), &[2][..]), (leecher(2), &[1, 3])] {
+        let reply = client.announce(&announce);
         assert_eq!((reply.seeders, reply.leechers), (2, 1));
-        reply.peers.iter().map(SocketAddr::port).collect::<Vec<_>>()
-    };
-    client.announce(&seeder(3));
-    assert_eq!(peers(&seeder(3)), [2]);
-    assert_eq!(peers(&leecher(2)), [1, 3]);
+        let ports: Vec<u16> = reply.peers.iter().map(SocketAddr::port).collect();
+        assert_eq!(ports, expected);
+    }
 }
 
 #[test]
-fn all_of_a_swarm_is_introduced_in_the_long_run() {
-    let daemon = Daemon::start(&[]);
-    let client = Client::new(daemon.udp4());
+fn every_peer_of_a_swarm_is_sent_sooner_or_later() {
+    let (_daemon, client) = start(&[]);
     for port in 1000..1200 {
         client.announce(&leecher(port));
     }
     let mut seen = BTreeSet::new();
-    wait_for("all to be named", || {
+    wait_for("all peers", || {
         let reply = client.announce(&leecher(1));
         assert_eq!(reply.peers.len(), 50);
         seen.extend(reply.peers);
@@ -148,66 +132,58 @@ fn all_of_a_swarm_is_introduced_in_the_long_run() {
 }
 
 #[test]
-fn completed_is_counted_once_and_only_with_nothing_left() {
-    let daemon = Daemon::start(&[]);
-    let client = Client::new(daemon.udp4());
-    let hash = Announce::default().info_hash;
-    let announce = |event, left| {
-        client.announce(&Announce {
+fn event_and_left_decide_the_counts() {
+    let (_daemon, client) = start(&[]);
+    for (event, left, counts) in [
+        (2, 5, [0, 0, 1]),
+        // Not completed with some left.
+        (1, 5, [0, 0, 1]),
+        (1, 0, [1, 1, 0]),
+        // Completed once, whatever happens between.
+        (1, 0, [1, 1, 0]),
+        (0, 5, [0, 1, 1]),
+        (1, 0, [1, 1, 0]),
+        // Paused and unknown events are none.
+        (4, 0, [1, 1, 0]),
+        (5, 0, [1, 1, 0]),
+        (u32::MAX, 0, [1, 1, 0]),
+        // Remembered without peers.
+        (3, 0, [0, 1, 0]),
+    ] {
+        let announce = Announce {
             event,
             left,
             ..Announce::default()
-        });
-        client.scrape(&[hash])[0]
-    };
-    assert_eq!(announce(2, 5), [0, 0, 1]);
-    assert_eq!(announce(1, 5), [0, 0, 1], "it has some left");
-    assert_eq!(announce(1, 0), [1, 1, 0]);
-    assert_eq!(announce(1, 0), [1, 1, 0], "once");
-    assert_eq!(announce(0, 5), [0, 1, 1]);
-    assert_eq!(announce(1, 0), [1, 1, 0], "once, whatever happened between");
-    assert_eq!(announce(3, 0), [0, 1, 0], "remembered without peers");
-}
-
-#[test]
-fn paused_and_unknown_events_are_none() {
-    let daemon = Daemon::start(&[]);
-    let client = Client::new(daemon.udp4());
-    for event in [0, 4, 5, u32::MAX] {
-        let reply = client.announce(&Announce {
-            event,
-            ..Announce::default()
-        });
-        assert_eq!(reply.leechers, 1, "event {event}");
+        };
+        client.announce(&announce);
+        assert_eq!(
+            client.scrape(&[announce.info_hash]),
+            [counts],
+            "{event} {left}"
+        );
     }
 }
 
 #[test]
-fn a_peer_that_stops_is_gone_and_is_sent_no_peers() {
-    let daemon = Daemon::start(&[]);
-    let client = Client::new(daemon.udp4());
+fn stopped_peer_is_removed_and_is_sent_no_peers() {
+    let (_daemon, client) = start(&[]);
     client.announce(&seeder(1));
     client.announce(&leecher(2));
-    let stop = Announce {
+    let stop = |announce| Announce {
         event: 3,
-        ..leecher(2)
+        ..announce
     };
-    let reply = client.announce(&stop);
-    assert_eq!((reply.seeders, reply.leechers), (1, 0));
-    assert_eq!(reply.peers, []);
-    let again = client.announce(&stop);
-    assert_eq!((again.seeders, again.leechers), (1, 0), "twice is once");
-    client.announce(&Announce {
-        event: 3,
-        ..seeder(1)
-    });
-    assert_eq!(client.scrape(&[stop.info_hash]), [[0, 0, 0]]);
+    for _ in 0..2 {
+        let reply = client.announce(&stop(leecher(2)));
+        assert_eq!((reply.seeders, reply.leechers), (1, 0));
+        assert_eq!(reply.peers, []);
+    }
+    assert_eq!(client.announce(&stop(seeder(1))).seeders, 0);
 }
 
 #[test]
-fn a_scrape_answers_in_place_for_up_to_74_torrents() {
-    let daemon = Daemon::start(&[]);
-    let client = Client::new(daemon.udp4());
+fn scrape_answers_in_order_for_up_to_74_torrents() {
+    let (_daemon, client) = start(&[]);
     for n in [0_u8, 2, 73, 74] {
         client.announce(&Announce {
             info_hash: [n; 20],
@@ -221,50 +197,35 @@ fn a_scrape_answers_in_place_for_up_to_74_torrents() {
     expected[2] = [0, 0, 1];
     expected[73] = [0, 0, 1];
     assert_eq!(client.scrape(&hashes), expected, "the 75th is left out");
-    assert_eq!(
-        client.scrape(&[[2; 20], [1; 20], [2; 20]]),
-        [[0, 0, 1], [0; 3], [0, 0, 1]]
-    );
+    let counts = client.scrape(&[[2; 20], [1; 20], [2; 20]]);
+    assert_eq!(counts, [[0, 0, 1], [0; 3], [0, 0, 1]]);
     let reply = client.exchange(&client.scrape_request(&[[0; 20]]));
-    assert_eq!(
-        reply,
-        [0, 0, 0, 2, 1, 2, 3, 4, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]
-    );
+    let expected = [0, 0, 0, 2, 1, 2, 3, 4, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(reply, expected);
 }
 
 #[test]
-fn options_and_other_trailing_bytes_are_skipped() {
-    let daemon = Daemon::start(&[]);
-    let client = Client::new(daemon.udp4());
+fn trailing_bytes_and_the_ip_field_are_ignored() {
+    let (_daemon, client) = start(&[]);
     for tail in [&b"\x02\x0d/announce?x=y\x00"[..], b"\xff", &[0x5a; 1300]] {
-        let mut request = client.announce_request(&leecher(1));
-        request.extend_from_slice(tail);
-        assert_eq!(client.exchange(&request)[..4], 1_u32.to_be_bytes());
-        let mut request = client.scrape_request(&[[0xaa; 20]]);
-        request.extend_from_slice(&tail[..1]);
-        assert_eq!(client.exchange(&request).len(), 20);
-        let mut request = connect_request();
-        request.extend_from_slice(tail);
-        assert_eq!(client.exchange(&request).len(), 16);
+        let announce = client.announce_request(&Announce {
+            ip: 0x0909_0909,
+            ..seeder(1)
+        });
+        let reply = client.exchange(&[&announce, tail].concat());
+        assert_eq!(action(&reply), 1);
+        let scrape = client.scrape_request(&[[0xaa; 20]]);
+        assert_eq!(client.exchange(&[&scrape, &tail[..1]].concat()).len(), 20);
+        let reply = client.exchange(&[&connect_request(), tail].concat());
+        assert_eq!(reply.len(), 16);
     }
-}
-
-#[test]
-fn the_ip_field_is_not_believed() {
-    let daemon = Daemon::start(&[]);
-    let client = Client::new(daemon.udp4());
-    client.announce(&Announce {
-        ip: 0x0909_0909,
-        ..seeder(1)
-    });
     let reply = client.announce(&leecher(2));
     assert_eq!(reply.peers, ["127.0.0.1:1".parse().expect("an address")]);
 }
 
 #[test]
-fn what_is_not_a_request_gets_silence_or_less_than_it_sent() {
-    let daemon = Daemon::start(&[]);
-    let client = Client::new(daemon.udp4());
+fn invalid_datagrams_get_no_reply_or_a_shorter_one() {
+    let (daemon, client) = start(&[]);
     let announce = client.announce_request(&leecher(1));
     for length in 1..98 {
         assert!(client.is_silent_on(&announce[..length]), "cut to {length}");
@@ -279,74 +240,72 @@ fn what_is_not_a_request_gets_silence_or_less_than_it_sent() {
     let mut connect = connect_request();
     connect[7] ^= 1;
     assert!(client.is_silent_on(&connect), "another number");
-
     let mut stranger = Client::from("127.0.0.1", daemon.udp4());
     stranger.connection = client.connection ^ (1 << 40);
-    for request in [
-        stranger.announce_request(&leecher(1)),
-        stranger.scrape_request(&[[0; 20]]),
+    for (sender, request, error) in [
+        (
+            &stranger,
+            stranger.announce_request(&leecher(1)),
+            "Connect again.",
+        ),
+        (
+            &stranger,
+            stranger.scrape_request(&[[0; 20]]),
+            "Connect again.",
+        ),
+        (
+            &client,
+            client.announce_request(&leecher(0)),
+            "invalid port 0: expected 1 to 65535",
+        ),
     ] {
-        let reply = stranger.exchange(&request);
-        assert_eq!(reply[..8], [0, 0, 0, 3, 1, 2, 3, 4]);
-        assert_eq!(&reply[8..], b"Connect again.");
+        let reply = sender.exchange(&request);
+        assert_eq!(
+            (action(&reply), &reply[4..8]),
+            (3, &TRANSACTION.to_be_bytes()[..])
+        );
+        assert_eq!(String::from_utf8_lossy(&reply[8..]), error);
         assert!(reply.len() <= request.len());
     }
-    assert_eq!(
-        client.scrape(&[[0xaa; 20]]),
-        [[0, 0, 0]],
-        "nothing was stored"
-    );
+    let counts = client.scrape(&[[0xaa; 20]]);
+    assert_eq!(counts, [[0; 3]], "nothing was stored");
 }
 
 #[test]
-fn port_0_is_refused_with_the_reason() {
-    let daemon = Daemon::start(&[]);
-    let client = Client::new(daemon.udp4());
-    let reply = client.exchange(&client.announce_request(&leecher(0)));
-    assert_eq!(reply[..4], 3_u32.to_be_bytes());
-    assert_eq!(reply[4..8], TRANSACTION.to_be_bytes());
-    let message = String::from_utf8_lossy(&reply[8..]).into_owned();
-    assert_eq!(message, "port 0: a port from 1 to 65535 is wanted");
-}
-
-#[test]
-fn on_a_wildcard_socket_replies_leave_from_the_address_that_was_asked() {
+fn wildcard_socket_replies_from_the_address_of_the_request() {
     let daemon = Daemon::start_with(&["-p", "0", "-P", "0"]);
     let port = daemon.udp4().port();
     for target in ["127.0.0.1", "127.0.0.9", "127.1.2.3"] {
+        // A connected socket receives from no other address.
         let tracker = SocketAddr::new(target.parse().expect("an address"), port);
-        // The client's socket is connected: it hears nobody else.
-        let client = Client::new(tracker);
-        client.announce(&leecher(1));
+        Client::new(tracker).announce(&leecher(1));
     }
     let tracker = SocketAddr::new("::1".parse().expect("an address"), daemon.udp6().port());
     Client::new(tracker).announce(&leecher(1));
 }
 
 #[test]
-fn a_peer_leaves_when_its_timeout_passes() {
-    let daemon = Daemon::start(&["--interval", "1", "--peer-timeout", "2"]);
-    let client = Client::new(daemon.udp4());
-    // The first may be gone again before the last is there.
-    wait_for("everybody to be there", || {
+fn peer_expires_after_its_timeout() {
+    let (_daemon, client) = start(&["--interval", "1", "--peer-timeout", "2"]);
+    let hashes = [[0xaa; 20], [1; 20]];
+    // The first may expire before the last announces.
+    wait_for("all peers to be stored", || {
         client.announce(&seeder(1));
         client.announce(&leecher(2));
         client.announce(&Announce {
             info_hash: [1; 20],
             ..leecher(3)
         });
-        let counts = client.scrape(&[[0xaa; 20], [1; 20]]);
-        (counts == [[1, 0, 1], [0, 0, 1]]).then_some(())
+        (client.scrape(&hashes) == [[1, 0, 1], [0, 0, 1]]).then_some(())
     });
-    wait_for("everybody to be gone", || {
-        (client.scrape(&[[0xaa; 20], [1; 20]]) == [[0; 3]; 2]).then_some(())
+    wait_for("all peers to expire", || {
+        (client.scrape(&hashes) == [[0; 3]; 2]).then_some(())
     });
 }
 
 #[test]
 fn at_its_limits_the_tracker_answers_and_does_not_store() {
-    let daemon = Daemon::start(&["--max-peers", "3", "--max-torrents", "1"]);
-    let client = Client::new(daemon.udp4());
+    let (_daemon, client) = start(&["--max-peers", "3", "--max-torrents", "1"]);
     for port in 1..=3 {
         client.announce(&leecher(port));
     }
@@ -357,18 +316,15 @@ fn at_its_limits_the_tracker_answers_and_does_not_store() {
         ..leecher(1)
     };
     assert_eq!(client.announce(&other).leechers, 0);
-    assert_eq!(
-        client.scrape(&[[0xaa; 20], [1; 20]]),
-        [[0, 0, 3], [0, 0, 0]]
-    );
+    let counts = client.scrape(&[[0xaa; 20], [1; 20]]);
+    assert_eq!(counts, [[0, 0, 3], [0, 0, 0]]);
 }
 
-/// A forged source port of 0 cannot be answered; the rest of its batch is.
+/// A datagram from port 0 cannot be answered.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_reply_that_cannot_be_sent_does_not_hold_up_the_others() {
-    let daemon = Daemon::start(&[]);
-    let client = Client::new(daemon.udp4());
+fn reply_that_cannot_be_sent_does_not_delay_the_others_of_its_batch() {
+    let (daemon, client) = start(&[]);
     if !send_from_port_0(daemon.udp4()) {
         return skip("raw sockets need python3 and root");
     }
@@ -376,11 +332,11 @@ fn a_reply_that_cannot_be_sent_does_not_hold_up_the_others() {
         client.send(&client.announce_request(&leecher(port)));
     }
     for _ in 1..=100 {
-        assert_eq!(client.receive()[..4], 1_u32.to_be_bytes());
+        assert_eq!(action(&client.receive()), 1);
     }
 }
 
-/// Connect requests from port 0 by a raw socket, which `std` does not have.
+/// Sends connect requests from port 0 by a raw socket, which `std` does not have.
 #[cfg(target_os = "linux")]
 fn send_from_port_0(tracker: SocketAddr) -> bool {
     let script = "import socket, struct, sys\n\
@@ -389,26 +345,20 @@ fn send_from_port_0(tracker: SocketAddr) -> bool {
         head = struct.pack('>HHHH', 0, int(sys.argv[1]), 8 + len(body), 0)\n\
         for _ in range(10): raw.sendto(head + body, ('127.0.0.1', 0))\n";
     let port = tracker.port().to_string();
-    let python = std::process::Command::new("python3")
-        .args(["-c", script, &port])
-        .status();
-    python.is_ok_and(|status| status.success())
+    let mut python = std::process::Command::new("python3");
+    let status = python.args(["-c", script, &port]).status();
+    status.is_ok_and(|status| status.success())
 }
 
 /// Both wait in the socket when the daemon reads them, as one batch.
 #[test]
-fn a_scrape_right_behind_an_announce_knows_of_it() {
-    let daemon = Daemon::start(&[]);
-    let client = Client::new(daemon.udp4());
+fn scrape_right_after_an_announce_counts_it() {
+    let (daemon, client) = start(&[]);
     daemon.signal("STOP");
-    client.send(&client.announce_request(&Announce {
-        info_hash: [7; 20],
-        left: 0,
-        ..Announce::default()
-    }));
-    client.send(&client.scrape_request(&[[7; 20]]));
+    client.send(&client.announce_request(&seeder(1)));
+    client.send(&client.scrape_request(&[[0xaa; 20]]));
     daemon.signal("CONT");
-    assert_eq!(client.receive()[..4], 1_u32.to_be_bytes());
+    assert_eq!(action(&client.receive()), 1);
     let scraped = client.receive();
     assert_eq!(scraped[..4], 2_u32.to_be_bytes());
     assert_eq!(scraped[8..12], 1_u32.to_be_bytes(), "one seeder");

@@ -1,35 +1,34 @@
-//! What was added to a list and removed from it since it was read.
+//! The info-hashes that were added to a list or removed from it since it was read.
 //!
-//! Sorted, in chunks of bounded size, so that a change moves some kilobytes whether there are ten of them
-//! or a million.
+//! Sorted, in chunks of bounded size, so that one more change moves some kilobytes, whether there are ten or a million.
 
 use crate::tracker::InfoHash;
 
 /// Changes in a chunk.
 const CHUNK: usize = 512;
 
-/// Changes that are kept: 21 MB at most.
-pub const MOST: usize = 1_000_000;
+/// 21 MB.
+pub const MAX_CHANGES: usize = 1_000_000;
 
 /// A hash, and whether it is in the list now.
 pub type Change = (InfoHash, bool);
 
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// None is empty.
+    /// No chunk is empty.
     chunks: Vec<Vec<Change>>,
     len: usize,
 }
 
 impl Changes {
-    /// Whether the hash was added or removed, whichever was last.
+    /// Whether the last change of the hash added it; none if there was no change.
     pub fn get(&self, hash: &InfoHash) -> Option<bool> {
         let chunk = self.chunks.get(self.chunk_of(hash))?;
         let at = chunk.binary_search_by(|change| change.0.cmp(hash)).ok()?;
         chunk.get(at).map(|change| change.1)
     }
 
-    /// Notes that a hash is in the list from now on, or is not; false if there are [`MOST`] already.
+    /// Adds a hash to the list or removes it; false if there are [`MAX_CHANGES`] already.
     #[must_use]
     pub fn set(&mut self, hash: InfoHash, listed: bool) -> bool {
         let at = self.chunk_of(&hash);
@@ -39,7 +38,7 @@ impl Changes {
         let chunk = &mut self.chunks[at];
         match chunk.binary_search_by(|change| change.0.cmp(&hash)) {
             Ok(found) => chunk[found].1 = listed,
-            Err(_) if self.len >= MOST => return false,
+            Err(_) if self.len >= MAX_CHANGES => return false,
             Err(place) => {
                 chunk.insert(place, (hash, listed));
                 self.len += 1;
@@ -52,7 +51,7 @@ impl Changes {
         true
     }
 
-    /// The chunk that a hash belongs to: the last that begins at or before it, or the first.
+    /// The chunk of a hash: the last that begins at or before it, or the first.
     fn chunk_of(&self, hash: &InfoHash) -> usize {
         let begins_not_after = |chunk: &Vec<Change>| chunk.first().is_some_and(|c| c.0 <= *hash);
         let after = self.chunks.partition_point(begins_not_after);
@@ -63,11 +62,11 @@ impl Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Random;
+    use crate::base::random::Random;
     use std::collections::BTreeMap;
 
     #[test]
-    fn behaves_as_a_map() {
+    fn changes_behave_as_a_map() {
         let mut random = Random::seeded(1);
         let mut changes = Changes::default();
         let mut model = BTreeMap::new();
@@ -91,9 +90,9 @@ mod tests {
     }
 
     #[test]
-    fn there_are_only_so_many() {
+    fn the_number_of_changes_is_bounded() {
         let mut changes = Changes {
-            len: MOST - 1,
+            len: MAX_CHANGES - 1,
             ..Changes::default()
         };
         assert!(changes.set([1; 20], true));

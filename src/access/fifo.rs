@@ -1,7 +1,7 @@
-//! FIFOs through which single info-hashes are added and removed while the daemon runs.
+//! A FIFO through which single info-hashes are added to the list or removed while the daemon runs.
 
-use super::lines::{Line, Lines};
-use crate::log;
+use crate::base::log;
+use crate::protocol::hash_list::{Line, Lines};
 use crate::tracker::InfoHash;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -9,50 +9,36 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsRawFd;
 
-/// Bytes that one turn takes: a hundred lines.
-const TURN: usize = 4096;
+/// Bytes that one turn reads: a hundred lines.
+const TURN_BYTES: usize = 4096;
 
-/// Milliseconds between two lines of the log about one FIFO.
-const REPORT: u64 = 60_000;
+/// Milliseconds between two log lines about one FIFO.
+const REPORT_MS: u64 = 60_000;
 
-/// An open FIFO. It is open for writing too, so that it does not come to an end with a writer.
+/// An open FIFO. It is open for writing too, so that the end of a writer is not the end of the file.
 pub struct Fifo {
     file: File,
-    flag: &'static str,
+    /// The one that names it.
+    pub flag: &'static str,
+    /// Whether its info-hashes are put on the list, or else taken off it.
+    pub adds: bool,
     lines: Lines,
-    skipped: Skipped,
-}
-
-/// Lines that are not info-hashes.
-#[derive(Default)]
-struct Skipped {
-    /// Those that the log does not have yet.
-    count: u64,
-    /// When it may have them.
+    /// Lines without an info-hash that are not logged yet.
+    skipped: u64,
+    /// When they may be.
     report_at: u64,
 }
 
-impl Skipped {
-    fn next_report(&self) -> Option<u64> {
-        (self.count > 0).then_some(self.report_at)
-    }
-
-    /// How many lines to report, if that is due.
-    fn report(&mut self, now: u64) -> Option<u64> {
-        self.next_report().filter(|at| *at <= now)?;
-        self.report_at = now.saturating_add(REPORT);
-        Some(std::mem::take(&mut self.count))
-    }
-}
-
 impl Fifo {
-    /// The file must not be blocking. The flag is the one that names it.
-    pub fn new(file: File, flag: &'static str) -> Fifo {
+    /// The file must be non-blocking.
+    pub fn new(file: File, flag: &'static str, adds: bool) -> Fifo {
         Fifo {
             file,
             flag,
+            adds,
             lines: Lines::default(),
-            skipped: Skipped::default(),
+            skipped: 0,
+            report_at: 0,
         }
     }
 
@@ -61,10 +47,9 @@ impl Fifo {
         registry.register(&mut SourceFd(&fd), token, Interest::READABLE)
     }
 
-    /// Reads what has come, up to a bound: the hashes in it. None when nothing has. Other lines are counted for
-    /// [`Fifo::report`].
+    /// Reads what has arrived, up to a bound: the info-hashes in it. None when nothing has.
     pub fn turn(&mut self) -> Option<Vec<InfoHash>> {
-        let mut bytes = [0; TURN];
+        let mut bytes = [0; TURN_BYTES];
         let count = loop {
             match self.file.read(&mut bytes) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -73,7 +58,7 @@ impl Fifo {
             }
         };
         let mut hashes = Vec::new();
-        let skipped = &mut self.skipped.count;
+        let skipped = &mut self.skipped;
         self.lines.take(&bytes[..count], &mut |line| match line {
             Line::Hash(hash) => hashes.push(hash),
             Line::Nothing => {}
@@ -84,18 +69,24 @@ impl Fifo {
 
     /// When [`Fifo::report`] has something to log.
     pub fn next_report(&self) -> Option<u64> {
-        self.skipped.next_report()
+        (self.skipped > 0).then_some(self.report_at)
     }
 
     /// Logs how many lines were skipped, at most once a minute.
     pub fn report(&mut self, now: u64) {
-        if let Some(count) = self.skipped.report(now) {
+        if let Some(count) = self.take_skipped(now) {
             let flag = self.flag;
             let plural = if count == 1 { "" } else { "s" };
             log::line(format_args!(
                 "{flag}: skipped {count} line{plural}: expected an info-hash"
             ));
         }
+    }
+
+    fn take_skipped(&mut self, now: u64) -> Option<u64> {
+        self.next_report().filter(|at| *at <= now)?;
+        self.report_at = now.saturating_add(REPORT_MS);
+        Some(std::mem::take(&mut self.skipped))
     }
 }
 
@@ -105,17 +96,21 @@ mod tests {
 
     #[test]
     fn skipped_lines_are_reported_at_once_and_then_in_sum_after_a_minute() {
-        let mut skipped = Skipped::default();
-        assert_eq!((skipped.next_report(), skipped.report(5)), (None, None));
-        skipped.count += 3;
-        assert_eq!(skipped.report(5), Some(3));
-        assert_eq!(skipped.next_report(), None);
+        let mut fifo = Fifo::new(
+            File::open("/dev/null").expect("is there"),
+            "--list-add",
+            true,
+        );
+        assert_eq!((fifo.next_report(), fifo.take_skipped(5)), (None, None));
+        fifo.skipped += 3;
+        assert_eq!(fifo.take_skipped(5), Some(3));
+        assert_eq!(fifo.next_report(), None);
         for _ in 0..100 {
-            skipped.count += 7;
-            assert_eq!(skipped.report(5 + REPORT - 1), None);
+            fifo.skipped += 7;
+            assert_eq!(fifo.take_skipped(5 + REPORT_MS - 1), None);
         }
-        assert_eq!(skipped.next_report(), Some(5 + REPORT));
-        assert_eq!(skipped.report(5 + REPORT), Some(700));
-        assert_eq!(skipped.report(5 + 2 * REPORT), None, "nothing is left");
+        assert_eq!(fifo.next_report(), Some(5 + REPORT_MS));
+        assert_eq!(fifo.take_skipped(5 + REPORT_MS), Some(700));
+        assert_eq!(fifo.take_skipped(5 + 2 * REPORT_MS), None, "none is left");
     }
 }

@@ -1,95 +1,95 @@
-//! White and black lists of info-hashes: which torrents are tracked.
+//! Whitelists and blacklists of info-hashes: which torrents are tracked.
 //!
-//! A list is one sorted vector, read from a file: at the start by the daemon itself, at SIGHUP through
-//! the keeper, a slice at a time, while the old one stays in force. What FIFOs add and remove is kept
-//! beside it and is forgotten with the list that it changed.
+//! A list is one sorted vector, read from a file: by the daemon itself at the start, by the helper process at SIGHUP.
+//! The helper sends the hashes sorted, some thousand a turn of the loop, and they are only stored; the old list stays
+//! in force until the new one is complete. Changes made through FIFOs are kept beside the list and are dropped with it.
 
 mod changes;
 mod fifo;
-mod lines;
-mod list;
-mod load;
+mod set;
 
 pub use fifo::Fifo;
 
-use crate::keeper::{self, Keeper};
-use crate::log;
-use crate::sys::files;
+use crate::base::log;
+use crate::helper::{Helper, list};
+use crate::sys::chunks::as_chunks;
 use crate::tracker::InfoHash;
 use changes::Changes;
-use list::List;
-use load::{Merge, Reader, Skipped, Unfit};
-use std::fmt;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use set::InfoHashSet;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// What a list is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ListKind {
     /// Only the torrents in it are tracked.
     White,
-    /// All but those.
+    /// All torrents but those in it are tracked.
     Black,
 }
 
-impl Kind {
-    pub fn flag(self) -> &'static str {
+impl ListKind {
+    fn flag(self) -> &'static str {
         match self {
-            Kind::White => "-w/--whitelist",
-            Kind::Black => "-b/--blacklist",
+            ListKind::White => "-w/--whitelist",
+            ListKind::Black => "-b/--blacklist",
         }
     }
 
-    /// What a client is told over HTTP: a `failure reason` and BEP 31's `retry in`. Whitelists grow, and
-    /// whoever makes a torrent announces it first.
+    fn name(self) -> &'static str {
+        match self {
+            ListKind::White => "whitelist",
+            ListKind::Black => "blacklist",
+        }
+    }
+
+    /// The refusal over HTTP: a `failure reason` and BEP 31's `retry in`. The torrent may be put on a whitelist later:
+    /// its author announces it first.
     pub fn failure(self) -> &'static [u8] {
         match self {
-            Kind::White => {
+            ListKind::White => {
                 b"d14:failure reason46:This torrent is not authorized on this tracker8:retry ini30ee"
             }
-            Kind::Black => {
+            ListKind::Black => {
                 b"d14:failure reason46:This torrent is not authorized on this tracker8:retry in5:nevere"
             }
         }
     }
 
-    /// The same over UDP, for which there is only a message.
+    /// The refusal over UDP, which has a message only.
     pub fn message(self) -> &'static str {
         match self {
-            Kind::White => "This torrent is not authorized on this tracker. Retry in 30 minutes.",
-            Kind::Black => "This torrent is not authorized on this tracker. Never retry.",
+            ListKind::White => {
+                "This torrent is not authorized on this tracker. Retry in 30 minutes."
+            }
+            ListKind::Black => "This torrent is not authorized on this tracker. Never retry.",
         }
     }
 }
 
-/// Hashes that are merged in a step: well below a millisecond.
-const STEP: usize = 1024;
-
-/// The list in force: all threads read it, and take the lock for a batch of requests.
+/// The list in force. All threads read it, and take the lock for a batch of requests.
 pub struct Rules {
-    kind: Kind,
-    list: List,
+    kind: ListKind,
+    list: InfoHashSet,
     /// Made through FIFOs since the list was read.
     changes: Changes,
 }
 
 impl Rules {
-    /// Why this torrent is not tracked; none if it is.
-    pub fn refuses(&self, hash: &InfoHash) -> Option<Kind> {
+    /// The kind of list that refuses this torrent; none if it is tracked.
+    pub fn refuses(&self, hash: &InfoHash) -> Option<ListKind> {
         let changed = self.changes.get(hash);
         let is_listed = changed.unwrap_or_else(|| self.list.contains(hash));
-        let is_tracked = is_listed == (self.kind == Kind::White);
+        let is_tracked = is_listed == (self.kind == ListKind::White);
         (!is_tracked).then_some(self.kind)
     }
 
-    /// Brings what [`Rules::refuses`] will read into the cache.
+    /// Prefetches what [`Rules::refuses`] will read.
     pub fn look_ahead(&self, hash: &InfoHash) {
         self.list.prefetch(hash);
     }
 }
 
-/// Rules that threads share. A change takes the write lock for some hundred hashes, a reload for a swap.
+/// Rules that threads share. A change holds the write lock for some hundred hashes, a reload for a swap.
 #[derive(Clone)]
 pub struct SharedRules(Arc<RwLock<Rules>>);
 
@@ -103,192 +103,184 @@ impl SharedRules {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// By what kind of list this torrent is refused; none if it is tracked.
-    pub fn refuses(&self, hash: &InfoHash) -> Option<Kind> {
+    /// The kind of list that refuses this torrent; none if it is tracked.
+    pub fn refuses(&self, hash: &InfoHash) -> Option<ListKind> {
         self.read().refuses(hash)
     }
 }
 
-/// Keeps the rules up to date: reads the file, and takes what FIFOs give.
-pub struct Access {
-    kind: Kind,
-    path: PathBuf,
-    rules: SharedRules,
-    reload: Reload,
-    /// FIFOs gave more changes than are kept, which is logged once for each list.
-    full: bool,
-    /// Another reload was asked for while one was underway.
-    again: bool,
-    /// A list that was replaced, as far as its memory is not yet given back.
-    old: List,
+impl Reload {
+    fn is_complete(&self) -> bool {
+        self.count.is_some_and(|count| self.list.len() >= count)
+    }
 }
 
-/// How far a reload is.
-enum Reload {
-    Idle,
-    /// The keeper reads the file. What changes from then on is no part of it, and is kept.
-    Reading(Reader, Changes),
-    Merging(Merge, Skipped, Changes),
+/// Keeps the rules up to date: reloads the list, and applies changes from FIFOs.
+pub struct Access {
+    kind: ListKind,
+    path: PathBuf,
+    rules: SharedRules,
+    reload: Option<Reload>,
+    /// Another reload was requested while one was under way.
+    is_requested: bool,
+    /// More changes were made than are kept, which is logged once a list.
+    is_full: bool,
+    /// The list before, as far as its memory has not been freed.
+    old: InfoHashSet,
+}
+
+/// A list that the helper reads or sends.
+#[derive(Default)]
+struct Reload {
+    list: InfoHashSet,
+    /// How many hashes it has; none until the helper has read the file.
+    count: Option<usize>,
+    skipped: String,
+    /// Made since the reload began. The file need not have them, so they stay in force after it.
+    changes: Changes,
 }
 
 impl Access {
-    /// An empty list, which is to be loaded from this file.
-    pub fn new(kind: Kind, path: PathBuf) -> Access {
+    /// An empty list, to be loaded from this file.
+    pub fn new(kind: ListKind, path: PathBuf) -> Access {
         Access {
             kind,
             path,
             rules: SharedRules(Arc::new(RwLock::new(Rules {
                 kind,
-                list: List::default(),
+                list: InfoHashSet::default(),
                 changes: Changes::default(),
             }))),
-            reload: Reload::Idle,
-            full: false,
-            again: false,
-            old: List::default(),
+            reload: None,
+            is_requested: false,
+            is_full: false,
+            old: InfoHashSet::default(),
         }
     }
 
-    /// Reads the file while nothing else is to be done; an error names it and the flag.
+    /// Reads the file here and now. An error names the file and the flag.
     pub fn load(&mut self) -> Result<(), String> {
-        match read(&self.path) {
-            Ok((list, skipped)) => {
-                self.rules.write().list = list;
-                self.report(&skipped);
-                Ok(())
-            }
-            Err(why) => Err(format!("{}: {why}", self.name())),
-        }
+        let file = list::read(&self.path, &mut || true).map_err(|why| {
+            let path = self.path.as_os_str().to_string_lossy();
+            format!("{} '{path}': {why}", self.kind.flag())
+        })?;
+        let mut list = InfoHashSet::with_capacity(file.hashes.len());
+        list.extend(&file.hashes);
+        self.rules.write().list = list;
+        self.report(&file.skipped);
+        Ok(())
     }
 
-    /// The rules as they are and will be.
     pub fn rules(&self) -> SharedRules {
         self.rules.clone()
     }
 
-    /// Puts hashes on the list, or takes them off it; how many there was room for, beside the changes since the
-    /// last reload.
-    fn set(&mut self, hashes: &[InfoHash], listed: bool) -> usize {
-        let mut rules = self.rules.write();
-        let mut count = 0;
-        for hash in hashes {
-            let is_kept = match &mut self.reload {
-                Reload::Idle => true,
-                Reload::Reading(_, later) | Reload::Merging(_, _, later) => {
-                    later.set(*hash, listed)
-                }
-            };
-            count += usize::from(rules.changes.set(*hash, listed) && is_kept);
-        }
-        count
-    }
-
-    /// Takes what a FIFO gave: hashes that are to be on the list or not. `flag` is the FIFO's.
-    pub fn change(&mut self, flag: &str, hashes: &[InfoHash], listed: bool) {
-        let set = self.set(hashes, listed);
-        if set < hashes.len() && !self.full {
-            self.full = true;
-            let most = changes::MOST;
+    /// Puts info-hashes from a FIFO on the list or takes them off it. `flag` is the FIFO's.
+    pub fn change(&mut self, flag: &str, hashes: &[InfoHash], is_listed: bool) {
+        let has_room = self.set(hashes, is_listed);
+        if !has_room && !self.is_full {
+            self.is_full = true;
+            let most = changes::MAX_CHANGES;
             log::line(format_args!(
-                "{flag}: more than {most} changes; put them into the list and reload it"
+                "{flag}: changes ignored: more than {most} since the last reload"
             ));
         }
     }
 
-    /// Begins to read the file anew.
-    pub fn reload(&mut self, keeper: &mut Keeper) {
-        if !matches!(self.reload, Reload::Idle) {
-            self.again = true;
-        } else if keeper.read(keeper::File::List) {
-            self.reload = Reload::Reading(Reader::default(), Changes::default());
-        } else {
-            self.fail(&"cannot be read: the keeper process has ended");
+    /// False if there was no room for all of them.
+    fn set(&mut self, hashes: &[InfoHash], is_listed: bool) -> bool {
+        let mut rules = self.rules.write();
+        let mut has_room = true;
+        for hash in hashes {
+            has_room &= rules.changes.set(*hash, is_listed);
+            if let Some(reload) = &mut self.reload {
+                has_room &= reload.changes.set(*hash, is_listed);
+            }
         }
+        has_room
     }
 
-    /// Takes the next bytes of the file.
-    pub fn take(&mut self, bytes: &[u8], keeper: &mut Keeper) {
-        let Reload::Reading(reader, _) = &mut self.reload else {
-            return;
-        };
-        match reader.take(bytes) {
-            Ok(()) => keeper.read_more(),
-            Err(unfit) => {
-                keeper.stop_reading();
-                self.fail(&unfit);
+    /// Begins a reload, or notes that another is to follow the one under way.
+    pub fn reload(&mut self, helper: &mut Helper) {
+        self.is_requested = self.reload.is_some();
+        if !self.is_requested {
+            self.reload = Some(Reload::default());
+            if !helper.load_list() {
+                self.fail("the helper process has ended");
             }
         }
     }
 
-    /// The file is at its end.
-    pub fn end(&mut self) {
-        if let Reload::Reading(reader, later) = std::mem::replace(&mut self.reload, Reload::Idle) {
-            match reader.end() {
-                Ok((merge, skipped)) => self.reload = Reload::Merging(merge, skipped, later),
-                Err(unfit) => self.fail(&unfit),
-            }
+    /// The helper has read the file and will send so many hashes.
+    pub fn begin(&mut self, count: usize, skipped: String) {
+        if let Some(reload) = &mut self.reload {
+            reload.list = InfoHashSet::with_capacity(count);
+            reload.count = Some(count);
+            reload.skipped = skipped;
         }
     }
 
-    /// The list stays what it was.
-    pub fn fail(&mut self, why: &dyn fmt::Display) {
-        self.reload = Reload::Idle;
-        let (name, hashes) = (self.name(), self.hashes());
-        log::line(format_args!(
-            "{name}: {why}; the old list stays in force, with {hashes}"
-        ));
+    /// Takes the next hashes of the file.
+    pub fn take(&mut self, hashes: &[u8]) {
+        if let Some(reload) = &mut self.reload {
+            reload.list.extend(as_chunks(hashes).0);
+        }
+    }
+
+    /// Ends the reload under way, if there is one.
+    pub fn fail(&mut self, why: &str) {
+        if self.reload.take().is_some() {
+            let (name, hashes) = (self.kind.name(), self.hashes());
+            log::error(format_args!(
+                "{name}: reload failed: {why}; keeping the old list ({hashes})"
+            ));
+        }
     }
 
     /// Whether there is something to do now: [`Access::step`].
     pub fn is_busy(&self) -> bool {
-        let is_going_on = match self.reload {
-            Reload::Idle => self.again,
-            // The keeper's turn.
-            Reload::Reading(..) => false,
-            Reload::Merging(..) => true,
+        let is_due = match &self.reload {
+            Some(reload) => reload.is_complete(),
+            None => self.is_requested,
         };
-        is_going_on || self.old.len() > 0
+        is_due || self.old.len() > 0
     }
 
-    /// Goes on with a reload, for a fraction of a millisecond; whether another list has come into force.
-    pub fn step(&mut self, keeper: &mut Keeper) -> bool {
+    /// Ends a reload, begins the next, or frees some memory; whether a list has come into force.
+    pub fn step(&mut self, helper: &mut Helper) -> bool {
         if self.old.len() > 0 {
             if !self.old.shrink() {
-                self.old = List::default();
+                self.old = InfoHashSet::default();
             }
             return false;
         }
-        match std::mem::replace(&mut self.reload, Reload::Idle) {
-            Reload::Merging(mut merge, skipped, later) => match merge.step(STEP) {
-                true => self.reload = Reload::Merging(merge, skipped, later),
-                false => {
-                    let list = merge.finish();
-                    let mut rules = self.rules.write();
-                    self.old = std::mem::replace(&mut rules.list, list);
-                    let changes = std::mem::replace(&mut rules.changes, later);
-                    drop(rules);
-                    drop(changes);
-                    self.full = false;
-                    self.report(&skipped);
-                    return true;
-                }
-            },
-            Reload::Idle if self.again => {
-                self.again = false;
-                self.reload(keeper);
-            }
-            other => self.reload = other,
+        if let Some(reload) = self.reload.take_if(|reload| reload.is_complete()) {
+            self.put_in_force(reload);
+            return true;
+        }
+        if self.is_requested && self.reload.is_none() {
+            self.reload(helper);
         }
         false
     }
 
-    /// What has been loaded.
-    fn report(&self, skipped: &Skipped) {
-        let (name, hashes) = (self.name(), self.hashes());
-        if let Some(text) = skipped.report() {
-            log::line(format_args!("{name}: {text}"));
+    fn put_in_force(&mut self, mut reload: Reload) {
+        let mut rules = self.rules.write();
+        std::mem::swap(&mut rules.list, &mut reload.list);
+        std::mem::swap(&mut rules.changes, &mut reload.changes);
+        drop(rules);
+        self.old = reload.list;
+        self.is_full = false;
+        self.report(&reload.skipped);
+    }
+
+    /// Logs the list that has come into force.
+    fn report(&self, skipped: &str) {
+        let (name, hashes) = (self.kind.name(), self.hashes());
+        if !skipped.is_empty() {
+            log::line(format_args!("{name}: {skipped}"));
         }
-        log::line(format_args!("{name}: loaded, {hashes}"));
+        log::line(format_args!("{name}: loaded: {hashes}"));
     }
 
     fn hashes(&self) -> String {
@@ -297,32 +289,6 @@ impl Access {
             count => format!("{count} hashes"),
         }
     }
-
-    fn name(&self) -> String {
-        let path = self.path.as_os_str().to_string_lossy();
-        format!("{} '{path}'", self.kind.flag())
-    }
-}
-
-/// Reads a whole list.
-fn read(path: &Path) -> Result<(List, Skipped), String> {
-    let told = |error: std::io::Error| error.to_string();
-    let mut file = files::open_regular(path).map_err(told)?;
-    let mut reader = Reader::default();
-    let mut bytes = vec![0; 64 * 1024];
-    loop {
-        match file.read(&mut bytes) {
-            Ok(0) => break,
-            Ok(count) => reader
-                .take(&bytes[..count])
-                .map_err(|unfit: Unfit| unfit.to_string())?,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(told(error)),
-        }
-    }
-    let (mut merge, skipped) = reader.end().map_err(|unfit| unfit.to_string())?;
-    while merge.step(STEP) {}
-    Ok((merge.finish(), skipped))
 }
 
 #[cfg(test)]
@@ -332,14 +298,14 @@ mod tests {
     const HASH: InfoHash = [0xab; 20];
 
     #[test]
-    fn what_is_listed_depends_on_the_list_and_on_what_changed_since() {
-        for kind in [Kind::White, Kind::Black] {
+    fn torrents_are_refused_by_the_list_and_by_its_changes() {
+        for kind in [ListKind::White, ListKind::Black] {
             let mut access = Access::new(kind, PathBuf::new());
-            let refused = |listed| (listed != (kind == Kind::White)).then_some(kind);
+            let refused = |listed| (listed != (kind == ListKind::White)).then_some(kind);
             let rules = access.rules();
             assert_eq!(rules.refuses(&HASH), refused(false));
             for listed in [true, false, true] {
-                assert_eq!(access.set(&[HASH], listed), 1);
+                assert!(access.set(&[HASH], listed));
                 assert_eq!(rules.refuses(&HASH), refused(listed));
                 assert_eq!(rules.refuses(&[0; 20]), refused(false));
             }
@@ -347,9 +313,33 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_bencoded_as_bep_31_says() {
+    fn changes_made_during_a_reload_outlive_it() {
+        let mut access = Access::new(ListKind::White, PathBuf::new());
+        let rules = access.rules();
+        let [before, during, in_file] = [[1; 20], [2; 20], [3; 20]];
+        assert!(access.set(&[before], true));
+        access.reload = Some(Reload::default());
+        assert!(access.set(&[during], true));
+        access.begin(1, String::new());
+        let is_tracked = |hash| rules.refuses(&hash).is_none();
+        assert_eq!(
+            [before, during, in_file].map(is_tracked),
+            [true, true, false]
+        );
+        access.take(&in_file);
+        let reload = access.reload.take().expect("is under way");
+        assert!(reload.is_complete());
+        access.put_in_force(reload);
+        assert_eq!(
+            [before, during, in_file].map(is_tracked),
+            [false, true, true]
+        );
+    }
+
+    #[test]
+    fn a_refusal_is_bencoded_as_in_bep_31() {
         let text = "This torrent is not authorized on this tracker";
-        for (kind, retry) in [(Kind::White, "i30e"), (Kind::Black, "5:never")] {
+        for (kind, retry) in [(ListKind::White, "i30e"), (ListKind::Black, "5:never")] {
             let length = text.len();
             let expected = format!("d14:failure reason{length}:{text}8:retry in{retry}e");
             assert_eq!(kind.failure(), expected.as_bytes());

@@ -43,9 +43,10 @@ impl Node {
         true
     }
 
-    /// Whether this node gives up the phase of its units for the other's: versions of a peer that come on different ways
-    /// compare only if all nodes begin their units at about the same time. As that ages the peers that are stored here by
-    /// up to a unit, a node that has the phase of the whole nodes gives it up only if it differs by a quarter of a unit.
+    /// Whether this node gives up the phase of its units for the other's: versions of a peer that come on different
+    /// ways compare only if all nodes begin their units at about the same time. As that ages the peers that are
+    /// stored here by up to a unit, a node that has the phase of the whole nodes gives it up only if it differs by a
+    /// quarter of a unit.
     pub(super) fn takes_phase(&mut self, link: &Link, world: &World) -> bool {
         let (own, theirs) = (&link.own, &link.theirs);
         let mut links = self.links.iter();

@@ -14,8 +14,9 @@
 //! 66   8  milliseconds since its start, by a clock that nothing moves on
 //! ```
 //!
-//! Each direction has a key of its own: SipHash-2-4-128 of both hellos and the direction, under a key made of the cluster's key.
-//! So a frame is of no use in another connection, nor in the other direction. From then on there are frames:
+//! Each direction has a key of its own: SipHash-2-4-128 of both hellos and the direction, under a key made of the
+//! cluster's key. So a frame is of no use in another connection, nor in the other direction. From then on there are
+//! frames:
 //!
 //! ```text
 //!  0   2  length of kind and content
@@ -27,7 +28,7 @@
 //! Nothing in a frame is read before its hash is found right. Frames of unknown kinds are skipped.
 
 use super::records::Reader;
-use crate::siphash::{Hasher, siphash24_128};
+use crate::base::siphash::{Hasher, siphash24_128};
 use crate::stats::cluster::Failure;
 use crate::sys::chunks::as_chunks;
 
@@ -119,7 +120,8 @@ impl Hello {
         raw
     }
 
-    /// None if there are too few bytes so far. Bytes that cannot be a hello of this version are an error as early as possible.
+    /// None if there are too few bytes so far. Bytes that cannot be a hello of this version are an error as early as
+    /// possible.
     pub fn read(bytes: &[u8]) -> Result<Option<(Hello, RawHello)>, Failure> {
         if MAGIC.iter().zip(bytes).any(|(a, b)| a != b) {
             return Err(Failure::Foreign);

@@ -1,6 +1,6 @@
 //! The file with the key that the nodes of a cluster have in common.
 
-use crate::stats::people::plural;
+use crate::base::text::plural;
 use crate::sys::files;
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read, Write};
@@ -14,7 +14,7 @@ const MOST: usize = 4096;
 /// Writes a key that nobody can guess to a new file, which only its owner may read.
 pub fn make(path: &Path) -> io::Result<()> {
     let mut key = [0; LEAST];
-    getrandom::fill(&mut key).map_err(|_| io::Error::other("there are no random bytes"))?;
+    getrandom::fill(&mut key).map_err(|_| io::Error::other("no random bytes available"))?;
     let mut options = OpenOptions::new();
     let mut file = options
         .write(true)
@@ -32,7 +32,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     if mode & 0o077 != 0 {
         let mode = mode & 0o777;
         return wrong(format!(
-            "mode {mode:o}: others than its owner have access; expected 600"
+            "mode {mode:o}: accessible by other users: expected 600"
         ));
     }
     let mut key = Vec::new();

@@ -3,7 +3,7 @@
 use super::frame::{Hello, Session};
 use super::node::ConnId;
 use super::records::{self, Contents, Heartbeat, Received};
-use crate::stats::cluster::{self, Failure, Walk};
+use crate::stats::cluster::{Failure, LinkReport, WalkReport};
 use crate::tracker::Cursor;
 use std::net::SocketAddr;
 
@@ -106,8 +106,8 @@ pub struct Link {
     pub clock_ahead_ms: Option<i64>,
     pub is_clock_logged: bool,
     /// Records of the walk that is being received, and the last whole one with its time.
-    pub walk: Walk,
-    pub last_walk: Option<(Walk, u64)>,
+    pub walk: WalkReport,
+    pub last_walk: Option<(WalkReport, u64)>,
     pub counters: Counters,
 }
 
@@ -247,9 +247,9 @@ impl Link {
             .max(ahead.filter(|ahead| most.is_none_or(|most| *ahead < most)));
     }
 
-    pub fn report(&self, now: u64) -> cluster::Link {
+    pub fn report(&self, now: u64) -> LinkReport {
         let counters = self.counters;
-        cluster::Link {
+        LinkReport {
             name: String::new(),
             address: self.address,
             is_up: self.is_up,
@@ -260,7 +260,7 @@ impl Link {
             records_in: counters.records_in,
             records_out: counters.records_out,
             queue: self.queue() as u64,
-            walk: self.last_walk.map(|(walk, at)| Walk {
+            walk: self.last_walk.map(|(walk, at)| WalkReport {
                 ago_ms: now.saturating_sub(at),
                 ..walk
             }),

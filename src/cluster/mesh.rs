@@ -4,7 +4,7 @@
 //! A turn reads a bounded number of bytes, so that clients do not wait for other nodes.
 
 use super::node::{ConnId, Node, Settings, World};
-use crate::log;
+use crate::base::log;
 use crate::options::PeerName;
 use crate::stats::cluster::{Failure, Multicast, SharedOverview};
 use crate::sys::sockets;
@@ -383,8 +383,8 @@ impl Mesh {
         self.is_busy = true;
     }
 
-    /// Once all is sent, shuts its side down and reads on until the other nodes close: a connection that is closed with bytes
-    /// unread loses those that the system has not sent yet.
+    /// Once all is sent, shuts its side down and reads on until the other nodes close: a connection that is closed
+    /// with bytes unread loses those that the system has not sent yet.
     fn say_goodbye(&mut self, now: u64) {
         if self.ending_at.is_some() && !self.is_shut && self.node.is_finished(now) {
             self.is_shut = true;

@@ -8,9 +8,9 @@ use super::link::{Counters, Link, STALE_MS};
 use super::opentracker::renewals_from;
 use super::records::{self, Heartbeat, LATER, Reader, Received};
 use super::walk::Walk;
-use crate::random::Random;
-use crate::siphash::siphash24_128;
-use crate::stats::cluster::{self, Failure, Health, Overview};
+use crate::base::random::Random;
+use crate::base::siphash::siphash24_128;
+use crate::stats::cluster::{Failure, Health, LinkReport, Overview};
 use crate::tracker::{InfoHash, LATE, News, Table, max_events};
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
@@ -138,7 +138,8 @@ pub struct Node {
     pub(super) wall_ahead_ms: Option<i64>,
     /// Until then only nodes that are remembered are linked: they know whether the clock stood still.
     pub(super) unsure_until: u64,
-    /// The node from which the phase of the units was taken, and when. Two nodes in turn would move the clock on and on.
+    /// The node from which the phase of the units was taken, and when. Two nodes in turn would move the clock on and
+    /// on.
     pub(super) phase_from: Option<(u64, u64)>,
     /// The phase is that of a whole node.
     pub(super) has_phase: bool,
@@ -243,7 +244,7 @@ impl Node {
             let mut down = Link::default();
             (down.since, down.counters) = (peer.since, peer.counters);
             let link = ups().find(|link| link.peer == Some(index));
-            cluster::Link {
+            LinkReport {
                 name: peer.name.clone(),
                 failure: peer.failure.filter(|_| link.is_none()),
                 ..link.unwrap_or(&down).report(now)
@@ -255,7 +256,7 @@ impl Node {
             others.min_by_key(|link| link.conn)
         };
         let others = std::iter::successors(after(0), |link| after(link.conn));
-        let others = others.map(|link| cluster::Link {
+        let others = others.map(|link| LinkReport {
             name: link.home().map_or_else(String::new, |it| it.to_string()),
             ..link.report(now)
         });
@@ -300,7 +301,8 @@ impl Node {
         let is_closed = why == Failure::Closed;
         let is_news = match peer.and_then(|index| self.peers.get_mut(index)) {
             Some(peer) => {
-                // A node closes a connection when it moves its clock or has another: that is logged only if it does so again.
+                // A node closes a connection when it moves its clock or has another: that is logged only if it does
+                // so again.
                 peer.closes = if is_closed { peer.closes + 1 } else { 0 };
                 peer.failure = Some(why);
                 !is_closed || peer.closes >= MAX_CLOSES
@@ -658,10 +660,13 @@ impl Node {
         let differs = ahead.unsigned_abs() > MAX_CLOCK_DIFFERENCE_MS;
         if differs && !std::mem::replace(&mut link.is_clock_logged, true) {
             let seconds = ahead / 1000;
-            let text = format_args!(
-                "its wall clock differs by {seconds} s: connection ids and decoys differ too"
+            self.log(
+                link.peer,
+                link.address,
+                &format_args!(
+                    "its wall clock differs by {seconds} s: connection ids and decoys differ too"
+                ),
             );
-            self.log(link.peer, link.address, &text);
         }
     }
 
@@ -819,5 +824,49 @@ mod tests {
         }
         let totals = [&a, &b].map(|host| host.table.totals(55 * UNIT_MS).seeders);
         assert_eq!((id, totals), (2, [5000, 5000]));
+    }
+
+    #[test]
+    fn rev_overload_counts_completions_once() {
+        let (mut a, mut b) = (Host::new(1, &["b"]), Host::new(2, &[]));
+        for now in (500..20_000).step_by(100) {
+            connect(&mut a, &mut b, 1, now);
+            pass(&mut a, &mut b, 1, now);
+            a.with(now, |node, world| node.tick(world));
+            b.with(now, |node, world| node.tick(world));
+        }
+        let mut now = 20_000;
+        const N: u32 = 36_000;
+        for n in 0..N {
+            a.announce(n, Event::Completed, Role::Seeder, now);
+            a.announce(n, Event::Stopped, Role::Seeder, now);
+            if n % 1000 == 999 {
+                now += 30;
+                a.with(now, |node, world| node.tick(world));
+                let q: Vec<_> = a
+                    .node
+                    .links
+                    .iter()
+                    .map(|l| (l.queue(), l.is_behind))
+                    .collect();
+                if n % 5000 == 4999 {
+                    eprintln!("{n} {q:?}");
+                }
+            }
+        }
+        for _ in 0..400 {
+            now += 30;
+            pass(&mut a, &mut b, 1, now);
+            a.with(now, |node, world| node.tick(world));
+            b.with(now, |node, world| node.tick(world));
+        }
+        let mut seen = [0_u32; 4];
+        for n in 0..N {
+            let mut hash = [0; 20];
+            hash[..4].copy_from_slice(&n.wrapping_mul(0x0100_002b).to_be_bytes());
+            let d = b.table.scrape(&hash, now).map_or(0, |c| c.downloaded);
+            seen[d.min(3) as usize] += 1;
+        }
+        assert_eq!(seen, [0, N, 0, 0], "torrents by downloaded count on b");
     }
 }

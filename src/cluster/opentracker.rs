@@ -20,21 +20,16 @@
 //! them: it stores their records as IPv6 peers that do not exist. It does read IPv4 peers in packets
 //! of type 1, as mapped addresses. Before 2024 it read type 0, and nothing else.
 
-use crate::log;
-use crate::nets::{self, Net};
-use crate::siphash::siphash24_128;
+use crate::base::log;
+use crate::base::nets::{self, Net};
+use crate::base::siphash::siphash24_128;
 use crate::stats::cluster::Multicast as Counters;
 use crate::sys::mmsg::{BATCH, Batch};
 use crate::tracker::{InfoHash, LATE, News, Peer, Record, Role, State, Table};
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
-
-pub const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 23, 5);
-
-/// The port that opentracker sends to, whichever port it listens on.
-pub const PORT: u16 = 9696;
+use std::net::IpAddr;
 
 /// Bytes of a packet, without the headers of UDP and IP.
 const MAX_BYTES: usize = 1480;
@@ -48,7 +43,8 @@ const RENEWAL_MS: u64 = 600_000;
 /// Records that are accepted in a second. A flood takes at most an eighth of a core.
 const MAX_RECORDS: u64 = 250_000;
 
-/// Milliseconds between two lines about ignored packets, and at least from one about a packet that cannot be sent to the next.
+/// Milliseconds between two lines about ignored packets, and at least from one about a packet that cannot be sent to
+/// the next.
 const IGNORED_AGAIN_MS: u64 = 3_600_000;
 const FAILURE_AGAIN_MS: u64 = 60_000;
 
@@ -98,7 +94,7 @@ pub struct LiveSync {
     packets: Packets,
     counters: Counters,
     /// When the next line about ignored packets may be logged, by reason.
-    log_at: [u64; Counters::IGNORED.len()],
+    log_at: [u64; 4],
     /// When the log said that packets cannot be sent, if it has not said otherwise.
     failing_since: Option<u64>,
 }
@@ -162,14 +158,14 @@ impl LiveSync {
                     self.counters.ignored[why as usize] += 1;
                     let at = &mut self.log_at[why as usize];
                     let why = match why {
-                        Ignored::Stranger => "no --sync-node holds it",
-                        Ignored::Shed => "there are too many",
+                        Ignored::Stranger => "not in a --sync-node",
+                        Ignored::Shed => "too many",
                         Ignored::Own | Ignored::Malformed => continue,
                     };
                     if *at <= now {
                         *at = now + IGNORED_AGAIN_MS;
                         log::line(format_args!(
-                            "multicast: packets from {from} are ignored: {why}"
+                            "multicast: ignored packets from {from}: {why}"
                         ));
                     }
                 }

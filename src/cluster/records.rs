@@ -6,9 +6,9 @@
 //! 1 ready      the receiver has to send: events after this number 8, peers stamped in or after this unit 8;
 //!              flags 8: 1 learnt peers too, 2 counts too, 4 completions so far are counted otherwise,
 //!              8 only news for now
-//! 2 heartbeat  uptime 8, wall clock 8 (ms since 1970), torrents 8, seeders 8, leechers 8, number of the last event sent 8,
-//!              unit before which all peers were sent 8, contents of kind 1 that were answered 8, echo 8: the last uptime
-//!              received, and the milliseconds since then
+//! 2 heartbeat  uptime 8, wall clock 8 (ms since 1970), torrents 8, seeders 8, leechers 8, number of the last
+//!              event sent 8, unit before which all peers were sent 8, contents of kind 1 that were answered 8,
+//!              echo 8: the last uptime received, and the milliseconds since then
 //! 3 records    unit 8, number of the first event 8, then groups:
 //!              flags 1: 128 IPv6, 64 the torrent of the group before, 48 their kind, 15 the number of records less 1;
 //!              info-hash 20 unless it is the same; records: state 1, address 4 or 16, port 2

@@ -31,8 +31,8 @@ const COLLECT_MS: u64 = 25;
 const NEWS_AT_ONCE: usize = 4096;
 
 impl Node {
-    /// Sends what is due; true if there is more to do at once. To be called some ten times a second, after [`Node::receive`] has had
-    /// the bytes that have come: a link that is silent ends here.
+    /// Sends what is due; true if there is more to do at once. To be called some ten times a second, after
+    /// [`Node::receive`] has had the bytes that have come: a link that is silent ends here.
     pub fn tick(&mut self, world: &World) -> bool {
         if world.now > self.ticked_at + PAUSE_MS {
             self.forgive(world.now);
@@ -135,19 +135,19 @@ impl Node {
         self.news = later.to_vec();
     }
 
-    /// Sends contents to all links that keep up. One whose queue is full loses the peers that were stamped from unit `oldest` on.
+    /// Sends contents to all links that keep up. One whose queue is full loses the peers that were stamped from unit
+    /// `oldest` on.
     fn broadcast(&mut self, contents: Contents, oldest: u64) {
         let records = contents.records;
         let contents = contents.finish();
         for link in self.links.iter_mut().filter(|link| link.keeps_up()) {
-            link.counters.records_out += records;
-            for content in &contents {
-                if link.queue() > MAX_QUEUE {
-                    link.lose(oldest);
-                    break;
-                }
-                link.push(content);
+            // All or nothing: events that came in part would come again, with their completions.
+            if link.queue() > MAX_QUEUE {
+                link.lose(oldest);
+                continue;
             }
+            link.counters.records_out += records;
+            contents.iter().for_each(|content| link.push(content));
         }
     }
 

@@ -1,8 +1,9 @@
-//! The walk: every eight units it passes the whole table and sends the peers that have announced here since the last one,
-//! so that renewals reach the other nodes.
+//! The walk: every eight units it passes the whole table and sends the peers that have announced here since the last
+//! one, so that renewals reach the other nodes.
 //!
-//! The info-hashes are cut into 256 slices by their first byte. For each slice the unit is kept in which the walk reached it
-//! last: the next walk sends what was stamped in or after that unit. Slices are spread evenly over the eight units.
+//! The info-hashes are cut into 256 slices by their first byte. For each slice the unit is kept in which the walk
+//! reached it last: the next walk sends what was stamped in or after that unit. Slices are spread evenly over the
+//! eight units.
 
 use super::link::Pass;
 use crate::tracker::Cursor;

@@ -14,8 +14,8 @@ const SETTLE_MS: u64 = 3000;
 const LIST_MS: u64 = 60_000;
 
 impl Node {
-    /// Asks for missing records, and sees whether this node is whole: a whole node has sent everything, or all nodes that are
-    /// named have. Else a node that is reached first could be an empty one.
+    /// Asks for missing records, and sees whether this node is whole: a whole node has sent everything, or all nodes
+    /// that are named have. Else a node that is reached first could be an empty one.
     pub(super) fn seek(&mut self, now: u64) {
         let are_all_linked =
             self.is_whole || (0..self.peers.len()).all(|index| !self.is_silent(index));
@@ -43,8 +43,8 @@ impl Node {
         }
     }
 
-    /// A node that is not whole asks one whole node for everything, learnt peers and counts included, and the others for their
-    /// local peers; if none is whole, it asks each for everything.
+    /// A node that is not whole asks one whole node for everything, learnt peers and counts included, and the others
+    /// for their local peers; if none is whole, it asks each for everything.
     fn ask_for_missing(&mut self) {
         const EVERYTHING: u64 = JOINING | LEARNT | WITH_COUNTS;
         let is_whole_source = |link: &Link| link.is_source() && link.theirs.is_whole;
@@ -63,8 +63,8 @@ impl Node {
         }
     }
 
-    /// The list of torrents has changed. If some were refused, the other nodes are asked for their peers and counts again,
-    /// at most once a minute.
+    /// The list of torrents has changed. If some were refused, the other nodes are asked for their peers and counts
+    /// again, at most once a minute.
     pub fn list_changed(&mut self) {
         self.is_list_changed = self.refused > self.refused_before;
     }

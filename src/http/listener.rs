@@ -1,4 +1,4 @@
-//! Where HTTP is listened for: a TCP port, or a Unix socket for a proxy on the same host.
+//! Listeners: a TCP port, or a Unix socket for a proxy on the same host.
 
 use crate::sys::sockets::SocketFile;
 use mio::event::Source;
@@ -9,12 +9,12 @@ use std::os::fd::OwnedFd;
 
 pub enum Listener {
     Tcp(TcpListener),
-    /// With its file, which goes when the listener does, unless that is another process's to say.
+    /// With its file, which is removed with the listener, unless another process does that.
     Unix(UnixListener, Option<SocketFile>),
 }
 
 impl Listener {
-    /// A connection and the address that it is from, which over a Unix socket is none.
+    /// Accepts a connection. Over a Unix socket it has no address.
     pub fn accept(&self) -> io::Result<(TcpStream, Option<IpAddr>)> {
         match self {
             Listener::Tcp(listener) => {
@@ -23,13 +23,13 @@ impl Listener {
             }
             Listener::Unix(listener, _) => {
                 let (stream, _) = listener.accept()?;
-                // Nothing is asked of a connection but what a stream socket of any family does.
+                // A connection uses only what stream sockets of all families have in common.
                 Ok((TcpStream::from(OwnedFd::from(stream)), None))
             }
         }
     }
 
-    /// What the poll watches.
+    /// For the poll to watch.
     pub fn source(&mut self) -> &mut dyn Source {
         match self {
             Listener::Tcp(listener) => listener,

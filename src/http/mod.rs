@@ -1,24 +1,31 @@
-//! Announces and scrapes over HTTP: just as much of HTTP/1 as trackers and their clients use.
+//! HTTP: announces, scrapes, statistics and full scrapes, in as much of HTTP/1 as trackers and their clients use.
 //!
-//! A connection owns no buffer while it waits for a request, and a request that arrives whole is parsed
-//! where it was read and answered from one buffer that all connections share. Only what is left
-//! half-read or half-written costs a connection memory.
+//! A tracker's requests and replies are short, its connections many, and most of them idle. So a connection owns no
+//! buffer while it waits. A request that arrives whole is parsed where it was read and answered from a buffer that all
+//! connections share; only bytes that are half-read or half-written cost a connection memory.
+//!
+//! A request's way: [`Connections::accept`] takes a connection from a [`Listener`] into the pool and queues it. In its
+//! turn it reads (`connection`), finds the client behind a proxy (`proxy`), parses the head (`request`), and asks the
+//! [`Site`], where a path leads to an announce, a scrape or a report (`site`). The reply is framed (`response`) and
+//! sent. A full scrape is made by the slice while it is sent (`full_scrape`, `streaming`), to as many clients as the
+//! [`Limiter`] admits. The pool closes connections at their deadlines, and before them where memory or the number of
+//! connections is at its limit.
 
 mod connection;
-mod forwarded;
-mod gate;
+mod connections;
+mod full_scrape;
+mod limiter;
 mod listener;
-mod proxies;
-mod proxy_protocol;
-mod register;
+mod pool;
+mod proxy;
 mod request;
 mod response;
-mod routes;
+mod site;
 mod streaming;
 
-pub use connection::{Connections, Context, Turn};
-pub use gate::{FullScrapes, Gate};
+pub use connections::{Connections, Context};
+pub use limiter::Limiter;
 pub use listener::Listener;
-pub use proxies::Proxies;
-pub use register::Room;
-pub use routes::{Policy, Site};
+pub use pool::SharedLimits;
+pub use proxy::Proxies;
+pub use site::{Policy, Site};

@@ -1,36 +1,39 @@
-//! The head of a request (RFC 9112). Its first line is read as liberally as old clients need, and its headers as
+//! The head of a request (RFC 9112). Its first line is parsed as liberally as old clients need, and its headers as
 //! strictly as proxies in front need, so that all agree on where a request ends.
 
-use crate::proto::find;
+use crate::protocol::{find, split_at_byte};
+use std::net::IpAddr;
 
-/// The longest head, in bytes, with the empty line that ends it.
-pub const LONGEST_HEAD: usize = 8 * 1024;
+/// The longest head, with the empty line that ends it.
+pub const MAX_HEAD_BYTES: usize = 8 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     Get,
     Head,
-    /// Well-formed and not served.
+    /// Valid and not served.
     Other,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
     pub method: Method,
-    /// The target's path, without the slashes in front; may hold escapes, and a space before a `?`.
+    /// The target's path without leading slashes. It may hold escapes, and a space before a `?`.
     pub path: &'a [u8],
-    /// What comes after the first `?`.
+    /// The target after the first `?`.
     pub query: &'a [u8],
-    /// The lines between the request line and the empty one, for [`Request::field`].
-    pub fields: &'a [u8],
+    /// The lines between the request line and the empty one, for [`fields`].
+    pub lines: &'a [u8],
     /// HTTP/1.1 or a later 1.x.
     pub is_1_1: bool,
-    /// Whether the connection is to be kept after the reply.
+    /// Whether the connection is kept after the reply.
     pub keep_alive: bool,
-    /// Whether a body comes after the head.
+    /// Whether a body follows the head. Bodies are not read, so the connection is not kept.
     pub has_body: bool,
     /// Bytes that this request takes in the buffer.
     pub length: usize,
+    /// The parser leaves it to the connection. None: a proxy does not name it.
+    pub client: Option<IpAddr>,
 }
 
 /// Why a buffer holds no request.
@@ -40,135 +43,111 @@ pub enum Invalid {
     Incomplete,
     /// This is not HTTP/1.
     Malformed,
-    /// The head is longer than [`LONGEST_HEAD`].
+    /// The head is longer than [`MAX_HEAD_BYTES`].
     TooLong,
 }
 
-/// Reads the request at the front of the buffer.
+/// Parses the request at the front of the buffer.
 pub fn parse(buffer: &[u8]) -> Result<Request<'_>, Invalid> {
-    let window = &buffer[..buffer.len().min(LONGEST_HEAD)];
-    let mut lines = Lines { rest: window };
-    let line = lines.request_line()?;
-    let mut request = match line {
-        Some(line) => parse_line(line)?,
-        None => return Err(lines.unfinished(buffer)),
+    let window = &buffer[..buffer.len().min(MAX_HEAD_BYTES)];
+    let unfinished = match buffer.len() < MAX_HEAD_BYTES {
+        true => Invalid::Incomplete,
+        false => Invalid::TooLong,
     };
-    request.fields = lines.rest;
+    let mut rest = window;
+    // Empty lines may come first (RFC 9112, 2.2).
+    while let [b'\n', after @ ..] | [b'\r', b'\n', after @ ..] = rest {
+        rest = after;
+    }
+    // Bytes that do not begin as a method, such as a TLS handshake, are refused at once, however many may follow.
+    match rest {
+        [] | [b'\r'] => return Err(unfinished),
+        &[first, ..] if !is_token(first) => return Err(Invalid::Malformed),
+        _ => {}
+    }
+    let mut request = parse_line(next_line(&mut rest).ok_or(unfinished)?)?;
+    let lines = rest;
     loop {
-        match lines.next() {
-            Some([]) => break,
-            Some(line) => read_header(line, &mut request)?,
-            None => return Err(lines.unfinished(buffer)),
+        match next_line(&mut rest).ok_or(unfinished)? {
+            [] => break,
+            line => parse_field(line, &mut request)?,
         }
     }
-    request.length = window.len() - lines.rest.len();
-    let fields = request.fields.len() - lines.rest.len();
-    request.fields = &request.fields[..fields];
+    request.keep_alive &= !request.has_body;
+    request.length = window.len() - rest.len();
+    request.lines = &lines[..lines.len() - rest.len()];
     Ok(request)
 }
 
-/// The lines of a whole head, without the one that it begins with and the empty one at its end.
-pub fn headers(head: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut lines = Lines { rest: head };
-    let _ = lines.request_line();
-    std::iter::from_fn(move || lines.next())
+/// The names and trimmed values of header lines. Few requests need any, so that none pays for storing them.
+pub fn fields(mut lines: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    std::iter::from_fn(move || {
+        let (name, value) = split_at_byte(next_line(&mut lines)?, b':');
+        Some((name, trim(value.unwrap_or_default())))
+    })
 }
 
 impl<'a> Request<'a> {
-    /// Whether the client would have the reply as gzip (RFC 9110, 12.5.3).
+    /// Takes the place of a request where there is none to reply to. It ends the connection.
+    pub const INVALID: Request<'static> = Request {
+        method: Method::Other,
+        path: &[],
+        query: &[],
+        lines: &[],
+        is_1_1: true,
+        keep_alive: false,
+        has_body: false,
+        length: 0,
+        client: None,
+    };
+
+    /// The value of the first header of this name.
+    pub fn field(&self, name: &[u8]) -> Option<&'a [u8]> {
+        let mut fields = fields(self.lines);
+        fields.find_map(|(found, value)| found.eq_ignore_ascii_case(name).then_some(value))
+    }
+
+    /// Whether the client prefers gzip to the plain reply (RFC 9110, 12.5.3).
     pub fn accepts_gzip(&self) -> bool {
-        let mut lines = Lines { rest: self.fields };
-        let (mut gzip, mut any, mut identity) = (None, None, None);
-        while let Some(line) = lines.next() {
-            let (name, value) = line.split_at(find(line, b':').unwrap_or(line.len()));
-            if !name.eq_ignore_ascii_case(b"accept-encoding") {
-                continue;
-            }
-            for item in value.get(1..).unwrap_or_default().split(|&b| b == b',') {
-                let (coding, weight) = item.split_at(find(item, b';').unwrap_or(item.len()));
-                let known = match trim(coding) {
-                    b"*" => &mut any,
-                    coding if coding.eq_ignore_ascii_case(b"identity") => &mut identity,
-                    coding if coding.eq_ignore_ascii_case(b"gzip") => &mut gzip,
-                    coding if coding.eq_ignore_ascii_case(b"x-gzip") => &mut gzip,
-                    _ => continue,
-                };
-                *known = Some(read_weight(weight));
+        let (mut gzip, mut any, mut identity) = (None, None, 0);
+        let is_accept = |name: &[u8]| name.eq_ignore_ascii_case(b"accept-encoding");
+        let values = fields(self.lines).filter(|(name, _)| is_accept(name));
+        for item in values.flat_map(|(_, value)| value.split(|&b| b == b',')) {
+            let (coding, parameter) = split_at_byte(item, b';');
+            let weight = parameter.map_or(1000, weight);
+            match &*trim(coding).to_ascii_lowercase() {
+                b"gzip" | b"x-gzip" => gzip = Some(weight),
+                b"*" => any = Some(weight),
+                b"identity" => identity = weight,
+                _ => {}
             }
         }
         let gzip = gzip.or(any).unwrap_or(0);
-        gzip > 0 && gzip >= identity.unwrap_or(0)
-    }
-
-    /// The value of the first header of this name. Few requests are asked for any, so that none pays
-    /// for keeping them apart.
-    pub fn field(&self, name: &[u8]) -> Option<&'a [u8]> {
-        let mut lines = Lines { rest: self.fields };
-        loop {
-            let line = lines.next()?;
-            let (found, value) = line.split_at(find(line, b':').unwrap_or(line.len()));
-            if found.eq_ignore_ascii_case(name) && !value.is_empty() {
-                return Some(trim(value.get(1..)?));
-            }
-        }
+        gzip > 0 && gzip >= identity
     }
 }
 
-/// The thousandths of `;q=0.123`; a thousand where there is none, nothing where it is garbled.
-fn read_weight(parameter: &[u8]) -> u16 {
-    let parameter = trim(parameter);
-    if parameter.is_empty() {
-        return 1000;
-    }
-    let parameter = trim(parameter.get(1..).unwrap_or_default());
-    let digits = match parameter {
-        [b'q' | b'Q', b'=', digits @ ..] => digits,
-        _ => return 0,
-    };
-    match digits {
-        [b'1', rest @ ..] if rest.iter().all(|b| b".0".contains(b)) => 1000,
-        [b'0', b'.', decimals @ ..] if decimals.iter().all(u8::is_ascii_digit) => decimals
-            .iter()
-            .zip([100, 10, 1])
-            .map(|(digit, worth)| u16::from(digit - b'0') * worth)
-            .sum(),
+/// The thousandths in `q=0.123`; 0 if that is invalid.
+fn weight(parameter: &[u8]) -> u16 {
+    match trim(parameter) {
+        [b'q' | b'Q', b'=', b'1', rest @ ..] if rest.iter().all(|b| b".0".contains(b)) => 1000,
+        [b'q' | b'Q', b'=', b'0', b'.', decimals @ ..]
+            if decimals.iter().all(u8::is_ascii_digit) =>
+        {
+            let worths = decimals.iter().zip([100, 10, 1]);
+            worths
+                .map(|(digit, worth)| u16::from(digit - b'0') * worth)
+                .sum()
+        }
         _ => 0,
     }
 }
 
-/// Lines that end in LF or CR LF.
-struct Lines<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Lines<'a> {
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let end = find(self.rest, b'\n')?;
-        let (line, rest) = self.rest.split_at(end);
-        self.rest = rest.get(1..).unwrap_or_default();
-        Some(line.strip_suffix(b"\r").unwrap_or(line))
-    }
-
-    /// The first line that is not empty (RFC 9112, 2.2), if it is whole. What does not begin as a
-    /// method does, a TLS handshake for one, is refused at once, however long the line may become.
-    fn request_line(&mut self) -> Result<Option<&'a [u8]>, Invalid> {
-        while let [b'\n', rest @ ..] | [b'\r', b'\n', rest @ ..] = self.rest {
-            self.rest = rest;
-        }
-        match self.rest {
-            [] | [b'\r'] => Ok(None),
-            &[first, ..] if is_token(first) => Ok(self.next()),
-            _ => Err(Invalid::Malformed),
-        }
-    }
-
-    fn unfinished(&self, buffer: &[u8]) -> Invalid {
-        if buffer.len() >= LONGEST_HEAD {
-            Invalid::TooLong
-        } else {
-            Invalid::Incomplete
-        }
-    }
+/// Takes a line that ends in LF or CR LF off the front.
+fn next_line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (line, after) = split_at_byte(rest, b'\n');
+    *rest = after?;
+    Some(line.strip_suffix(b"\r").unwrap_or(line))
 }
 
 /// Whether a method or the name of a header may hold this byte (RFC 9110, 5.6.2).
@@ -176,7 +155,7 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Without the spaces and tabs at both ends: the white space of RFC 9110, 5.6.3, which is less than ASCII's.
+/// Removes spaces and tabs at both ends: the white space of RFC 9110, 5.6.3, which is less than ASCII's.
 pub fn trim(bytes: &[u8]) -> &[u8] {
     trim_start(trim_end(bytes))
 }
@@ -195,8 +174,8 @@ fn trim_end(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// `METHOD target HTTP/1.x`. The target may hold spaces: the last word is the version. It may hold any other byte too,
-/// as some clients escape nothing, but for a CR, at which another reader may end the line (RFC 9112, 2.2).
+/// `METHOD target HTTP/1.x`. Some clients escape nothing, so the target may hold any byte, spaces too. The exception is
+/// CR, at which another parser may end the line (RFC 9112, 2.2).
 fn parse_line(line: &[u8]) -> Result<Request<'_>, Invalid> {
     if find(line, b'\r').is_some() {
         return Err(Invalid::Malformed);
@@ -215,11 +194,11 @@ fn parse_line(line: &[u8]) -> Result<Request<'_>, Invalid> {
         name if name.iter().copied().all(is_token) => Method::Other,
         _ => return Err(Invalid::Malformed),
     };
-    // An info-hash may end in a space, so nothing is cut off at the end.
+    // An info-hash may end in a space, so the end is not trimmed.
     let target = line.get(first + 1..last).unwrap_or_default();
     let (path, query) = match split_target(trim_start(target)) {
         Some(split) => split,
-        // What other methods do with their targets is none of ours.
+        // Other methods may have targets of other forms.
         None if method == Method::Other => Default::default(),
         None => return Err(Invalid::Malformed),
     };
@@ -227,41 +206,35 @@ fn parse_line(line: &[u8]) -> Result<Request<'_>, Invalid> {
         method,
         path,
         query,
-        fields: &[],
         is_1_1,
         keep_alive: is_1_1,
-        has_body: false,
-        length: 0,
+        ..Request::INVALID
     })
 }
 
-/// Path and query of an origin-form or absolute-form target; `*` is a path that leads nowhere.
+/// Path and query of a target in origin-form or absolute-form. `*` is a path that is not found.
 fn split_target(target: &[u8]) -> Option<(&[u8], &[u8])> {
     let target = match target {
         [b'/', ..] | b"*" => target,
         _ => {
-            let scheme = target.get(..7)?;
-            let length = match scheme.eq_ignore_ascii_case(b"http://") {
-                true => 7,
-                false if target.get(..8)?.eq_ignore_ascii_case(b"https://") => 8,
-                false => return None,
+            let after = |scheme: &[u8]| {
+                let (start, rest) = target.split_at_checked(scheme.len())?;
+                start.eq_ignore_ascii_case(scheme).then_some(rest)
             };
-            let rest = &target[length..];
+            let rest = after(b"http://").or_else(|| after(b"https://"))?;
             let end = rest.iter().position(|b| matches!(b, b'/' | b'?'));
             &rest[end.unwrap_or(rest.len())..]
         }
     };
-    let question = find(target, b'?').unwrap_or(target.len());
-    let (path, query) = target.split_at(question);
+    let (path, query) = split_at_byte(target, b'?');
     let slashes = path.iter().take_while(|&&b| b == b'/').count();
-    Some((&path[slashes..], query.get(1..).unwrap_or_default()))
+    Some((&path[slashes..], query.unwrap_or_default()))
 }
 
-/// Takes from a header what matters here, and passes over the others. A line that is not `name: value` is
-/// refused: a folded line, a space before the colon (RFC 9112, 5.1 and 5.2), a bare CR or a NUL (RFC 9110, 5.5).
-/// Another reader might find a header in it that says where the body ends. So is a length that is not a number
-/// (RFC 9112, 6.3).
-fn read_header(line: &[u8], request: &mut Request) -> Result<(), Invalid> {
+/// Applies a header that has an effect, and skips the others. A line that is not `name: value` is malformed: a folded
+/// line, a space before the colon (RFC 9112, 5.1 and 5.2), a bare CR or a NUL (RFC 9110, 5.5). Another parser might
+/// find a header in it that decides where the body ends. So is a length that is not a number (RFC 9112, 6.3).
+fn parse_field(line: &[u8], request: &mut Request) -> Result<(), Invalid> {
     let end = line.iter().position(|&b| !is_token(b));
     let (name, value) = line.split_at(end.unwrap_or(line.len()));
     let value = match value {
@@ -271,7 +244,7 @@ fn read_header(line: &[u8], request: &mut Request) -> Result<(), Invalid> {
     if find(value, b'\r').or(find(value, b'\0')).is_some() {
         return Err(Invalid::Malformed);
     }
-    // Nearly all headers are told apart by their first letter.
+    // The first letter excludes nearly all headers.
     if !matches!(name.first(), Some(b'C' | b'c' | b'T' | b't')) {
         return Ok(());
     }
@@ -290,8 +263,7 @@ fn read_header(line: &[u8], request: &mut Request) -> Result<(), Invalid> {
         }
         request.has_body |= value != b"0";
     } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-        // There is a body, of which nothing is wanted. Where the next request would begin is then
-        // a matter on which others may disagree, so there is none.
+        // Parsers may disagree on where such a body ends, so the connection ends instead.
         request.has_body = true;
     }
     Ok(())
@@ -300,7 +272,7 @@ fn read_header(line: &[u8], request: &mut Request) -> Result<(), Invalid> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Random;
+    use crate::base::random::Random;
 
     fn parsed(text: &str) -> Request<'_> {
         let request = parse(text.as_bytes()).unwrap_or_else(|error| panic!("{text:?}: {error:?}"));
@@ -316,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_common_request() {
+    fn common_request_is_parsed() {
         let text = "GET /announce?info_hash=x HTTP/1.1\r\nHost: t.example:6969\r\n\
             User-Agent: XX/1\r\nAccept-Encoding: gzip\r\n\r\n";
         let request = parsed(text);
@@ -324,17 +296,18 @@ mod tests {
             method: Method::Get,
             path: b"announce",
             query: b"info_hash=x",
-            fields: b"Host: t.example:6969\r\nUser-Agent: XX/1\r\nAccept-Encoding: gzip\r\n\r\n",
+            lines: b"Host: t.example:6969\r\nUser-Agent: XX/1\r\nAccept-Encoding: gzip\r\n\r\n",
             is_1_1: true,
             keep_alive: true,
             has_body: false,
             length: text.len(),
+            client: None,
         };
         assert_eq!(request, expected);
     }
 
     #[test]
-    fn targets_of_all_kinds() {
+    fn target_is_split_into_path_and_query() {
         let expected = [
             ("/announce?a=b", "announce", "a=b"),
             ("//announce?a=b?c", "announce", "a=b?c"),
@@ -359,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_decide_whether_the_connection_is_kept() {
+    fn version_and_header_decide_whether_the_connection_is_kept() {
         let keeps = |version: &str, headers: &str| {
             let text = format!("GET / {version}\r\n{headers}\r\n");
             parsed(&text).keep_alive
@@ -373,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn gzip_is_for_those_who_would_have_it() {
+    fn gzip_is_chosen_by_accept_encoding() {
         let accepts = |headers: &str| {
             let text = format!("GET / HTTP/1.1\r\n{headers}\r\n\r\n");
             parsed(&text).accepts_gzip()
@@ -409,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_noticed() {
+    fn headers_that_announce_a_body_are_found() {
         let has_body = |header: &str| {
             let text = format!("GET / HTTP/1.1\r\n{header}\r\n\r\n");
             parsed(&text).has_body
@@ -422,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_content_length_that_is_not_a_number_is_malformed() {
+    fn content_length_that_is_not_a_number_is_malformed() {
         for value in [
             "", " ", "+5", "-1", "0x5", "5 5", "0, 0", "1.0", "x", "\x0c0", "0\x0b", "\x0c",
         ] {
@@ -433,7 +406,7 @@ mod tests {
 
     /// Clients that escape nothing send other raw bytes in an info-hash.
     #[test]
-    fn a_bare_cr_is_malformed_before_and_in_the_request_line() {
+    fn bare_cr_before_or_in_the_request_line_is_malformed() {
         for text in [
             "GET / HTTP/1.1\r\r\n\r\n",
             "GET / HTTP/1.1\r \n\r\n",
@@ -456,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn white_space_in_a_request_line_is_space_and_tab() {
+    fn only_space_and_tab_are_white_space_in_a_request_line() {
         assert!(parse(b"GET \t/ HTTP/1.1 \t\r\n\r\n").is_ok());
         for text in [
             "GET / HTTP/1.1\x0c\r\n\r\n",
@@ -470,14 +443,14 @@ mod tests {
     }
 
     #[test]
-    fn line_ends_may_be_bare_and_empty_lines_may_come_first() {
+    fn bare_line_feeds_and_leading_empty_lines_are_accepted() {
         assert_eq!(parsed("GET /a HTTP/1.0\n\n").path, b"a");
         assert_eq!(parsed("\r\n\nGET /a HTTP/1.1\nHost: x\r\n\n").path, b"a");
         assert_eq!(parsed("GET /a  HTTP/1.1 \r\nHost: x\r\n\r\n").path, b"a ");
     }
 
     #[test]
-    fn a_header_line_is_a_name_a_colon_and_a_value() {
+    fn header_line_that_is_not_name_colon_value_is_malformed() {
         let result = |line: &str| {
             let text = format!("GET / HTTP/1.1\r\n{line}\r\nX: y\r\n\r\n");
             parse(text.as_bytes()).map(|request| request.length == text.len())
@@ -524,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_are_told_apart() {
+    fn unknown_methods_are_valid() {
         assert_eq!(parsed("HEAD / HTTP/1.1\r\n\r\n").method, Method::Head);
         assert_eq!(parsed("POST / HTTP/1.1\r\n\r\n").method, Method::Other);
         for line in [
@@ -540,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_http_is_malformed_at_once() {
+    fn bytes_that_are_not_http_are_malformed_at_once() {
         let bad: [&[u8]; 11] = [
             b"GET /\r\n\r\n",
             b"GET\r\n\r\n",
@@ -560,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn every_truncation_is_incomplete() {
+    fn truncated_request_is_incomplete() {
         let text =
             b"\r\nGET /announce?info_hash=x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
         for length in 0..text.len() {
@@ -570,26 +543,26 @@ mod tests {
     }
 
     #[test]
-    fn a_head_has_8_kib() {
+    fn head_has_at_most_8_kib() {
         let head = |length: usize| {
             let mut text = b"GET / HTTP/1.1\r\nX: ".to_vec();
             text.resize(length - 4, b'x');
             text.extend_from_slice(b"\r\n\r\n");
             text
         };
-        let longest = head(LONGEST_HEAD);
-        assert_eq!(parse(&longest).map(|r| r.length), Ok(LONGEST_HEAD));
+        let longest = head(MAX_HEAD_BYTES);
+        assert_eq!(parse(&longest).map(|r| r.length), Ok(MAX_HEAD_BYTES));
         assert_eq!(
-            parse(&longest[..LONGEST_HEAD - 1]),
+            parse(&longest[..MAX_HEAD_BYTES - 1]),
             Err(Invalid::Incomplete)
         );
-        assert_eq!(parse(&head(LONGEST_HEAD + 1)), Err(Invalid::TooLong));
-        assert_eq!(parse(&[b'A'; LONGEST_HEAD]), Err(Invalid::TooLong));
-        assert_eq!(parse(&[b'\n'; LONGEST_HEAD]), Err(Invalid::TooLong));
+        assert_eq!(parse(&head(MAX_HEAD_BYTES + 1)), Err(Invalid::TooLong));
+        assert_eq!(parse(&[b'A'; MAX_HEAD_BYTES]), Err(Invalid::TooLong));
+        assert_eq!(parse(&[b'\n'; MAX_HEAD_BYTES]), Err(Invalid::TooLong));
     }
 
     #[test]
-    fn requests_may_follow_each_other() {
+    fn requests_may_be_pipelined() {
         let text = b"GET /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n";
         let first = parse(text).expect("the first");
         assert_eq!(first.path, b"a");
@@ -597,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn no_mutation_does_harm() {
+    fn parser_survives_mutated_requests() {
         let good =
             b"GET http://x/announce?info_hash=x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
         let mut random = Random::seeded(51);

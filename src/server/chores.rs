@@ -1,11 +1,11 @@
-//! The work that is not serving, in steps of bounded size: signals, the helper processes, FIFOs, the sweep, saves, the cluster,
-//! the history and the log's counts.
+//! The work that is not serving, in bounded steps: signals, the helper, FIFOs, the sweep, saves, the cluster, the
+//! history and the log's counts.
 
 use super::cluster::Cluster;
 use super::{Busy, Round};
 use crate::access::{Access, Fifo};
-use crate::keeper::{Event, Keeper};
-use crate::log::{self, Level};
+use crate::base::log::{self, Level};
+use crate::helper::{Answer, Helper};
 use crate::responder::Responder;
 use crate::state::{Saves, wall_ms};
 use crate::stats;
@@ -15,70 +15,50 @@ use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 use std::io::{self, Read};
 
-/// Records that the sweep looks at between two rounds of requests: well below a millisecond, even
-/// where none of them is in the cache. While ten million torrents expire, a UDP connect waits for no longer
-/// with a quarter of it: p99 1.5 ms against 1.4, on a machine where it is 1.1 to 1.6 when idle.
+/// Records that the sweep looks at between two rounds of requests: well below a millisecond, even where none of them is
+/// in the cache. A quarter of it would not shorten what a UDP connect waits while ten million torrents expire: p99 1.5
+/// ms against 1.4, on a machine where it is 1.1 to 1.6 when idle.
 const SWEEP_BUDGET: usize = 4096;
 
-/// Milliseconds between two lines of counts.
+/// Milliseconds between two log lines of counts.
 const REPORT_MS: u64 = 60_000;
 
 const SIGNALS: Token = Token(0);
-const KEEPER: Token = Token(1);
-const LIST_ADD: Token = Token(2);
-const LIST_REMOVE: Token = Token(3);
-/// Tokens below are of chores: 4 to 7 are the cluster's.
+const HELPER: Token = Token(1);
+const FIFOS: [Token; 2] = [Token(2), Token(3)];
+/// All tokens below are of chores: 4 to 7 are the cluster's.
 const TOKENS: usize = 8;
-
-/// The FIFOs through which the list of info-hashes is changed.
-#[derive(Default)]
-pub struct Fifos {
-    pub add: Option<Fifo>,
-    pub remove: Option<Fifo>,
-}
 
 pub struct Chores {
     signals: UnixStream,
     /// If an option needs it.
-    pub keeper: Option<Keeper>,
+    pub helper: Option<Helper>,
     pub access: Option<Access>,
-    pub fifos: Fifos,
-    /// If the state is to be saved, which the keeper does.
+    /// They change the list.
+    pub fifos: Vec<Fifo>,
+    /// With `--state`.
     pub saves: Option<Saves>,
     pub cluster: Cluster,
     sweeper: Sweeper,
     is_sweeping: bool,
-    /// The last turn that a save and a sweep could both have had was the save's.
+    /// Of the last turn that both a save and a sweep could have had, the save had it.
     has_saved: bool,
     report_at: Option<u64>,
-    /// Set while requests wait because the table's clock is held: since when.
+    /// Since when requests wait, while the table's clock is held.
     held_since: Option<u64>,
-    /// Other threads serve, so that there is something to record whether this loop wakes or not.
+    /// Other threads serve, so that this loop has to wake up to record the history.
     pub has_crew: bool,
     is_to_stop: bool,
     has_wound_up: bool,
-}
-
-impl Fifos {
-    /// When one of them has something to log.
-    fn next_report(&self) -> Option<u64> {
-        let fifos = [&self.add, &self.remove].into_iter().flatten();
-        fifos.filter_map(Fifo::next_report).min()
-    }
-
-    fn report(&mut self, now: u64) {
-        let fifos = [&mut self.add, &mut self.remove].into_iter().flatten();
-        fifos.for_each(|fifo| fifo.report(now));
-    }
 }
 
 impl Chores {
     pub fn new(signals: UnixStream) -> Chores {
         Chores {
             signals,
-            keeper: None,
+            helper: None,
             access: None,
-            fifos: Fifos::default(),
+            fifos: Vec::new(),
             saves: None,
             cluster: Cluster::default(),
             sweeper: Sweeper::default(),
@@ -92,34 +72,25 @@ impl Chores {
         }
     }
 
-    /// Whether a token is of one of these.
+    /// Whether a token is of a chore.
     pub(super) fn owns(token: Token) -> bool {
         token.0 < TOKENS || Cluster::owns(token)
     }
 
-    /// Has the poll watch all that it is to watch from the start.
     pub(super) fn register(&mut self, registry: &Registry) -> io::Result<()> {
         registry.register(&mut self.signals, SIGNALS, Interest::READABLE)?;
-        if let Some(keeper) = &mut self.keeper {
-            keeper.register(registry, KEEPER)?;
+        if let Some(helper) = &mut self.helper {
+            helper.register(registry, HELPER)?;
         }
         self.cluster.register(registry)?;
-        let fifos = [
-            (&self.fifos.add, LIST_ADD),
-            (&self.fifos.remove, LIST_REMOVE),
-        ];
-        for (fifo, token) in fifos {
-            if let Some(fifo) = fifo {
-                fifo.register(registry, token)?;
-            }
-        }
-        Ok(())
+        let mut fifos = self.fifos.iter().zip(FIFOS);
+        fifos.try_for_each(|(fifo, token)| fifo.register(registry, token))
     }
 
     /// Whether there is something to do without waiting.
     pub(super) fn is_busy(&self) -> bool {
-        let can_save = match (&self.saves, &self.keeper) {
-            (Some(saves), Some(keeper)) => saves.can_go_on(keeper),
+        let can_save = match (&self.saves, &self.helper) {
+            (Some(saves), Some(helper)) => saves.can_go_on(helper),
             _ => false,
         };
         let is_reloading = self.access.as_ref().is_some_and(Access::is_busy);
@@ -132,39 +103,39 @@ impl Chores {
             responder.next_sweep(),
             self.cluster.next_deadline(),
             self.report_at,
-            self.fifos.next_report(),
+            self.fifos.iter().filter_map(Fifo::next_report).min(),
             self.saves.as_ref().and_then(Saves::next_at),
             self.has_crew.then(|| responder.monitor.next_sample()),
         ];
         deadlines.into_iter().flatten().min()
     }
 
-    /// Lets a source do a bounded piece of what waits; of other nodes none while the table's clock is held.
+    /// Does a bounded piece of what waits at a source. Other nodes are not read while the table's clock is held.
     pub(super) fn turn(&mut self, token: Token, is_held: bool, round: &mut Round) {
         match token {
             SIGNALS => self.take_signals(),
-            KEEPER => self.hear_keeper(round),
-            LIST_ADD | LIST_REMOVE => self.change_list(token, round.busy),
+            HELPER => self.take_answer(round),
+            _ if FIFOS.contains(&token) => self.change_list(token, round.busy),
             _ => self.cluster.turn(token, is_held, round),
         }
     }
 
-    /// Does the work that is due with time and not with events.
+    /// Does the work that is due by time and not by events.
     pub(super) fn step(&mut self, is_held: bool, round: &mut Round) {
         let now = round.now;
         if !is_held {
             self.cluster.step(round);
         }
-        let is_other_list = match (&mut self.access, &mut self.keeper) {
-            (Some(access), Some(keeper)) => access.step(keeper),
+        let is_other_list = match (&mut self.access, &mut self.helper) {
+            (Some(access), Some(helper)) => access.step(helper),
             _ => false,
         };
         if is_other_list {
             self.cluster.list_changed();
         }
-        self.fifos.report(now);
+        self.fifos.iter_mut().for_each(|fifo| fifo.report(now));
         self.save_or_sweep(round);
-        self.tell_of_hold(round.responder);
+        self.log_hold(round.responder);
         round.responder.record_history();
         if self.report_at.is_some_and(|at| at <= now) {
             self.report_at = Some(now + REPORT_MS);
@@ -174,9 +145,10 @@ impl Chores {
         }
     }
 
-    /// Goes on with a save and a sweep. While both are under way they take turns, so that no shard is taken twice in one.
+    /// Does a slice of a save and of a sweep. While both are under way they alternate, so that no shard is locked twice
+    /// in one turn.
     fn save_or_sweep(&mut self, round: &mut Round) {
-        // The cluster may have set the clock on.
+        // Again, as the cluster may have moved the clock on.
         let is_held = round.responder.is_held();
         let is_saving = self.saves.as_ref().is_some_and(|saves| !saves.is_idle());
         let are_both = self.is_sweeping && is_saving && !is_held;
@@ -204,12 +176,12 @@ impl Chores {
         self.is_sweeping = progress == Progress::Underway || responder.is_held();
         if progress == Progress::Finished {
             let torrents = table.survey(now).totals.torrents;
-            log::debug(format_args!("swept, {torrents} torrents left"));
+            log::debug(format_args!("sweep: finished: {torrents} torrents left"));
         }
     }
 
-    /// Logs the begin and the end of a hold that one slice of the sweep does not end.
-    fn tell_of_hold(&mut self, responder: &Responder) {
+    /// Logs the beginning and the end of a hold that takes more than one slice of the sweep.
+    fn log_hold(&mut self, responder: &Responder) {
         let now = responder.monitor.now;
         match (self.held_since, responder.is_held()) {
             (None, true) => {
@@ -229,48 +201,49 @@ impl Chores {
         }
     }
 
-    /// Passes what the keeper sends to the reload or the save that asked for it.
-    fn hear_keeper(&mut self, round: &mut Round) {
-        let Some(keeper) = &mut self.keeper else {
+    /// Passes an answer of the helper to the reload or the save that waits for it.
+    fn take_answer(&mut self, round: &mut Round) {
+        let Some(answer) = self.helper.as_mut().and_then(Helper::turn) else {
             return;
         };
-        let now = round.now;
-        let (access, saves) = (self.access.as_mut(), self.saves.as_mut());
-        match (keeper.turn(), access, saves) {
-            (Some(Event::Bytes(bytes)), Some(access), _) => access.take(&bytes, keeper),
-            (Some(Event::End), Some(access), _) => access.end(),
-            (Some(Event::ReadFailed(why)), Some(access), _) => access.fail(&why),
-            (Some(Event::Saved), _, Some(saves)) => saves.saved(now),
-            (Some(Event::SaveFailed(why)), _, Some(saves)) => saves.failed(&why, now),
+        round.busy.add(HELPER);
+        match (answer, &mut self.access, &mut self.saves) {
+            (Answer::List { count, skipped }, Some(access), _) => access.begin(count, skipped),
+            (Answer::Hashes(hashes), Some(access), _) => access.take(&hashes),
+            (Answer::ListFailed(why), Some(access), _) => access.fail(&why),
+            (Answer::Saved, _, Some(saves)) => saves.saved(round.now),
+            (Answer::SaveFailed(why), _, Some(saves)) => saves.failed(&why, round.now),
+            (Answer::Ended, access, saves) => {
+                let why = "the helper process has ended";
+                access.iter_mut().for_each(|access| access.fail(why));
+                saves
+                    .iter_mut()
+                    .for_each(|saves| saves.failed(why, round.now));
+            }
             _ => {}
-        }
-        if keeper.is_busy() {
-            round.busy.add(KEEPER);
         }
     }
 
-    /// Takes a bounded piece of what was written to a FIFO.
+    /// Applies a bounded piece of what was written to a FIFO.
     fn change_list(&mut self, token: Token, busy: &mut Busy) {
-        let (flag, fifo) = match token {
-            LIST_ADD => ("--list-add", &mut self.fifos.add),
-            _ => ("--list-remove", &mut self.fifos.remove),
-        };
-        let Some(hashes) = fifo.as_mut().and_then(Fifo::turn) else {
+        let mut fifos = self.fifos.iter_mut().zip(FIFOS);
+        let fifo = fifos.find_map(|(fifo, of)| (of == token).then_some(fifo));
+        let (Some(fifo), Some(access)) = (fifo, &mut self.access) else {
             return;
         };
-        if let Some(access) = &mut self.access {
-            access.change(flag, &hashes, token == LIST_ADD);
+        if let Some(hashes) = fifo.turn() {
+            access.change(fifo.flag, &hashes, fifo.adds);
             self.cluster.list_changed();
+            busy.add(token);
         }
-        busy.add(token);
     }
 
     fn reload(&mut self) {
         let names = self.cluster.resolve_again();
-        match (&mut self.access, &mut self.keeper) {
-            (Some(access), Some(keeper)) => access.reload(keeper),
+        match (&mut self.access, &mut self.helper) {
+            (Some(access), Some(helper)) => access.reload(helper),
             _ if names > 0 => {}
-            _ => log::line(format_args!("SIGHUP: there is nothing to reload")),
+            _ => log::line(format_args!("SIGHUP: ignored: nothing to reload")),
         }
     }
 
@@ -295,32 +268,28 @@ impl Chores {
     fn save(&mut self) {
         match &mut self.saves {
             Some(saves) => saves.request(),
-            None => log::line(format_args!("SIGUSR1: there is no --state to save")),
+            None => log::line(format_args!("SIGUSR1: ignored: no --state given")),
         }
     }
 
     /// Begins the save that is due, or does a slice of the one that runs.
     fn save_on(&mut self, round: &mut Round) {
-        let (Some(saves), Some(keeper)) = (&mut self.saves, &mut self.keeper) else {
+        let (Some(saves), Some(helper)) = (&mut self.saves, &mut self.helper) else {
             return;
         };
         let (table, table_now) = (&round.responder.table, round.responder.table_now());
-        if saves.is_due(round.now) {
-            saves.begin(table, keeper, (round.now, table_now), wall_ms());
-        } else {
-            saves.step(table, keeper, table_now);
-        }
-        if keeper.is_busy() {
-            round.busy.add(KEEPER);
+        match saves.is_due(round.now) {
+            true => saves.begin(table, helper, (round.now, table_now), wall_ms()),
+            false => saves.step(table, helper, table_now),
         }
     }
 
-    /// Whether a signal has come that ends the daemon.
+    /// Whether a signal has requested the end of the daemon.
     pub(super) fn is_to_stop(&self) -> bool {
         self.is_to_stop
     }
 
-    /// Saves the state, and tells other nodes that this one ends. No request is answered any more.
+    /// Saves the state, and sends other nodes what they lack. No request is answered any more.
     pub(super) fn wind_up(&mut self, responder: &Responder) {
         if !std::mem::replace(&mut self.has_wound_up, true) {
             if let Some(saves) = &mut self.saves {
@@ -330,14 +299,14 @@ impl Chores {
         }
     }
 
-    /// Whether what is left to do at the end is done.
+    /// Whether all that is left to do at the end is done.
     pub(super) fn are_over(&self, now: u64) -> bool {
         self.has_wound_up
             && self.cluster.is_over(now)
             && self.saves.as_ref().is_none_or(Saves::is_idle)
     }
 
-    /// Whether the state is saved, if it was to be.
+    /// Whether the state is saved, or need not be.
     pub(super) fn is_saved(&self) -> bool {
         self.saves.as_ref().is_none_or(Saves::is_saved)
     }

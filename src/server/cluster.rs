@@ -1,16 +1,16 @@
-//! The chores for other nodes: the mesh of links, opentracker's live sync, and the helper that resolves names.
+//! The chores of a node: the mesh of links, opentracker's live sync, and the helper that resolves names.
 
 use super::Round;
 use crate::access::SharedRules;
+use crate::base::log;
+use crate::base::text::plural;
 use crate::cluster::mesh::Mesh;
 use crate::cluster::node::World;
 use crate::cluster::opentracker::LiveSync;
-use crate::log;
-use crate::resolver::Resolver;
+use crate::helper::Resolver;
 use crate::responder::Responder;
 use crate::state::wall_ms;
 use crate::stats::cluster::{Health, Overview, SharedOverview};
-use crate::stats::people::plural;
 use crate::tracker::InfoHash;
 use mio::{Registry, Token};
 use std::io;
@@ -19,7 +19,7 @@ const LISTENERS: [Token; 2] = [Token(4), Token(5)];
 const RESOLVER: Token = Token(6);
 const MULTICAST: Token = Token(7);
 
-/// Milliseconds between two looks at the news without a mesh.
+/// Milliseconds between two rounds of news for the live sync.
 const NEWS_MS: u64 = 50;
 
 #[derive(Default)]
@@ -34,21 +34,19 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The report that all threads read; none if there is nothing to report on.
+    /// The report that all threads read; none without a cluster.
     pub fn overview(&self) -> Option<SharedOverview> {
-        match (&self.mesh, &self.live) {
-            (Some(mesh), _) => Some(mesh.overview()),
-            (None, Some(live)) => {
-                let overview = SharedOverview::default();
-                overview.set(live_overview(live));
-                Some(overview)
-            }
-            (None, None) => None,
+        if let Some(mesh) = &self.mesh {
+            return Some(mesh.overview());
         }
+        let overview = SharedOverview::default();
+        overview.set(live_overview(self.live.as_ref()?));
+        Some(overview)
     }
 
+    /// Whether a token is that of a link.
     pub(super) fn owns(token: Token) -> bool {
-        LISTENERS.contains(&token) || token == RESOLVER || token == MULTICAST || Mesh::owns(token)
+        Mesh::owns(token)
     }
 
     pub(super) fn register(&mut self, registry: &Registry) -> io::Result<()> {
@@ -69,49 +67,31 @@ impl Cluster {
     }
 
     pub(super) fn next_deadline(&self) -> Option<u64> {
-        match (&self.mesh, &self.live) {
-            (Some(mesh), _) => Some(mesh.next_deadline()),
-            (None, Some(_)) => Some(self.news_at),
-            (None, None) => None,
-        }
+        let mesh = self.mesh.as_ref().map(Mesh::next_deadline);
+        mesh.or(self.live.as_ref().map(|_| self.news_at))
     }
 
-    /// Notes what has happened to a connection, or does a bounded piece of what waits. Nothing of other nodes is read
-    /// while the table's clock is held.
+    /// Does a bounded piece of the work of a source. While the table's clock is held, nothing from other nodes is read.
     pub(super) fn turn(&mut self, token: Token, is_held: bool, round: &mut Round) {
-        match token {
-            MULTICAST if is_held => round.busy.add(token),
-            MULTICAST => self.receive_multicast(round),
-            RESOLVER => self.hear_resolver(),
-            _ => {
-                if let Some(mesh) = &mut self.mesh {
-                    mesh.ready(token);
+        match (token, &mut self.live, &mut self.mesh) {
+            (MULTICAST, Some(live), _) => {
+                let receive = |w: &World| live.receive(w.now, w.table, w.refuses);
+                if is_held || with_world(round.responder, receive) {
+                    round.busy.add(token);
                 }
             }
-        }
-    }
-
-    fn receive_multicast(&mut self, round: &mut Round) {
-        let Some(live) = &mut self.live else {
-            return;
-        };
-        let is_busy = with_world(round.responder, |world| {
-            live.receive(world.now, world.table, world.refuses)
-        });
-        if is_busy {
-            round.busy.add(MULTICAST);
-        }
-    }
-
-    fn hear_resolver(&mut self) {
-        while let Some(answer) = self.resolver.as_mut().and_then(Resolver::turn) {
-            if let Some(mesh) = &mut self.mesh {
-                mesh.resolved(answer.number, answer.addresses);
+            (RESOLVER, _, Some(mesh)) => {
+                while let Some((name, addresses)) = self.resolver.as_mut().and_then(Resolver::turn)
+                {
+                    mesh.resolved(name, addresses);
+                }
             }
+            (_, _, Some(mesh)) => mesh.ready(token),
+            _ => {}
         }
     }
 
-    /// Does what is due.
+    /// Does the work that is due.
     pub(super) fn step(&mut self, round: &mut Round) {
         let responder = &*round.responder;
         let now = responder.table_now();
@@ -123,14 +103,14 @@ impl Cluster {
                 }
             }
         }
-        if self.live.is_some() && self.news_at <= now {
+        if self.news_at <= now {
             self.news_at = now + NEWS_MS;
-            self.tell_live(responder);
+            self.send_news(responder);
         }
     }
 
-    /// Tells opentrackers what clients have announced.
-    fn tell_live(&mut self, responder: &Responder) {
+    /// Sends the news to the opentrackers.
+    fn send_news(&mut self, responder: &Responder) {
         let Some(live) = &mut self.live else {
             return;
         };
@@ -161,7 +141,7 @@ impl Cluster {
         }
     }
 
-    /// Resolves all names again; how many there are.
+    /// Resolves all names again; returns their number.
     pub(super) fn resolve_again(&mut self) -> usize {
         let names = self.mesh.as_mut().map_or(0, Mesh::resolve_again);
         if names > 0 {
@@ -171,12 +151,12 @@ impl Cluster {
         names
     }
 
-    /// Sends what other nodes do not have yet. No request is answered any more.
+    /// Sends everything that other nodes lack. No request is answered any more.
     pub(super) fn wind_up(&mut self, responder: &Responder) {
         if let Some(mesh) = &mut self.mesh {
             with_world(responder, |world| mesh.wind_up(world));
         }
-        self.tell_live(responder);
+        self.send_news(responder);
         if let Some(live) = &mut self.live {
             live.wind_up(responder.table_now());
         }

@@ -2,17 +2,17 @@
 //!
 //! With one thread, one loop serves clients and does the chores between two turns. With more, each thread has a loop
 //! that only serves, over sockets of its own, and the first thread's loop does the chores and serves no client:
-//! a loop with chores would delay its whole share of clients. The threads of a [`Crew`] share the table, and tell
-//! each other when to stop.
+//! a loop with chores would delay its whole share of clients. The threads share the table, and a [`Crew`] to stop.
+//!
+//! A round is a poll, a turn for each source with an event, and the work due. A turn is a bounded piece of work. A
+//! source that may have more is noted as busy and has a turn in the next round too, as polling is edge-triggered.
 
 mod chores;
 mod cluster;
-mod crew;
 mod serving;
 
-pub use chores::{Chores, Fifos};
+pub use chores::Chores;
 pub use cluster::Cluster;
-pub use crew::Crew;
 pub use serving::{Serving, Socket};
 
 use crate::http::{Context, Site};
@@ -23,22 +23,23 @@ use crate::udp::ConnectionIds;
 use mio::{Events, Poll, Registry, Token, Waker};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-/// Milliseconds after which the end no longer waits for replies to be taken.
+/// Milliseconds after a stop for which replies may wait to be received.
 const FAREWELL_MS: u64 = 800;
 
-/// Milliseconds after which a thread that waits for the sweep looks again.
+/// Milliseconds between two looks of a thread that waits for the sweep.
 const HELD_MS: u64 = 10;
 
-/// Another thread has something to say.
+/// Another thread stops.
 const WAKE: Token = Token(8);
 
-/// Tokens below are the chores', but for [`WAKE`]. From here on there are sockets and connections, and behind them
-/// streams between nodes.
+/// The first token of sockets. Behind them are connections, and behind those links to other nodes. Tokens below are of
+/// the chores, but for [`WAKE`].
 const FIRST_SOCKET: usize = 9;
 
-/// One thread's loop.
+/// The loop of one thread.
 pub struct Server {
     poll: Poll,
     responder: Responder,
@@ -46,13 +47,13 @@ pub struct Server {
     serving: Option<Serving>,
     chores: Option<Chores>,
     crew: Option<Arc<Crew>>,
-    /// Sources that may have more to do, although no new event will tell.
     busy: Busy,
     start: Moment,
+    /// Set when the loop is stopping: when it no longer waits for replies to be received.
     stop_at: Option<u64>,
 }
 
-/// Tokens of sources that have a turn in the next round too.
+/// Sources that have a turn in the next round without an event.
 #[derive(Default)]
 struct Busy(Vec<Token>);
 
@@ -64,7 +65,41 @@ impl Busy {
     }
 }
 
-/// A source of events uses these during its turn.
+/// All threads, for the stop: if one stops, all do.
+pub struct Crew {
+    /// The waker of the thread with the chores is the first.
+    wakers: Vec<Waker>,
+    /// Serving threads that accept no more requests.
+    closed: AtomicUsize,
+}
+
+impl Crew {
+    pub fn new(wakers: Vec<Waker>) -> Crew {
+        Crew {
+            wakers,
+            closed: AtomicUsize::new(0),
+        }
+    }
+
+    /// Stops all threads. A serving thread sets `is_closed` once it accepts no more requests, for which the thread with
+    /// the chores waits.
+    pub fn stop(&self, is_closed: bool) {
+        let closed = self.closed.fetch_add(usize::from(is_closed), SeqCst);
+        // The first has woken all.
+        let count = if closed == 0 { self.wakers.len() } else { 1 };
+        for waker in self.wakers.iter().take(count) {
+            // This fails only where the loop is gone.
+            let _ = waker.wake();
+        }
+    }
+
+    /// Whether no thread accepts requests any more.
+    fn is_closed(&self) -> bool {
+        self.closed.load(SeqCst) + 1 >= self.wakers.len()
+    }
+}
+
+/// The context of a turn.
 struct Round<'a> {
     registry: &'a Registry,
     responder: &'a mut Responder,
@@ -86,7 +121,7 @@ impl Round<'_> {
 }
 
 impl Server {
-    /// A loop whose clock begins at `start`, which all threads share as they share the table.
+    /// `start` is when the clock begins, which all threads share with the table.
     pub fn new(start: Moment, responder: Responder, ids: ConnectionIds) -> io::Result<Server> {
         Ok(Server {
             poll: Poll::new()?,
@@ -101,21 +136,19 @@ impl Server {
         })
     }
 
-    /// From now on it serves clients.
     pub fn serve(&mut self, mut serving: Serving) -> io::Result<()> {
         serving.register(self.poll.registry())?;
         self.serving = Some(serving);
         Ok(())
     }
 
-    /// From now on it does the chores.
     pub fn do_chores(&mut self, mut chores: Chores) -> io::Result<()> {
         chores.register(self.poll.registry())?;
         self.chores = Some(chores);
         Ok(())
     }
 
-    /// Other threads wake this loop with it.
+    /// The waker by which the crew stops this loop.
     pub fn waker(&self) -> io::Result<Waker> {
         Waker::new(self.poll.registry(), WAKE)
     }
@@ -124,8 +157,8 @@ impl Server {
         self.crew = Some(crew);
     }
 
-    /// Serves until a signal ends it; false if the state was to be saved then and could not be.
-    /// On an error the other threads stop too.
+    /// Serves until a signal ends it; false if saving the state at the end failed. On an error the other
+    /// threads stop too.
     pub fn run(mut self) -> io::Result<bool> {
         let result = self.run_rounds();
         if result.is_err() {
@@ -144,8 +177,8 @@ impl Server {
             }
             let now = self.now();
             self.responder.advance(now);
-            self.ids
-                .advance(if self.ids.are_shared { wall_ms() } else { now });
+            let ids_now = if self.ids.are_shared { wall_ms() } else { now };
+            self.ids.advance(ids_now);
             for token in std::mem::take(&mut self.busy.0) {
                 self.turn(token, false, now);
             }
@@ -164,7 +197,7 @@ impl Server {
         self.start.elapsed_ms()
     }
 
-    /// How long there is nothing to do but wait; none is for ever.
+    /// The time to wait for events; none for ever.
     fn timeout(&self) -> Option<Duration> {
         let (serving, chores) = (self.serving.as_ref(), self.chores.as_ref());
         if chores.is_none() && self.responder.is_held() {
@@ -172,24 +205,23 @@ impl Server {
         }
         let is_busy = !self.busy.0.is_empty()
             || serving.is_some_and(Serving::is_busy)
-            || chores.is_some_and(|chores| chores.is_busy());
+            || chores.is_some_and(Chores::is_busy);
         if is_busy {
             return Some(Duration::ZERO);
         }
         let deadlines = [
             serving.and_then(Serving::next_deadline),
             chores.and_then(|chores| chores.next_deadline(&self.responder)),
-            // Chores tell when they are done.
+            // A thread with chores alone does not wait for replies.
             self.stop_at.filter(|_| serving.is_some()),
         ];
         let next = deadlines.into_iter().flatten().min()?;
         Some(Duration::from_millis(next.saturating_sub(self.now())))
     }
 
-    /// Lets a source do a bounded piece of what waits.
     fn turn(&mut self, token: Token, hung_up: bool, now: u64) {
         if token == WAKE {
-            return self.obey(now);
+            return self.stop(now);
         }
         let (mut round, serving, chores) = self.round(now);
         let is_held = round.responder.is_held();
@@ -200,7 +232,7 @@ impl Server {
         }
     }
 
-    /// Ends a round: does the work that is due at this time, and the work that all clients share.
+    /// Does the work that is due at this time, and that which all clients share.
     fn finish_round(&mut self, now: u64) {
         // First, so that the last changes leave in this round.
         if self.chores.as_ref().is_some_and(Chores::is_to_stop) {
@@ -217,7 +249,7 @@ impl Server {
         }
     }
 
-    /// The two parts of the loop, and what a turn of either works with.
+    /// The two parts of the loop, and the context of a turn of either.
     fn round(&mut self, now: u64) -> (Round<'_>, Option<&mut Serving>, Option<&mut Chores>) {
         let round = Round {
             registry: self.poll.registry(),
@@ -229,43 +261,31 @@ impl Server {
         (round, self.serving.as_mut(), self.chores.as_mut())
     }
 
-    /// Stops if that is why another thread woke this one.
-    fn obey(&mut self, now: u64) {
-        if self.crew.as_ref().is_some_and(|crew| crew.is_stopping()) {
-            self.stop(now);
-        }
-    }
-
-    /// Closes all that waits for requests; replies that are on their way may still leave.
+    /// Accepts no more requests. Replies that are under way may still leave.
     fn stop(&mut self, now: u64) {
         if self.stop_at.is_none() {
             self.stop_at = Some(now + FAREWELL_MS);
             if let Some(serving) = &mut self.serving {
                 serving.wind_up();
-                // Their events do not come twice.
+                // Their sockets are gone.
                 self.busy.0.retain(|token| Chores::owns(*token));
             }
             if let Some(crew) = &self.crew {
                 crew.stop(self.serving.is_some());
             }
         }
-        // No announce that was answered may be missing in the state.
+        // The state must have every announce that was answered.
         let is_closed = self.crew.as_ref().is_none_or(|crew| crew.is_closed());
         if let (Some(chores), true) = (&mut self.chores, is_closed) {
             chores.wind_up(&self.responder);
         }
     }
 
-    /// Whether the end has come: replies have left or had their time, and the chores are done.
+    /// Whether replies have left, or had their time, and the chores are done.
     fn has_stopped(&self, now: u64) -> bool {
-        let Some(end) = self.stop_at else {
-            return false;
-        };
-        let is_served = end <= now || self.serving.as_ref().is_none_or(Serving::is_over);
-        is_served
-            && self
-                .chores
-                .as_ref()
-                .is_none_or(|chores| chores.are_over(now))
+        let (serving, chores) = (self.serving.as_ref(), self.chores.as_ref());
+        self.stop_at
+            .is_some_and(|end| end <= now || serving.is_none_or(Serving::is_over))
+            && chores.is_none_or(|chores| chores.are_over(now))
     }
 }

@@ -1,18 +1,19 @@
-//! Each serving thread owns sockets, connections and a batch of datagrams, and answers clients with them.
+//! The part of the loop that answers clients: sockets, connections, and a batch of datagrams.
 
 use super::{FIRST_SOCKET, Round};
-use crate::http::{Connections, Listener, Site, Turn};
-use crate::log;
+use crate::base::log;
+use crate::http::{Connections, Listener, Site};
 use crate::sys::mmsg::Batch;
 use crate::udp;
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use std::io;
 
-/// Milliseconds until accepting is tried again when the system is out of descriptors.
+/// Milliseconds until accepting is retried when the system is out of descriptors.
 const RETRY_MS: u64 = 500;
 
-/// A socket that does not belong to one client.
+/// A socket for all clients.
+#[allow(clippy::large_enum_variant, reason = "there are a few, made once")]
 pub enum Socket {
     Udp(UdpSocket),
     Http(Listener),
@@ -23,12 +24,11 @@ pub struct Serving {
     connections: Connections,
     site: Site,
     batch: Batch,
-    /// Set while the listeners are out of descriptors: when they are tried again.
+    /// Set while the system is out of descriptors: when accepting is retried.
     starved_at: Option<u64>,
 }
 
 impl Serving {
-    /// Tokens of connections begin behind those of the sockets.
     pub fn new(sockets: Vec<Socket>, connections: Connections, site: Site) -> Serving {
         Serving {
             sockets,
@@ -39,7 +39,7 @@ impl Serving {
         }
     }
 
-    /// The first token that is a connection's.
+    /// The first token of connections, behind those of the sockets.
     pub fn first_connection(sockets: usize) -> usize {
         FIRST_SOCKET + sockets
     }
@@ -58,7 +58,7 @@ impl Serving {
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        self.connections.are_busy()
+        self.connections.is_busy()
     }
 
     pub(super) fn next_deadline(&self) -> Option<u64> {
@@ -66,8 +66,8 @@ impl Serving {
         deadlines.into_iter().flatten().min()
     }
 
-    /// Lets a socket do a bounded piece of what waits, or notes what has happened to a connection. While the table's
-    /// clock is held, nothing is read and no connection accepted.
+    /// Does a bounded piece of a socket's work, or notes the event of a connection. While the table's clock is held,
+    /// nothing is read and no connection is accepted.
     pub(super) fn turn(&mut self, token: Token, hung_up: bool, is_held: bool, round: &mut Round) {
         let index = token.0.wrapping_sub(FIRST_SOCKET);
         let is_busy = match self.sockets.get(index) {
@@ -78,7 +78,7 @@ impl Serving {
             Some(Socket::Http(listener)) => {
                 let mut context = round.context(&mut self.site);
                 match self.connections.accept(listener, &mut context) {
-                    Ok(turn) => turn == Turn::More,
+                    Ok(is_busy) => is_busy,
                     Err(error) => {
                         if self.starved_at.is_none() {
                             log::error(format_args!("cannot accept connections: {error}"));
@@ -95,8 +95,8 @@ impl Serving {
         }
     }
 
-    /// A turn for some of the connections that have something to do; the others wait for the next round,
-    /// so that however many there are, datagrams do not wait for them for long.
+    /// Gives a turn to some of the connections with work. The others wait for the next round, so that datagrams do not
+    /// wait long, however many connections there are.
     pub(super) fn serve_connections(&mut self, round: &mut Round) {
         let mut context = round.context(&mut self.site);
         self.connections.serve_some(&mut context);
@@ -106,19 +106,19 @@ impl Serving {
         }
     }
 
-    /// Descriptors were all in use: whether there are some again.
     fn retry_accepting(&mut self, round: &mut Round) {
         let due = self.starved_at;
         for token in (FIRST_SOCKET..).take(self.sockets.len()) {
             self.turn(Token(token), false, false, round);
         }
+        // A failure would have set another time.
         if self.starved_at == due {
             self.starved_at = None;
             log::line(format_args!("accepting connections again"));
         }
     }
 
-    /// Closes all that waits for requests.
+    /// Accepts no more requests.
     pub(super) fn wind_up(&mut self) {
         self.sockets.clear();
         self.starved_at = None;

@@ -1,16 +1,282 @@
-//! The order of the start. Threads come last: privileges have been given up by then, and the daemon never forks
-//! after them.
-
-use std::fmt::Display;
-use std::io;
+//! The start, in order: background, signals, pidfile, helper process, key, sockets; root directory, lists, state;
+//! privileges; loops and their threads. Sockets and key come before privileges are dropped. Threads come last, because
+//! the daemon never forks after they have started.
 
 pub mod cluster;
+pub mod data;
+pub mod privileges;
 pub mod sockets;
 pub mod threads;
+
+use crate::access::Access;
+use crate::base::log;
+use crate::base::random::Random;
+use crate::base::text::reason;
+use crate::cluster::frame::Keys;
+use crate::helper::{Helper, Plan, Resolver};
+use crate::http::{Limiter, Policy, Proxies, SharedLimits};
+use crate::options::Options;
+use crate::responder::Responder;
+use crate::server::{Chores, Socket};
+use crate::state::{self, Saves};
+use crate::stats::Monitor;
+use crate::sys::pidfile::{self, Pidfile};
+use crate::sys::privileges::Identity;
+use crate::sys::uptime::Moment;
+use crate::sys::{daemon, limits, memory, signals};
+use crate::tracker::Table;
+use crate::udp::ConnectionIds;
+use mio::net::{TcpListener, UnixStream};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+use threads::{Loops, Parts};
+
+/// Descriptors that are not of a client's connection: of the process, and of each thread's loop.
+const RESERVED_DESCRIPTORS: usize = 32;
+const DESCRIPTORS_PER_LOOP: usize = 3;
 
 /// An error, as one line for the admin.
 pub type Problem = String;
 
-pub fn problem(doing: impl Display) -> impl FnOnce(io::Error) -> Problem {
-    move |error| format!("{doing}: {error}")
+/// The error of an action.
+pub fn problem(action: &str) -> impl FnOnce(io::Error) -> Problem {
+    move |error| format!("{action}: {}", reason(&error))
+}
+
+/// The error of a file that a flag names.
+pub fn file_problem(flag: &str, path: &Path) -> impl FnOnce(io::Error) -> Problem {
+    move |error| format!("{flag} '{}': {}", path.display(), reason(&error))
+}
+
+/// Does all of a start that neither opens a socket nor gives anything up.
+pub fn check(options: &Options) -> Result<(), Problem> {
+    sockets::choose_cores(options)?;
+    if let Some(path) = &options.pidfile {
+        pidfile::check_file(path).map_err(file_problem("--pidfile", path))?;
+    }
+    let identity = privileges::identity(options)?;
+    data::read_key(options)?;
+    privileges::enter_root(options)?;
+    data::load_list(options)?;
+    data::check_fifos(options, identity)?;
+    data::check_state(options)
+}
+
+/// The limits that follow from options and system, as comments of a configuration file.
+pub fn limits(options: &Options) -> Result<String, Problem> {
+    let mut text = String::new();
+    let listens = options.sockets();
+    for listen in &listens {
+        let condition = match listen.is_optional {
+            true => ", if the host has IPv6",
+            false => "",
+        };
+        text += &format!("# listening on {}{condition}\n", listen.address);
+    }
+    let descriptors = raise_descriptors()?;
+    let connections = max_connections(options, descriptors, listens.len() * options.threads());
+    let timeout = options.peer_timeout();
+    text += &format!(
+        "# peer timeout: {timeout} s\n\
+         # TCP connections: at most {connections}, with {descriptors} descriptors\n"
+    );
+    Ok(text)
+}
+
+pub fn serve(options: &Options) -> Result<(), Problem> {
+    let (began, started) = (Moment::now(), SystemTime::now());
+    // First, because neither threads nor polls would survive it.
+    let background = match options.daemon {
+        true => Some(daemon::detach().map_err(problem("cannot go into the background"))?),
+        false => None,
+    };
+    log::set_verbosity(options.verbosity);
+    // Early, so that no signal finds the default action in place once the log says "listening".
+    let signals = signals::catch().map_err(problem("cannot catch signals"))?;
+    let pidfile = options.pidfile.as_deref();
+    let pidfile = pidfile.map(|path| pidfile::take(path).map_err(file_problem("--pidfile", path)));
+    let (_locked, pidfile) = pidfile.transpose()?.unzip();
+    let helper = start_helper(options, pidfile)?;
+    // Before the sockets are opened: a node without its key must not be reachable.
+    let key = data::read_key(options)?;
+    let descriptors = raise_descriptors()?;
+    let cores = sockets::choose_cores(options)?;
+    let sockets = sockets::open_for_threads(options)?;
+    sockets::steer(&cores, &sockets)?;
+    let nodes = cluster::open_listeners(options)?;
+    let start = Start {
+        signals,
+        helper,
+        descriptors,
+        sockets,
+        cores,
+        nodes,
+        key,
+        began,
+        started,
+    };
+    let mut loops = build(options, start)?;
+    loops.start().map_err(problem("cannot start threads"))?;
+    log::line(format_args!("ready"));
+    if let Some(background) = background {
+        let left = background.ready();
+        left.map_err(problem("cannot leave the terminal"))?;
+    }
+    log::use_stderr(false);
+    match loops.run().map_err(problem("cannot serve"))? {
+        true => Ok(()),
+        false => Err(String::from("the state was not saved at the end")),
+    }
+}
+
+/// The things from before the root directory is entered.
+struct Start {
+    signals: UnixStream,
+    helper: Option<Helper>,
+    descriptors: u64,
+    /// Of each thread that serves.
+    sockets: Vec<Vec<Socket>>,
+    /// The core of each of them, if they are pinned.
+    cores: Vec<usize>,
+    /// For connections of other nodes.
+    nodes: Vec<TcpListener>,
+    key: Option<Vec<u8>>,
+    began: Moment,
+    started: SystemTime,
+}
+
+/// Enters the root directory, loads files, drops privileges and makes the loops.
+fn build(options: &Options, start: Start) -> Result<Loops, Problem> {
+    let identity = privileges::identity(options)?;
+    let resolver = start_resolver(options, identity)?;
+    let resident = memory::Resident::open();
+    privileges::enter_root(options)?;
+    let mut chores = Chores::new(start.signals);
+    chores.helper = start.helper;
+    chores.access = data::load_list(options)?;
+    chores.fifos = data::open_fifos(options, identity)?;
+    // With the rights and at the paths that the helper saves with.
+    let table = data::load_table(options, chores.access.as_ref())?;
+    let keys = start.key.as_deref().map(Keys::new);
+    use_decoys(options, keys.as_ref(), &table)?;
+    chores.cluster = cluster::start(options, start.key.as_deref(), start.nodes, &table)?;
+    chores.cluster.resolver = resolver;
+    let state = options.state.as_deref();
+    chores.saves = state.map(|path| Saves::new(path, options.state_interval));
+
+    let numwant_max = options.numwant_max as usize;
+    let seeded = Random::seeded(random()?);
+    let mut responder = Responder::new(table, options.interval, numwant_max, seeded);
+    responder.rules = chores.access.as_ref().map(Access::rules);
+    responder.log_completed = options.log_completed;
+    let id = getrandom::u32().unwrap_or_default();
+    responder.monitor = Monitor::new(id, start.started, resident);
+    responder.cluster = chores.cluster.overview();
+    privileges::give_up(options, identity)?;
+
+    let sockets = start.sockets.iter().map(Vec::len).sum();
+    let max_connections = max_connections(options, start.descriptors, sockets);
+    if max_connections < options.max_connections as usize {
+        let descriptors = start.descriptors;
+        log::line(format_args!(
+            "at most {max_connections} connections: the limit of open descriptors is {descriptors}"
+        ));
+    }
+    let open = responder.monitor.connections.clone();
+    let limits = SharedLimits::new(max_connections, options.threads(), open);
+    let parts = Parts {
+        start: start.began,
+        chores,
+        policy: Arc::new(policy(options, &start.sockets)),
+        limiter: Limiter::new(options.full_scrapes),
+        limits: Arc::new(limits),
+        sockets: start.sockets,
+        cores: start.cores,
+        proxies: Proxies {
+            nets: options.proxies.clone(),
+            protocol: options.proxy_protocol,
+        },
+        responder,
+        ids: match &keys {
+            Some(keys) => ConnectionIds::shared(keys.connections()),
+            None => ConnectionIds::new([random()?, random()?]),
+        },
+    };
+    Loops::new(parts).map_err(problem("cannot poll"))
+}
+
+/// The helper process, before the sockets are opened, so that all log lines about them reach syslog too.
+fn start_helper(options: &Options, pidfile: Option<Pidfile>) -> Result<Option<Helper>, Problem> {
+    let plan = Plan {
+        root: options.root.clone(),
+        list: options.whitelist.clone().or(options.blacklist.clone()),
+        syslog: options.syslog || options.daemon,
+        pidfile,
+        state: options.state.clone(),
+    };
+    if !plan.needs_helper() {
+        return Ok(None);
+    }
+    let helper = Helper::start(&plan).map_err(problem("cannot start the helper process"))?;
+    Ok(Some(helper))
+}
+
+/// The process that resolves names, while the files that configure name resolution can be read.
+fn start_resolver(
+    options: &Options,
+    identity: Option<Identity>,
+) -> Result<Option<Resolver>, Problem> {
+    let peers = &options.cluster_peers;
+    if peers.iter().all(|peer| peer.address().is_some()) {
+        return Ok(None);
+    }
+    let names: Vec<String> = peers.iter().map(|peer| peer.host.clone()).collect();
+    let resolver = Resolver::start(&names, identity);
+    Ok(Some(resolver.map_err(problem(
+        "cannot start the process that resolves names",
+    ))?))
+}
+
+/// All nodes of a cluster have the same decoys.
+fn use_decoys(options: &Options, keys: Option<&Keys>, table: &Table) -> Result<(), Problem> {
+    if options.decoys > 0 {
+        let key = match keys {
+            Some(keys) => keys.decoys(),
+            None => [random()?, random()?],
+        };
+        table.use_decoys(options.decoys, key, state::wall_ms() / 1000);
+    }
+    Ok(())
+}
+
+fn policy(options: &Options, sockets: &[Vec<Socket>]) -> Policy {
+    // Those of the first thread: the others have the same addresses.
+    let sockets = sockets.first().into_iter().flatten();
+    Policy {
+        redirect: Some(options.redirect.clone()).filter(|url| !url.is_empty()),
+        admins: options.admins.clone(),
+        public_stats: options.public_stats,
+        stats_path: options.stats_path.clone(),
+        sockets: sockets.filter_map(sockets::announce_address).collect(),
+    }
+}
+
+/// Raises the limit of open descriptors as far as the system allows, and returns it.
+fn raise_descriptors() -> Result<u64, Problem> {
+    limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))
+}
+
+/// `--max-connections`, as far as the limit of open descriptors allows it.
+fn max_connections(options: &Options, descriptors: u64, sockets: usize) -> usize {
+    let given = options.max_connections as usize;
+    let loops = DESCRIPTORS_PER_LOOP * (options.threads() + 1);
+    let available = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let available = available.saturating_sub(RESERVED_DESCRIPTORS + loops + sockets);
+    available.clamp(1, given)
+}
+
+fn random() -> Result<u64, Problem> {
+    getrandom::u64().map_err(|error| format!("cannot get random bytes: {error}"))
 }

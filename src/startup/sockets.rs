@@ -1,153 +1,132 @@
-//! The sockets of clients, opened before privileges are dropped: for each serving thread one at every address.
+//! The sockets of clients, opened before privileges are dropped: for each thread that serves one at every address.
 
 use super::{Problem, problem};
+use crate::base::log;
+use crate::base::text::reason;
 use crate::http::Listener;
-use crate::log;
 use crate::options::{Address, Listen, Options, Protocol};
 use crate::server::Socket;
 use crate::sys::sockets::{self, Sharing};
 use crate::sys::{cores, privileges};
-use mio::net::{TcpListener, UdpSocket};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::path::Path;
 
-/// Opens the sockets of each thread: those of the first, and for the others more at the same ports.
+/// Opens the sockets of each thread: the first thread's, and more at the same ports for the others.
 pub fn open_for_threads(options: &Options) -> Result<Vec<Vec<Socket>>, Problem> {
-    let sharing = match options.threads > 1 && sockets::BALANCES {
+    let sharing = match options.threads() > 1 && sockets::BALANCES {
         true => Sharing::Threads,
         false => Sharing::Nobody,
     };
-    let mut listens = options.listen.clone();
+    let root = options.root.as_deref().filter(|_| privileges::is_root());
+    let mut listens = options.sockets();
     if sharing == Sharing::Threads {
         choose_ports(&mut listens)?;
     }
-    let first = open_all(&listens, sharing, options)?;
-    let mut others = Vec::new();
-    for _ in 1..options.threads {
-        let more: Result<Vec<Socket>, Problem> = first
-            .iter()
-            .map(|(address, socket)| {
-                open_another(socket, sharing).map_err(problem(format_args!(
-                    "cannot listen on {address} with several threads"
-                )))
-            })
-            .collect();
-        others.push(more?);
+    let mut addresses = Vec::new();
+    let mut first = Vec::new();
+    for listen in &listens {
+        if let Some((address, socket)) = open(listen, sharing, root)? {
+            log_listening(&address, &socket)?;
+            addresses.push(address);
+            first.push(socket);
+        } else {
+            let address = &listen.address;
+            log::line(format_args!(
+                "not listening on {address}: no IPv6 on this host"
+            ));
+        }
     }
-    let mut all = vec![first.into_iter().map(|(_, socket)| socket).collect()];
-    all.append(&mut others);
-    Ok(all)
+    let mut threads = vec![first];
+    for _ in 1..options.threads() {
+        let mut more = Vec::new();
+        for (address, socket) in addresses.iter().zip(&threads[0]) {
+            let action = format!("cannot listen on {address} with several threads");
+            more.push(open_another(socket, sharing).map_err(problem(&action))?);
+        }
+        threads.push(more);
+    }
+    Ok(threads)
 }
 
-/// Sockets that share a port would share it with another tracker's too, and with each other where two addresses
-/// overlap; also where the system chooses the port (Linux does, for UDP). Opening all of them without sharing finds
-/// whether a port is taken, or ports that are free.
+/// Sockets that share a port also share it with another tracker, and with each other where two addresses overlap. That
+/// includes ports that the system chooses (on Linux, for UDP). Opening all of them without sharing finds a port that is
+/// taken, or ports that are free.
 fn choose_ports(listens: &mut [Listen]) -> Result<(), Problem> {
-    // Each stays open until all are, as one that is closed keeps no other from its port.
+    // Each stays open until all are, because a closed one keeps no other from its port.
     let mut opened = Vec::new();
     for listen in listens {
-        match open_alone(&listen.address) {
-            Ok((address, socket)) => {
-                listen.address = address;
-                opened.push(socket);
-            }
-            Err(error) if listen.optional && sockets::is_without_v6(&error) => {}
-            Err(error) => return Err(format!("cannot listen on {}: {error}", listen.address)),
+        if matches!(listen.address, Address::Unix(_)) {
+            continue;
+        }
+        if let Some((address, socket)) = open(listen, Sharing::Nobody, None)? {
+            listen.address = address;
+            opened.push(socket);
         }
     }
     Ok(())
 }
 
-/// A socket that shares its port with none, and its address; none for a file.
-fn open_alone(address: &Address) -> io::Result<(Address, Option<Socket>)> {
-    Ok(match *address {
-        Address::Udp(any) => {
-            let socket = sockets::udp(any, Sharing::Nobody)?;
-            (
-                Address::Udp(socket.local_addr()?),
-                Some(Socket::Udp(socket)),
-            )
+/// Opens a socket. Its address has the port that the system chose. None if it may be missing on this host.
+fn open(
+    listen: &Listen,
+    sharing: Sharing,
+    root: Option<&Path>,
+) -> Result<Option<(Address, Socket)>, Problem> {
+    let address = &listen.address;
+    match open_at(address, sharing, root) {
+        Ok(socket) => {
+            let ip = announce_address(&socket);
+            let ip = ip.map(|(protocol, address)| Address::Ip(protocol, address));
+            Ok(Some((ip.unwrap_or_else(|| address.clone()), socket)))
         }
-        Address::Tcp(any) => {
-            let socket = sockets::tcp(any, Sharing::Nobody)?;
-            let address = Address::Tcp(socket.local_addr()?);
-            (address, Some(Socket::Http(Listener::Tcp(socket))))
+        Err(error) if listen.is_optional && sockets::is_without_v6(&error) => Ok(None),
+        Err(error) => Err(format!("cannot listen on {address}: {}", reason(&error))),
+    }
+}
+
+fn open_at(address: &Address, sharing: Sharing, root: Option<&Path>) -> io::Result<Socket> {
+    Ok(match address {
+        Address::Ip(Protocol::Udp, address) => Socket::Udp(sockets::udp(*address, sharing)?),
+        Address::Ip(Protocol::Tcp, address) => {
+            Socket::Http(Listener::Tcp(sockets::tcp(*address, sharing)?))
         }
-        Address::Unix(_) => (address.clone(), None),
+        Address::Unix(path) => {
+            let (socket, file) = sockets::unix(path, root)?;
+            Socket::Http(Listener::Unix(socket, Some(file)))
+        }
     })
 }
 
-/// Opens every socket before any privilege is dropped; each with its address, in which no port is 0.
-fn open_all(
-    listens: &[Listen],
-    sharing: Sharing,
-    options: &Options,
-) -> Result<Vec<(Address, Socket)>, Problem> {
-    let mut sockets = Vec::new();
-    for listen in listens {
-        match open(&listen.address, sharing, options) {
-            Ok(opened) => sockets.push(opened),
-            Err(error) if listen.optional && sockets::is_without_v6(&error) => {
-                log::line(format_args!("no IPv6 on this host: {error}"));
-            }
-            Err(error) => return Err(format!("cannot listen on {}: {error}", listen.address)),
-        }
+fn log_listening(address: &Address, socket: &Socket) -> Result<(), Problem> {
+    if let Socket::Udp(socket) = socket {
+        let bytes = sockets::receive_buffer(socket.as_fd());
+        let bytes = bytes.map_err(problem("cannot read the size of a receive buffer"))?;
+        log::line(format_args!(
+            "listening on {address}, receive buffer {bytes} bytes"
+        ));
+    } else {
+        log::line(format_args!("listening on {address}"));
     }
-    Ok(sockets)
+    Ok(())
 }
 
-fn open(address: &Address, sharing: Sharing, options: &Options) -> io::Result<(Address, Socket)> {
-    let (address, socket) = match address {
-        Address::Udp(address) => {
-            let socket = sockets::udp(*address, sharing)?;
-            let address = Address::Udp(socket.local_addr()?);
-            let buffer = sockets::receive_buffer(socket.as_fd())?;
-            log::line(format_args!(
-                "listening on {address}, receive buffer {buffer} bytes"
-            ));
-            return Ok((address, Socket::Udp(socket)));
-        }
-        Address::Tcp(address) => {
-            let socket = sockets::tcp(*address, sharing)?;
-            let address = Address::Tcp(socket.local_addr()?);
-            (address, Listener::Tcp(socket))
-        }
-        Address::Unix(path) => {
-            let root = options.root.as_deref().filter(|_| privileges::is_root());
-            let (socket, file) = sockets::unix(path, root)?;
-            (address.clone(), Listener::Unix(socket, Some(file)))
-        }
-    };
-    log::line(format_args!("listening on {address}"));
-    Ok((address, Socket::Http(socket)))
-}
-
-/// A socket of another thread: one more at the same port where the system spreads what comes to it, else another
-/// descriptor of the same socket.
+/// A socket for another thread: one more at the same port if the system balances between them, else another descriptor
+/// of the same socket.
 fn open_another(socket: &Socket, sharing: Sharing) -> io::Result<Socket> {
-    let is_shared = sharing == Sharing::Threads;
+    if let (Sharing::Threads, Some((protocol, address))) = (sharing, announce_address(socket)) {
+        return open_at(&Address::Ip(protocol, address), sharing, None);
+    }
     Ok(match socket {
-        Socket::Udp(socket) if is_shared => {
-            Socket::Udp(sockets::udp(socket.local_addr()?, sharing)?)
-        }
-        Socket::Udp(socket) => {
-            let socket = std::net::UdpSocket::from(socket.as_fd().try_clone_to_owned()?);
-            Socket::Udp(UdpSocket::from_std(socket))
-        }
-        Socket::Http(Listener::Tcp(socket)) if is_shared => {
-            let socket = sockets::tcp(socket.local_addr()?, sharing)?;
-            Socket::Http(Listener::Tcp(socket))
-        }
+        Socket::Udp(socket) => Socket::Udp(socket.as_fd().try_clone_to_owned()?.into()),
         Socket::Http(Listener::Tcp(socket)) => {
-            let socket = std::net::TcpListener::from(socket.as_fd().try_clone_to_owned()?);
-            Socket::Http(Listener::Tcp(TcpListener::from_std(socket)))
+            let socket = socket.as_fd().try_clone_to_owned()?;
+            Socket::Http(Listener::Tcp(socket.into()))
         }
         Socket::Http(Listener::Unix(socket, _)) => {
-            let fd = socket.as_fd().try_clone_to_owned()?;
-            let socket = std::os::unix::net::UnixListener::from(fd);
-            let socket = mio::net::UnixListener::from_std(socket);
-            Socket::Http(Listener::Unix(socket, None))
+            let socket = socket.as_fd().try_clone_to_owned()?;
+            Socket::Http(Listener::Unix(socket.into(), None))
         }
     })
 }
@@ -158,7 +137,7 @@ pub fn choose_cores(options: &Options) -> Result<Vec<usize>, Problem> {
         return Ok(Vec::new());
     }
     let mut cores = cores::available().map_err(problem("--pin-threads: cannot pin threads"))?;
-    let (threads, count) = (options.threads, cores.len());
+    let (threads, count) = (options.threads(), cores.len());
     if threads > count {
         return Err(format!(
             "--pin-threads: -j/--threads {threads} requires as many cores, {count} are available"
@@ -168,21 +147,23 @@ pub fn choose_cores(options: &Options) -> Result<Vec<usize>, Problem> {
     Ok(cores)
 }
 
-/// Gives the sockets of each thread what its core receives. Those of the first stand for the group that they share.
+/// Gives the sockets of each thread the packets of its core. The first thread's sockets stand for the groups that they
+/// share.
 pub fn steer(cores: &[usize], sockets: &[Vec<Socket>]) -> Result<(), Problem> {
     let group = sockets.first().filter(|_| !cores.is_empty());
     for socket in group.into_iter().flatten() {
-        let steered = match socket {
-            Socket::Udp(socket) => cores::steer(socket.as_fd(), cores),
-            Socket::Http(Listener::Tcp(socket)) => cores::steer(socket.as_fd(), cores),
-            Socket::Http(Listener::Unix(..)) => Ok(()),
+        let socket = match socket {
+            Socket::Udp(socket) => socket.as_fd(),
+            Socket::Http(Listener::Tcp(socket)) => socket.as_fd(),
+            Socket::Http(Listener::Unix(..)) => continue,
         };
+        let steered = cores::steer(socket, cores);
         steered.map_err(problem("--pin-threads: cannot choose sockets by cores"))?;
     }
     Ok(())
 }
 
-/// Where a socket takes announces; none for a file.
+/// The address at which a socket takes announces; none for a Unix socket.
 pub fn announce_address(socket: &Socket) -> Option<(Protocol, SocketAddr)> {
     match socket {
         Socket::Udp(socket) => Some((Protocol::Udp, socket.local_addr().ok()?)),

@@ -1,8 +1,9 @@
-//! One loop for everything, or one for the chores and one for each thread that serves.
+//! The loops and their threads: one loop for everything, or one for the chores and one for each thread that serves.
 
-use crate::http::{Connections, Gate, Policy, Proxies, Room, Site};
-use crate::log;
-use crate::random::Random;
+use crate::base::log;
+use crate::base::random::Random;
+use crate::base::text::reason;
+use crate::http::{Connections, Limiter, Policy, Proxies, SharedLimits, Site};
 use crate::responder::Responder;
 use crate::server::{Chores, Crew, Server, Serving, Socket};
 use crate::stats::Board;
@@ -15,8 +16,8 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, Builder, JoinHandle};
 
-/// Bytes of a thread's stack. A batch of datagrams and what is known of it takes some 20 KiB of it.
-const STACK: usize = 512 * 1024;
+/// A batch of datagrams and its state take some 20 KiB of it.
+const STACK_BYTES: usize = 512 * 1024;
 
 /// [`Loops::new`] makes the loops from these.
 pub struct Parts {
@@ -30,12 +31,12 @@ pub struct Parts {
     /// The core of each of them, if they are pinned.
     pub cores: Vec<usize>,
     pub policy: Arc<Policy>,
-    pub gate: Gate,
-    pub room: Arc<Room>,
+    pub limiter: Limiter,
+    pub limits: Arc<SharedLimits>,
     pub proxies: Proxies,
 }
 
-/// The loop of this thread, those of the others before and after they start, and what ends all of them.
+/// The loop of this thread, those of the others before they start, their threads after, and the means to end all.
 pub struct Loops {
     own: Server,
     others: Vec<Server>,
@@ -47,71 +48,61 @@ pub struct Loops {
 type Thread = JoinHandle<io::Result<()>>;
 
 impl Loops {
-    pub fn new(parts: Parts) -> io::Result<Loops> {
-        let Parts {
-            start,
-            mut responder,
-            ids,
-            mut chores,
-            sockets,
-            cores,
-            policy,
-            gate,
-            room,
-            proxies,
-        } = parts;
+    pub fn new(mut parts: Parts) -> io::Result<Loops> {
+        let count = parts.sockets.len();
         let serving = |sockets: Vec<Socket>| {
             let first = Serving::first_connection(sockets.len());
-            let connections = Connections::new(room.clone(), proxies.clone(), first);
-            Serving::new(
-                sockets,
-                connections,
-                Site::new(policy.clone(), gate.clone()),
-            )
+            let connections = Connections::new(parts.limits.clone(), first);
+            let site = Site::new(
+                parts.policy.clone(),
+                parts.limiter.clone(),
+                parts.proxies.clone(),
+            );
+            Serving::new(sockets, connections, site)
         };
-        let count = sockets.len();
-        if count <= 1 {
-            let mut own = Server::new(start, responder, ids)?;
-            own.serve(serving(sockets.into_iter().flatten().collect()))?;
-            own.do_chores(chores)?;
-            return Ok(Loops {
-                own,
-                others: Vec::new(),
-                threads: Vec::new(),
-                cores,
-                crew: None,
-            });
-        }
-        memory::use_one_heap();
-        responder.table.note_sweeps(0);
-        let board = Board::new(count);
-        responder.board = board.clone();
         let mut others = Vec::new();
-        for (number, sockets) in sockets.into_iter().enumerate() {
-            let random = Random::seeded(seed()?);
-            let responder = responder.for_thread(random, board.of_thread(number));
-            let mut server = Server::new(start, responder, ids.clone())?;
-            server.serve(serving(sockets))?;
-            others.push(server);
+        if count > 1 {
+            memory::use_one_heap();
+            parts.responder.table.note_sweeps(0);
+            let board = Board::new(count);
+            parts.responder.board = board.clone();
+            for (number, sockets) in parts.sockets.drain(..).enumerate() {
+                let random = Random::seeded(getrandom::u64().map_err(io::Error::other)?);
+                let responder = parts.responder.for_thread(random, board.of_thread(number));
+                let mut server = Server::new(parts.start, responder, parts.ids.clone())?;
+                server.serve(serving(sockets))?;
+                others.push(server);
+            }
+            parts.chores.has_crew = true;
         }
-        chores.has_crew = true;
-        let mut own = Server::new(start, responder, ids)?;
-        own.do_chores(chores)?;
-        let wakers: io::Result<Vec<_>> = std::iter::once(&own)
-            .chain(&others)
-            .map(Server::waker)
-            .collect();
-        let crew = Arc::new(Crew::new(wakers?));
-        for server in others.iter_mut().chain([&mut own]) {
-            server.join(crew.clone());
+        let mut own = Server::new(parts.start, parts.responder, parts.ids)?;
+        if let Some(sockets) = parts.sockets.pop() {
+            own.serve(serving(sockets))?;
         }
-        Ok(Loops {
+        own.do_chores(parts.chores)?;
+        let mut loops = Loops {
             own,
             others,
             threads: Vec::new(),
-            cores,
-            crew: Some(crew),
-        })
+            cores: parts.cores,
+            crew: None,
+        };
+        if count > 1 {
+            loops.join()?;
+        }
+        Ok(loops)
+    }
+
+    /// Lets each loop wake and end all others.
+    fn join(&mut self) -> io::Result<()> {
+        let loops = std::iter::once(&self.own).chain(&self.others);
+        let wakers: io::Result<Vec<_>> = loops.map(Server::waker).collect();
+        let crew = Arc::new(Crew::new(wakers?));
+        for server in self.others.iter_mut().chain([&mut self.own]) {
+            server.join(crew.clone());
+        }
+        self.crew = Some(crew);
+        Ok(())
     }
 
     /// Starts the other threads. If one cannot start, those that have started end.
@@ -126,8 +117,8 @@ impl Loops {
         Ok(())
     }
 
-    /// Serves until a signal ends it; false if the state was to be saved then and could not be. If one thread
-    /// cannot go on, all end.
+    /// Serves until a signal ends it. Returns false if the last save of the state failed. An error of one thread ends
+    /// all.
     pub fn run(self) -> io::Result<bool> {
         let Loops {
             own,
@@ -143,7 +134,7 @@ impl Loops {
     }
 }
 
-/// Waits for the end of threads, which an error of this one brings about; the first error.
+/// Waits until all threads have ended, which an error of this thread makes them do. Returns the first error.
 fn end<T>(threads: &mut Vec<Thread>, crew: Option<&Crew>, own: io::Result<T>) -> io::Result<T> {
     if let (Err(_), Some(crew)) = (&own, crew) {
         crew.stop(false);
@@ -155,17 +146,14 @@ fn end<T>(threads: &mut Vec<Thread>, crew: Option<&Crew>, own: io::Result<T>) ->
     })
 }
 
-fn seed() -> io::Result<u64> {
-    getrandom::u64().map_err(io::Error::other)
-}
-
 fn spawn(number: usize, core: Option<usize>, server: Server) -> io::Result<Thread> {
     let thread = Builder::new()
         .name(format!("announced-{number}"))
-        .stack_size(STACK);
+        .stack_size(STACK_BYTES);
     thread.spawn(move || {
         if let Some(Err(error)) = core.map(cores::pin) {
-            log::error(format_args!("cannot pin thread {number}: {error}"));
+            let why = reason(&error);
+            log::error(format_args!("cannot pin thread {number}: {why}"));
         }
         server.run().map(drop)
     })

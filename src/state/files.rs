@@ -1,46 +1,45 @@
-//! The state file at the start: loaded before the first request, and moved aside if it is of no use.
+//! The state file at the start: loaded before the first request, and moved aside if it is damaged.
 
-use super::read::{Damage, Reader};
+use super::read::{Damage, read_items};
 use super::restore::{Restorer, Summary};
 use crate::sys::files::open_regular;
 use crate::tracker::{Table, Tracked};
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read};
+use std::fs::{self, OpenOptions};
+use std::io::{self, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Bytes that are read at once.
-const PIECE: usize = 64 * 1024;
+const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Names that are tried for a damaged file before giving up.
-const MOST_ASIDE: u32 = 1000;
+/// Names that are tried for a damaged file.
+const MAX_ASIDE: u32 = 1000;
 
-/// What there was.
 #[derive(Debug)]
 pub enum Loaded {
-    /// No such file: the first start.
+    /// There is no file: the first start.
     Nothing,
     State(Summary),
-    /// Moved to this path. What was loaded until the damage was found is to be thrown away.
+    /// The file was moved to this path. The table holds what was loaded before the damage was found, and is of no use.
     Damaged(Damage, PathBuf),
 }
 
-/// Loads a state into a table that has just begun, but for torrents that are not tracked; `wall_ms` is now,
-/// in milliseconds since 1970. An error is one of the file system: nothing was loaded that could be relied on,
-/// or nothing could be saved.
+/// Loads a state into a new table, except for torrents that are not tracked. `wall_ms` is now, in milliseconds since
+/// 1970. An error is one of the file system: the file cannot be read, or could not be saved.
 pub fn load(path: &Path, table: &Table, tracked: Tracked, wall_ms: u64) -> io::Result<Loaded> {
     let began = Instant::now();
-    make_sure_of_saving(path)?;
-    let mut file = match open_regular(path) {
+    check_saving(path)?;
+    let file = match open_regular(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Loaded::Nothing),
         other => other?,
     };
+    let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
     let mut restorer = Restorer::new(table, tracked, wall_ms);
-    match read(&mut file, &mut restorer)? {
+    match read_items(&mut file, &mut |item| restorer.take(item))? {
         Ok(()) => {
             let summary = restorer.finish();
-            // However long that took, peers have grown older by as much.
+            // Peers have grown older while they were loaded.
             let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(0);
             table.each(0, &mut |tracker| tracker.set_back(took));
             Ok(Loaded::State(summary))
@@ -49,25 +48,7 @@ pub fn load(path: &Path, table: &Table, tracked: Tracked, wall_ms: u64) -> io::R
     }
 }
 
-fn read(file: &mut File, restorer: &mut Restorer) -> io::Result<Result<(), Damage>> {
-    let mut reader = Reader::default();
-    let mut piece = vec![0; PIECE];
-    loop {
-        let length = match file.read(&mut piece) {
-            Ok(0) => return Ok(reader.finish()),
-            Ok(length) => length,
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        let fed = reader.feed(&piece[..length], &mut |item| restorer.take(item));
-        if fed.is_err() {
-            return Ok(fed);
-        }
-    }
-}
-
-/// What `load` would end with, as far as that can be told without touching anything: a daemon may be saving
-/// there.
+/// Finds the errors of [`load`] that can be found without changing a file: a daemon may be saving there.
 pub fn check(path: &Path) -> io::Result<()> {
     match open_regular(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -78,14 +59,14 @@ pub fn check(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes and removes the file that a save would write first, so that a directory in which none can be
-/// made is found now and not in ten minutes.
-fn make_sure_of_saving(path: &Path) -> io::Result<()> {
+/// Creates and removes the file that a save would write first, so that a directory in which none can be created is
+/// found now and not in ten minutes.
+fn check_saving(path: &Path) -> io::Result<()> {
     let probe = with_suffix(path, ".new");
     remove_if_there(&probe)?;
     let made = OpenOptions::new().write(true).create_new(true).open(&probe);
     match made {
-        // The keeper of one that was killed saves what it has yet: it can be done.
+        // The helper of a daemon that was killed is still saving, so saving works.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         other => drop(other?),
     }
@@ -99,9 +80,9 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Renames to the first of `.damaged`, `.damaged.2`, `.damaged.3` and so on that is not taken.
+/// Renames to the first of `.damaged`, `.damaged.2`, `.damaged.3` and so on that does not exist.
 fn move_aside(path: &Path) -> io::Result<PathBuf> {
-    for number in 1..=MOST_ASIDE {
+    for number in 1..=MAX_ASIDE {
         let aside = match number {
             1 => with_suffix(path, ".damaged"),
             _ => with_suffix(path, &format!(".damaged.{number}")),

@@ -1,6 +1,6 @@
 //! The table as bytes on disk.
 //!
-//! All numbers are big-endian. A header of 32 bytes:
+//! All numbers are big-endian. The header has 32 bytes:
 //!
 //! ```text
 //!  0   8  magic: a7 "swarms" 0a
@@ -11,23 +11,26 @@
 //! 28   4  milliseconds since the clock's unit began
 //! ```
 //!
-//! Then items, each with its kind in the first byte:
+//! Items follow, each with its kind in the first byte:
 //!
 //! ```text
 //! 0..3  peers of the last torrent: IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders
-//!       count 2, then so many of: address 4 or 16, port 2, top bit: completed, others: age in units (0..96) 1
+//!       count 2, then as many of: address 4 or 16, port 2, top bit: completed, others: age in units (0..96) 1
 //! 4     a torrent with peers: info-hash 20, downloaded 4
 //! 5     a torrent without: info-hash 20, downloaded 4, seconds since it has been without 4
-//! 6     from here on ages count from so many units after that in which the save began: 8
-//! 7     the end: torrents 8, peers 8, and SipHash-2-4 under a key of zeros of all before this number 8
+//! 6     ages from here on count from so many units after the one in which the save began: 8
+//! 7     the end: torrents 8, peers 8, and SipHash-2-4 with a key of zeros over all bytes before it 8
 //! ```
 //!
-//! Info-hashes rise strictly, and within a torrent lists and the addresses in each; a list may come in
-//! several pieces. A peer whose role changed while its swarm was being written may be in both lists: the
-//! later is the newer. Nothing tells which host or process wrote it.
+//! Info-hashes rise strictly; so do the lists of a torrent and the addresses in each. A list may come in several
+//! pieces. A peer whose role changed while its swarm was being written may be in both lists: the later entry is the
+//! newer one. Nothing in the file identifies the host or process that wrote it.
 //!
-//! A save takes many turns of the loop, and peers grow older meanwhile; item 6 keeps their ages exact.
-//! The checksum guards against disks and truncation, not against whoever may write the file.
+//! A save takes many turns of the loop, and peers grow older meanwhile: item 6 keeps their ages exact. The checksum
+//! guards against failing disks and truncation, not against an attacker who may write the file.
+//!
+//! Saving: [`Saves`] decides when, [`StateWriter`] walks the table, the helper process writes the file. Loading, at the
+//! start: [`load`] opens the file, [`read_items`] checks the bytes, `Restorer` fills the table.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -40,10 +43,10 @@ mod write;
 
 pub use dump::{DumpSummary, load_dump};
 pub use files::{Loaded, check, load};
-pub use read::{Damage, Item, Reader};
+pub use read::{Damage, StateItem, read_items};
 pub use restore::{Restorer, Summary};
 pub use saves::Saves;
-pub use write::{Writer, Written};
+pub use write::{StateWriter, Written};
 
 /// Now, in milliseconds since 1970.
 pub fn wall_ms() -> u64 {
@@ -53,7 +56,6 @@ pub fn wall_ms() -> u64 {
 
 const MAGIC: [u8; 8] = *b"\xa7swarms\n";
 const VERSION: u32 = 1;
-const HEADER: usize = 32;
 const KEY: [u64; 2] = [0, 0];
 
 /// Kinds of items; 0 to 3 are peers.
@@ -62,7 +64,7 @@ const EMPTY_TORRENT: u8 = 5;
 const TIME: u8 = 6;
 const END: u8 = 7;
 
-/// The greatest age, in units of which the peer timeout may have this many.
+/// The greatest age in units, and the most units that a peer timeout has.
 const MAX_AGE: u8 = 96;
 
 #[cfg(test)]

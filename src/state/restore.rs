@@ -1,24 +1,22 @@
-//! Items of a state put into a tracker that has just begun.
+//! Fills a new table with the items of a state.
 //!
-//! Ages go on by the wall clock: a peer that announced ten minutes before the save and comes back an hour
-//! after it is seventy minutes old. If the peer timeout was changed meanwhile, ages are kept in time and
-//! the new timeout holds. If the wall clock is behind the time of the save, ages are as they were saved.
-//! The day that a torrent without peers is remembered for stands still while the tracker is down, for
-//! nobody could announce.
+//! Ages go on by the wall clock: a peer that announced ten minutes before the save and is loaded an hour after it is
+//! seventy minutes old. If the peer timeout was changed meanwhile, ages keep their length in time and the new timeout
+//! applies. If the wall clock is behind the time of the save, ages stay as they were saved. The day for which a torrent
+//! without peers is remembered does not advance while the tracker is down, as nobody can announce then.
 
-use super::read::Item;
+use super::read::StateItem;
+use crate::tracker::{Hint, InfoHash, LIFE, Peer, Role, Table, Tracked};
 use std::fmt;
 
-use crate::tracker::{Hint, InfoHash, LIFE, Peer, Role, Table, Tracked};
-
-/// What came of it.
+/// What was loaded and what was not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     pub torrents: u64,
     pub peers: u64,
     /// Peers whose timeout has passed since the save.
     pub expired: u64,
-    /// Torrents and peers that the tracker's limits left no room for.
+    /// Beyond the limits of the tracker.
     pub torrents_left_out: u64,
     pub peers_left_out: u64,
     /// Torrents that the list of info-hashes refuses.
@@ -27,21 +25,19 @@ pub struct Summary {
     pub age_ms: Option<u64>,
 }
 
-/// For the log; what did not happen is left out.
+/// For the log, without the counts that are 0.
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Summary {
             torrents, peers, ..
         } = self;
-        write!(f, "loaded {torrents} torrents, {peers} peers")?;
+        write!(f, "{torrents} torrents, {peers} peers, ")?;
         match self.age_ms {
-            Some(age) => write!(f, ", saved {} seconds ago", age / 1000)?,
-            None => {
-                f.write_str(", saved in the future: the clock was set back, ages are as saved")?
-            }
+            Some(age) => write!(f, "saved {} seconds ago", age / 1000)?,
+            None => f.write_str("saved in the future, so ages are as saved")?,
         }
         if self.expired > 0 {
-            write!(f, "; {} peers have expired since", self.expired)?;
+            write!(f, "; {} peers expired since", self.expired)?;
         }
         let (torrents, peers) = (self.torrents_left_out, self.peers_left_out);
         if torrents + peers > 0 {
@@ -57,31 +53,30 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Puts items into a table whose time is still zero.
+/// Fills a table whose time is still zero.
 pub struct Restorer<'a> {
     table: &'a Table,
     tracked: Tracked<'a>,
     wall_ms: u64,
     unit_ms: u64,
-    /// Milliseconds since the unit began in which the save did, and since the one that ages count from.
+    /// Milliseconds since the beginning of the unit in which the save began, and of the unit that ages count from.
     since_unit_ms: u64,
     elapsed_ms: u64,
-    torrent: Option<Torrent>,
+    torrent: Option<LastTorrent>,
     summary: Summary,
 }
 
-/// The last torrent, unless it is refused. It is stored once there is something to store: a peer that has
-/// not expired, or a count.
-struct Torrent {
+/// The last torrent, unless it is refused. It is stored with its first peer that has not expired, or for its count.
+struct LastTorrent {
     info_hash: InfoHash,
     downloaded: u32,
     empty_for: u32,
-    place: Place,
+    storage: Storage,
 }
 
 #[derive(Clone, Copy)]
-enum Place {
-    NotStored,
+enum Storage {
+    Pending,
     Stored(Hint),
     LeftOut,
 }
@@ -101,18 +96,18 @@ impl<'a> Restorer<'a> {
         }
     }
 
-    pub fn take(&mut self, item: Item) {
+    pub fn take(&mut self, item: StateItem) {
         match item {
-            Item::Header {
+            StateItem::Header {
                 unit_ms,
                 saved_at,
                 into_unit,
             } => self.begin(unit_ms.into(), saved_at, into_unit.into()),
-            Item::Time { units } => {
+            StateItem::Time { units } => {
                 let later = units.saturating_mul(self.unit_ms);
                 self.elapsed_ms = self.since_unit_ms.saturating_sub(later);
             }
-            Item::Torrent {
+            StateItem::Torrent {
                 info_hash,
                 downloaded,
                 empty_for,
@@ -120,14 +115,14 @@ impl<'a> Restorer<'a> {
                 self.settle();
                 let is_tracked = self.tracked.is_none_or(|tracked| tracked(&info_hash));
                 self.summary.refused += u64::from(!is_tracked);
-                self.torrent = is_tracked.then_some(Torrent {
+                self.torrent = is_tracked.then_some(LastTorrent {
                     info_hash,
                     downloaded,
                     empty_for: empty_for.unwrap_or(0),
-                    place: Place::NotStored,
+                    storage: Storage::Pending,
                 });
             }
-            Item::Peer {
+            StateItem::Peer {
                 list,
                 endpoint,
                 completed,
@@ -148,7 +143,7 @@ impl<'a> Restorer<'a> {
         let age_ms = self.summary.age_ms.unwrap_or(0);
         self.since_unit_ms = age_ms.saturating_add(into_unit);
         self.elapsed_ms = self.since_unit_ms;
-        // With units that go on where they were, ages are exact, however often the tracker restarts.
+        // Units go on where they were, so that ages stay exact, however often the tracker restarts.
         if unit_ms == self.table.unit_ms() {
             let into_unit = self.elapsed_ms % unit_ms;
             self.table
@@ -157,69 +152,49 @@ impl<'a> Restorer<'a> {
     }
 
     fn peer(&mut self, list: u8, endpoint: &[u8], completed: bool, age: u8) {
-        if self.torrent.is_none() {
+        let (Some(torrent), Some(peer)) = (&mut self.torrent, Peer::from_endpoint(endpoint)) else {
             return;
-        }
+        };
         let age_ms = u64::from(age) * self.unit_ms;
         let age = age_ms.saturating_add(self.elapsed_ms) / self.table.unit_ms();
-        let age = match u8::try_from(age) {
-            Ok(units) if age <= LIFE => units,
-            _ => {
-                self.summary.expired += 1;
-                return;
-            }
-        };
-        let (Some(peer), Some(torrent)) = (Peer::from_endpoint(endpoint), &mut self.torrent) else {
+        let Some(age) = u8::try_from(age).ok().filter(|age| u64::from(*age) <= LIFE) else {
+            self.summary.expired += 1;
             return;
         };
         let mut shard = self.table.lock_for(&torrent.info_hash, 0);
-        if let Place::NotStored = torrent.place {
-            let Torrent {
-                info_hash,
-                downloaded,
-                ..
-            } = torrent;
-            torrent.place = match shard.restore_torrent(info_hash, *downloaded, 0) {
-                Some(hint) => Place::Stored(hint),
-                None => Place::LeftOut,
-            };
+        if let Storage::Pending = torrent.storage {
+            let hint = shard.restore_torrent(&torrent.info_hash, torrent.downloaded, 0);
+            torrent.storage = hint.map_or(Storage::LeftOut, Storage::Stored);
         }
         let role = match list % 2 {
             0 => Role::Leecher,
             _ => Role::Seeder,
         };
-        let stored = match torrent.place {
-            Place::Stored(hint) => shard.restore_peer(hint, peer, role, completed, age),
+        let is_stored = match torrent.storage {
+            Storage::Stored(hint) => shard.restore_peer(hint, peer, role, completed, age),
             _ => false,
         };
-        match stored {
+        match is_stored {
             true => self.summary.peers += 1,
             false => self.summary.peers_left_out += 1,
         }
     }
 
-    /// No more peers come for the last torrent.
+    /// Stores the last torrent, which has no more peers, if it has a count.
     fn settle(&mut self) {
         let Some(mut torrent) = self.torrent.take() else {
             return;
         };
-        if let (Place::NotStored, 1..) = (torrent.place, torrent.downloaded) {
-            let Torrent {
-                info_hash,
-                downloaded,
-                empty_for,
-                ..
-            } = torrent;
-            let mut shard = self.table.lock_for(&info_hash, 0);
-            torrent.place = match shard.restore_memory(&info_hash, downloaded, empty_for) {
-                Some(hint) => Place::Stored(hint),
-                None => Place::LeftOut,
-            };
+        if let (Storage::Pending, 1..) = (torrent.storage, torrent.downloaded) {
+            let hash = &torrent.info_hash;
+            let mut shard = self.table.lock_for(hash, 0);
+            let hint = shard.restore_memory(hash, torrent.downloaded, torrent.empty_for);
+            torrent.storage = hint.map_or(Storage::LeftOut, Storage::Stored);
         }
-        match torrent.place {
-            Place::Stored(_) => self.summary.torrents += 1,
-            Place::LeftOut => self.summary.torrents_left_out += 1,
-            Place::NotStored => {}
+        match torrent.storage {
+            Storage::Stored(_) => self.summary.torrents += 1,
+            Storage::LeftOut => self.summary.torrents_left_out += 1,
+            Storage::Pending => {}
         }
     }
 }

@@ -1,56 +1,55 @@
-//! When the state is saved, and how far the save is that runs.
+//! When the state is saved, and how far a save is.
 
-use super::write::Writer;
-use crate::keeper::{File, Keeper};
-use crate::log;
+use super::write::StateWriter;
+use crate::base::log;
+use crate::helper::Helper;
 use crate::tracker::Table;
 use std::path::{Path, PathBuf};
 
 /// Torrents and peers that are written between two rounds of requests: some 100 microseconds.
 const BUDGET: usize = 1024;
 
-/// Bytes that a step may write: see [`Writer::step`].
-const ROOM: usize = 48 * 1024;
+/// Bytes that a step may write: see [`StateWriter::step`].
+const STEP_BYTES: usize = 48 * 1024;
 
-/// Saves, one at a time. The file is replaced by the keeper when a save is whole, and otherwise stays as it
-/// was.
+/// Saves, one at a time. The helper replaces the file when a save is complete; else the file stays as it was.
 pub struct Saves {
     path: PathBuf,
     interval_ms: Option<u64>,
     /// When the next is due by time.
     next_at: Option<u64>,
-    /// Another is to begin as soon as none runs; however often it was asked for, it is one.
-    wanted: bool,
-    running: Option<Running>,
+    /// Another begins as soon as none runs. Any number of requests is one.
+    is_requested: bool,
+    running: Option<RunningSave>,
     slice: Vec<u8>,
-    last_failed: bool,
+    has_failed: bool,
 }
 
-struct Running {
-    writer: Writer,
-    /// All has been handed to the keeper.
+struct RunningSave {
+    writer: StateWriter,
+    /// All bytes were sent to the helper.
     is_written: bool,
     began_ms: u64,
 }
 
 impl Saves {
-    /// To this file, every so many seconds; with 0 only when asked for.
+    /// To this file, every so many seconds; with 0 only on request.
     pub fn new(path: &Path, interval: u32) -> Saves {
         let interval_ms = (interval > 0).then_some(u64::from(interval) * 1000);
         Saves {
             path: path.to_owned(),
             interval_ms,
             next_at: interval_ms,
-            wanted: false,
+            is_requested: false,
             running: None,
             slice: Vec::new(),
-            last_failed: false,
+            has_failed: false,
         }
     }
 
-    /// Asks for a save that begins after this.
+    /// Requests a save that begins after this call.
     pub fn request(&mut self) {
-        self.wanted = true;
+        self.is_requested = true;
     }
 
     pub fn next_at(&self) -> Option<u64> {
@@ -58,92 +57,91 @@ impl Saves {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.running.is_none() && !self.wanted
+        self.running.is_none() && !self.is_requested
     }
 
-    /// Whether the last save that ended was one that did not fail.
+    /// Whether the last save did not fail.
     pub fn is_saved(&self) -> bool {
-        !self.last_failed
+        !self.has_failed
     }
 
-    /// Whether a save is to begin.
     pub fn is_due(&self, now_ms: u64) -> bool {
-        self.running.is_none() && (self.wanted || self.next_at.is_some_and(|at| at <= now_ms))
+        self.running.is_none() && (self.is_requested || self.next_at.is_some_and(|at| at <= now_ms))
     }
 
-    /// Whether [`Saves::step`] has something to do without waiting for the keeper.
-    pub fn can_go_on(&self, keeper: &Keeper) -> bool {
-        let is_writing = self.running.as_ref().is_some_and(|save| !save.is_written);
-        is_writing && keeper.room() >= ROOM || self.running.is_none() && self.wanted
+    /// Whether [`Saves::step`] has something to do now.
+    pub fn can_go_on(&self, helper: &Helper) -> bool {
+        match &self.running {
+            Some(save) => !save.is_written && helper.room() >= STEP_BYTES,
+            None => self.is_requested,
+        }
     }
 
-    /// Begins a save. The times are now, in milliseconds since the start, as the loop and as the table count
-    /// them, and since 1970.
+    /// Begins a save. The times are now, in milliseconds: of the loop and of the table since the start, and since 1970.
     pub fn begin(
         &mut self,
         table: &Table,
-        keeper: &mut Keeper,
+        helper: &mut Helper,
         (now_ms, table_ms): (u64, u64),
         wall_ms: u64,
     ) {
-        self.wanted = false;
+        self.is_requested = false;
         self.slice.clear();
-        let writer = Writer::new(&table.lock(0, table_ms), wall_ms, &mut self.slice);
-        self.running = Some(Running {
+        let writer = StateWriter::new(&table.lock(0, table_ms), wall_ms, &mut self.slice);
+        self.running = Some(RunningSave {
             writer,
             is_written: false,
             began_ms: now_ms,
         });
-        match keeper.save(File::State) {
-            true => keeper.save_bytes(&self.slice),
-            false => self.failed("the keeper process has ended", now_ms),
+        match helper.save() {
+            true => helper.save_bytes(&self.slice),
+            false => self.failed("the helper process has ended", now_ms),
         }
     }
 
-    /// Writes a slice of the save that runs, if the keeper has room for one.
-    pub fn step(&mut self, table: &Table, keeper: &mut Keeper, table_ms: u64) {
+    /// Writes a slice of the save under way, if the helper has room for one.
+    pub fn step(&mut self, table: &Table, helper: &mut Helper, table_ms: u64) {
         let Some(save) = self.running.as_mut().filter(|save| !save.is_written) else {
             return;
         };
-        if keeper.room() < ROOM {
+        if helper.room() < STEP_BYTES {
             return;
         }
         self.slice.clear();
         save.is_written = !save.writer.step(table, table_ms, BUDGET, &mut self.slice);
-        keeper.save_bytes(&self.slice);
+        helper.save_bytes(&self.slice);
         if save.is_written {
-            keeper.save_end();
+            helper.save_end();
             self.slice = Vec::new();
         }
     }
 
-    /// The keeper has put the file in its place.
+    /// The helper has replaced the file.
     pub fn saved(&mut self, now_ms: u64) {
         if let Some(save) = self.finish(now_ms) {
             let written = save.writer.written();
             log::line(format_args!(
-                "saved {} torrents, {} peers in {} bytes to {}, within {} ms",
+                "state: saved: {} torrents, {} peers; {} bytes in {} ms",
                 written.torrents,
                 written.peers,
                 written.bytes,
-                self.path.as_os_str().to_string_lossy(),
                 now_ms.saturating_sub(save.began_ms)
             ));
-            self.last_failed = false;
+            self.has_failed = false;
         }
     }
 
-    /// The keeper could not, and has left the file as it was.
+    /// Ends the save under way, if there is one. The file is as it was.
     pub fn failed(&mut self, why: &str, now_ms: u64) {
         if self.finish(now_ms).is_some() {
             let path = self.path.as_os_str().to_string_lossy();
-            log::line(format_args!("state is not saved to {path}: {why}"));
-            self.last_failed = true;
+            log::error(format_args!("state: save failed: '{path}': {why}"));
+            self.has_failed = true;
         }
     }
 
-    /// The next by time comes an interval after the end of this one.
-    fn finish(&mut self, now_ms: u64) -> Option<Running> {
+    /// The next save by time begins an interval after the end of this one.
+    fn finish(&mut self, now_ms: u64) -> Option<RunningSave> {
         self.next_at = self.interval_ms.map(|interval| now_ms + interval);
         self.slice = Vec::new();
         self.running.take()

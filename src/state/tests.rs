@@ -1,9 +1,12 @@
-//! Saved and loaded tables against a plain model, damaged in every way, with a fixed seed.
+//! Saved and loaded tables against a plain model, and damaged files, with a fixed seed.
 
 use super::*;
-use crate::random::Random;
-use crate::tracker::{COMPLETED, Event, InfoHash, LOCAL, Limits, Locked, Peer, Role, Table};
+use crate::base::random::Random;
+use crate::tracker::{
+    COMPLETED, Event, InfoHash, LOCAL, Limits, Locked, Peer, Progress, Role, Table,
+};
 use std::collections::BTreeMap;
+use std::io::{self, Read};
 
 /// A unit of the clock is one second.
 const LIMITS: Limits = Limits {
@@ -74,7 +77,7 @@ impl Subject {
 
     fn advance(&mut self, seconds: u64) {
         self.now += seconds;
-        while self.tracker().sweep(1 << 20, None) == crate::tracker::Progress::Underway {}
+        sweep(&mut self.tracker());
         let now = self.now;
         self.model.peers.retain(|_, known| now - known.at <= 48);
     }
@@ -130,7 +133,7 @@ impl Subject {
 
 fn save(table: &Table, wall_ms: u64, budget: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut writer = Writer::new(&table.lock(0, 0), wall_ms, &mut bytes);
+    let mut writer = StateWriter::new(&table.lock(0, 0), wall_ms, &mut bytes);
     loop {
         let before = bytes.len();
         let more = writer.step(table, 0, budget, &mut bytes);
@@ -143,37 +146,53 @@ fn save(table: &Table, wall_ms: u64, budget: usize) -> Vec<u8> {
     bytes
 }
 
-fn read(bytes: &[u8], piece: usize, take: &mut dyn FnMut(Item)) -> Result<(), Damage> {
-    let mut reader = Reader::default();
-    for piece in bytes.chunks(piece) {
-        reader.feed(piece, take)?;
+fn read(bytes: &[u8], take: &mut dyn FnMut(StateItem)) -> Result<(), Damage> {
+    read_items(&mut &bytes[..], take).expect("memory has no errors")
+}
+
+/// Returns one byte at a time, and an error in place of this one.
+struct Trickle<'a>(&'a [u8], usize);
+
+impl Read for Trickle<'_> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.1 = self.1.checked_sub(1).ok_or(io::ErrorKind::Other)?;
+        let (first, rest) = self.0.split_at(self.0.len().min(1));
+        self.0 = rest;
+        room[..first.len()].copy_from_slice(first);
+        Ok(first.len())
     }
-    reader.finish()
 }
 
 fn restore(bytes: &[u8], limits: Limits, wall_ms: u64) -> (Table, Summary) {
-    let table = Table::new(limits, 1);
+    restore_into(Table::new(limits, 1), bytes, wall_ms)
+}
+
+fn restore_into(table: Table, bytes: &[u8], wall_ms: u64) -> (Table, Summary) {
     let mut restorer = Restorer::new(&table, None, wall_ms);
-    read(bytes, 4096, &mut |item| restorer.take(item)).expect("is sound");
+    read(bytes, &mut |item| restorer.take(item)).expect("is valid");
     let summary = restorer.finish();
     (table, summary)
 }
 
-/// What the bytes say, with the times of announces in seconds since [`BEGAN`]; a peer in both lists counts
-/// as what it is in the second.
-fn model_of(bytes: &[u8], piece: usize) -> Model {
+fn sweep(tracker: &mut Locked) {
+    while tracker.sweep(1 << 20, None) == Progress::Underway {}
+}
+
+/// The model of a state, with the times of announces in seconds since [`BEGAN`]. A peer in both lists counts as in the
+/// second.
+fn model_of(bytes: &[u8]) -> Model {
     let mut model = Model::default();
     let (mut began, mut now, mut torrent) = (0, 0, [0; 20]);
-    read(bytes, piece, &mut |item| match item {
-        Item::Header {
+    read(bytes, &mut |item| match item {
+        StateItem::Header {
             unit_ms, saved_at, ..
         } => {
             assert_eq!(unit_ms, 1000);
             began = (saved_at - BEGAN) / 1000;
             now = began;
         }
-        Item::Time { units } => now = began + units,
-        Item::Torrent {
+        StateItem::Time { units } => now = began + units,
+        StateItem::Torrent {
             info_hash,
             downloaded,
             ..
@@ -181,7 +200,7 @@ fn model_of(bytes: &[u8], piece: usize) -> Model {
             torrent = info_hash;
             assert_eq!(model.torrents.insert(info_hash, downloaded), None);
         }
-        Item::Peer {
+        StateItem::Peer {
             list,
             endpoint,
             completed,
@@ -197,7 +216,7 @@ fn model_of(bytes: &[u8], piece: usize) -> Model {
             model.peers.insert((torrent, endpoint.to_vec()), known);
         }
     })
-    .expect("is sound");
+    .expect("is valid");
     model
 }
 
@@ -212,17 +231,17 @@ fn remembered(mut model: Model) -> Model {
 }
 
 #[test]
-fn what_is_saved_is_what_is_known_however_it_is_cut() {
+fn a_saved_state_is_the_table_whatever_the_budget() {
     let mut subject = Subject::new(1);
     subject.populate(150_000);
     let whole = subject.save(1 << 30);
     assert!(subject.model.peers.len() > 40_000);
-    for (budget, piece) in [(1, 1 << 20), (100, 1), (2048, 1000)] {
+    for budget in [1, 100, 2048] {
         assert!(subject.save(budget) == whole);
-        // Announces of torrents that went leave a count of nought in the model alone.
-        assert!(model_of(&whole, piece) == remembered(subject.model.clone()));
     }
-    let mut writer = Writer::new(&subject.tracker(), 0, &mut Vec::new());
+    // Torrents without peers and count are only in the model.
+    assert!(model_of(&whole) == remembered(subject.model.clone()));
+    let mut writer = StateWriter::new(&subject.tracker(), 0, &mut Vec::new());
     while writer.step(&subject.table, 0, 1000, &mut Vec::new()) {}
     let Written {
         torrents, peers, ..
@@ -232,7 +251,7 @@ fn what_is_saved_is_what_is_known_however_it_is_cut() {
 }
 
 #[test]
-fn what_is_loaded_is_what_was_saved() {
+fn a_loaded_table_is_the_saved_one() {
     let mut subject = Subject::new(2);
     subject.populate(60_000);
     let saved = subject.save(500);
@@ -244,7 +263,7 @@ fn what_is_loaded_is_what_was_saved() {
     assert_eq!(totals, subject.tracker().totals());
     let again = save(&table, BEGAN + subject.now * 1000, 77);
     // Byte by byte they differ where a list's pieces end.
-    assert!(model_of(&again, 500) == model_of(&saved, 500));
+    assert!(model_of(&again) == model_of(&saved));
 }
 
 /// As after a change of `-j`.
@@ -253,28 +272,26 @@ fn a_table_of_any_number_of_shards_is_saved_and_loaded_the_same() {
     let mut subject = Subject::new(5);
     subject.populate(60_000);
     let (now, mut saved) = (BEGAN + subject.now * 1000, subject.save(500));
-    let model = model_of(&saved, 500);
+    let model = model_of(&saved);
     for threads in [1, 3, 64, 1] {
-        let table = Table::new(LIMITS, threads);
-        let mut restorer = Restorer::new(&table, None, now);
-        read(&saved, 4096, &mut |item| restorer.take(item)).expect("is sound");
-        assert_eq!(restorer.finish().peers, model.peers.len() as u64);
+        let (table, summary) = restore_into(Table::new(LIMITS, threads), &saved, now);
+        assert_eq!(summary.peers, model.peers.len() as u64);
         assert_eq!(table.survey(0).totals, subject.tracker().totals());
         saved.clear();
-        let mut writer = Writer::new(&table.lock(0, 0), now, &mut saved);
+        let mut writer = StateWriter::new(&table.lock(0, 0), now, &mut saved);
         while writer.step(&table, 0, 300, &mut saved) {}
-        assert!(model_of(&saved, 500) == model, "{threads} threads");
+        assert!(model_of(&saved) == model, "{threads} threads");
     }
 }
 
 #[test]
-fn a_table_that_changes_meanwhile_is_saved_whole_where_it_did_not() {
+fn peers_that_do_not_change_during_a_save_are_saved() {
     let mut subject = Subject::new(3);
     subject.populate(60_000);
     let before = remembered(subject.model.clone());
     let mut bytes = Vec::new();
     let wall = BEGAN + subject.now * 1000;
-    let mut writer = Writer::new(&subject.tracker(), wall, &mut bytes);
+    let mut writer = StateWriter::new(&subject.tracker(), wall, &mut bytes);
     let mut steps = 0;
     while writer.step(&subject.table, 0, 700, &mut bytes) {
         steps += 1;
@@ -291,7 +308,7 @@ fn a_table_that_changes_meanwhile_is_saved_whole_where_it_did_not() {
             subject.advance(1);
         }
     }
-    let saved = model_of(&bytes, 999);
+    let saved = model_of(&bytes);
     let after = remembered(subject.model.clone());
     let mut unchanged = 0;
     for (key, known) in &before.peers {
@@ -316,7 +333,7 @@ fn peers_grow_older_while_the_tracker_is_down() {
     let counts = |down: u64, later: u64| {
         let (table, _) = restore(&saved, LIMITS, BEGAN + 25_000 + down);
         let mut tracker = table.lock(0, later);
-        while tracker.sweep(1000, None) == crate::tracker::Progress::Underway {}
+        sweep(&mut tracker);
         let counts = tracker.scrape(&hash(1)).unwrap_or_default();
         (counts.leechers, counts.seeders, counts.downloaded)
     };
@@ -327,7 +344,7 @@ fn peers_grow_older_while_the_tracker_is_down() {
     // The count stays, and time that the tracker was down does not count against it.
     assert_eq!(counts(49_000, 0), (0, 0, 1));
     assert_eq!(counts(1_000_000_000, 0), (0, 0, 1));
-    // As does the age in a unit: restarts every few milliseconds keep nobody young.
+    // So does the age within a unit: restarts every few milliseconds do not stop time.
     assert_eq!(counts(500, 23_499).0, 1);
     assert_eq!(counts(500, 33_000).0, 0);
     let (table, summary) = restore(&saved, LIMITS, BEGAN + 200_000);
@@ -336,7 +353,7 @@ fn peers_grow_older_while_the_tracker_is_down() {
 }
 
 #[test]
-fn restarts_in_quick_succession_add_up() {
+fn ages_stay_exact_over_many_quick_restarts() {
     let mut subject = Subject::new(5);
     subject.announce(1, 1, Role::Leecher, Event::Started);
     let mut saved = subject.save(10);
@@ -355,7 +372,7 @@ fn restarts_in_quick_succession_add_up() {
 }
 
 #[test]
-fn another_timeout_scales_ages_and_a_clock_behind_keeps_them() {
+fn ages_outlive_a_change_of_the_timeout_and_a_clock_set_back() {
     let mut subject = Subject::new(6);
     subject.announce(1, 1, Role::Leecher, Event::Started);
     subject.advance(25);
@@ -393,7 +410,7 @@ fn file_of(unit_ms: u32, tags: &[u8]) -> Vec<u8> {
     bytes.push(END);
     bytes.extend_from_slice(&1_u64.to_be_bytes());
     bytes.extend_from_slice(&(tags.len() as u64).to_be_bytes());
-    let mut sum = crate::siphash::Hasher::new(KEY);
+    let mut sum = crate::base::siphash::Hasher::new(KEY);
     sum.update(&bytes);
     bytes.extend_from_slice(&sum.finish().to_be_bytes());
     bytes
@@ -425,7 +442,7 @@ fn a_file_with_units_of_a_96th_of_the_timeout_is_loaded() {
     assert_eq!(ages(999).len(), 6);
     assert_eq!(ages(1000).len(), 5);
     assert_eq!(ages(1500).len(), 4);
-    let too_old = read(&file_of(500, &[97]), 1000, &mut |_| ());
+    let too_old = read(&file_of(500, &[97]), &mut |_| ());
     assert!(matches!(too_old, Err(Damage::Malformed(_))));
 }
 
@@ -446,7 +463,7 @@ fn loaded_peers_are_not_local() {
 }
 
 #[test]
-fn memories_keep_their_age() {
+fn torrents_without_peers_keep_their_age() {
     let mut subject = Subject::new(7);
     subject.announce(1, 1, Role::Seeder, Event::Completed);
     subject.announce(1, 1, Role::Seeder, Event::Stopped);
@@ -456,7 +473,7 @@ fn memories_keep_their_age() {
     let left = |seconds: u64| {
         let (table, _) = restore(&saved, LIMITS, BEGAN + subject.now * 1000 + 1_000_000);
         let mut tracker = table.lock(0, seconds * 1000);
-        while tracker.sweep(1000, None) == crate::tracker::Progress::Underway {}
+        sweep(&mut tracker);
         tracker.totals().torrents
     };
     assert_eq!(left(0), 1);
@@ -465,7 +482,7 @@ fn memories_keep_their_age() {
 }
 
 #[test]
-fn limits_hold_and_what_they_leave_out_is_counted() {
+fn limits_hold_and_torrents_and_peers_beyond_them_are_counted() {
     let mut subject = Subject::new(8);
     for n in 0..30 {
         subject.announce(n / 3, n, Role::Leecher, Event::Started);
@@ -497,7 +514,7 @@ fn small() -> Vec<u8> {
         subject.announce(3, peer, role, Event::None);
     }
     let mut bytes = Vec::new();
-    let mut writer = Writer::new(&subject.tracker(), BEGAN, &mut bytes);
+    let mut writer = StateWriter::new(&subject.tracker(), BEGAN, &mut bytes);
     writer.step(&subject.table, 0, 1, &mut bytes);
     subject.advance(2);
     while writer.step(&subject.table, 0, 1, &mut bytes) {}
@@ -510,17 +527,28 @@ fn every_truncation_is_found() {
     for kind in [0, 1, 2, 3, TORRENT, EMPTY_TORRENT, TIME] {
         assert!(whole.contains(&kind), "there is an item of kind {kind}");
     }
-    assert_eq!(read(&whole, 3, &mut |_| ()), Ok(()));
     for length in 0..whole.len() {
-        for piece in [1, 7, 1000] {
-            let result = read(&whole[..length], piece, &mut |_| ());
-            assert_eq!(result, Err(Damage::Truncated(length as u64)));
-        }
+        let truncated = Err(Damage::Truncated(length as u64));
+        assert_eq!(read(&whole[..length], &mut |_| ()), truncated);
     }
-    let mut longer = whole.clone();
-    longer.push(0);
+    let longer = [&whole[..], &[0]].concat();
     let end = Damage::Malformed(whole.len() as u64);
-    assert_eq!(read(&longer, 1000, &mut |_| ()), Err(end));
+    assert_eq!(read(&longer, &mut |_| ()), Err(end));
+}
+
+#[test]
+fn a_source_may_return_single_bytes_and_its_errors_are_not_damage() {
+    let whole = small();
+    for length in 0..whole.len() + 1 {
+        let failed = read_items(&mut Trickle(&whole, length), &mut |_| ());
+        assert_eq!(
+            failed.map_err(|error| error.kind()),
+            Err(io::ErrorKind::Other)
+        );
+    }
+    let mut source = Trickle(&whole, usize::MAX);
+    let result = read_items(&mut source, &mut |_| ());
+    assert_eq!(result.expect("no error"), Ok(()));
 }
 
 #[test]
@@ -529,8 +557,7 @@ fn every_flipped_bit_is_found() {
     for at in 0..whole.len() * 8 {
         let mut flipped = whole.clone();
         flipped[at / 8] ^= 1 << (at % 8);
-        let result = read(&flipped, 64, &mut |_| ());
-        let damage = result.expect_err("is damaged");
+        let damage = read(&flipped, &mut |_| ()).expect_err("is damaged");
         match at / 8 {
             0..8 => assert_eq!(damage, Damage::Foreign),
             8..12 => assert!(matches!(damage, Damage::Version(_))),
@@ -540,7 +567,8 @@ fn every_flipped_bit_is_found() {
 }
 
 #[test]
-fn whatever_the_bytes_nothing_panics_and_little_is_held() {
+fn random_damage_does_not_panic() {
+    const HEADER: usize = 32;
     let whole = small();
     let mut random = Random::seeded(10);
     for _ in 0..20_000 {
@@ -557,16 +585,9 @@ fn whatever_the_bytes_nothing_panics_and_little_is_held() {
         }
         let table = Table::new(LIMITS, 2);
         let mut restorer = Restorer::new(&table, None, random.draw() >> random.below(64));
-        let mut reader = Reader::default();
-        for piece in bytes.chunks(1 + random.below(100)) {
-            if reader.feed(piece, &mut |item| restorer.take(item)).is_err() {
-                break;
-            }
-            assert!(reader.held_bytes() < 64);
-        }
+        let _ = read(&bytes, &mut |item| restorer.take(item));
         restorer.finish();
     }
-    assert_eq!(read(&[0; 100_000], 1000, &mut |_| ()), Err(Damage::Foreign));
-    assert_eq!(read(b"", 1, &mut |_| ()), Err(Damage::Truncated(0)));
-    assert_eq!(read(b"<html>", 1, &mut |_| ()), Err(Damage::Foreign));
+    assert_eq!(read(&[0; 100_000], &mut |_| ()), Err(Damage::Foreign));
+    assert_eq!(read(b"<html>", &mut |_| ()), Err(Damage::Foreign));
 }

@@ -1,22 +1,22 @@
-//! The table as bytes, a slice at a time.
+//! Writes the table as bytes, a slice at a time.
 
-use super::{EMPTY_TORRENT, END, HEADER, KEY, MAGIC, TIME, TORRENT, VERSION};
-use crate::siphash::Hasher;
+use super::{EMPTY_TORRENT, END, KEY, MAGIC, TIME, TORRENT, VERSION};
+use crate::base::siphash::Hasher;
 use crate::tracker::{COMPLETED, Cursor, Found, RECORD_SIZES, Table, Tracker};
 
-/// Steps in a row for which a save passes over a shard that another thread has. Then it waits, as a lock that is busy
-/// each time would hold the save up for ever.
+/// Steps in a row in which a save does nothing because another thread holds the shard. Then it waits for the lock, as a
+/// lock that is never free would stop the save.
 const MAX_SKIPPED: u32 = 16;
 
-/// A save under way. It holds no part of the table, which may change between the steps.
-pub struct Writer {
-    /// None when all torrents are written.
+/// A save under way. It holds no lock between steps, so the table may change meanwhile.
+pub struct StateWriter {
+    /// The next torrent; none when all are written.
     cursor: Option<Cursor>,
     sum: Option<Hasher>,
-    /// The clock's units when it began, and when ages were last told to count from.
+    /// The unit in which the save began, and the one that ages count from now.
     began: u64,
     counted_from: u64,
-    /// Steps in a row in which another thread had the shard.
+    /// Steps in a row in which another thread held the shard.
     skipped: u32,
     written: Written,
 }
@@ -29,9 +29,9 @@ pub struct Written {
     pub bytes: u64,
 }
 
-impl Writer {
+impl StateWriter {
     /// Begins with the header. `wall_ms` is now, in milliseconds since 1970.
-    pub fn new(tracker: &Tracker, wall_ms: u64, out: &mut Vec<u8>) -> Writer {
+    pub fn new(tracker: &Tracker, wall_ms: u64, out: &mut Vec<u8>) -> StateWriter {
         let units = tracker.units();
         let unit_ms = u32::try_from(tracker.unit_ms()).unwrap_or(u32::MAX);
         let into_unit = u32::try_from(tracker.into_unit_ms()).unwrap_or(0);
@@ -42,8 +42,7 @@ impl Writer {
         out.extend_from_slice(&unit_ms.to_be_bytes());
         out.extend_from_slice(&wall_ms.to_be_bytes());
         out.extend_from_slice(&into_unit.to_be_bytes());
-        debug_assert_eq!(out.len() - start, HEADER);
-        let mut writer = Writer {
+        let mut writer = StateWriter {
             cursor: Some(Cursor::default()),
             sum: Some(Hasher::new(KEY)),
             began: units,
@@ -59,8 +58,8 @@ impl Writer {
         self.written
     }
 
-    /// Appends about `budget` torrents and peers, at most some 40 bytes each; false when that was all. While another
-    /// thread has the shard it appends nothing, a few times in a row at most.
+    /// Appends about `budget` torrents and peers, at most some 40 bytes each; false when the end is written. While
+    /// another thread holds the shard it appends nothing, [`MAX_SKIPPED`] times in a row at most.
     pub fn step(&mut self, table: &Table, now_ms: u64, budget: usize, out: &mut Vec<u8>) -> bool {
         let start = out.len();
         if let Some(cursor) = self.cursor {
@@ -77,7 +76,7 @@ impl Writer {
             self.skipped = 0;
             self.walk(&tracker, cursor, budget, out);
             drop(tracker);
-            // Summing takes a while, so it is done without the lock.
+            // The checksum takes a while, so it is computed without the lock.
             self.cursor = self.cursor.or_else(|| behind.map(Cursor::at));
             self.add_to_sum(out, start);
             return true;
@@ -86,7 +85,7 @@ impl Writer {
         false
     }
 
-    /// Walks on in a shard; without a cursor afterwards it is at the shard's end.
+    /// Walks on in a shard. At its end there is no cursor.
     fn walk(&mut self, tracker: &Tracker, from: Cursor, budget: usize, out: &mut Vec<u8>) {
         self.mark_time(tracker, out);
         let written = &mut self.written;
@@ -103,7 +102,6 @@ impl Writer {
         }
     }
 
-    /// The end, once.
     fn end(&mut self, out: &mut Vec<u8>) {
         let start = out.len();
         out.push(END);
@@ -122,14 +120,6 @@ impl Writer {
         if let Some(sum) = &mut self.sum {
             sum.update(new);
         }
-    }
-}
-
-/// Fills in how long a list is that began there; one of nothing is left out.
-fn end_list(out: &mut Vec<u8>, start: usize, count: u16) {
-    match out.get_mut(start + 1..start + 3) {
-        Some(room) if count > 0 => room.copy_from_slice(&count.to_be_bytes()),
-        _ => out.truncate(start),
     }
 }
 
@@ -152,22 +142,15 @@ fn write(tracker: &Tracker, found: Found, out: &mut Vec<u8>, written: &mut Writt
             }
         }
         Found::Peers { list, records } => {
-            write_peers(&|tag| tracker.age(tag), list, records, out, written);
+            written.peers += u64::from(write_peers(tracker, list, records, out));
         }
     }
 }
 
-/// One piece of a list. A walk hands over no more than a chunk, far below what the count can tell.
-fn write_peers(
-    age: &dyn Fn(u8) -> Option<u8>,
-    list: u8,
-    records: &[u8],
-    out: &mut Vec<u8>,
-    written: &mut Written,
-) {
-    let Some(&size) = RECORD_SIZES.get(usize::from(list)) else {
-        return;
-    };
+/// One piece of a list, unless it is empty; how many peers. A walk passes a chunk at a time, far less than the count
+/// allows.
+fn write_peers(tracker: &Tracker, list: u8, records: &[u8], out: &mut Vec<u8>) -> u16 {
+    let size = RECORD_SIZES.get(usize::from(list)).map_or(1, |size| *size);
     let start = out.len();
     out.extend_from_slice(&[list, 0, 0]);
     let mut count = 0_u16;
@@ -175,12 +158,15 @@ fn write_peers(
         let [endpoint @ .., tag] = record else {
             continue;
         };
-        if let Some(age) = age(*tag).filter(|_| count < u16::MAX) {
+        if let Some(age) = tracker.age(*tag).filter(|_| count < u16::MAX) {
             out.extend_from_slice(endpoint);
             out.push(age | tag & COMPLETED);
             count += 1;
         }
     }
-    end_list(out, start, count);
-    written.peers += u64::from(count);
+    match out.get_mut(start + 1..start + 3) {
+        Some(room) if count > 0 => room.copy_from_slice(&count.to_be_bytes()),
+        _ => out.truncate(start),
+    }
+    count
 }

@@ -1,21 +1,21 @@
-//! The counters of all threads, for the reports of each.
+//! The counters of all threads, from which each makes its reports.
 //!
-//! A thread counts without a lock, and publishes its counters once a turn. With one thread there is nothing to publish.
+//! A thread counts without a lock, and publishes a copy of its counters once a turn. A single thread publishes nothing.
 
 use super::Counters;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The board as one thread has it.
+/// The board, and the place of one thread on it.
 #[derive(Clone, Debug, Default)]
 pub struct Board {
-    /// Of each thread that serves, if there are several.
+    /// One for each thread that serves, if there are several.
     all: Arc<[Mutex<Counters>]>,
-    /// Which of them this one is. None for the thread of the chores.
+    /// The number of this thread. None for the one that does the chores.
     own: Option<usize>,
 }
 
 impl Board {
-    /// For so many threads that serve.
+    /// A board for this many threads that serve.
     pub fn new(threads: usize) -> Board {
         Board {
             all: (0..threads).map(|_| Mutex::default()).collect(),
@@ -23,7 +23,7 @@ impl Board {
         }
     }
 
-    /// As the thread of this number has it.
+    /// The board for the thread of this number.
     pub fn of_thread(&self, number: usize) -> Board {
         Board {
             all: self.all.clone(),
@@ -31,14 +31,13 @@ impl Board {
         }
     }
 
-    /// Writes this thread's counters.
     pub fn publish(&self, counters: &Counters) {
-        if let Some(place) = self.own.and_then(|own| self.all.get(own)) {
-            *lock(place) = *counters;
+        if let Some(published) = self.own.and_then(|own| self.all.get(own)) {
+            *lock(published) = *counters;
         }
     }
 
-    /// The counters of all threads together; those of this one are given.
+    /// The sums over all threads, with this thread's own counters as they are now.
     pub fn sum(&self, own: &Counters) -> Counters {
         let mut sum = *own;
         for (number, counters) in self.all.iter().enumerate() {
@@ -49,13 +48,13 @@ impl Board {
         sum
     }
 
-    /// The counters of each thread, as it has published them.
+    /// The counters that each thread has published.
     pub fn threads(&self) -> Vec<Counters> {
         self.all.iter().map(|counters| *lock(counters)).collect()
     }
 }
 
-/// A thread that panics ends the process, so no lock is ever found poisoned.
+/// A panic ends the process: no lock is ever found poisoned.
 fn lock(counters: &Mutex<Counters>) -> MutexGuard<'_, Counters> {
     counters.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -73,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn reports_of_every_thread_add_up_the_counters_of_all() {
+    fn every_thread_reports_the_sums_over_all() {
         let chores = Board::new(2);
         let threads = [chores.of_thread(0), chores.of_thread(1)];
         threads[0].publish(&counters(3));
@@ -84,7 +83,7 @@ mod tests {
             sum.udp_announces
         };
         assert_eq!(sum(&chores, 0), 8);
-        // A thread's own reports have the counts that it has not published.
+        // A thread's own reports include counts that it has not published yet.
         assert_eq!(sum(&threads[0], 4), 9);
         assert_eq!(sum(&threads[1], 5), 8);
         let each = chores.threads();
@@ -95,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn one_thread_has_its_own_counters_alone() {
+    fn a_single_thread_reports_its_own_counters() {
         let board = Board::default();
         board.publish(&counters(3));
         assert_eq!(board.sum(&counters(4)).udp_announces, 4);

@@ -1,12 +1,16 @@
 //! The report on the cluster: a plain value that the cluster fills in, and the texts made of it.
+//!
+//! A number of a link is one row of a table, from which follow its column in `/stats?mode=cluster` and its metric.
 
-use super::metrics::{Number, begin_family, sample};
-use super::people::{bytes, milliseconds, plural, short_number, text};
-use super::{View, fill};
+use super::View;
+use super::metrics::{metrics, rows, write_family, write_name, write_table};
+use crate::base::text::{
+    bytes, count, decimal, fill, fill_with, milliseconds, padded, plural, short, text, texts,
+};
 use crate::tracker::Totals;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Whether a node has the peers of the other nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,8 +24,6 @@ pub enum Health {
 }
 
 impl Health {
-    const ALL: [Health; 3] = [Health::Syncing, Health::Alone, Health::Ok];
-
     pub fn name(self) -> &'static str {
         match self {
             Health::Syncing => "syncing",
@@ -36,7 +38,7 @@ impl Health {
 pub struct Overview {
     pub health: Health,
     /// The nodes that the operator names, then those that only connect here.
-    pub links: Vec<Link>,
+    pub links: Vec<LinkReport>,
     /// Names of links that have no address so far.
     pub unresolved: Vec<String>,
     /// Stops and completions that are kept to be sent again, and how many milliseconds back they reach.
@@ -51,7 +53,7 @@ pub struct Overview {
 
 /// One other node.
 #[derive(Clone, Debug, Default)]
-pub struct Link {
+pub struct LinkReport {
     /// As the operator names the node; of others the address.
     pub name: String,
     pub address: Option<SocketAddr>,
@@ -67,7 +69,7 @@ pub struct Link {
     /// Bytes that wait to be sent.
     pub queue: u64,
     /// The last walk that the other node completed.
-    pub walk: Option<Walk>,
+    pub walk: Option<WalkReport>,
     pub round_trip_ms: Option<u64>,
     /// Milliseconds by which the other host's wall clock is ahead of this one's.
     pub clock_ahead_ms: Option<i64>,
@@ -76,7 +78,7 @@ pub struct Link {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Walk {
+pub struct WalkReport {
     /// Milliseconds since it ended.
     pub ago_ms: u64,
     pub records: u64,
@@ -84,12 +86,12 @@ pub struct Walk {
     pub news: u64,
 }
 
-/// Why a connection did not become a link.
+/// The reason for which a connection did not become a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Refused or unreachable.
+    /// Refused, or no route.
     Unreachable,
-    /// Nothing or too little came within three seconds.
+    /// The handshake took more than three seconds.
     TimedOut,
     Closed,
     /// The first bytes were not those of a node.
@@ -97,21 +99,16 @@ pub enum Failure {
     Version(u16),
     PeerTimeout(u32),
     WrongKey,
-    /// It reached the node itself.
+    /// The node connected to itself.
     Own,
-    /// There were too many connections from addresses that no `--cluster-peer` names.
+    /// Too many connections from addresses that no `--cluster-peer` names.
     Crowded,
 }
 
 impl Failure {
     pub const COUNT: usize = 9;
-    #[rustfmt::skip]
-    pub const NAMES: [&str; Failure::COUNT] = [
-        "unreachable", "timed_out", "closed", "foreign", "version", "peer_timeout", "wrong_key", "own",
-        "crowded",
-    ];
 
-    /// Its place in [`Failure::NAMES`].
+    /// The index in [`Overview::failures`].
     pub fn number(self) -> usize {
         match self {
             Failure::Unreachable => 0,
@@ -129,19 +126,17 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Failure::Unreachable => f.write_str("unreachable"),
-            Failure::TimedOut => f.write_str("timeout"),
-            Failure::Closed => f.write_str("connection closed by the other side"),
-            Failure::Foreign => {
-                f.write_str("not a node of a cluster, or of an incompatible release")
-            }
-            Failure::Version(version) => write!(f, "other protocol version: {version}"),
-            Failure::PeerTimeout(seconds) => write!(f, "other peer timeout: {seconds} s"),
-            Failure::WrongKey => f.write_str("wrong key"),
-            Failure::Own => f.write_str("the other side is this node itself"),
-            Failure::Crowded => f.write_str("too many connections from unknown addresses"),
-        }
+        f.write_str(match self {
+            Failure::Unreachable => "unreachable",
+            Failure::TimedOut => "timeout",
+            Failure::Closed => "connection closed by the other side",
+            Failure::Foreign => "not a node of a cluster, or of an incompatible release",
+            Failure::WrongKey => "wrong key",
+            Failure::Own => "the other side is this node itself",
+            Failure::Crowded => "too many connections from unknown addresses",
+            Failure::Version(version) => return write!(f, "other protocol version: {version}"),
+            Failure::PeerTimeout(seconds) => return write!(f, "other peer timeout: {seconds} s"),
+        })
     }
 }
 
@@ -153,14 +148,10 @@ pub struct Multicast {
     pub records_in: u64,
     pub packets_out: u64,
     pub records_out: u64,
-    /// Packets that were not read, in the order of [`Multicast::IGNORED`].
-    pub ignored: [u64; Multicast::IGNORED.len()],
+    /// Packets that were not read: own ones, those of strangers, malformed ones, more than the node can apply.
+    pub ignored: [u64; 4],
     /// Packets that the system did not send.
     pub unsent: u64,
-}
-
-impl Multicast {
-    pub const IGNORED: [&str; 4] = ["own", "stranger", "malformed", "shed"];
 }
 
 /// The overview as the threads share it.
@@ -169,18 +160,20 @@ pub struct SharedOverview(Arc<Mutex<Overview>>);
 
 impl SharedOverview {
     pub fn get(&self) -> Overview {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.lock().clone()
     }
 
     pub fn set(&self, overview: Overview) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = overview;
+        *self.lock() = overview;
     }
 
     pub fn health(&self) -> Health {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).health
+        self.lock().health
+    }
+
+    /// A panic ends the process: the lock is never found poisoned.
+    fn lock(&self) -> MutexGuard<'_, Overview> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -202,12 +195,7 @@ impl Overview {
 /// Peers and torrents by which the totals of two nodes differ without a fault.
 const MAX_ON_THE_WAY: u64 = 20;
 
-impl Link {
-    /// Whether the operator names this node among the others.
-    fn is_own(&self) -> bool {
-        self.failure == Some(Failure::Own)
-    }
-
+impl LinkReport {
     /// Whether the other node stores 1 % more or less than this one, and not only some that are on their way.
     fn differs(&self, own: &Totals) -> bool {
         let is_far = |a: u64, b: u64| a.abs_diff(b) > (a.max(b) / 100).max(MAX_ON_THE_WAY);
@@ -222,114 +210,234 @@ fn peers(totals: &Totals) -> u64 {
     totals.leechers.saturating_add(totals.seeders) as u64
 }
 
-/// The report `mode=cluster`.
-pub fn report(view: &View, out: &mut Vec<u8>) {
-    match &view.cluster {
-        Some(overview) => write(overview, &view.totals, out),
-        None => text(out, NONE),
+/// A number of a link, by its unit.
+#[derive(Clone, Copy)]
+pub(super) enum Number {
+    Count(u64),
+    Bytes(u64),
+    Milliseconds(u64),
+    /// Milliseconds ahead.
+    Ahead(i64),
+}
+
+use Number::{Ahead, Bytes, Count, Milliseconds};
+
+impl Number {
+    /// Appends the number for people.
+    fn write(self, out: &mut Vec<u8>) {
+        match self {
+            Count(number) => short(out, number.saturating_mul(100)),
+            Bytes(number) => bytes(out, number),
+            Milliseconds(ms) => milliseconds(out, ms),
+            Ahead(ms) => {
+                text(out, if ms < 0 { "-" } else { "+" });
+                milliseconds(out, ms.unsigned_abs());
+            }
+        }
+    }
+
+    /// Appends the number of a metric, whose base unit of time is the second.
+    fn write_base(self, out: &mut Vec<u8>) {
+        let ms = match self {
+            Count(number) | Bytes(number) => return decimal(out, number),
+            Milliseconds(ms) => ms,
+            Ahead(ms) => {
+                text(out, if ms < 0 { "-" } else { "" });
+                ms.unsigned_abs()
+            }
+        };
+        fill(out, "$.", &[ms / 1000]);
+        padded(out, ms % 1000, 3);
     }
 }
 
-/// The report without a cluster.
-pub const NONE: &str = "no cluster: --cluster-listen or --sync-multicast begins one\n";
+#[rustfmt::skip]
+metrics! {
+    // Names are the titles of columns in the text. The text alone has what is of no family.
+    LINK, link_numbers(l: &LinkReport) -> Option<Number>;
+    "cluster_link_up" "1 while the link to the node is up." { _ "" = Some(Count(l.is_up.into())); }
+    "" "" { since "" = Some(Milliseconds(l.since_ms)); }
+    "cluster_link_bytes_total" "Bytes received from and sent to the node." {
+        bytes_in "direction=in" = Some(Bytes(l.bytes_in));
+        out "direction=out" = Some(Bytes(l.bytes_out));
+    }
+    "cluster_link_records_total" "Records received from and sent to the node." {
+        records_in "direction=in" = Some(Count(l.records_in));
+        out "direction=out" = Some(Count(l.records_out));
+    }
+    "cluster_link_queue_bytes" "Bytes waiting to be sent to the node." { queue "" = Some(Bytes(l.queue)); }
+    "cluster_walk_age_seconds" "Time since the node completed its last walk."
+        { last_walk "" = l.walk.map(|walk| Milliseconds(walk.ago_ms)); }
+    "cluster_walk_records" "Records in that walk." { records "" = l.walk.map(|walk| Count(walk.records)); }
+    "cluster_walk_news" "Records in that walk that were news here."
+        { news "" = l.walk.map(|walk| Count(walk.news)); }
+    "cluster_link_round_trip_seconds" "Round-trip time to the node."
+        { round_trip "" = l.round_trip_ms.map(Milliseconds); }
+    "cluster_clock_ahead_seconds" "Time by which the wall clock of the node's host is ahead."
+        { clock "" = l.clock_ahead_ms.map(Ahead); }
+    "cluster_node_torrents" "Torrents stored by the node."
+        { torrents "" = l.theirs.map(|totals| Count(totals.torrents as u64)); }
+    "cluster_node_peers" "Peers stored by the node."
+        { peers "" = l.theirs.map(|totals| Count(peers(&totals))); }
+}
+
+#[rustfmt::skip]
+metrics! {
+    NODE, node_numbers(o: &Overview) -> u64;
+    "cluster_health" "1 for the state of this node." {
+        _ "state=syncing" = (o.health == Health::Syncing).into();
+        _ "state=alone" = (o.health == Health::Alone).into();
+        _ "state=ok" = (o.health == Health::Ok).into();
+    }
+    "cluster_failed_handshakes_total" "Connections that did not become links." {
+        failed_handshakes "reason=unreachable" = o.failures[0];
+        failed_handshakes "reason=timed_out" = o.failures[1];
+        failed_handshakes "reason=closed" = o.failures[2];
+        failed_handshakes "reason=foreign" = o.failures[3];
+        failed_handshakes "reason=version" = o.failures[4];
+        failed_handshakes "reason=peer_timeout" = o.failures[5];
+        failed_handshakes "reason=wrong_key" = o.failures[6];
+        failed_handshakes "reason=own" = o.failures[7];
+        failed_handshakes "reason=crowded" = o.failures[8];
+    }
+    "cluster_events_kept" "Stops and completions kept to be sent again." { events_kept "" = o.events; }
+    "cluster_events_reach_seconds" "Time that these reach back."
+        { seconds_that_events_reach_back "" = o.events_reach_ms / 1000; }
+    "cluster_refused_records_total" "Records received of torrents that the list refuses."
+        { refused_records "" = o.refused; }
+}
+
+#[rustfmt::skip]
+metrics! {
+    MULTICAST, multicast_numbers(m: &Multicast) -> u64;
+    "multicast_received_packets_total" "Packets of opentracker's live sync received."
+        { multicast_packets_received "" = m.packets_in; }
+    "multicast_received_records_total" "Peers in the packets received."
+        { multicast_records_received "" = m.records_in; }
+    "multicast_sent_packets_total" "Packets of opentracker's live sync sent."
+        { multicast_packets_sent "" = m.packets_out; }
+    "multicast_sent_records_total" "Peers in the packets sent." { multicast_records_sent "" = m.records_out; }
+    "multicast_unsent_packets_total" "Packets that the system did not send."
+        { multicast_packets_unsent "" = m.unsent; }
+    "multicast_ignored_packets_total" "Packets received and ignored." {
+        multicast_packets_ignored "reason=own" = m.ignored[0];
+        multicast_packets_ignored "reason=stranger" = m.ignored[1];
+        multicast_packets_ignored "reason=malformed" = m.ignored[2];
+        multicast_packets_ignored "reason=shed" = m.ignored[3];
+    }
+}
+
+/// Appends the metrics of a node.
+pub fn write_metrics(overview: &Overview, out: &mut Vec<u8>) {
+    write_links(overview, out);
+    write_table(out, NODE, &node_numbers(overview));
+    if let Some(multicast) = &overview.multicast {
+        write_table(out, MULTICAST, &multicast_numbers(multicast));
+    }
+}
+
+/// Appends the metrics of the other nodes, as far as the numbers are known.
+fn write_links(overview: &Overview, out: &mut Vec<u8>) {
+    let links = others(overview).map(|link| (escaped(&link.name), link_numbers(link)));
+    let links: Vec<_> = links.collect();
+    let mut family = "";
+    let metrics = rows(LINK).enumerate();
+    for (index, row) in metrics.filter(|(_, row)| !row.family.is_empty()) {
+        for (name, numbers) in &links {
+            let Some(Some(number)) = numbers.get(index) else {
+                continue;
+            };
+            if family != row.family {
+                family = row.family;
+                write_family(out, family, row.help);
+            }
+            write_name(out, family, name, row.labels);
+            number.write_base(out);
+            text(out, "\n");
+        }
+    }
+}
+
+fn escaped(name: &str) -> String {
+    let name = name.replace('\\', "\\\\").replace('"', "\\\"");
+    name.replace('\n', "\\n")
+}
+
+/// The report `mode=cluster`.
+pub fn report(view: &View, out: &mut Vec<u8>) {
+    let none = "no cluster: neither --cluster-listen nor --sync-multicast is given\n";
+    match &view.cluster {
+        Some(overview) => write(overview, &view.totals, out),
+        None => text(out, none),
+    }
+}
 
 /// Appends the part of the status page.
 pub fn write_html(overview: &Overview, own: &Totals, out: &mut Vec<u8>) {
     let mut report = Vec::new();
     write(overview, own, &mut report);
     let report = String::from_utf8_lossy(&report).replace('&', "&amp;");
-    let report = report.replace('<', "&lt;");
-    text(
+    let start = "<h2>Cluster</h2>\n<details open><summary>As this node sees it</summary><pre>";
+    texts(
         out,
-        "<h2>Cluster</h2>\n<details open><summary>As this node sees it</summary><pre>",
+        &[start, &report.replace('<', "&lt;"), "</pre></details>\n"],
     );
-    text(out, &report);
-    text(out, "</pre></details>\n");
 }
 
 /// Appends the text for people.
-fn write(overview: &Overview, own: &Totals, out: &mut Vec<u8>) {
-    let o = overview;
-    let up = nodes(o).filter(|link| link.is_up).count() as u64;
-    for part in ["cluster ", o.health.name()] {
-        text(out, part);
-    }
-    let all = nodes(o).count() as u64;
+fn write(o: &Overview, own: &Totals, out: &mut Vec<u8>) {
+    let up = others(o).filter(|link| link.is_up).count() as u64;
+    let all = others(o).count() as u64;
+    texts(out, &["cluster ", o.health.name()]);
     fill(out, ": $ of $ other node", &[up, all]);
-    for part in [plural(all), " up\n\n"] {
-        text(out, part);
-    }
-    write_table(o, own, out);
-    write_counts("failed handshakes", &Failure::NAMES, &o.failures, out);
-    let events = [o.events, o.events_reach_ms / 1000];
-    fill(out, "events: $ kept, reaching back $ s\n", &events);
-    if o.refused > 0 {
-        fill(out, "refused records: $\n", &[o.refused]);
-    }
-    if let Some(m) = &o.multicast {
-        let received = [m.records_in, m.packets_in];
-        fill(out, "multicast: $ records in $ packets received", &received);
-        let sent = [m.records_out, m.packets_out, m.unsent];
-        fill(out, ", $ in $ sent, $ packets unsent\n", &sent);
-        write_counts("multicast ignored", &Multicast::IGNORED, &m.ignored, out);
+    texts(out, &[plural(all), " up\n\n"]);
+    write_rows(o, own, out);
+    write_lines(out, NODE, &node_numbers(o));
+    if let Some(multicast) = &o.multicast {
+        write_lines(out, MULTICAST, &multicast_numbers(multicast));
     }
 }
 
-/// A line of the counts that are not zero, if there are any.
-fn write_counts(title: &str, names: &[&str], counts: &[u64], out: &mut Vec<u8>) {
-    let counts = names.iter().zip(counts).filter(|(_, count)| **count > 0);
-    let counts = counts.map(|(name, count)| format!("{} {count}", name.replace('_', " ")));
-    let counts = counts.collect::<Vec<_>>().join(", ");
-    if !counts.is_empty() {
-        text(out, &format!("{title}: {counts}\n"));
+/// Appends a line for each number other than zero.
+fn write_lines(out: &mut Vec<u8>, table: &str, numbers: &[u64]) {
+    for (row, &number) in rows(table).zip(numbers) {
+        if row.name == "_" || number == 0 {
+            continue;
+        }
+        text(out, &row.name.replace('_', " "));
+        if let Some((_, reason)) = row.labels.split_once('=') {
+            texts(out, &[", ", &reason.replace('_', " ")]);
+        }
+        fill_with(out, ": $\n", &[number], count);
     }
 }
 
-/// The other nodes.
-fn nodes(overview: &Overview) -> impl Iterator<Item = &Link> {
-    overview.links.iter().filter(|link| !link.is_own())
+/// The other nodes: an operator may name this node among them.
+fn others(overview: &Overview) -> impl Iterator<Item = &LinkReport> {
+    let links = overview.links.iter();
+    links.filter(|link| link.failure != Some(Failure::Own))
 }
 
-/// The titles of the columns of numbers, and the numbers, if they are known.
-type Column = (&'static str, fn(&Link) -> Option<String>);
-
-#[rustfmt::skip]
-const COLUMNS: &[Column] = &[
-    ("since", |l| cell(milliseconds, l.since_ms)),
-    ("bytes in", |l| cell(bytes, l.bytes_in)),
-    ("out", |l| cell(bytes, l.bytes_out)),
-    ("records in", |l| cell(short, l.records_in)),
-    ("out", |l| cell(short, l.records_out)),
-    ("queue", |l| cell(bytes, l.queue)),
-    ("last walk", |l| cell(milliseconds, l.walk?.ago_ms)),
-    ("records", |l| cell(short, l.walk?.records)),
-    ("news", |l| cell(short, l.walk?.news)),
-    ("round trip", |l| cell(milliseconds, l.round_trip_ms?)),
-    ("clock", |l| cell(signed, l.clock_ahead_ms?)),
-    ("torrents", |l| cell(short, l.theirs?.torrents as u64)),
-    ("peers", |l| cell(short, peers(&l.theirs?))),
-];
-
-/// Appends a line for each node, and the titles and the own totals above them.
-fn write_table(overview: &Overview, own: &Totals, out: &mut Vec<u8>) {
-    let lengths = nodes(overview).map(|link| link.name.len());
+/// Appends the table: titles, the totals of this node, and a line for each other node.
+fn write_rows(overview: &Overview, own: &Totals, out: &mut Vec<u8>) {
+    let lengths = others(overview).map(|link| link.name.len());
     let width = lengths.max().unwrap_or(0).max("this node".len());
-    let mut row = |name: &str, state: &str, cell: &dyn Fn(&Column) -> String, note: &str| {
-        let cells: String = COLUMNS.iter().map(|c| format!("{:>11}", cell(c))).collect();
-        let line = format!("{name:width$}  {state:5}{cells}  {note}");
-        text(out, &(line.trim_end().to_owned() + "\n"));
+    let mut line = |name: &str, state: &str, cell: &dyn Fn(&str, usize) -> String, note: &str| {
+        let mut line = format!("{name:width$}  {state:5}");
+        for (index, row) in rows(LINK).enumerate().filter(|(_, row)| row.name != "_") {
+            line.push_str(&format!("{:>11}", cell(row.name, index)));
+        }
+        line = format!("{line}  {note}");
+        texts(out, &[line.trim_end(), "\n"]);
     };
-    row("node", "state", &|column| column.0.into(), "note");
-    let this = Link {
-        theirs: Some(*own),
-        ..Link::default()
-    };
-    let own_cell = |(title, cell): &Column| match *title {
-        "torrents" | "peers" => cell(&this).unwrap_or_default(),
+    line("node", "state", &|title, _| title.replace('_', " "), "note");
+    let totals = |title: &str, _| match title {
+        "torrents" => shown(Some(Count(own.torrents as u64))),
+        "peers" => shown(Some(Count(peers(own)))),
         _ => String::new(),
     };
-    row("this node", "", &own_cell, "");
-    for link in nodes(overview) {
+    line("this node", "", &totals, "");
+    for link in others(overview) {
         let note = match link.failure {
             _ if link.is_up && link.differs(own) => "differs".into(),
             _ if link.is_up => String::new(),
@@ -337,129 +445,21 @@ fn write_table(overview: &Overview, own: &Totals, out: &mut Vec<u8>) {
             failure => failure.map_or_else(String::new, |failure| failure.to_string()),
         };
         let state = if link.is_up { "up" } else { "down" };
-        let cell = |(_, cell): &Column| cell(link).unwrap_or("-".into());
-        row(&link.name, state, &cell, &note);
+        let numbers = link_numbers(link);
+        let cell = |_: &str, index| shown(numbers.get(index).copied().flatten());
+        line(&link.name, state, &cell, &note);
     }
     text(out, "\n");
 }
 
-fn cell<T>(write: fn(&mut Vec<u8>, T), value: T) -> Option<String> {
-    let mut cell = Vec::new();
-    write(&mut cell, value);
-    String::from_utf8(cell).ok()
-}
-
-fn short(out: &mut Vec<u8>, count: u64) {
-    short_number(out, count.saturating_mul(100));
-}
-
-fn signed(out: &mut Vec<u8>, ms: i64) {
-    text(out, if ms < 0 { "-" } else { "+" });
-    milliseconds(out, ms.unsigned_abs());
-}
-
-/// Appends the metrics of the cluster, if there is one.
-pub fn write_metrics(overview: Option<&Overview>, out: &mut Vec<u8>) {
-    for (name, help, samples) in FAMILIES {
-        let samples = overview.and_then(samples).unwrap_or_default();
-        if !samples.is_empty() {
-            begin_family(name, help, out);
-        }
-        for (labels, number) in samples {
-            sample(name, &[&labels], number, out);
-        }
+/// A number in the table.
+fn shown(number: Option<Number>) -> String {
+    let mut out = Vec::new();
+    match number {
+        Some(number) => number.write(&mut out),
+        None => text(&mut out, "-"),
     }
-}
-
-/// Labels and numbers.
-type Samples = Vec<(String, Number)>;
-
-/// Name, help, and the samples; none where there is nothing to report.
-type Family = (&'static str, &'static str, fn(&Overview) -> Option<Samples>);
-
-#[rustfmt::skip]
-const FAMILIES: &[Family] = &[
-    ("cluster_health", "1 for the state in which this node is.", |o| {
-        named("state", Health::ALL.map(|health| (health.name(), (health == o.health).into())))
-    }),
-    ("cluster_link_up", "1 while there is a link to the node.", |o| links(o, |l| count(l.is_up.into()))),
-    ("cluster_link_bytes_total", "Bytes from and to the node.", |o| both(o, |l| [l.bytes_in, l.bytes_out])),
-    ("cluster_link_records_total", "Records from and to the node.", |o| both(o, |l| [l.records_in, l.records_out])),
-    ("cluster_link_queue_bytes", "Bytes that wait to be sent to the node.", |o| links(o, |l| count(l.queue))),
-    ("cluster_link_round_trip_seconds", "Time to the node and back.", |o| links(o, |l| seconds(l.round_trip_ms?))),
-    ("cluster_walk_age_seconds", "Time since the last whole walk of the node.", |o| links(o, |l| seconds(l.walk?.ago_ms))),
-    ("cluster_walk_records", "Records in that walk.", |o| links(o, |l| count(l.walk?.records))),
-    ("cluster_walk_news", "Records of these that were news here.", |o| links(o, |l| count(l.walk?.news))),
-    ("cluster_node_torrents", "Torrents in the table of the node.", |o| links(o, |l| count(l.theirs?.torrents as u64))),
-    ("cluster_node_peers", "Peers in the table of the node.", |o| links(o, |l| count(peers(&l.theirs?)))),
-    ("cluster_clock_ahead_seconds", "Time by which the clock of the node's host is ahead.", |o| {
-        links(o, |l| l.clock_ahead_ms.map(Number::Thousandths))
-    }),
-    ("cluster_failed_handshakes_total", "Connections that did not become links.", |o| {
-        named("reason", Failure::NAMES.into_iter().zip(o.failures))
-    }),
-    ("cluster_events_kept", "Stops and completions that are kept to be sent again.", |o| one(count(o.events))),
-    ("cluster_events_reach_seconds", "Time that these reach back.", |o| one(seconds(o.events_reach_ms))),
-    ("cluster_refused_records_total", "Records of torrents that the list refuses.", |o| one(count(o.refused))),
-    ("multicast_received_packets_total", "Packets of opentracker's live sync that were read.", |o| one(count(o.multicast?.packets_in))),
-    ("multicast_sent_packets_total", "Packets of opentracker's live sync that were sent.", |o| one(count(o.multicast?.packets_out))),
-    ("multicast_received_records_total", "Peers in the packets that were read.", |o| one(count(o.multicast?.records_in))),
-    ("multicast_sent_records_total", "Peers in the packets that were sent.", |o| one(count(o.multicast?.records_out))),
-    ("multicast_ignored_packets_total", "Packets of the multicast group that were not read.", |o| {
-        named("reason", Multicast::IGNORED.into_iter().zip(o.multicast?.ignored))
-    }),
-    ("multicast_unsent_packets_total", "Packets that the system did not send.", |o| one(count(o.multicast?.unsent))),
-];
-
-fn count(count: u64) -> Option<Number> {
-    Some(Number::Count(count))
-}
-
-fn seconds(ms: u64) -> Option<Number> {
-    i64::try_from(ms).ok().map(Number::Thousandths)
-}
-
-fn one(number: Option<Number>) -> Option<Samples> {
-    Some(vec![(String::new(), number?)])
-}
-
-fn named<'a>(label: &str, counts: impl IntoIterator<Item = (&'a str, u64)>) -> Option<Samples> {
-    let samples = counts.into_iter();
-    Some(
-        samples
-            .map(|(name, n)| (format!("{label}=\"{name}\""), Number::Count(n)))
-            .collect(),
-    )
-}
-
-/// A sample for each other node of which the number is known.
-fn links(overview: &Overview, number: fn(&Link) -> Option<Number>) -> Option<Samples> {
-    let samples = nodes(overview).filter_map(|link| Some((label(link), number(link)?)));
-    Some(samples.collect())
-}
-
-/// A sample for each other node and direction.
-fn both(overview: &Overview, counts: fn(&Link) -> [u64; 2]) -> Option<Samples> {
-    let samples = nodes(overview).flat_map(|link| {
-        let ways = ["in", "out"].into_iter().zip(counts(link));
-        ways.map(|(way, n)| {
-            (
-                format!("{},direction=\"{way}\"", label(link)),
-                Number::Count(n),
-            )
-        })
-    });
-    Some(samples.collect())
-}
-
-/// The name, which a restart does not change.
-fn label(link: &Link) -> String {
-    let name = link
-        .name
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n");
-    format!("node=\"{name}\"")
+    String::from_utf8(out).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -474,7 +474,7 @@ mod tests {
 
     /// One node up, one with other totals, one that has another key, this node itself.
     fn mixed() -> Overview {
-        let up = Link {
+        let up = LinkReport {
             name: "192.0.2.1:6970".into(),
             is_up: true,
             since_ms: 7_320_000,
@@ -483,7 +483,7 @@ mod tests {
             records_in: 1_234_567,
             records_out: 1_180_000,
             queue: 118,
-            walk: Some(Walk {
+            walk: Some(WalkReport {
                 ago_ms: 152_000,
                 records: 81_234,
                 news: 3,
@@ -491,9 +491,9 @@ mod tests {
             round_trip_ms: Some(12),
             clock_ahead_ms: Some(-3),
             theirs: Some(OWN),
-            ..Link::default()
+            ..LinkReport::default()
         };
-        let differs = Link {
+        let differs = LinkReport {
             name: "[2001:db8::2]:6970".into(),
             walk: None,
             clock_ahead_ms: Some(7_200_000),
@@ -503,11 +503,11 @@ mod tests {
             }),
             ..up.clone()
         };
-        let failed = |name: &str, failure| Link {
+        let failed = |name: &str, failure| LinkReport {
             name: name.into(),
             since_ms: 4200,
             failure: Some(failure),
-            ..Link::default()
+            ..LinkReport::default()
         };
         let mut failures = [0; Failure::COUNT];
         failures[Failure::WrongKey.number()] = 4;
@@ -519,9 +519,9 @@ mod tests {
                 differs,
                 failed("c.example:6970", Failure::WrongKey),
                 failed("d.example:6970", Failure::Own),
-                Link {
+                LinkReport {
                     name: "e.example:6970".into(),
-                    ..Link::default()
+                    ..LinkReport::default()
                 },
             ],
             unresolved: vec!["e.example:6970".into()],
@@ -539,7 +539,7 @@ mod tests {
     }
 
     fn metrics(overview: &Overview) -> String {
-        written(|out| write_metrics(Some(overview), out))
+        written(|out| write_metrics(overview, out))
     }
 
     #[test]
@@ -556,8 +556,10 @@ this node                                                                       
 c.example:6970      down       4.2 s        0 B        0 B          0          0        0 B          -          -          -          -          -          -          -  wrong key
 e.example:6970      down        0 ms        0 B        0 B          0          0        0 B          -          -          -          -          -          -          -  name has no address
 
-failed handshakes: timed out 1, wrong key 4
-events: 1200 kept, reaching back 299 s
+failed handshakes, timed out: 1
+failed handshakes, wrong key: 4
+events kept: 1,200
+seconds that events reach back: 299
 ";
         assert_eq!(text, expected);
 
@@ -570,8 +572,8 @@ events: 1200 kept, reaching back 299 s
         });
         let text = written(|out| write(&overview, &OWN, out));
         let more = "refused records: 5\n\
-            multicast: 10 records in 2 packets received, 0 in 0 sent, 0 packets unsent\n\
-            multicast ignored: stranger 7, shed 1\n";
+            multicast packets received: 2\nmulticast records received: 10\n\
+            multicast packets ignored, stranger: 7\nmulticast packets ignored, shed: 1\n";
         assert_eq!(text, format!("{expected}{more}"));
     }
 
@@ -598,9 +600,9 @@ events: 1200 kept, reaching back 299 s
                 seeders,
                 ..OWN
             };
-            let link = Link {
+            let link = LinkReport {
                 theirs: Some(theirs),
-                ..Link::default()
+                ..LinkReport::default()
             };
             link.differs(&OWN)
         };
@@ -609,7 +611,7 @@ events: 1200 kept, reaching back 299 s
         assert!(differs(979, 6000) && differs(1021, 6000));
         assert!(!differs(1000, 5900) && !differs(1000, 6101));
         assert!(differs(1000, 5899) && differs(1000, 6102));
-        assert!(!Link::default().differs(&OWN));
+        assert!(!LinkReport::default().differs(&OWN));
     }
 
     #[test]
@@ -636,7 +638,7 @@ events: 1200 kept, reaching back 299 s
             "cluster_failed_handshakes_total{reason=\"wrong_key\"} 4",
             "cluster_failed_handshakes_total{reason=\"foreign\"} 0",
             "cluster_events_kept 1200",
-            "cluster_events_reach_seconds 299.999",
+            "cluster_events_reach_seconds 299",
             "cluster_refused_records_total 0",
             "multicast_ignored_packets_total{reason=\"shed\"} 0",
         ] {
@@ -656,15 +658,14 @@ events: 1200 kept, reaching back 299 s
                 assert!(seen.insert(series), "{line} is there twice");
             }
         }
-        assert_eq!(written(|out| write_metrics(None, out)), "");
     }
 
     #[test]
     fn names_are_escaped() {
         let mut overview = Overview::default();
-        overview.links.push(Link {
+        overview.links.push(LinkReport {
             name: "a\"b\\c<d>&e\nf:1".into(),
-            ..Link::default()
+            ..LinkReport::default()
         });
         let line = "\nannounced_cluster_link_up{node=\"a\\\"b\\\\c<d>&e\\nf:1\"} 0\n";
         assert!(metrics(&overview).contains(line));

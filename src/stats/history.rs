@@ -1,17 +1,17 @@
-//! The last hour, a sample every half minute.
+//! The last hour: a sample every half minute.
 //!
-//! With one thread nothing wakes the loop for a sample: while it sleeps nothing changes, so the samples that it
-//! slept through are what it finds when it wakes.
+//! With one thread nothing wakes the loop for a sample. Nothing changes while it sleeps, so on waking it records the
+//! missed samples as they are then.
 
 use std::collections::VecDeque;
 
 /// Milliseconds between two samples.
-pub const EVERY: u64 = 30_000;
+pub const INTERVAL_MS: u64 = 30_000;
 
 /// An hour, both ends included.
-pub const MOST: usize = 121;
+pub const MAX_SAMPLES: usize = 121;
 
-/// What there was at one moment: counts since the start, and the sizes of then.
+/// Counts since the start, and sizes at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
     pub udp: u64,
@@ -33,31 +33,29 @@ impl History {
         self.next <= now
     }
 
-    /// When the next is due.
+    /// When the next sample is due.
     pub fn next(&self) -> u64 {
         self.next
     }
 
-    /// Takes the samples that are due.
+    /// Records a sample for each time that has passed since the last call.
     pub fn record(&mut self, now: u64, sample: Sample) {
-        if self.next > now {
+        if !self.is_due(now) {
             return;
         }
-        let missed = (now - self.next) / EVERY + 1;
-        self.next += missed * EVERY;
-        for _ in 0..missed.min(MOST as u64) {
-            if self.samples.len() == MOST {
+        let missed = (now - self.next) / INTERVAL_MS + 1;
+        self.next += missed * INTERVAL_MS;
+        for _ in 0..missed.min(MAX_SAMPLES as u64) {
+            if self.samples.len() == MAX_SAMPLES {
                 self.samples.pop_front();
             }
             self.samples.push_back(sample);
         }
     }
 
-    /// Each sample after the first with the one before it, the oldest first.
+    /// Each sample but the first, after the one before it; the oldest first.
     pub fn steps(&self) -> impl DoubleEndedIterator<Item = (&Sample, &Sample)> + ExactSizeIterator {
-        self.samples
-            .iter()
-            .zip(self.samples.range(self.samples.len().min(1)..))
+        self.samples.iter().zip(self.samples.iter().skip(1))
     }
 }
 
@@ -77,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_are_taken_when_due_and_made_up_for() {
+    fn a_sample_is_recorded_for_each_missed_time() {
         let mut history = History::default();
         assert_eq!(history.steps().len(), 0);
         for (now, udp) in [(5, 1), (6, 2), (29_999, 3), (30_000, 4), (100_000, 5)] {
@@ -90,14 +88,14 @@ mod tests {
     }
 
     #[test]
-    fn it_holds_an_hour_and_a_long_sleep_is_no_loop() {
+    fn history_is_bounded_by_an_hour_even_after_a_long_sleep() {
         let mut history = History::default();
         for n in 0..300 {
-            history.record(n * EVERY, sample(n));
+            history.record(n * INTERVAL_MS, sample(n));
         }
         assert_eq!(counts(&history), (179..300).collect::<Vec<_>>());
         history.record(u64::MAX / 2, sample(7));
-        assert_eq!(counts(&history), [7; MOST]);
+        assert_eq!(counts(&history), [7; MAX_SAMPLES]);
         assert!(!history.is_due(u64::MAX / 2));
     }
 }

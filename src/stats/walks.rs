@@ -1,42 +1,43 @@
-//! Reports of what is in the table: the largest torrents, the networks with most peers. They walk over
-//! it in slices when somebody asks, so that nobody else waits and no announce pays for them.
+//! Reports on the table itself: the largest torrents, the networks with most peers.
+//!
+//! They are made by a walk when a client asks for them, so that an announce costs nothing for them. A walk goes in
+//! steps of bounded size, so that it delays no other client.
 
-use super::fill;
-use super::modes::{BUSIEST, networks, v4_address};
-use crate::busiest::Busiest;
-use crate::proto::bencode::decimal;
-use crate::random::Random;
+use super::modes::{MAX_NETWORKS, networks};
+use crate::base::busiest::{Busiest, rank};
+use crate::base::random::Random;
+use crate::base::text::{fill, hex, text, texts};
 use crate::sys::chunks::as_chunks;
 use crate::tracker::{Cursor, Found, InfoHash, Table, Tracked};
 
-/// Torrents or peers in a slice: about a tenth of a millisecond.
-const SLICE: usize = 1000;
+/// Torrents or peers in a step: about a tenth of a millisecond.
+const STEP: usize = 1000;
 
-/// A walk underway.
-pub enum Walk {
+/// A walk under way.
+pub enum TableWalk {
     Top(Top),
     Networks(Networks),
 }
 
-impl Walk {
-    /// To the largest torrents, so many.
-    pub fn top(amount: usize) -> Walk {
-        Walk::Top(Top {
-            amount,
+impl TableWalk {
+    /// Ranks this many torrents.
+    pub fn top(length: usize) -> TableWalk {
+        TableWalk::Top(Top {
+            length,
             next: Some([0; 20]),
-            rankings: ["peers", "seeds", "leechers"].map(|by| (by, Vec::new())),
+            rankings: Default::default(),
         })
     }
 
-    /// To the IPv4 networks with most peers. IPv6 has no networks of these sizes.
-    pub fn networks(random: &mut Random) -> Walk {
-        Walk::Networks(Networks {
+    /// Ranks IPv4 networks by peers. IPv6 has no networks of these sizes.
+    pub fn networks(random: &mut Random) -> TableWalk {
+        TableWalk::Networks(Networks {
             next: Some(Cursor::default()),
             busiest: Networks::PREFIXES.map(|_| Busiest::new(random)),
         })
     }
 
-    /// Walks on, and at the end appends opentracker's text of it; whether there is more to do.
+    /// Walks on, and at the end appends opentracker's text; whether there is more to do.
     pub fn step(
         &mut self,
         table: &Table,
@@ -45,28 +46,28 @@ impl Walk {
         out: &mut Vec<u8>,
     ) -> bool {
         match self {
-            Walk::Top(top) => top.step(table, now_ms, tracked, out),
-            Walk::Networks(networks) => networks.step(table, now_ms, out),
+            TableWalk::Top(top) => top.step(table, now_ms, tracked, out),
+            TableWalk::Networks(networks) => networks.step(table, now_ms, out),
         }
     }
 
-    /// Bytes that it takes at most.
+    /// Bytes of memory that it takes at most.
     pub fn size(&self) -> usize {
         match self {
-            Walk::Top(top) => 3 * top.amount * size_of::<(u32, InfoHash)>(),
-            Walk::Networks(_) => 2 * Busiest::SIZE,
+            TableWalk::Top(top) => 3 * top.length * size_of::<(InfoHash, u32)>(),
+            TableWalk::Networks(_) => 2 * Busiest::SIZE,
         }
     }
 }
 
-/// Peers by the network that they are in.
+/// Peers by network.
 pub struct Networks {
     next: Option<Cursor>,
     busiest: [Busiest; 2],
 }
 
 impl Networks {
-    /// The sizes that opentracker tells of.
+    /// The sizes that opentracker reports.
     const PREFIXES: [u8; 2] = [28, 24];
 
     fn step(&mut self, table: &Table, now_ms: u64, out: &mut Vec<u8>) -> bool {
@@ -74,7 +75,7 @@ impl Networks {
             return false;
         };
         let busiest = &mut self.busiest;
-        self.next = table.walk(from, now_ms, SLICE, &mut |found| {
+        self.next = table.walk(from, now_ms, STEP, &mut |found| {
             // Leechers and seeders over IPv4.
             let Found::Peers {
                 list: 0 | 1,
@@ -93,23 +94,20 @@ impl Networks {
         });
         if self.next.is_none() {
             for (busiest, prefix) in self.busiest.iter().zip(Networks::PREFIXES) {
-                let top = busiest.top(BUSIEST, |_| true);
-                networks(out, prefix.into(), &top, v4_address);
+                networks(out, prefix.into(), &busiest.top(MAX_NETWORKS, |_| true));
             }
         }
         self.next.is_some()
     }
 }
 
-/// A ranking: what by, and the torrents, the largest first.
-type Ranking = (&'static str, Vec<(u32, InfoHash)>);
-
-/// A walk underway, with the rankings of what it has passed.
+/// The largest torrents.
 pub struct Top {
-    amount: usize,
-    /// Where to go on; none at the end.
+    length: usize,
+    /// None at the end.
     next: Option<InfoHash>,
-    rankings: [Ranking; 3],
+    /// By peers, seeders and leechers; the largest first.
+    rankings: [Vec<(InfoHash, u32)>; 3],
 }
 
 impl Top {
@@ -117,15 +115,16 @@ impl Top {
         let Some(from) = self.next else {
             return false;
         };
-        let (amount, [peers, seeds, leechers]) = (self.amount, &mut self.rankings);
-        self.next = table.scrape_from(&from, now_ms, SLICE, |hash, counts, _| {
+        let (length, rankings) = (self.length, &mut self.rankings);
+        self.next = table.scrape_from(&from, now_ms, STEP, |hash, counts, _| {
             if tracked.is_some_and(|tracked| !tracked(hash)) {
                 return;
             }
-            let both = counts.seeders.saturating_add(counts.leechers);
-            rank(&mut peers.1, amount, both, hash);
-            rank(&mut seeds.1, amount, counts.seeders, hash);
-            rank(&mut leechers.1, amount, counts.leechers, hash);
+            let peers = counts.seeders.saturating_add(counts.leechers);
+            let counts = [peers, counts.seeders, counts.leechers];
+            for (ranking, count) in rankings.iter_mut().zip(counts) {
+                rank(ranking, length, *hash, count);
+            }
         });
         if self.next.is_none() {
             self.write(out);
@@ -134,31 +133,15 @@ impl Top {
     }
 
     fn write(&self, out: &mut Vec<u8>) {
-        for (by, ranking) in &self.rankings {
-            fill(out, "Top $ torrents by ", &[self.amount as u64]);
-            out.extend_from_slice(by.as_bytes());
-            out.extend_from_slice(b":\n");
-            for (count, hash) in ranking {
-                out.push(b'\t');
-                decimal(out, (*count).into());
-                out.push(b'\t');
-                for byte in hash {
-                    let digits = [byte >> 4, byte & 15];
-                    out.extend(digits.map(|digit| b"0123456789ABCDEF"[usize::from(digit)]));
-                }
-                out.push(b'\n');
+        for (by, ranking) in ["peers", "seeds", "leechers"].iter().zip(&self.rankings) {
+            fill(out, "Top $ torrents by ", &[self.length as u64]);
+            texts(out, &[by, ":\n"]);
+            for (hash, count) in ranking {
+                fill(out, "\t$\t", &[(*count).into()]);
+                hex(out, hash);
+                text(out, "\n");
             }
         }
-    }
-}
-
-/// Puts a torrent where it belongs, behind those that have as many; zero belongs nowhere.
-fn rank(ranking: &mut Vec<(u32, InfoHash)>, amount: usize, count: u32, hash: &InfoHash) {
-    let place = ranking.iter().rposition(|(other, _)| *other >= count);
-    let place = place.map_or(0, |place| place + 1);
-    if count > 0 && place < amount {
-        ranking.truncate(amount - 1);
-        ranking.insert(place, (count, *hash));
     }
 }
 
@@ -194,38 +177,31 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_takes_many_short_steps_and_finds_the_same() {
+    fn a_walk_takes_many_steps_and_reports_at_its_end() {
         let table = table();
         for (mut walk, start) in [
-            (Walk::top(2), "Top 2 torrents by peers:\n\t8000\t10E10707"),
             (
-                Walk::networks(&mut Random::seeded(1)),
+                TableWalk::top(2),
+                "Top 2 torrents by peers:\n\t8000\t10E10707",
+            ),
+            (
+                TableWalk::networks(&mut Random::seeded(1)),
                 "Networks, limit /28:\n000049",
             ),
         ] {
             let mut out = Vec::new();
             let mut steps = 1;
             while walk.step(&table, 0, None, &mut out) {
-                assert!(out.is_empty(), "nothing is told before the end");
+                assert!(out.is_empty(), "no text before the end");
                 steps += 1;
             }
             assert!(steps >= 5, "{steps}");
-            let text = String::from_utf8(out).expect("is text");
+            let text = String::from_utf8(out).expect("text");
             assert!(text.starts_with(start), "{text}");
             assert!(
                 !walk.step(&table, 0, None, &mut Vec::new()),
-                "it stays over"
+                "a walk ends once"
             );
         }
-    }
-
-    #[test]
-    fn rankings_are_in_order_and_no_longer_than_asked() {
-        let mut ranking = Vec::new();
-        for (n, count) in [(1, 5), (2, 0), (3, 7), (4, 5), (5, 1), (6, 9), (7, 6)] {
-            rank(&mut ranking, 4, count, &[n; 20]);
-        }
-        let expected = [(9, [6; 20]), (7, [3; 20]), (6, [7; 20]), (5, [1; 20])];
-        assert_eq!(ranking, expected);
     }
 }

@@ -1,9 +1,8 @@
-//! Socket addresses in the shape that the system takes and gives.
+//! Socket addresses as the system represents them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-/// Room for an address of either family; 28 bytes, not the 128 of `sockaddr_storage`, since a batch
-/// holds many.
+/// An address of either family, in 28 bytes instead of the 128 of `sockaddr_storage`, as a batch holds many.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub union SockAddr {
@@ -15,13 +14,13 @@ impl SockAddr {
     pub const SIZE: libc::socklen_t = size_of::<SockAddr>() as libc::socklen_t;
 
     pub fn zeroed() -> SockAddr {
-        // SAFETY: both are plain C structs of integers, for which all zeros are valid.
+        // SAFETY: both are C structs of integers, for which zeros are valid.
         unsafe { std::mem::zeroed() }
     }
 
     pub fn new(address: SocketAddr) -> (SockAddr, libc::socklen_t) {
         let mut raw = SockAddr::zeroed();
-        // Field by field: the BSDs' structs have a length as well, which their kernels set.
+        // Field by field: the structs of the BSDs have a length as well, which their kernels set.
         let size = match address {
             SocketAddr::V4(address) => {
                 // SAFETY: all of the union is initialised, and any bytes are a valid `sockaddr_in`.
@@ -45,30 +44,27 @@ impl SockAddr {
         (raw, size as libc::socklen_t)
     }
 
-    /// The address with its port, if it is of either family. A scope is told of link-local addresses
-    /// alone.
+    /// The address and its port, if it is of either family. Only link-local addresses have a scope.
     pub fn get(&self) -> Option<SocketAddr> {
-        // SAFETY: as below.
-        let (v4_port, v6_port, scope) = unsafe {
-            let v6 = &self.v6;
-            (self.v4.sin_port, v6.sin6_port, v6.sin6_scope_id)
-        };
-        Some(match self.ip()? {
-            IpAddr::V4(ip) => SocketAddr::new(ip.into(), u16::from_be(v4_port)),
-            IpAddr::V6(ip) => SocketAddrV6::new(ip, u16::from_be(v6_port), 0, scope).into(),
-        })
-    }
-
-    /// The address, if it is of either family.
-    pub fn ip(&self) -> Option<IpAddr> {
-        // SAFETY: every field of both structs is an integer, valid whatever was written; the family
-        // is at the same place in both.
-        let (family, v4, v6) = unsafe { (self.v4.sin_family, self.v4.sin_addr, self.v6.sin6_addr) };
-        match libc::c_int::from(family) {
-            libc::AF_INET => Some(Ipv4Addr::from(v4.s_addr.to_ne_bytes()).into()),
-            libc::AF_INET6 => Some(Ipv6Addr::from(v6.s6_addr).into()),
+        // SAFETY: every field of both structs is an integer, valid with any bytes, and all bytes are initialised.
+        let (v4, v6) = unsafe { (&self.v4, &self.v6) };
+        // The family is at the same offset in both.
+        match libc::c_int::from(v4.sin_family) {
+            libc::AF_INET => {
+                let ip = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
+                Some(SocketAddr::new(ip.into(), u16::from_be(v4.sin_port)))
+            }
+            libc::AF_INET6 => {
+                let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+                let port = u16::from_be(v6.sin6_port);
+                Some(SocketAddrV6::new(ip, port, 0, v6.sin6_scope_id).into())
+            }
             _ => None,
         }
+    }
+
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.get().map(|address| address.ip())
     }
 }
 

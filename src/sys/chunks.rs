@@ -1,13 +1,13 @@
-//! Slices of bytes as slices of arrays: `as_chunks` and `as_chunks_mut`, which `std` has from Rust 1.88 on.
+//! Slices of bytes as slices of arrays: `as_chunks` and `as_chunks_mut`, which `std` has since Rust 1.88.
 
 use std::slice;
 
-/// The chunks of `N` bytes, and the rest that fills no chunk.
+/// The chunks of `N` bytes, and the rest, which is shorter than a chunk.
 pub fn as_chunks<const N: usize>(bytes: &[u8]) -> (&[[u8; N]], &[u8]) {
     const { assert!(N > 0) };
     let (whole, rest) = bytes.split_at(bytes.len() - bytes.len() % N);
-    // SAFETY: `whole` has `N` bytes for each of the arrays, which are aligned as bytes are. The arrays are
-    // borrowed for as long as `bytes` is.
+    // SAFETY: `whole` has `N` bytes for each of the arrays, which are aligned like bytes and borrowed as long as
+    // `bytes`.
     let chunks = unsafe { slice::from_raw_parts(whole.as_ptr().cast(), whole.len() / N) };
     (chunks, rest)
 }
@@ -16,7 +16,7 @@ pub fn as_chunks<const N: usize>(bytes: &[u8]) -> (&[[u8; N]], &[u8]) {
 pub fn as_chunks_mut<const N: usize>(bytes: &mut [u8]) -> (&mut [[u8; N]], &mut [u8]) {
     const { assert!(N > 0) };
     let (whole, rest) = bytes.split_at_mut(bytes.len() - bytes.len() % N);
-    // SAFETY: as above. `whole` is not used again, so that nothing else refers to the arrays.
+    // SAFETY: as above. `whole` is not used again, so nothing else refers to the arrays.
     let chunks = unsafe { slice::from_raw_parts_mut(whole.as_mut_ptr().cast(), whole.len() / N) };
     (chunks, rest)
 }

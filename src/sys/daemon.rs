@@ -1,26 +1,27 @@
-//! Into the background.
+//! Going into the background.
 
 use super::check;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
-/// A daemon that is still starting: whoever started it waits, and sees what it writes to standard error.
+/// A daemon that is still starting. The command that started it waits, and shows what the daemon writes to standard
+/// error.
 pub struct Starting {
     null: File,
     parent: UnixStream,
 }
 
-/// Goes on in a child process with a session of its own. The parent stays until the child is ready or
-/// has ended, and then ends with its exit status.
+/// Goes on in a child process with a session of its own. The parent waits until the child is ready or has ended, and
+/// exits with its status.
 ///
-/// To be called before there is a thread or a poll: neither survives it (a kqueue is not inherited).
+/// Call it before there are threads or a poll: neither survives it (a kqueue is not inherited).
 pub fn detach() -> io::Result<Starting> {
-    // Opened here, where there is no chroot that might lack it.
+    // Opened before a chroot, which may lack it.
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let (reader, writer) = UnixStream::pair()?;
-    // SAFETY: no pointers, and no other thread whose locks the child would find held for ever.
+    // SAFETY: no pointers, and no other thread whose locks would stay held in the child.
     let child = check(unsafe { libc::fork() })?;
     if child != 0 {
         drop(writer);
@@ -34,10 +35,10 @@ pub fn detach() -> io::Result<Starting> {
     })
 }
 
-/// The exit status of the command that was given: the child has said what was wrong, if anything was.
+/// The exit status of the parent. The child has reported the error, if there was one.
 fn wait(mut reader: UnixStream, child: libc::pid_t) -> i32 {
-    // Neither end is left open elsewhere for longer than the child lives, so this comes to an end.
-    if let Ok(1) = read_byte(&mut reader) {
+    // Ends with the child at the latest, as only the child holds the other end.
+    if reader.read_exact(&mut [0]).is_ok() {
         return 0;
     }
     let mut status = 0;
@@ -49,23 +50,14 @@ fn wait(mut reader: UnixStream, child: libc::pid_t) -> i32 {
     }
 }
 
-fn read_byte(reader: &mut UnixStream) -> io::Result<usize> {
-    loop {
-        match reader.read(&mut [0]) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            other => return other,
-        }
-    }
-}
-
 impl Starting {
-    /// Lets go of the terminal and of the parent.
+    /// Releases the terminal and the parent.
     pub fn ready(mut self) -> io::Result<()> {
         for standard in 0..=libc::STDERR_FILENO {
-            // SAFETY: no pointers; `std` finds its descriptors again under the same numbers.
+            // SAFETY: no pointers. `std` finds its descriptors under the same numbers.
             check(unsafe { libc::dup2(self.null.as_raw_fd(), standard) })?;
         }
-        // A parent that was killed meanwhile need not be told.
+        // Fails if the parent has been killed meanwhile.
         let _ = self.parent.write_all(&[1]);
         Ok(())
     }

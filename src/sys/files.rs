@@ -1,4 +1,4 @@
-//! Files, opened with what `std` leaves out.
+//! Files, opened with checks that `std` lacks.
 
 use super::check;
 use super::privileges::{self, Identity};
@@ -9,34 +9,32 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// Opens a file for reading if it is a regular one. A FIFO would keep whoever opens or reads it waiting,
-/// and a device may have no end.
+/// Opens a regular file for reading. Opening or reading a FIFO would block, and a device may have no end.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_NONBLOCK);
     let file = options.open(path)?;
     let kind = file.metadata()?.file_type();
-    if kind.is_dir() {
-        return Err(io::Error::from_raw_os_error(libc::EISDIR));
-    }
-    match kind.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a regular file",
-        )),
+    match (kind.is_file(), kind.is_dir()) {
+        (true, _) => Ok(file),
+        (_, true) => Err(io::Error::from_raw_os_error(libc::EISDIR)),
+        _ => Err(unfit("not a regular file")),
     }
 }
 
-/// Whether this name is still that file's, which others may have removed, or put theirs in its place.
+/// The error of a file that must not be used.
+pub(super) fn unfit(why: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why.into())
+}
+
+/// Whether this path still leads to that file, which others may have removed or replaced.
 pub fn is_at(path: &Path, file: &Metadata) -> bool {
     let at = std::fs::symlink_metadata(path);
     at.is_ok_and(|at| (at.dev(), at.ino()) == (file.dev(), file.ino()))
 }
 
-/// Opens a FIFO, not blocking, for reading and for writing: with a writer of its own it never comes to an
-/// end. A missing one is made, for this owner (or, without, the user that this is) and for nobody else. One that
-/// exists must be as [`expect_fifo`] says.
+/// Opens a FIFO for reading and writing, non-blocking: with a writer in this process it has no end. A missing FIFO is
+/// created for this owner, or else the current user, and no other user. An existing one must pass [`expect_fifo`].
 pub fn open_fifo(path: &Path, owner: Option<Identity>) -> io::Result<File> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: a C string that outlives the call.
@@ -45,16 +43,16 @@ pub fn open_fifo(path: &Path, owner: Option<Identity>) -> io::Result<File> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
         other => other.map(|_| true)?,
     };
-    // Before it is opened, as that could do something to anything else.
+    // Before it is opened, as opening anything else could have effects.
     expect_fifo(&std::fs::metadata(path)?, owner)?;
-    // Nobody may have put a link in the place of one that was just made.
+    // A new one must not have been replaced by a link.
     let flags = libc::O_NONBLOCK | if is_new { libc::O_NOFOLLOW } else { 0 };
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(flags);
     let file = options.open(path)?;
     expect_fifo(&file.metadata()?, owner)?;
     if is_new {
-        // Whatever the umask has left.
+        // In spite of the umask.
         file.set_permissions(Permissions::from_mode(0o600))?;
         if let Some(Identity { uid, gid }) = owner {
             std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
@@ -63,19 +61,20 @@ pub fn open_fifo(path: &Path, owner: Option<Identity>) -> io::Result<File> {
     Ok(file)
 }
 
-/// An error unless this is a FIFO that belongs to root or to this owner (or, without, to the user that this is), and
-/// that not every user may write. Its group may: that is the owner's choice.
+/// An error unless this is a FIFO that belongs to root or to this owner, or else the current user, and that not every
+/// user may write. Its group may: that is the choice of the owner.
 pub fn expect_fifo(metadata: &Metadata, owner: Option<Identity>) -> io::Result<()> {
     let uid = metadata.uid();
     let user = owner.map_or_else(privileges::user, |owner| owner.uid);
-    let unfit = if !metadata.file_type().is_fifo() {
-        String::from("not a FIFO")
+    if !metadata.file_type().is_fifo() {
+        Err(unfit("not a FIFO"))
     } else if ![0, user].contains(&uid) {
-        format!("owned by user {uid}, expected root or user {user}")
+        Err(unfit(format!(
+            "owned by user {uid}, expected root or user {user}"
+        )))
     } else if metadata.mode() & 0o002 != 0 {
-        String::from("writable by every user")
+        Err(unfit("writable by every user"))
     } else {
-        return Ok(());
-    };
-    Err(io::Error::new(io::ErrorKind::InvalidInput, unfit))
+        Ok(())
+    }
 }

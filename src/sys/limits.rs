@@ -1,9 +1,9 @@
-//! How many descriptors there may be.
+//! The limit of open descriptors.
 
 use super::check;
 use std::io;
 
-/// Raises the limit of open descriptors as far as the hard limit lets it; tells what it is then.
+/// Raises the limit of open descriptors to the hard limit, if the system allows it; the limit from then on.
 pub fn raise_descriptors() -> io::Result<u64> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -11,20 +11,18 @@ pub fn raise_descriptors() -> io::Result<u64> {
     };
     // SAFETY: the pointer is to a struct of the right type, alive for the call.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
-    if limit.rlim_cur < limit.rlim_max {
-        let raised = libc::rlimit {
-            rlim_cur: limit.rlim_max,
-            ..limit
-        };
-        // SAFETY: as above; it is only read.
-        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
-            limit = raised;
-        }
+    let raised = libc::rlimit {
+        rlim_cur: limit.rlim_max,
+        ..limit
+    };
+    // SAFETY: as above. It is only read.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
+        limit = raised;
     }
     Ok(to_u64(limit.rlim_cur))
 }
 
-/// `rlim_t` is signed on FreeBSD and not elsewhere.
+/// `rlim_t` is signed on FreeBSD only.
 fn to_u64(limit: impl TryInto<u64>) -> u64 {
     limit.try_into().unwrap_or(u64::MAX)
 }

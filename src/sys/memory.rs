@@ -1,10 +1,10 @@
-//! What the processor and the system are told about memory, and what they tell.
+//! Hints about memory to the processor and the system, and how much of it the process uses.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-/// Asks for the cache line that holds the start of this value. It is a hint: where there is no such
-/// instruction, nothing happens.
+/// Prefetches the cache line that holds the start of this value. Does nothing on processors without such an
+/// instruction.
 pub fn prefetch<T: ?Sized>(value: &T) {
     let address = (&raw const *value).cast::<u8>();
     #[cfg(target_arch = "x86_64")]
@@ -22,30 +22,23 @@ pub fn prefetch<T: ?Sized>(value: &T) {
     let _ = address;
 }
 
-/// How much memory the process has. What tells it on Linux is opened once, before the way there may
-/// be closed by a chroot.
+/// The resident memory of the process. Linux shows it in a file, which is opened once, before a chroot.
 #[derive(Debug, Default)]
 pub struct Resident(Option<File>);
 
 impl Resident {
-    #[cfg(target_os = "linux")]
     pub fn open() -> Resident {
         Resident(File::open("/proc/self/statm").ok())
     }
 
-    #[cfg(not(target_os = "linux"))]
-    pub fn open() -> Resident {
-        Resident(None)
-    }
-
-    /// Bytes now, or, where the system does not tell that, the most there ever were.
+    /// Bytes now, or their maximum so far where the system does not show that file.
     pub fn bytes(&self) -> u64 {
         let now = self.0.as_ref().and_then(resident_pages);
         // SAFETY: the call has no preconditions.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
         match (now, u64::try_from(page)) {
             (Some(pages), Ok(page)) => pages.saturating_mul(page),
-            _ => most_resident(),
+            _ => max_resident(),
         }
     }
 }
@@ -58,20 +51,16 @@ fn resident_pages(statm: &File) -> Option<u64> {
     line.split(' ').nth(1)?.parse().ok()
 }
 
-fn most_resident() -> u64 {
+fn max_resident() -> u64 {
     // SAFETY: zeros are valid for a struct of integers.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is to a struct of the type that is asked for, alive for the call.
-    let result = unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
-    let kilobytes = match result {
-        0 => u64::try_from(usage.ru_maxrss).unwrap_or(0),
-        _ => 0,
-    };
-    kilobytes * 1024
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+    u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024
 }
 
-/// Has all threads allocate from one heap. glibc gives each thread one of its own, which costs the table 4 % more
-/// memory with four threads, and each 64 MB of address space.
+/// Has all threads allocate from one heap. glibc gives each thread its own, which costs the table 4 % more memory with
+/// four threads, and 64 MB of address space each.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn use_one_heap() {
     // SAFETY: no pointers. A refusal changes nothing.
@@ -81,22 +70,21 @@ pub fn use_one_heap() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn use_one_heap() {}
 
-/// The least page that systems have.
+/// The smallest page size of all systems.
 const PAGE: usize = 4096;
 
-/// Gives the memory behind these bytes back to the system; they are still there, with any values.
+/// Returns the memory behind these bytes to the system. They stay valid, with unspecified values.
 ///
-/// An allocator keeps what it is given back in the middle of the heap. For large buffers that are about
-/// to be freed, this lets the system have all but their ends meanwhile.
+/// An allocator keeps memory that is freed in the middle of the heap. For large buffers that are about to be freed,
+/// this returns all but their ends at once.
 pub fn discard(bytes: &mut [u8]) {
     let start = bytes.as_mut_ptr().align_offset(PAGE);
     let Some(whole) = bytes.get_mut(start..) else {
         return;
     };
     let length = whole.len() / PAGE * PAGE;
-    // SAFETY: the range is whole pages of memory that is ours alone. What is in it afterwards, old
-    // values or zeros, is valid for bytes. Where pages are larger than 4 KiB the call may refuse,
-    // and then nothing happens.
+    // SAFETY: the range is whole pages of memory that is ours alone. Its content afterwards, old values or zeros, is
+    // valid for bytes. Where pages are larger than 4 KiB the call may fail, and then nothing happens.
     unsafe {
         libc::madvise(whole.as_mut_ptr().cast(), length, DISCARD);
     }
@@ -113,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_grows_with_what_is_used() {
+    fn resident_memory_grows_with_allocations() {
         let resident = Resident::open();
         let before = resident.bytes();
         assert!(before > 100_000 && before < 1 << 40, "{before}");
@@ -129,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beside_discarded_pages_is_untouched() {
+    fn bytes_beside_discarded_pages_are_untouched() {
         let mut bytes = vec![7_u8; 20 * PAGE];
         let (left, rest) = bytes.split_at_mut(100);
         let (middle, right) = rest.split_at_mut(10 * PAGE + 50);

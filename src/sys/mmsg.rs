@@ -1,61 +1,41 @@
 //! Datagrams by the batch: one system call receives up to 32 requests, another sends the replies.
 //!
-//! A reply goes back the way its request came: to the same address and, on a wildcard socket, from the
-//! address that the request was sent to. Both are in what the system told with the request, so a
-//! batch keeps that and hands it back as it is, but for the interface, which is left to the routing
-//! table.
+//! A reply goes back the way its request came: to the same address and, on a wildcard socket, from the address that the
+//! request was sent to. The system delivers both with the request. A batch keeps them and hands them back unchanged,
+//! except for the interface, which is left to the routing table.
 
 use super::address::SockAddr;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 
-/// Requests in a batch. Twice as many are answered 4 % slower: what they need together no longer stays
-/// in the first-level cache, and a system call's share in a request is small already.
+/// Requests in a batch. Twice as many are answered 4 % slower: their data no longer fits the first-level cache
+/// together, and a system call's share in a request is small already.
 pub const BATCH: usize = 32;
 
-/// A datagram larger than this is cut short. The largest that means anything is a scrape of 74
-/// torrents, 1496 bytes.
+/// A larger datagram is truncated. The largest valid one is a scrape of 74 torrents, 1496 bytes.
 const REQUEST: usize = 1536;
 
-/// The largest reply: with the headers of IPv6 and UDP it is 1280 bytes, which every link of IPv6
-/// carries in one piece (RFC 8200, section 5).
+/// The largest reply: with the headers of IPv6 and UDP it is 1280 bytes, which every IPv6 link carries unfragmented
+/// (RFC 8200, section 5).
 pub const REPLY: usize = 1232;
 
-/// The option that asks for the address a datagram was sent to, and the control message that tells
-/// it, which is also the one that sets a reply's source.
-#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+/// The option that requests the address a datagram was sent to, and the control message that holds it. The same control
+/// message sets the source of a reply.
+#[cfg(target_os = "linux")]
 pub const V4_DESTINATION_OPTION: (libc::c_int, libc::c_int) = (libc::IPPROTO_IP, libc::IP_PKTINFO);
-#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+#[cfg(not(target_os = "linux"))]
 pub const V4_DESTINATION_OPTION: (libc::c_int, libc::c_int) =
     (libc::IPPROTO_IP, libc::IP_RECVDSTADDR);
 
-#[cfg(any(
-    target_os = "linux",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd"
-))]
 use libc::mmsghdr as Message;
-
-#[cfg(not(any(
-    target_os = "linux",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd"
-)))]
-#[derive(Clone, Copy)]
-struct Message {
-    msg_hdr: libc::msghdr,
-    msg_len: libc::c_uint,
-}
 
 /// Room for one control message with an address of either family.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Control([u8; 64]);
 
-/// Requests, where they came from, and the replies to them.
+/// Requests, their sources, and the replies to them.
 pub struct Batch {
     requests: Vec<[u8; REQUEST]>,
     replies: Vec<[u8; REPLY]>,
@@ -70,7 +50,7 @@ struct Lengths {
     request: usize,
     name: libc::socklen_t,
     control: usize,
-    /// 0 is no reply.
+    /// 0: no reply.
     reply: usize,
 }
 
@@ -79,17 +59,17 @@ pub struct Exchange<'a> {
     pub request: &'a [u8],
     pub source: IpAddr,
     pub reply: &'a mut [u8; REPLY],
-    /// To be set to the reply's length; 0 stays silent.
+    /// Set it to the reply's length; with 0 no reply is sent.
     pub reply_length: &'a mut usize,
 }
 
-/// What became of a batch of replies.
+/// The outcome of a batch of replies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
     pub sent: usize,
     /// Of those that were sent.
     pub bytes: usize,
-    /// Could not go to where they should, such as to port 0.
+    /// The system refused the destination, such as port 0.
     pub refused: usize,
     /// Did not fit into the send buffer.
     pub dropped: usize,
@@ -112,8 +92,8 @@ impl Batch {
         }
     }
 
-    /// Receives what waits, up to a batch; the replies of the last one are forgotten. Fewer than
-    /// [`BATCH`] means that no more was waiting.
+    /// Receives the datagrams that wait, up to a batch, and drops the last batch. Fewer than [`BATCH`] means that no
+    /// more wait.
     pub fn receive(&mut self, socket: &impl AsRawFd) -> io::Result<usize> {
         self.lengths.clear();
         let mut parts = [NO_PART; BATCH];
@@ -130,9 +110,17 @@ impl Batch {
             header.msg_control = (&raw mut *control).cast();
             header.msg_controllen = size_of::<Control>() as _;
         }
-        // SAFETY: each header points to buffers of its own in `self` and in `parts`, of the sizes
-        // given, which live and are not touched until the call is over.
-        let count = unsafe { receive_many(socket.as_raw_fd(), &mut messages)? };
+        // SAFETY: each header points to buffers of its own in `self` and in `parts`, of the sizes given, which live and
+        // are not touched until the call is over. The count is that of the messages, and there is no timeout.
+        let count = count_of(unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                messages.as_mut_ptr(),
+                BATCH as _,
+                0,
+                std::ptr::null_mut(),
+            )
+        })?;
         for (i, message) in messages.iter().take(count).enumerate() {
             let header = &message.msg_hdr;
             self.lengths.push(Lengths {
@@ -145,19 +133,19 @@ impl Batch {
         Ok(count)
     }
 
-    /// The requests of the batch that was received.
+    /// The requests of the batch.
     pub fn requests(&self) -> impl Iterator<Item = &[u8]> {
         let received = self.lengths.iter().zip(&self.requests);
         received.map(|(lengths, request)| &request[..lengths.request])
     }
 
-    /// The datagrams of the batch that was received, with where they came from.
+    /// The datagrams of the batch, with their sources.
     pub fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
         let sources = self.requests().zip(&self.names);
         sources.filter_map(|(datagram, name)| Some((name.get()?, datagram)))
     }
 
-    /// The exchanges of the batch that was received, in the same order.
+    /// The exchanges of the batch, in the order in which they were received.
     pub fn exchanges(&mut self) -> impl Iterator<Item = Exchange<'_>> {
         let requests = self.requests.iter().zip(&mut self.replies);
         let received = self.lengths.iter_mut().zip(requests);
@@ -171,8 +159,7 @@ impl Batch {
             })
     }
 
-    /// Sends the replies. One that the system refuses is passed over; when the send buffer is full,
-    /// the rest is dropped.
+    /// Sends the replies. One that the system refuses is skipped. When the send buffer is full, the rest is dropped.
     pub fn send(&mut self, socket: &impl AsRawFd) -> Sent {
         let mut parts = [NO_PART; BATCH];
         let mut messages = [NO_MESSAGE; BATCH];
@@ -197,11 +184,17 @@ impl Batch {
             count += 1;
         }
         send_all(&mut messages[..count], |rest| {
-            // SAFETY: each header points to buffers of its own in `self` and in `parts`, of the
-            // sizes given, which live and are not touched until the call is over.
-            unsafe { send_many(socket.as_raw_fd(), rest) }
+            // SAFETY: as in `receive`.
+            count_of(unsafe {
+                libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as _, 0)
+            })
         })
     }
+}
+
+/// The result of a system call, whose type differs between systems.
+fn count_of(result: impl TryInto<usize>) -> io::Result<usize> {
+    result.try_into().map_err(|_| io::Error::last_os_error())
 }
 
 /// Sends until all are sent, refused or dropped.
@@ -252,8 +245,8 @@ fn part_of(buffer: &mut [u8]) -> libc::iovec {
     }
 }
 
-/// Makes the control message that came with a request fit to go out with the reply; returns its
-/// length, or 0 if it is not one that names the address the request was sent to.
+/// Makes the control message of a request fit for its reply. Returns its length, or 0 if it does not hold the address
+/// that the request was sent to.
 fn clear_interface(control: &mut Control, length: impl TryInto<usize>) -> usize {
     // The length's type differs between systems.
     let length = length.try_into().unwrap_or(0);
@@ -263,7 +256,7 @@ fn clear_interface(control: &mut Control, length: impl TryInto<usize>) -> usize 
     }
     // SAFETY: the buffer is aligned for a header (checked below) and longer than one.
     let header = unsafe { control.0.as_ptr().cast::<libc::cmsghdr>().read() };
-    // Where the payload begins is a matter of alignment, which the macro knows.
+    // The payload's offset depends on alignment, which the macro knows.
     // SAFETY: the header is within the buffer; the macro only computes an address.
     let payload = unsafe { libc::CMSG_DATA(control.0.as_ptr().cast()) };
     let payload = (payload as usize).wrapping_sub(control.0.as_ptr() as usize);
@@ -271,9 +264,9 @@ fn clear_interface(control: &mut Control, length: impl TryInto<usize>) -> usize 
         (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
             std::mem::offset_of!(libc::in6_pktinfo, ipi6_ifindex)
         }
-        #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+        #[cfg(target_os = "linux")]
         V4_DESTINATION_OPTION => std::mem::offset_of!(libc::in_pktinfo, ipi_ifindex),
-        #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+        #[cfg(not(target_os = "linux"))]
         V4_DESTINATION_OPTION => return length, // The address alone.
         _ => return 0,
     };
@@ -286,108 +279,6 @@ fn clear_interface(control: &mut Control, length: impl TryInto<usize>) -> usize 
 }
 
 const _: () = assert!(align_of::<Control>() >= align_of::<libc::cmsghdr>());
-
-/// Receives into as many messages as there are datagrams.
-///
-/// # Safety
-/// Each header must point to buffers of the sizes that it gives, valid for the call.
-#[cfg(any(
-    target_os = "linux",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd"
-))]
-unsafe fn receive_many(fd: RawFd, messages: &mut [Message]) -> io::Result<usize> {
-    // SAFETY: the caller vouches for the headers; the count is the slice's own, and no timeout is
-    // given. `recvmmsg` reads and writes only these.
-    let count = unsafe {
-        libc::recvmmsg(
-            fd,
-            messages.as_mut_ptr(),
-            messages.len() as _,
-            0,
-            std::ptr::null_mut(),
-        )
-    };
-    usize::try_from(count).map_err(|_| io::Error::last_os_error())
-}
-
-/// Sends from the front of the messages; tells how many went out. An error is the first one's.
-///
-/// # Safety
-/// As for [`receive_many`].
-#[cfg(any(
-    target_os = "linux",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd"
-))]
-unsafe fn send_many(fd: RawFd, messages: &mut [Message]) -> io::Result<usize> {
-    // SAFETY: the caller vouches for the headers, and the count is the slice's own.
-    let count = unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), messages.len() as _, 0) };
-    usize::try_from(count).map_err(|_| io::Error::last_os_error())
-}
-
-#[cfg(not(any(
-    target_os = "linux",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd"
-)))]
-use {receive_each as receive_many, send_each as send_many};
-
-/// One `recvmsg` a datagram, for systems without the call for many. Tests run it everywhere.
-///
-/// # Safety
-/// As for [`receive_many`].
-#[cfg(any(
-    test,
-    not(any(
-        target_os = "linux",
-        target_os = "freebsd",
-        target_os = "netbsd",
-        target_os = "openbsd"
-    ))
-))]
-unsafe fn receive_each(fd: RawFd, messages: &mut [Message]) -> io::Result<usize> {
-    for (count, message) in messages.iter_mut().enumerate() {
-        // SAFETY: the caller vouches for the header.
-        let length = unsafe { libc::recvmsg(fd, &raw mut message.msg_hdr, 0) };
-        match usize::try_from(length) {
-            // Its type differs between systems; a datagram's length fits them all.
-            Ok(length) => message.msg_len = length as _,
-            Err(_) if count > 0 => return Ok(count),
-            Err(_) => return Err(io::Error::last_os_error()),
-        }
-    }
-    Ok(messages.len())
-}
-
-/// One `sendmsg` a datagram, likewise.
-///
-/// # Safety
-/// As for [`receive_many`].
-#[cfg(any(
-    test,
-    not(any(
-        target_os = "linux",
-        target_os = "freebsd",
-        target_os = "netbsd",
-        target_os = "openbsd"
-    ))
-))]
-unsafe fn send_each(fd: RawFd, messages: &mut [Message]) -> io::Result<usize> {
-    for (count, message) in messages.iter().enumerate() {
-        // SAFETY: the caller vouches for the header.
-        if unsafe { libc::sendmsg(fd, &raw const message.msg_hdr, 0) } < 0 {
-            return match count {
-                0 => Err(io::Error::last_os_error()),
-                count => Ok(count),
-            };
-        }
-    }
-    Ok(messages.len())
-}
 
 #[cfg(test)]
 mod tests {
@@ -413,7 +304,7 @@ mod tests {
         client
             .set_read_timeout(Some(Duration::from_secs(5)))
             .expect("a timeout");
-        // Connected, it hears only from the address that it talks to.
+        // Connected, it receives only from the address that it sends to.
         client.connect(to).expect("a route");
         client
     }
@@ -429,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_leave_from_the_address_that_was_asked() {
+    fn replies_leave_from_the_address_that_the_request_was_sent_to() {
         let wildcards = ["0.0.0.0:0", "[::]:0"];
         // Only Linux has all of 127/8 on its loopback.
         let another = if cfg!(target_os = "linux") {
@@ -490,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_skipped_and_what_does_not_fit_is_dropped() {
+    fn refused_replies_are_skipped_and_those_without_room_are_dropped() {
         let mut messages = [NO_MESSAGE; 10];
         messages.iter_mut().for_each(|m| m.msg_len = 20);
         let mut calls = 0;
@@ -514,38 +405,5 @@ mod tests {
             dropped: 4,
         };
         assert_eq!(outcome, expected);
-    }
-
-    #[test]
-    fn one_at_a_time_does_the_same() {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
-        socket.set_nonblocking(true).expect("a socket");
-        let client = client(socket.local_addr().expect("bound"));
-        client.send(b"one").expect("sent");
-        client.send(b"three").expect("sent");
-        let mut buffers = [[0_u8; 9]; 3];
-        let mut names = [SockAddr::zeroed(); 3];
-        let mut parts = [NO_PART; 3];
-        let mut messages = [NO_MESSAGE; 3];
-        for i in 0..3 {
-            parts[i] = part_of(&mut buffers[i]);
-            messages[i].msg_hdr.msg_iov = &raw mut parts[i];
-            messages[i].msg_hdr.msg_iovlen = 1;
-            messages[i].msg_hdr.msg_name = (&raw mut names[i]).cast();
-            messages[i].msg_hdr.msg_namelen = SockAddr::SIZE;
-        }
-        // SAFETY: the headers point to the arrays above.
-        let count = unsafe { receive_each(socket.as_raw_fd(), &mut messages) };
-        assert_eq!(count.expect("two wait"), 2);
-        assert_eq!((messages[0].msg_len, messages[1].msg_len), (3, 5));
-        for (part, message) in parts.iter_mut().zip(&messages) {
-            part.iov_len = message.msg_len as usize;
-        }
-        // SAFETY: as above.
-        let sent = unsafe { send_each(socket.as_raw_fd(), &mut messages[..2]) };
-        assert_eq!(sent.expect("sent"), 2);
-        let mut reply = [0; 9];
-        assert_eq!(receive(&client, &mut reply), 3);
-        assert_eq!(receive(&client, &mut reply), 5);
     }
 }

@@ -1,5 +1,6 @@
-//! Everything that asks the operating system directly: all the `unsafe` there is, and every difference
-//! between platforms, behind one name each.
+//! System calls that `std` and `mio` lack: all `unsafe`, and every difference between systems, one name each.
+//!
+//! The systems are Linux, FreeBSD, NetBSD and OpenBSD.
 
 #![allow(unsafe_code)]
 
@@ -20,9 +21,11 @@ pub mod sockets;
 pub mod syslog;
 pub mod uptime;
 
+use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 
-/// The usual shape of a system call's result: negative is an error, which `errno` tells.
+/// The usual result of a system call: negative is an error, whose number is in `errno`.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
         Err(io::Error::last_os_error())
@@ -31,16 +34,9 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     }
 }
 
-/// Whether standard error takes a line without waiting: a pipe that `poll` calls writable has room for
-/// `PIPE_BUF` bytes (POSIX), which a line is not longer than; terminals and files take what they are
-/// given.
-pub fn stderr_is_writable() -> bool {
-    let mut stderr = libc::pollfd {
-        fd: libc::STDERR_FILENO,
-        events: libc::POLLOUT,
-        revents: 0,
-    };
-    // SAFETY: the pointer is to the one struct that the count says, alive for the call.
-    let ready = unsafe { libc::poll(&raw mut stderr, 1, 0) };
-    ready > 0
+/// Standard output without `std`'s buffer, whose code is larger than all that is printed.
+pub fn stdout() -> io::Result<File> {
+    // SAFETY: it is open: if it was not, `std` has opened it at the start, and nothing closes it.
+    let stdout = unsafe { BorrowedFd::borrow_raw(libc::STDOUT_FILENO) };
+    Ok(stdout.try_clone_to_owned()?.into())
 }

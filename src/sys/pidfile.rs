@@ -1,13 +1,13 @@
-//! A file that holds the id of the running process, and a lock on it for as long as it runs.
+//! A file with the id of the running process, which holds a lock on it until it ends.
 //!
-//! It is the lock that counts, as with `pidfile(3)`: a file that a crash or a reboot left behind is not
-//! mistaken for a running daemon, even where its number belongs to some other process by now.
+//! Only the lock counts, as with `pidfile(3)`: a file left by a crash or a reboot is not mistaken for a running daemon,
+//! even if its number belongs to some other process by now.
 //!
-//! A user who may open the file may lock it, even one who may only read it. So the file is its owner's alone, and
-//! its owner is the user that starts the daemon.
+//! A user who may open the file, if only to read it, may lock it. So only its owner may open it, and the owner is the
+//! user that starts the daemon.
 
 use super::check;
-use super::files::is_at;
+use super::files::{is_at, unfit};
 use super::privileges;
 use std::ffi::{CString, OsStr};
 use std::fs::{File, Metadata, Permissions};
@@ -18,35 +18,32 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-/// Bytes of the longest file that is taken over: a process id, whoever wrote it.
-const LONGEST: u64 = 16;
+/// A longer file holds something else than a process id.
+const MAX_BYTES: u64 = 16;
 
-/// Nobody else may open it.
 const MODE: u32 = 0o600;
 
-/// How often a lock that is held is tried again: whoever removes a file that is left over has it for a
-/// moment.
-const TRIES: u32 = 20;
+/// How often a lock is tried: the helper of a daemon that has ended holds it for a moment.
+const MAX_TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Where it is, also for a process that is in a chroot by now.
+/// The location of the file, which stays valid in a chroot, and the process that took it.
 #[derive(Debug)]
-pub struct Place {
+pub struct Pidfile {
     directory: File,
     name: CString,
     id: u32,
 }
 
-/// Makes the file, or takes over one that nobody holds, and writes this process's id into it. It is locked
-/// until the file that is returned is closed. An error of kind `AlreadyExists` names the process that
-/// holds it.
-pub fn take(path: &Path) -> io::Result<(File, Place)> {
+/// Creates the file, or takes over one that is not locked, and writes the id of this process into it. It is locked
+/// until the returned file is closed. An error of kind `AlreadyExists` names the process that holds the lock.
+pub fn take(path: &Path) -> io::Result<(File, Pidfile)> {
     let name = path.file_name().ok_or(ErrorKind::IsADirectory)?;
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let place = Place {
+    let pidfile = Pidfile {
         directory: File::open(parent)?,
         name: CString::new(OsStr::as_bytes(name))?,
         id: std::process::id(),
@@ -54,12 +51,12 @@ pub fn take(path: &Path) -> io::Result<(File, Place)> {
     let mut file = lock(path)?;
     file.set_permissions(Permissions::from_mode(MODE))?;
     file.set_len(0)?;
-    writeln!(file, "{}", place.id)?;
-    Ok((file, place))
+    writeln!(file, "{}", pidfile.id)?;
+    Ok((file, pidfile))
 }
 
-/// Fails if [`take`] would refuse the file at this path. It does not open the file, and so cannot tell whether a daemon
-/// holds it.
+/// Fails if [`take`] would reject the file at this path. Does not open it, and so does not find out whether it is
+/// locked.
 pub fn check_file(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(metadata) => expect_pidfile(&metadata),
@@ -69,7 +66,7 @@ pub fn check_file(path: &Path) -> io::Result<()> {
 
 fn lock(path: &Path) -> io::Result<File> {
     let mut options = File::options();
-    // Nobody's link is followed, and nothing is waited for.
+    // Neither follows a link nor blocks on a FIFO.
     options
         .read(true)
         .write(true)
@@ -77,12 +74,12 @@ fn lock(path: &Path) -> io::Result<File> {
         .mode(MODE)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let mut holder = ErrorKind::AlreadyExists.into();
-    for _ in 0..TRIES {
+    for _ in 0..MAX_TRIES {
         let file = options.open(path)?;
         let metadata = file.metadata()?;
         expect_pidfile(&metadata)?;
         match try_lock(&file) {
-            // Unless it has been removed meanwhile, and the lock is on a file without a name.
+            // Unless the file has been removed meanwhile, and the lock is on a file without a name.
             Ok(()) if is_at(path, &metadata) => return Ok(file),
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -98,35 +95,36 @@ fn lock(path: &Path) -> io::Result<File> {
 /// An error if this file is not to be taken over.
 fn expect_pidfile(metadata: &Metadata) -> io::Result<()> {
     let (owner, user) = (metadata.uid(), privileges::user());
-    let unfit = if !metadata.is_file() {
-        String::from("not a file")
-    } else if metadata.len() > LONGEST {
-        // Somebody's configuration, say, that was named by mistake.
-        String::from("not a pidfile")
+    if !metadata.is_file() {
+        Err(unfit("not a file"))
+    } else if metadata.len() > MAX_BYTES {
+        // A configuration file, for example, that was named by mistake.
+        Err(unfit("not a pidfile"))
     } else if owner != user {
-        format!("owned by user {owner}, expected user {user}")
+        Err(unfit(format!(
+            "owned by user {owner}, expected user {user}"
+        )))
     } else {
-        return Ok(());
-    };
-    Err(io::Error::new(ErrorKind::InvalidInput, unfit))
+        Ok(())
+    }
 }
 
-/// Locks the file until it is closed. The error of a file that another process has locked is `WouldBlock`.
+/// Locks the file until it is closed. `WouldBlock` if another process has locked it.
 fn try_lock(file: &File) -> io::Result<()> {
     // SAFETY: no pointers.
     check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(|_| ())
 }
 
-/// The error of a file that another process has locked. Of a file that an older version left with a wider mode, any
-/// user may have locked it, and the process that it names may have ended.
+/// The error of a file that another process has locked. If an older version left the file with a wider mode, any user
+/// may have locked it, and the process that it names may have ended.
 fn held(file: &File, metadata: &Metadata) -> io::Error {
     let mode = metadata.mode() & 0o7777;
     let text = match read_id(file) {
         _ if mode & !MODE != 0 => format!(
             "locked, and mode {mode:04o} lets other users lock it: remove it if no daemon runs"
         ),
-        Some(id) => format!("process {id} holds it"),
-        None => String::from("another process holds it"),
+        Some(id) => format!("locked by process {id}"),
+        None => String::from("locked by another process"),
     };
     io::Error::new(ErrorKind::AlreadyExists, text)
 }
@@ -138,16 +136,16 @@ fn read_id(file: &File) -> Option<u32> {
     text.trim_end().parse().ok()
 }
 
-impl Place {
-    /// Removes the file once the process that took it has ended, unless another has taken it since.
-    pub fn tidy(&self) -> io::Result<()> {
+impl Pidfile {
+    /// Removes the file when the process that took it has ended, unless another process has taken it since.
+    pub fn remove(&self) -> io::Result<()> {
         let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let directory = self.directory.as_raw_fd();
-        // SAFETY: a C string that outlives the call; no mode is needed, as no file is made.
+        // SAFETY: a C string that outlives the call. No mode is needed, as no file is created.
         let fd = check(unsafe { libc::openat(directory, self.name.as_ptr(), flags) })?;
-        // SAFETY: it is new and nobody else's.
+        // SAFETY: the descriptor is new and has no other owner.
         let file = unsafe { File::from_raw_fd(fd) };
-        for _ in 0..TRIES {
+        for _ in 0..MAX_TRIES {
             let is_free = try_lock(&file).is_ok();
             if read_id(&file) != Some(self.id) {
                 break;
@@ -157,14 +155,14 @@ impl Place {
                 check(unsafe { libc::unlinkat(directory, self.name.as_ptr(), 0) })?;
                 break;
             }
-            // The system is still closing what the process had open.
+            // The system is still closing the descriptors of the process.
             std::thread::sleep(PAUSE);
         }
         Ok(())
     }
 }
 
-impl AsFd for Place {
+impl AsFd for Pidfile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
@@ -176,19 +174,19 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn one_holds_it_and_what_is_left_over_is_taken_or_removed() {
+    fn a_pidfile_has_one_holder_and_is_taken_over_or_removed_afterwards() {
         let path = std::env::temp_dir().join(format!("announced-pid-{}", std::process::id()));
         fs::write(&path, "12345678901\n").expect("can be written");
-        let (locked, place) = take(&path).expect("nobody holds it");
+        let (locked, pidfile) = take(&path).expect("is free");
         let id = std::process::id();
         assert_eq!(fs::read_to_string(&path).ok(), Some(format!("{id}\n")));
         let second = take(&path).expect_err("is held");
         assert_eq!(second.kind(), ErrorKind::AlreadyExists);
-        assert_eq!(second.to_string(), format!("process {id} holds it"));
-        assert!(place.tidy().is_ok());
+        assert_eq!(second.to_string(), format!("locked by process {id}"));
+        assert!(pidfile.remove().is_ok());
         assert!(path.exists(), "a running process keeps its file");
         drop(locked);
-        assert!(place.tidy().is_ok());
+        assert!(pidfile.remove().is_ok());
         assert!(!path.exists());
         assert!(check_file(&path).is_ok(), "a missing file is made");
         assert!(take(&std::env::temp_dir()).is_err());

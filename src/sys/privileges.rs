@@ -1,4 +1,4 @@
-//! From root to nobody, for good.
+//! Dropping root's privileges for good.
 
 use super::check;
 use std::ffi::{CStr, CString, OsStr};
@@ -13,7 +13,7 @@ pub struct Identity {
     pub gid: u32,
 }
 
-/// The user that this process is.
+/// The effective user of this process.
 pub fn user() -> u32 {
     // SAFETY: cannot fail and takes nothing.
     unsafe { libc::geteuid() }
@@ -23,18 +23,17 @@ pub fn is_root() -> bool {
     user() == 0
 }
 
-/// Bytes of a user's strings for which there is room at first, and at most. An entry of a directory service may
-/// be long.
-const STRINGS: usize = 16 * 1024;
-const MAX_STRINGS: usize = 16 * 1024 * 1024;
+/// Buffer for the strings of a user, at first and at most. An entry of a directory service may be long.
+const STRING_BYTES: usize = 16 * 1024;
+const MAX_STRING_BYTES: usize = 16 * 1024 * 1024;
 
-/// Looks a user up by name; none if there is no such user. May read files: not after [`enter`].
+/// Looks a user up by name; none if there is no such user. Reads files: call it before [`enter`].
 pub fn find_user(name: &OsStr) -> io::Result<Option<Identity>> {
     let name = CString::new(name.as_bytes())?;
-    let mut size = STRINGS;
+    let mut size = STRING_BYTES;
     loop {
         match find_within(&name, size) {
-            Err(error) if error.raw_os_error() == Some(libc::ERANGE) && size < MAX_STRINGS => {
+            Err(error) if error.raw_os_error() == Some(libc::ERANGE) && size < MAX_STRING_BYTES => {
                 size *= 2;
             }
             other => return other,
@@ -42,14 +41,13 @@ pub fn find_user(name: &OsStr) -> io::Result<Option<Identity>> {
     }
 }
 
-/// The same with room for so many bytes of strings; `ERANGE` if the entry has more.
+/// The same with a buffer of this size; `ERANGE` if the entry has more strings.
 fn find_within(name: &CStr, size: usize) -> io::Result<Option<Identity>> {
     // SAFETY: zeros are valid for a struct of integers and pointers that the call fills.
     let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
     let mut found = std::ptr::null_mut();
     let mut strings = vec![0; size];
-    // SAFETY: all pointers are to things of the right type that outlive the call, and the buffer's
-    // size is its own.
+    // SAFETY: all pointers are to values of the right type that outlive the call, and the size is that of the buffer.
     let error = unsafe {
         libc::getpwnam_r(
             name.as_ptr(),
@@ -70,24 +68,18 @@ fn find_within(name: &CStr, size: usize) -> io::Result<Option<Identity>> {
     }
 }
 
-/// Enters a directory: as root it becomes the root of all paths, else the working directory.
+/// Enters a directory: for root it becomes the root directory, for other users the working directory.
 pub fn enter(root: &Path) -> io::Result<()> {
-    match is_root() {
-        true => confine(root),
-        false => std::env::set_current_dir(root),
+    if !is_root() {
+        return std::env::set_current_dir(root);
     }
-}
-
-/// Makes a directory the root of all paths.
-fn confine(root: &Path) -> io::Result<()> {
     let path = CString::new(root.as_os_str().as_bytes())?;
     // SAFETY: a C string that outlives the call.
     check(unsafe { libc::chroot(path.as_ptr()) })?;
     std::env::set_current_dir("/")
 }
 
-/// Becomes this user and nobody else: supplementary groups, group, user, in this order, and then
-/// makes sure that there is no way back.
+/// Becomes this user: supplementary groups, group, user, in this order. Then checks that there is no way back.
 pub fn become_user(Identity { uid, gid }: Identity) -> io::Result<()> {
     // SAFETY: the pointer is to one group, as the count says.
     check(unsafe { libc::setgroups(1, &raw const gid) })?;

@@ -1,47 +1,29 @@
-//! A second process: how it comes to be, and what it needs that `std` leaves out.
+//! Child processes, and the polling of single descriptors.
 
 use super::check;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Splits the process in two. The new one runs `child` and ends; nothing of what it holds is dropped.
-/// There must be no other thread, since only this one would go on in the child.
-///
-/// Nobody needs to wait for the child: the system forgets it when it has ended.
+/// Forks. The new process runs `child` and exits without dropping anything. There must be no other thread, since only
+/// the calling one goes on in the child. The child needs no `wait`: the system reaps it.
 pub fn fork(child: impl FnOnce()) -> io::Result<()> {
-    // Before, so that no child can end unseen.
-    super::signals::forget_children()?;
+    super::signals::reap_children()?;
     // SAFETY: no pointers. There is one thread, so that the child may do whatever this one could.
     if check(unsafe { libc::fork() })? == 0 {
         child();
-        // SAFETY: does not return. Unlike `exit` it leaves buffers alone that are the parent's too.
+        // SAFETY: does not return. Unlike `exit` it does not flush buffers, which are copies of the parent's.
         unsafe { libc::_exit(0) }
     }
     Ok(())
 }
 
-/// Microseconds of a processor that this process has used.
-pub fn cpu_us() -> u64 {
-    // SAFETY: zeros are valid for a struct of integers.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is to a struct of the type that is asked for, alive for the call.
-    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
-    let us = |time: libc::timeval| {
-        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-        let rest = u64::try_from(time.tv_usec).unwrap_or(0);
-        seconds * 1_000_000 + rest
-    };
-    us(usage.ru_utime) + us(usage.ru_stime)
-}
-
-/// Lets every other process go first. An error changes nothing that matters.
+/// Gives all other processes precedence on the CPU. A failure does no harm.
 pub fn yield_to_others() {
     // SAFETY: no pointers.
     unsafe { libc::nice(19) };
 }
 
-/// Has the system end this process at once when the one that it was forked by has ended, whatever it waits for
-/// then. Not every system can; and whoever becomes another user after this call must call it again.
+/// Has the system kill this process when its parent ends. NetBSD and OpenBSD cannot. A change of user undoes it.
 #[cfg(target_os = "linux")]
 pub fn end_with_parent() {
     // SAFETY: no pointers. It cannot fail, as this is a signal.
@@ -51,7 +33,7 @@ pub fn end_with_parent() {
 #[cfg(target_os = "freebsd")]
 pub fn end_with_parent() {
     let mut signal = libc::SIGKILL;
-    // SAFETY: the pointer is to an integer, as wanted, alive for the call. It cannot fail, as this is a signal.
+    // SAFETY: the pointer is to an integer, alive for the call. It cannot fail, as this is a signal.
     unsafe {
         libc::procctl(
             libc::P_PID,
@@ -65,7 +47,7 @@ pub fn end_with_parent() {
 #[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
 pub fn end_with_parent() {}
 
-/// Takes standard input, output and error away, and closes all else but what is to be kept.
+/// Redirects standard input, output and error to /dev/null, and closes all other descriptors but these.
 pub fn keep_only(kept: &[BorrowedFd]) {
     if let Ok(null) = std::fs::File::options()
         .read(true)
@@ -73,7 +55,7 @@ pub fn keep_only(kept: &[BorrowedFd]) {
         .open("/dev/null")
     {
         for standard in 0..=libc::STDERR_FILENO {
-            // SAFETY: no pointers; what the standard descriptors were, nobody else owns.
+            // SAFETY: no pointers; nothing owns the standard descriptors.
             unsafe { libc::dup2(null.as_raw_fd(), standard) };
         }
         // Closed below with the rest.
@@ -94,47 +76,48 @@ pub fn keep_only(kept: &[BorrowedFd]) {
 
 #[cfg(target_os = "linux")]
 fn close_from(first: libc::c_int) {
-    // SAFETY: as for `close` above. The function of that name is missing in older C libraries.
+    // SAFETY: as for `close` above. Older C libraries lack the function `close_range`.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
     if closed < 0 {
-        close_each_from(first);
+        // Before Linux 5.9.
+        for fd in first..1 << 16 {
+            // SAFETY: likewise.
+            unsafe { libc::close(fd) };
+        }
     }
 }
 
-#[cfg(any(target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
+#[cfg(not(target_os = "linux"))]
 fn close_from(first: libc::c_int) {
     // SAFETY: as for `close` above.
     unsafe { libc::closefrom(first) };
 }
 
-#[cfg(not(any(
-    target_os = "linux",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd"
-)))]
-use close_each_from as close_from;
-
-/// Where there is no call for all: before Linux 5.9, and elsewhere.
-#[cfg(not(any(target_os = "freebsd", target_os = "netbsd", target_os = "openbsd")))]
-fn close_each_from(first: libc::c_int) {
-    for fd in first..1 << 16 {
-        // SAFETY: as for `close` above.
-        unsafe { libc::close(fd) };
-    }
-}
-
-/// Waits until one of these has something to read, or is at its end, or for so many milliseconds; which of
-/// them do.
+/// Waits until one of these is readable or at its end, or for so many milliseconds; which of them are.
 pub fn wait_readable<const N: usize>(
     fds: [Option<BorrowedFd>; N],
-    timeout: Option<u16>,
+    timeout_ms: Option<u16>,
 ) -> io::Result<[bool; N]> {
-    let timeout = timeout.map_or(-1, libc::c_int::from);
+    let timeout = timeout_ms.map_or(-1, libc::c_int::from);
+    // The system skips a negative descriptor.
+    let fds = fds.map(|fd| fd.map_or(-1, |fd| fd.as_raw_fd()));
+    poll(fds, libc::POLLIN, timeout)
+}
+
+/// Whether standard error takes a line without blocking. A pipe that `poll` reports writable has room for `PIPE_BUF`
+/// bytes (POSIX), which is at least a line. Terminals and files always take it.
+pub fn is_stderr_writable() -> bool {
+    poll([libc::STDERR_FILENO], libc::POLLOUT, 0).is_ok_and(|[is_ready]| is_ready)
+}
+
+fn poll<const N: usize>(
+    fds: [libc::c_int; N],
+    events: libc::c_short,
+    timeout: libc::c_int,
+) -> io::Result<[bool; N]> {
     let mut polled = fds.map(|fd| libc::pollfd {
-        // A negative one is passed over.
-        fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
-        events: libc::POLLIN,
+        fd,
+        events,
         revents: 0,
     });
     // SAFETY: the pointer is to as many structs as the count says, alive for the call.

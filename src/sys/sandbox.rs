@@ -1,51 +1,28 @@
-//! What the process gives up for good once it serves.
+//! OpenBSD's `pledge(2)`: each process gives up for good what it does not need once it serves.
 //!
-//! On OpenBSD it promises to use nothing but its sockets, and to remove their files. FreeBSD's capsicum
-//! and Linux's seccomp belong here too: both would have to allow what `accept` and `mio` do.
+//! FreeBSD's capsicum and Linux's seccomp would belong here too, but would have to allow what `accept` and `mio` do.
 
+use std::ffi::CStr;
 use std::io;
 
 /// For the process that reads and writes files.
-#[cfg(target_os = "openbsd")]
-pub fn enter_with_files() -> io::Result<()> {
-    // SAFETY: as below.
-    super::check(unsafe {
-        libc::pledge(c"stdio rpath wpath cpath flock".as_ptr(), std::ptr::null())
-    })?;
-    Ok(())
-}
-
-#[cfg(not(target_os = "openbsd"))]
-pub fn enter_with_files() -> io::Result<()> {
-    Ok(())
-}
+pub const FILES: &CStr = c"stdio rpath wpath cpath flock";
 
 /// For the process that resolves names.
-#[cfg(target_os = "openbsd")]
-pub fn enter_with_names() -> io::Result<()> {
-    // SAFETY: as below.
-    super::check(unsafe { libc::pledge(c"stdio dns".as_ptr(), std::ptr::null()) })?;
-    Ok(())
-}
+pub const NAMES: &CStr = c"stdio dns";
 
-#[cfg(not(target_os = "openbsd"))]
-pub fn enter_with_names() -> io::Result<()> {
-    Ok(())
-}
+/// For the process that serves, without and with Unix sockets, whose files it removes in the end.
+pub const SERVE: &CStr = c"stdio inet";
+pub const SERVE_UNIX: &CStr = c"stdio inet unix rpath cpath";
 
-/// For the process that serves; `has_files` says whether files of sockets are to be removed in the end.
 #[cfg(target_os = "openbsd")]
-pub fn enter(has_files: bool) -> io::Result<()> {
-    let promises = match has_files {
-        true => c"stdio inet unix rpath cpath",
-        false => c"stdio inet",
-    };
-    // SAFETY: a static C string, and null for "no promises for a new program".
+pub fn enter(promises: &CStr) -> io::Result<()> {
+    // SAFETY: a C string that outlives the call, and null for "no promises for a new program".
     super::check(unsafe { libc::pledge(promises.as_ptr(), std::ptr::null()) })?;
     Ok(())
 }
 
 #[cfg(not(target_os = "openbsd"))]
-pub fn enter(_: bool) -> io::Result<()> {
+pub fn enter(_: &CStr) -> io::Result<()> {
     Ok(())
 }

@@ -6,17 +6,8 @@ use std::os::fd::IntoRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-/// Where the handler writes a byte, so that the loop wakes up.
+/// Where the handler writes a byte to wake the loop.
 static WRITER: AtomicI32 = AtomicI32::new(-1);
-
-/// SIGTERM or SIGINT was caught.
-static STOP: AtomicBool = AtomicBool::new(false);
-
-/// SIGHUP was caught.
-static RELOAD: AtomicBool = AtomicBool::new(false);
-
-/// SIGUSR1 was caught.
-static SAVE: AtomicBool = AtomicBool::new(false);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
@@ -28,18 +19,18 @@ pub enum Signal {
     Save,
 }
 
-/// What was caught since the last call. However often a signal came, it counts once.
+/// Whether each was caught, in the order of [`Signal`].
+static CAUGHT: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
+
+/// The signals caught since the last call. However often one came, it counts once.
 pub fn take() -> impl Iterator<Item = Signal> {
-    let stop = STOP.swap(false, Ordering::Acquire).then_some(Signal::Stop);
-    let reload = RELOAD
-        .swap(false, Ordering::Acquire)
-        .then_some(Signal::Reload);
-    let save = SAVE.swap(false, Ordering::Acquire).then_some(Signal::Save);
-    stop.into_iter().chain(reload).chain(save)
+    let signals = [Signal::Stop, Signal::Reload, Signal::Save];
+    let caught = signals.into_iter().zip(&CAUGHT);
+    caught.filter_map(|(signal, flag)| flag.swap(false, Ordering::Acquire).then_some(signal))
 }
 
-/// Catches the signals from here on; after each there are bytes to read on the socket that is returned.
-/// SIGPIPE is ignored: a connection that is gone is an error of the write.
+/// Catches the signals from here on. After each, the returned socket is readable. SIGPIPE is ignored: a write to a
+/// closed connection returns an error instead.
 pub fn catch() -> io::Result<mio::net::UnixStream> {
     let (reader, writer) = UnixStream::pair()?;
     reader.set_nonblocking(true)?;
@@ -52,7 +43,7 @@ pub fn catch() -> io::Result<mio::net::UnixStream> {
     Ok(mio::net::UnixStream::from_std(reader))
 }
 
-/// In a process that was forked off: ignores all that the daemon is sent, which will tell it what to do.
+/// In a child process: ignores the signals of the daemon, which ends the process by closing the socket between them.
 pub fn ignore() -> io::Result<()> {
     let all = [
         libc::SIGTERM,
@@ -65,7 +56,7 @@ pub fn ignore() -> io::Result<()> {
         .try_for_each(|signal| set_action(signal, libc::SIG_IGN))
 }
 
-/// In a process that was forked off and holds nothing: it ends when the daemon is told to.
+/// In a child process that has nothing to finish: the signals that stop the daemon end it.
 pub fn end_at_once() -> io::Result<()> {
     ignore()?;
     let ends = [libc::SIGTERM, libc::SIGINT];
@@ -73,8 +64,8 @@ pub fn end_at_once() -> io::Result<()> {
         .try_for_each(|signal| set_action(signal, libc::SIG_DFL))
 }
 
-/// Lets the system forget processes that were forked off as soon as they have ended.
-pub(super) fn forget_children() -> io::Result<()> {
+/// Has the system reap child processes when they end.
+pub(super) fn reap_children() -> io::Result<()> {
     set_action(libc::SIGCHLD, libc::SIG_IGN)
 }
 
@@ -88,17 +79,18 @@ fn set_action(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()
     Ok(())
 }
 
-/// The handler. If the socket is full, the loop has enough to wake up for.
+/// The handler. If the socket is full, the loop wakes up anyway.
 extern "C" fn forward(signal: libc::c_int) {
+    let [stop, reload, save] = &CAUGHT;
     let flag = match signal {
-        libc::SIGHUP => &RELOAD,
-        libc::SIGUSR1 => &SAVE,
-        _ => &STOP,
+        libc::SIGHUP => reload,
+        libc::SIGUSR1 => save,
+        _ => stop,
     };
     flag.store(true, Ordering::Release);
     let byte = 0_u8;
-    // SAFETY: `write` is safe in a handler, and the byte lives for the call. The code that was
-    // interrupted may be about to read `errno`, of which each thread has its own: it is put back.
+    // SAFETY: `write` is safe in a handler, and the byte lives for the call. The interrupted code may be about to read
+    // `errno`, of which each thread has its own, so it is restored.
     unsafe {
         let errno = errno();
         let saved = *errno;
@@ -110,15 +102,11 @@ extern "C" fn forward(signal: libc::c_int) {
 #[cfg(target_os = "linux")]
 use libc::__errno_location as errno;
 
-#[cfg(any(target_os = "openbsd", target_os = "netbsd", target_os = "android"))]
-use libc::__errno as errno;
-
-#[cfg(any(
-    target_os = "freebsd",
-    target_os = "dragonfly",
-    target_vendor = "apple"
-))]
+#[cfg(target_os = "freebsd")]
 use libc::__error as errno;
+
+#[cfg(any(target_os = "openbsd", target_os = "netbsd"))]
+use libc::__errno as errno;
 
 #[cfg(test)]
 mod tests {
@@ -126,7 +114,7 @@ mod tests {
     use std::io::Read;
 
     #[test]
-    fn a_signal_wakes_the_reader_and_is_taken_once() {
+    fn a_signal_makes_the_socket_readable_and_is_taken_once() {
         let mut reader = catch().expect("signals can be caught");
         // SAFETY: a system call without pointers; the handler is in place.
         unsafe { libc::raise(libc::SIGHUP) };

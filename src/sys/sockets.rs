@@ -1,15 +1,16 @@
 //! Listening sockets, with the options that `std` and `mio` leave out.
 
 use super::address::SockAddr;
-use super::check;
+use super::{check, files};
+use std::fs::Metadata;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-/// Connections that may wait to be accepted; the system may hold it lower.
+/// Connections that may wait to be accepted. The system may limit it further.
 const BACKLOG: libc::c_int = 1024;
 
 /// Send buffer of one TCP client, in bytes; Linux doubles it.
@@ -18,13 +19,13 @@ const SEND_BUFFER: libc::c_int = 64 * 1024;
 /// Receive buffer of one TCP client, in bytes: the longest head twice. Linux doubles it.
 const TCP_RECEIVE_BUFFER: libc::c_int = 16 * 1024;
 
-/// What the receive buffer of a UDP socket is asked to be: a tenth of a second at 500,000 requests.
-const RECEIVE_BUFFER: libc::c_int = 8 * 1024 * 1024;
+/// Receive buffer of a UDP socket, in bytes: a tenth of a second at 500,000 requests a second.
+const UDP_RECEIVE_BUFFER: libc::c_int = 8 * 1024 * 1024;
 
-/// Whether the system spreads what comes to a port over the sockets that share it.
+/// Whether the system balances the traffic of a port over the sockets that share it.
 pub const BALANCES: bool = SHARE.is_some();
 
-/// The option with which it does. Where it is missing, another of that name gives all to the last socket.
+/// The option for that. On other systems SO_REUSEPORT gives everything to the last socket.
 #[cfg(target_os = "linux")]
 const SHARE: Option<libc::c_int> = Some(libc::SO_REUSEPORT);
 
@@ -34,16 +35,16 @@ const SHARE: Option<libc::c_int> = Some(libc::SO_REUSEPORT_LB);
 #[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
 const SHARE: Option<libc::c_int> = None;
 
-/// Who else may have a socket at the same address and port.
+/// Which other sockets may have the same address and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
     Nobody,
-    /// Other sockets of this user that say so too.
+    /// Other sockets of this user with the same option.
     Threads,
 }
 
-/// A bound UDP socket. On a wildcard address it asks with each datagram for the address that the
-/// datagram was sent to, so that the reply can leave from there.
+/// A bound UDP socket. On a wildcard address each datagram comes with the address that it was sent to, so that the
+/// reply can leave from there.
 pub fn udp(address: SocketAddr, sharing: Sharing) -> io::Result<mio::net::UdpSocket> {
     let socket = new_socket(address, libc::SOCK_DGRAM)?;
     share(&socket, sharing)?;
@@ -65,17 +66,16 @@ pub fn udp(address: SocketAddr, sharing: Sharing) -> io::Result<mio::net::UdpSoc
 /// Bytes of the send buffer of a connection to another node.
 const CLUSTER_SEND_BUFFER: libc::c_int = 256 * 1024;
 
-/// A listening TCP socket for other nodes. They are few and may be far away: how much waits on the way to
-/// one is the system's business.
+/// A listening TCP socket for other nodes. They are few and may be far away, so the system sizes the buffers.
 pub fn cluster_tcp(address: SocketAddr) -> io::Result<mio::net::TcpListener> {
     let socket = new_socket(address, libc::SOCK_STREAM)?;
     set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     listen(socket, address)
 }
 
-/// Sets a connection to another node to send at once, from a buffer that bounds how old what it sends may be.
+/// Sets a connection to another node to send at once, from a buffer that bounds how old the data in it can be.
 pub fn set_cluster_options(stream: &mio::net::TcpStream) {
-    // Both are a matter of speed: the system's values do too.
+    // Both only matter for speed.
     let _ = stream.set_nodelay(true);
     let _ = set_option(
         stream,
@@ -85,8 +85,8 @@ pub fn set_cluster_options(stream: &mio::net::TcpStream) {
     );
 }
 
-/// A TCP connection to another node, from this address if one is given. That it failed is told when it is
-/// used.
+/// Begins a TCP connection to another node, from this address if one is given. A later failure shows when the
+/// connection is used.
 pub fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<mio::net::TcpStream> {
     let socket = new_socket(to, libc::SOCK_STREAM)?;
     if let Some(from) = from {
@@ -103,27 +103,29 @@ pub fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<mio::net::Tcp
     }
 }
 
-/// Two UDP sockets, one that takes what comes to this port of a multicast group and one that sends to it,
-/// through the interface that has this address or, for 0.0.0.0, through the one that the system chooses.
-/// Packets do not leave that network, and do not come back to this host.
+/// Two UDP sockets: one receives from this port of a multicast group, the other sends to it. Both use the interface
+/// with this address or, for 0.0.0.0, the one that the system chooses. Packets neither leave that network nor come back
+/// to this host.
 pub fn multicast(
     group: SocketAddrV4,
     interface: Ipv4Addr,
 ) -> io::Result<(mio::net::UdpSocket, mio::net::UdpSocket)> {
-    // Bound to the group, so that what anybody sends to an address of this host does not come in.
+    // Bound to the group, so that packets sent to an address of this host are not received.
     let input = multicast_socket(group)?;
     enlarge_receive_buffer(&input);
-    // Other processes' memberships, on other interfaces, are not ours.
+    // Memberships of other processes, on other interfaces, do not count.
     #[cfg(target_os = "linux")]
     set_option(&input, libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, 0)?;
     let input = std::net::UdpSocket::from(input);
     input.join_multicast_v4(group.ip(), &interface)?;
     let output = multicast_socket(SocketAddrV4::new(interface, group.port()))?;
-    send_through(&output, interface)?;
+    // Four bytes, as long as an `in_addr`, in its order.
+    let octets = interface.octets();
+    set_option(&output, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, octets)?;
     let output = std::net::UdpSocket::from(output);
     output.set_multicast_ttl_v4(1)?;
     output.set_multicast_loop_v4(false)?;
-    // To it alone, so that nothing comes in here.
+    // Connected, so that it receives nothing.
     output.connect(group)?;
     input.set_nonblocking(true)?;
     output.set_nonblocking(true)?;
@@ -133,7 +135,7 @@ pub fn multicast(
     ))
 }
 
-/// Bound to an address that others may be bound to as well, such as a process that this one is to replace.
+/// Bound to an address that other processes may be bound to as well, such as one that this one replaces.
 fn multicast_socket(address: SocketAddrV4) -> io::Result<OwnedFd> {
     let socket = new_socket(address.into(), libc::SOCK_DGRAM)?;
     set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
@@ -141,30 +143,14 @@ fn multicast_socket(address: SocketAddrV4) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn send_through(socket: &OwnedFd, interface: Ipv4Addr) -> io::Result<()> {
-    let address = interface.octets();
-    // SAFETY: the pointer is to four bytes, as long as an `in_addr`, in its order, alive for the call.
-    check(unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_MULTICAST_IF,
-            address.as_ptr().cast(),
-            size_of_val(&address) as libc::socklen_t,
-        )
-    })?;
-    Ok(())
-}
-
 /// A listening TCP socket.
 pub fn tcp(address: SocketAddr, sharing: Sharing) -> io::Result<mio::net::TcpListener> {
     let socket = new_socket(address, libc::SOCK_STREAM)?;
     share(&socket, sharing)?;
     set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    // Replies are written whole; waiting for more to send would only delay them. Accepted sockets
-    // inherit the option.
+    // Replies are written whole, so waiting for more data would only delay them. Accepted sockets inherit the option.
     set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    // Inherited too: left to itself, the system would hold megabytes for a client that sends and does not read.
+    // Inherited too. By default the system would buffer megabytes for a client that sends and does not read.
     set_option(&socket, libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER)?;
     set_option(
         &socket,
@@ -172,7 +158,7 @@ pub fn tcp(address: SocketAddr, sharing: Sharing) -> io::Result<mio::net::TcpLis
         libc::SO_RCVBUF,
         TCP_RECEIVE_BUFFER,
     )?;
-    // A connection is handed over with its request, not before: one turn of the loop instead of two.
+    // A connection is accepted with its request, not before: one turn of the loop instead of two.
     #[cfg(target_os = "linux")]
     set_option(&socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 1)?;
     listen(socket, address)
@@ -187,22 +173,20 @@ fn listen(socket: OwnedFd, address: SocketAddr) -> io::Result<mio::net::TcpListe
     Ok(mio::net::TcpListener::from_std(listener))
 }
 
-/// The file of a listening Unix socket, which is removed in the end if it is still the same and the
-/// daemon then may.
+/// The file of a listening Unix socket. Dropping it removes the file, if it is still the same and the daemon may.
 pub struct SocketFile {
     path: PathBuf,
-    device: u64,
-    inode: u64,
+    metadata: Metadata,
 }
 
-/// A listening Unix socket at this path, with its file. Anybody who reaches the file may connect: which
-/// user a proxy runs as is not known, and who reaches a file is for its directory to say, on every system.
-/// A file that a socket left behind, on which nobody listens, is replaced.
+/// A listening Unix socket at this path, with its file. Every user who can reach the file may connect: the user of a
+/// proxy is not known, and on every system the directory decides who reaches the file. A stale file, of a socket that
+/// no process listens on, is replaced.
 ///
-/// `root` is the directory that will be the root one when the file is to be removed.
+/// `root` is the directory that will be the root directory when the file is removed.
 pub fn unix(path: &Path, root: Option<&Path>) -> io::Result<(mio::net::UnixListener, SocketFile)> {
     let listener = match bind_for_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_behind(path) => {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
             std::fs::remove_file(path)?;
             bind_for_all(path)?
         }
@@ -213,16 +197,15 @@ pub fn unix(path: &Path, root: Option<&Path>) -> io::Result<(mio::net::UnixListe
     let within = root.and_then(|root| path.strip_prefix(root).ok());
     let file = SocketFile {
         path: within.map_or(path.into(), |within| Path::new("/").join(within)),
-        device: metadata.dev(),
-        inode: metadata.ino(),
+        metadata,
     };
     Ok((mio::net::UnixListener::from_std(listener), file))
 }
 
-/// Whether this is a socket that nobody listens on.
-fn is_left_behind(path: &Path) -> bool {
+/// Whether this is a socket that no process listens on.
+fn is_stale(path: &Path) -> bool {
     let metadata = std::fs::symlink_metadata(path);
-    // Connecting must not wait, as it would for one that has many to accept.
+    // Non-blocking, as the backlog of the other may be full.
     metadata.is_ok_and(|metadata| metadata.file_type().is_socket())
         && mio::net::UnixStream::connect(path)
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
@@ -230,7 +213,7 @@ fn is_left_behind(path: &Path) -> bool {
 
 /// Binds and listens; the file's mode is 0666 from the start.
 fn bind_for_all(path: &Path) -> io::Result<UnixListener> {
-    // SAFETY: a system call without pointers. There are no other threads to make files meanwhile.
+    // SAFETY: a system call without pointers. There are no other threads that could create files meanwhile.
     let mask = unsafe { libc::umask(0o111) };
     let bound = UnixListener::bind(path);
     // SAFETY: likewise.
@@ -240,20 +223,18 @@ fn bind_for_all(path: &Path) -> io::Result<UnixListener> {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // In another root the path may lead to something else.
-        let is_same = std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|file| (file.dev(), file.ino()) == (self.device, self.inode));
-        if is_same {
-            // There is nobody to tell; the next start replaces it.
+        // After a chroot the path may lead to another file.
+        if files::is_at(&self.path, &self.metadata) {
+            // If this fails, the next start replaces the file.
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// Whether an error of `accept` is that of the connection, which was gone before it was accepted, and
-/// not one that the next would meet too. Linux passes errors of the network on to `accept`.
+/// Whether an error of `accept` concerns one connection, which was closed before it was accepted, and not the next one
+/// too. Linux returns errors of the network from `accept`.
 pub fn is_of_one_connection(error: &io::Error) -> bool {
-    let numbers = [
+    const NUMBERS: [i32; 10] = [
         libc::ECONNABORTED,
         libc::EINTR,
         libc::EPROTO,
@@ -265,22 +246,18 @@ pub fn is_of_one_connection(error: &io::Error) -> bool {
         libc::EOPNOTSUPP,
         libc::ENETUNREACH,
     ];
-    error
-        .raw_os_error()
-        .is_some_and(|number| numbers.contains(&number))
+    error.raw_os_error().is_some_and(|n| NUMBERS.contains(&n))
 }
 
-/// Whether an IPv6 socket failed because the host has no IPv6: the kernel does not know it, no address of
-/// it is configured, or a jail is not given it (FreeBSD).
+/// Whether an IPv6 socket failed because the host has no IPv6: the kernel lacks it, no address is configured, or a jail
+/// has none (FreeBSD).
 pub fn is_without_v6(error: &io::Error) -> bool {
-    let numbers = [
+    const NUMBERS: [i32; 3] = [
         libc::EAFNOSUPPORT,
         libc::EPROTONOSUPPORT,
         libc::EADDRNOTAVAIL,
     ];
-    error
-        .raw_os_error()
-        .is_some_and(|number| numbers.contains(&number))
+    error.raw_os_error().is_some_and(|n| NUMBERS.contains(&n))
 }
 
 /// Bytes of a socket's receive buffer.
@@ -297,7 +274,7 @@ pub fn receive_buffer(socket: BorrowedFd) -> io::Result<libc::c_int> {
             &raw mut length,
         )
     })?;
-    // Linux doubles what was asked for, to have room for its own bookkeeping, and tells that.
+    // Linux doubles the requested size, to have room for its bookkeeping, and reports the double.
     Ok(if cfg!(target_os = "linux") {
         size / 2
     } else {
@@ -312,12 +289,12 @@ fn new_socket(address: SocketAddr, kind: libc::c_int) -> io::Result<OwnedFd> {
     };
     // SAFETY: a system call without pointers.
     let fd = check(unsafe { libc::socket(family, kind, 0) })?;
-    // SAFETY: the descriptor is new and nobody else's.
+    // SAFETY: the descriptor is new and has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: a system call on a socket that we own, without pointers.
     check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
     if address.is_ipv6() {
-        // Each family has its own socket: a mapped address would need undoing at every request.
+        // Each family has its own socket, or each request would have to map an address back.
         set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
     }
     Ok(socket)
@@ -338,28 +315,29 @@ fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-fn set_option(
+/// `T` is the C type of the option's value.
+pub(super) fn set_option<T: Copy>(
     socket: &impl AsRawFd,
     level: libc::c_int,
     name: libc::c_int,
-    value: libc::c_int,
+    value: T,
 ) -> io::Result<()> {
-    // SAFETY: the pointer is to an int of the size given, alive for the call.
+    // SAFETY: the pointer is to a value of the size given, alive for the call. The system only reads it.
     check(unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             name,
             (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
+            size_of::<T>() as libc::socklen_t,
         )
     })?;
     Ok(())
 }
 
-/// Replies fit every path that clients have, so none needs to be fragmented; and on Linux a datagram that
-/// must not be needs no identification number, whose making is 3 % of what a reply costs. What routers
-/// say of a path's limits is not believed, since anybody can say it.
+/// Replies fit every path, so none needs to be fragmented. On Linux a datagram that must not be fragmented needs no
+/// identification number, whose making is 3 % of the cost of a reply. Path MTU messages are ignored, as anybody can
+/// forge them.
 #[cfg(target_os = "linux")]
 fn forbid_fragments(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     match address {
@@ -378,18 +356,18 @@ fn forbid_fragments(_: &OwnedFd, _: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks for [`RECEIVE_BUFFER`], and for less where the system refuses (the BSDs) instead of giving
-/// what it has (Linux).
+/// Requests [`UDP_RECEIVE_BUFFER`], and less where the system refuses that (the BSDs) instead of granting what it can
+/// (Linux).
 fn enlarge_receive_buffer(socket: &OwnedFd) {
     #[cfg(target_os = "linux")]
     {
-        // Past the limit for others, while we are still root.
+        // As root, beyond the limit for other users.
         let force = libc::SO_RCVBUFFORCE;
-        if set_option(socket, libc::SOL_SOCKET, force, RECEIVE_BUFFER).is_ok() {
+        if set_option(socket, libc::SOL_SOCKET, force, UDP_RECEIVE_BUFFER).is_ok() {
             return;
         }
     }
-    let mut size = RECEIVE_BUFFER;
+    let mut size = UDP_RECEIVE_BUFFER;
     while size > 64 * 1024 && set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, size).is_err() {
         size /= 2;
     }
@@ -404,7 +382,7 @@ mod tests {
     fn accepted_receive_buffer(listener: &mio::net::TcpListener) -> libc::c_int {
         let address = listener.local_addr().expect("is bound");
         let mut client = std::net::TcpStream::connect(address).expect("connects");
-        // On Linux a connection may be handed over only with its first bytes.
+        // On Linux a connection is accepted with its first bytes.
         io::Write::write_all(&mut client, b"x").expect("is sent");
         let start = std::time::Instant::now();
         loop {
@@ -420,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_of_clients_have_a_small_receive_buffer_and_those_of_nodes_the_default() {
+    fn clients_have_a_small_receive_buffer_and_nodes_the_default() {
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         // FreeBSD rounds it up to whole segments, which are long on the loopback.
         let most = 2 * TCP_RECEIVE_BUFFER;

@@ -1,9 +1,8 @@
-//! The system's log, which nobody waits for.
+//! Syslog without blocking.
 //!
-//! `syslog(3)` waits while the log's socket has no room: whoever logs stands still if the log's daemon
-//! does. Therefore this speaks to that socket itself, in the lines of RFC 3164 that every such daemon
-//! understands. OpenBSD's hands the line to the kernel, which does not wait (`sendsyslog(2)`), and the
-//! sandbox there allows nothing else.
+//! `syslog(3)` blocks while the socket of syslog has no room, for as long as the syslog daemon stands still. So this
+//! speaks to that socket itself, in the lines of RFC 3164 that every such daemon understands. On OpenBSD `syslog(3)`
+//! hands the line to the kernel, which does not block (`sendsyslog(2)`), and the sandbox allows nothing else.
 
 #[cfg(not(target_os = "openbsd"))]
 pub use socket::Syslog;
@@ -17,7 +16,7 @@ mod socket {
     use std::mem::MaybeUninit;
     use std::os::unix::net::UnixDatagram;
 
-    /// Where it is on Linux; on FreeBSD for root, whom others then cannot crowd out; on FreeBSD and NetBSD.
+    /// Of Linux; of FreeBSD, for root only, which other users cannot fill; of FreeBSD and NetBSD.
     const PATHS: [&str; 3] = ["/dev/log", "/var/run/logpriv", "/var/run/log"];
 
     const MONTHS: [&str; 12] = [
@@ -26,25 +25,25 @@ mod socket {
 
     pub struct Syslog {
         name: String,
-        /// None if nobody was there.
+        /// None if no syslog daemon was there.
         socket: Option<UnixDatagram>,
     }
 
     impl Syslog {
-        /// Connects to it at once, so that it still works after a chroot. The name goes before each line.
+        /// Connects at once, so that it works after a chroot. The name goes before each line.
         pub fn open(name: String) -> Syslog {
-            // This reads the time zone, which is not found any more then either.
+            // Reads the time zone, which a chroot may lack too.
             local_time();
             let socket = connect().ok();
             Syslog { name, socket }
         }
 
-        /// Sends a line, with a priority of `syslog(3)` from 0 to 7. [`ErrorKind::WouldBlock`] if there is no
-        /// room for it now, another error if nobody takes it.
+        /// Sends a line with a priority of `syslog(3)`, 0 to 7. [`ErrorKind::WouldBlock`] if there is no room now,
+        /// another error if there is no syslog daemon.
         pub fn send(&mut self, priority: u8, text: &[u8]) -> io::Result<()> {
             let line = line(priority, &local_time(), &self.name, text);
             match self.socket.as_ref().map(|socket| put(socket, &line)) {
-                // Somebody else may be there.
+                // The syslog daemon may have been restarted.
                 Some(Err(error)) if error.kind() != ErrorKind::WouldBlock => {}
                 Some(sent) => return sent,
                 None => {}
@@ -67,7 +66,7 @@ mod socket {
         result.map(|()| socket)
     }
 
-    /// The BSDs have a name of their own for a queue that is full.
+    /// The BSDs have their own error for a full queue.
     fn put(socket: &UnixDatagram, line: &[u8]) -> io::Result<()> {
         match socket.send(line) {
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
@@ -77,7 +76,7 @@ mod socket {
         }
     }
 
-    /// All zero if the time cannot be told, as it is nowhere.
+    /// All zero if the system cannot convert the time.
     fn local_time() -> libc::tm {
         let mut time = MaybeUninit::zeroed();
         // SAFETY: the first pointer may be null, and the others are to a time and to room for a `tm`, which
@@ -107,7 +106,7 @@ mod socket {
         use super::*;
 
         #[test]
-        fn a_line_is_as_rfc_3164_has_it() {
+        fn a_line_is_formatted_as_in_rfc_3164() {
             let mut time = local_time();
             (time.tm_mon, time.tm_mday) = (1, 3);
             (time.tm_hour, time.tm_min, time.tm_sec) = (4, 56, 7);
@@ -116,7 +115,7 @@ mod socket {
         }
 
         #[test]
-        fn a_full_queue_is_no_error_but_would_block() {
+        fn a_full_queue_is_reported_as_would_block() {
             let (ours, _theirs) = UnixDatagram::pair().expect("sockets");
             ours.set_nonblocking(true).expect("an option");
             let mut sent = (0..1_000_000).map(|_| put(&ours, b"line"));
@@ -137,12 +136,12 @@ mod kernel {
         /// The name goes before each line.
         pub fn open(name: String) -> Syslog {
             let name = CString::new(name).unwrap_or_default();
-            // SAFETY: a C string, which is kept by the C library and therefore never freed.
+            // SAFETY: a C string, which the C library keeps, so that it is never freed.
             unsafe { libc::openlog(name.into_raw(), libc::LOG_NDELAY, libc::LOG_DAEMON) };
             Syslog(())
         }
 
-        /// Writes a line, with a priority of `syslog(3)` from 0 to 7. What is lost, the log itself tells of.
+        /// Writes a line with a priority of `syslog(3)`, 0 to 7. The syslog daemon reports lost lines itself.
         pub fn send(&mut self, priority: u8, text: &[u8]) -> io::Result<()> {
             let text: Vec<u8> = text.iter().copied().filter(|&b| b != 0).collect();
             let text = CString::new(text).unwrap_or_default();

@@ -1,26 +1,25 @@
-//! The clock that the table goes by: it never goes back, and goes on while the machine is suspended. `Instant` stands
-//! still then on Linux, so that peers would outlive their timeout by the length of a suspension.
+//! The clock of the table: it never goes back, and goes on while the machine is suspended. `Instant` stops then on
+//! Linux, so that peers would outlive their timeout by the length of a suspension.
 //!
-//! Linux has `CLOCK_BOOTTIME` for this. On OpenBSD both clocks go on. FreeBSD, NetBSD and DragonFly BSD have no clock
-//! that does: a suspension is not counted there.
+//! Linux has `CLOCK_BOOTTIME` for this. On OpenBSD both clocks go on. FreeBSD and NetBSD have no such clock: a
+//! suspension does not count there.
 //!
 //! `epoll_wait` measures its timeout by `CLOCK_MONOTONIC`, so an idle daemon notices a suspension at its next wake-up,
 //! which is late by up to the rest of that timeout.
 //!
-//! No test suspends the machine that it runs on, and a process cannot set either clock: a time namespace has a fixed
-//! offset from its first process on. Tests stop the daemon instead, which `CLOCK_MONOTONIC` counts too.
+//! No test suspends its machine, and a process cannot set either clock: a time namespace has a fixed offset from its
+//! first process on. Tests stop the daemon instead, which `CLOCK_MONOTONIC` counts too.
 
 use super::check;
 
-/// The clock to read, and the clock that is read where the system refuses that one: a kernel before Linux 2.6.39, or a
-/// sandbox.
+/// The clock, and its replacement where the system refuses it: a kernel before Linux 2.6.39, or a sandbox.
 #[cfg(any(target_os = "linux", target_os = "openbsd"))]
 const CLOCKS: [libc::clockid_t; 2] = [libc::CLOCK_BOOTTIME, libc::CLOCK_MONOTONIC];
 
 #[cfg(not(any(target_os = "linux", target_os = "openbsd")))]
 const CLOCKS: [libc::clockid_t; 1] = [libc::CLOCK_MONOTONIC];
 
-/// A moment.
+/// A point in time.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     ms: u64,
@@ -33,13 +32,13 @@ impl Moment {
         }
     }
 
-    /// Milliseconds since then.
+    /// Milliseconds since this moment.
     pub fn elapsed_ms(self) -> u64 {
         read_first(&CLOCKS).saturating_sub(self.ms)
     }
 }
 
-/// The first of these clocks that the system has; zero, so that time stands still, if it has none.
+/// The first of these clocks that the system has; if it has none, zero, so that time stands still.
 fn read_first(clocks: &[libc::clockid_t]) -> u64 {
     clocks.iter().find_map(|clock| read(*clock)).unwrap_or(0)
 }
@@ -60,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_goes_forward_and_counts_what_the_monotonic_clock_counts() {
+    fn the_clock_goes_forward_at_least_as_the_monotonic_clock_does() {
         let before = Moment::now();
         let monotonic = read_first(&[libc::CLOCK_MONOTONIC]);
         assert!(monotonic > 0 && Moment::now().ms >= monotonic);
@@ -69,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_the_system_does_not_have_is_replaced_by_the_next() {
+    fn a_clock_that_the_system_lacks_is_replaced_by_the_next() {
         const UNKNOWN: libc::clockid_t = 9999;
         assert_eq!(read(UNKNOWN), None);
         let monotonic = read_first(&[libc::CLOCK_MONOTONIC]);

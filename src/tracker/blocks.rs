@@ -2,58 +2,33 @@
 //!
 //! Most torrents that have a swarm at all have a handful of peers. An allocation each would cost a
 //! pointer's home, the allocator's header and its rounding, about 40 bytes where ten peers take 70.
-//! Here a block is named by five bytes that fit into the torrent's own entry, and blocks of one size
-//! lie shoulder to shoulder. Large swarms keep their chunks here too: as vectors that grow by an
+//! Here a block has a number of five bytes that fits into the torrent's own entry, and blocks of one size
+//! are contiguous. Large swarms keep their chunks here too: as vectors that grow by an
 //! eighth they would leave holes behind that the next, larger ones do not fit into, which took 11.7
 //! bytes of memory for a peer of 7. All pages are of one size, and one whose last block is freed is
 //! given back.
 
+use super::lists::reserve;
+use super::peer::V4_BYTES;
 use crate::sys::memory::discard;
 
 /// Bytes of a page.
 const PAGE: usize = 32 * 1024;
 
-/// Sizes of blocks, in bytes: room for the header of a small swarm and 2, 3, 4 ... IPv4 peers, later
-/// each an eighth above the one before, and such that a page is filled.
-const SIZES: [u16; COUNT] = sizes();
-
-const COUNT: usize = {
-    let mut count = 1;
-    let mut size = SMALLEST;
-    while size < LARGEST {
-        size = next_size(size);
-        count += 1;
-    }
-    count
-};
-
-const SMALLEST: usize = super::small::HEADER + 2 * 7;
+/// The smallest block: the header of a small swarm and two IPv4 peers.
+const SMALLEST: usize = super::small::HEADER + 2 * V4_BYTES;
 
 /// The largest block: nine of them are a page.
 pub const LARGEST: usize = PAGE / 9;
 
-const fn next_size(size: usize) -> usize {
-    if size < SMALLEST + 14 * 7 {
-        size + 7
-    } else {
-        let in_a_page = PAGE / size;
-        let fewer = in_a_page / 9;
-        PAGE / (in_a_page - if fewer > 0 { fewer } else { 1 })
+/// Room for one IPv4 peer more, later an eighth more, and such that a page is filled.
+fn next_size(size: usize) -> usize {
+    if size < SMALLEST + 14 * V4_BYTES {
+        return size + V4_BYTES;
     }
-}
-
-const fn sizes() -> [u16; COUNT] {
-    let mut sizes = [0; COUNT];
-    let mut size = SMALLEST;
-    let mut i = 0;
-    while i < COUNT {
-        // The last step may go beyond.
-        size = if size < LARGEST { size } else { LARGEST };
-        sizes[i] = size as u16;
-        size = next_size(size);
-        i += 1;
-    }
-    sizes
+    let in_a_page = PAGE / size;
+    let next = PAGE / (in_a_page - (in_a_page / 9).max(1));
+    next.min(LARGEST)
 }
 
 /// Which block: its size by number, and its place among the blocks of that size.
@@ -65,22 +40,25 @@ pub struct Block {
 
 #[derive(Debug)]
 pub struct Blocks {
-    classes: [Class; SIZES.len()],
+    /// By size.
+    classes: Vec<Class>,
 }
 
 impl Default for Blocks {
     fn default() -> Self {
+        let next = |size: &usize| (*size < LARGEST).then(|| next_size(*size));
+        let sizes = std::iter::successors(Some(SMALLEST), next);
         Blocks {
-            classes: std::array::from_fn(|i| Class::new(SIZES[i])),
+            classes: sizes.map(Class::new).collect(),
         }
     }
 }
 
 impl Blocks {
     /// A block of at least this many bytes, its contents undefined; none for more than [`LARGEST`],
-    /// or when four billion are out.
+    /// or when four billion are in use.
     pub fn take(&mut self, bytes: usize) -> Option<Block> {
-        let class = SIZES.partition_point(|&size| usize::from(size) < bytes);
+        let class = self.classes.partition_point(|class| class.size < bytes);
         let place = self.classes.get_mut(class)?.take()?;
         let class = u8::try_from(class).ok()?;
         Some(Block { class, place })
@@ -123,18 +101,17 @@ impl Blocks {
 
     /// Bytes of the pages in use.
     pub fn bytes(&self) -> usize {
-        self.classes
-            .iter()
-            .map(|class| class.pages_used * PAGE)
-            .sum()
+        let pages = self.classes.iter().map(|class| class.pages_used);
+        pages.sum::<usize>() * PAGE
     }
 
-    /// Whether so many bytes would sit in a block that is clearly smaller.
-    pub fn is_roomy(block: Block, bytes: usize) -> bool {
-        let class = usize::from(block.class);
+    /// Moves the used bytes of a block into a clearly smaller one, if they fit.
+    pub fn shrink(&mut self, block: Block, used: usize) -> Option<Block> {
         // One size too large is the room to grow; giving it up at once would make a swarm whose
         // peers come and go move at each step.
-        class >= 2 && usize::from(SIZES[class - 2]) >= bytes
+        let smaller = usize::from(block.class).checked_sub(2)?;
+        let is_roomy = self.classes.get(smaller)?.size >= used;
+        is_roomy.then(|| self.move_to(block, used, used))?
     }
 
     fn class_mut(&mut self, block: Block) -> &mut Class {
@@ -145,19 +122,19 @@ impl Blocks {
 /// A block's place is the number of its page, and its own within the page.
 const PLACE_BITS: u32 = 11;
 const PLACE_MASK: u32 = (1 << PLACE_BITS) - 1;
-const _: () = assert!(PAGE / (SIZES[0] as usize) < 1 << PLACE_BITS);
+const _: () = assert!(PAGE / SMALLEST < 1 << PLACE_BITS);
 
 /// All blocks of one size.
 #[derive(Debug)]
 struct Class {
     size: usize,
     per_page: usize,
-    /// Blocks that are out, and pages that any of them is on.
+    /// Blocks in use, and pages with any of them.
     used: usize,
     pages_used: usize,
     pages: Vec<Page>,
-    /// The pages that have room beside other blocks, the last ones first. Blocks are taken from the
-    /// end, so that the later pages run empty and can be given back.
+    /// The pages in use that have room, the last ones first. Blocks are taken from the end, so that the later pages run
+    /// empty and can be freed.
     roomy: Vec<u32>,
     /// The numbers of pages that ran empty.
     empty: Vec<u32>,
@@ -175,10 +152,10 @@ struct Page {
 const NONE: u16 = u16::MAX;
 
 impl Class {
-    fn new(size: u16) -> Class {
+    fn new(size: usize) -> Class {
         Class {
-            size: usize::from(size),
-            per_page: PAGE / usize::from(size),
+            size,
+            per_page: PAGE / size,
             used: 0,
             pages_used: 0,
             pages: Vec::new(),
@@ -211,7 +188,7 @@ impl Class {
         if number > u32::MAX >> PLACE_BITS {
             return None;
         }
-        super::peers::reserve_one(&mut self.pages);
+        reserve(&mut self.pages, 1);
         self.pages.push(Page::default());
         Some(number)
     }
@@ -223,20 +200,17 @@ impl Class {
         page.free((place & PLACE_MASK) as u16, self.size);
         self.used -= 1;
         let is_empty = page.used == 0;
-        if was_full || is_empty {
-            let at = self.roomy.partition_point(|&other| other > number);
-            if was_full {
-                self.roomy.insert(at, number);
-            } else {
-                self.roomy.remove(at);
-                self.empty.push(number);
-                self.pages_used -= 1;
-            }
+        let at = |roomy: &[u32]| roomy.partition_point(|&other| other > number);
+        if was_full {
+            self.roomy.insert(at(&self.roomy), number);
+        } else if is_empty {
+            self.roomy.remove(at(&self.roomy));
+            self.empty.push(number);
+            self.pages_used -= 1;
         }
     }
 
-    /// Whether the blocks have a page's worth of room among them, some of it on an earlier page than
-    /// this one.
+    /// Whether there is room for a page of blocks, some of it on an earlier page than this one.
     fn is_stray(&self, place: u32) -> bool {
         let room = self.pages_used * self.per_page - self.used;
         let first = self.roomy.last().copied().unwrap_or(u32::MAX);
@@ -289,7 +263,7 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Random;
+    use crate::base::random::Random;
 
     #[test]
     fn blocks_do_not_overlap_and_come_back() {
@@ -326,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn those_left_behind_move_together() {
+    fn stray_blocks_move_together() {
         let mut blocks = Blocks::default();
         let all: Vec<Block> = (0..900).filter_map(|_| blocks.take(LARGEST)).collect();
         let (mut left, gone): (Vec<Block>, Vec<Block>) =
@@ -337,7 +311,7 @@ mod tests {
         for (mark, &block) in left.iter().enumerate() {
             blocks.get_mut(block).fill(mark as u8);
         }
-        let pages = |blocks: &Blocks| blocks.classes[COUNT - 1].pages_used;
+        let pages = |blocks: &Blocks| blocks.classes[blocks.classes.len() - 1].pages_used;
         let before = pages(&blocks);
         for block in &mut left {
             *block = blocks.move_together(*block, LARGEST);
@@ -353,22 +327,16 @@ mod tests {
     }
 
     #[test]
-    fn sizes_grow_by_an_eighth_and_the_largest_ends_them() {
-        assert_eq!(SIZES[..4], [18, 25, 32, 39]);
-        for pair in SIZES.windows(2) {
-            let [small, large] = [pair[0], pair[1]].map(usize::from);
-            assert!(small < large);
-            assert!(large - small <= (small / 7).max(7), "{small} to {large}");
-        }
-        for size in SIZES.map(usize::from) {
-            assert!(
-                PAGE % size <= PAGE / 200,
-                "{size} leaves {} unused",
-                PAGE % size
-            );
-        }
-        assert_eq!(usize::from(SIZES[COUNT - 1]), LARGEST);
+    fn sizes_grow_by_an_eighth_and_fill_pages() {
         let mut blocks = Blocks::default();
+        let sizes: Vec<usize> = blocks.classes.iter().map(|class| class.size).collect();
+        assert_eq!(sizes[..4], [18, 25, 32, 39]);
+        for pair in sizes.windows(2) {
+            let step = pair[1] - pair[0];
+            assert!(step > 0 && step <= (pair[0] / 7).max(7), "{pair:?}");
+        }
+        assert!(sizes.iter().all(|size| PAGE % size <= PAGE / 200));
+        assert_eq!(sizes.last(), Some(&LARGEST));
         assert!(blocks.take(LARGEST).is_some());
         assert_eq!(blocks.take(LARGEST + 1), None);
     }

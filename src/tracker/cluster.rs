@@ -1,20 +1,20 @@
 //! A shard as a node of a cluster sees it: what it notes for the other nodes, and how it applies what they send.
 //!
-//! The state of a peer has a version: the unit of its last announce, then its state, of which stopped is
-//! the strongest and leecher the weakest. The later version wins wherever it comes from and whenever it arrives. An announce that
-//! contradicts what is stored or remembered takes the next unit, at most [`Clock::AHEAD`] units ahead of the clock,
-//! so that the last word wins within a unit too. A stop is a version as well: it is remembered for five minutes, so that
-//! an older record does not bring the peer back.
+//! The state of a peer has a version: the unit of its last announce, then its state, of which stopped is the
+//! strongest and leecher the weakest. The later version wins wherever it comes from and whenever it arrives. An
+//! announce that contradicts what is stored or remembered takes the next unit, at most [`Clock::AHEAD`] units ahead
+//! of the clock, so that the last word wins within a unit too. A stop is a version as well: it is remembered for five
+//! minutes, so that an older record does not bring the peer back.
 //!
 //! Announces that the other nodes have to know at once go into the [`Journal`], which the cluster empties some ten
 //! times a second. An announce that renews a peer costs one comparison.
 
 use super::clock::{Clock, LIFE};
-use super::peers::{COMPLETED, LOCAL, Peer, Role};
+use super::peer::{COMPLETED, InfoHash, LOCAL, Peer, Role};
 use super::swarms::{Peers, Seen, Update};
-use super::torrents::{InfoHash, Position, Torrent};
+use super::torrents::{Position, Torrent};
 use super::{Hint, Table, Tracker};
-use crate::siphash::siphash24;
+use crate::base::siphash::siphash24;
 
 /// How long a stop is remembered.
 pub const STOP_MS: u64 = 300_000;
@@ -159,8 +159,8 @@ impl Journal {
 }
 
 impl Table {
-    /// From now on notes news for other nodes, and renewals if they come so many units after the last announce. `key` is the
-    /// secret key of the stops' hash.
+    /// From now on notes news for other nodes, and renewals if they come so many units after the last announce. `key`
+    /// is the secret key of the stops' hash.
     pub fn join_cluster(&self, key: [u64; 2], max_peers: usize, renewals_from: u8, now_ms: u64) {
         let limits = JournalLimits {
             stops: max_events(max_peers) / self.shards(),
@@ -243,7 +243,8 @@ impl Tracker {
     }
 
     /// Notes that a client has stopped. A peer that is not in the table is ignored, beyond what
-    /// [`Tracker::allow_unknown_stops`] allows: anybody could invent such peers and displace the stops that are remembered.
+    /// [`Tracker::allow_unknown_stops`] allows: anybody could invent such peers and displace the stops that are
+    /// remembered.
     pub(super) fn note_stop(&mut self, at: Option<Position>, info_hash: &InfoHash, peer: Peer) {
         let clock = self.clock;
         let stored = self.journal.as_ref().and_then(|_| self.living(at, peer));

@@ -1,4 +1,4 @@
-//! Which peers go into a reply.
+//! Peer selection: which peers a reply holds.
 //!
 //! One run of n neighbours would introduce the same peers to each other for ever; n random picks
 //! are n cache misses, more than the rest of the request costs. So a reply of n is about n/8 short
@@ -7,22 +7,24 @@
 //! by the length of those before it, and turn the whole ring by a uniform angle. Every peer is then
 //! equally likely, and so is every pair of peers further apart than a run.
 //!
-//! Where decoys are mixed in the runs are of one, and in random order.
+//! With decoys, peers and decoys are picked one by one, in random order: a decoy has no rank among the peers'
+//! addresses, so runs of neighbours would give it away.
 
-use super::blocks::Blocks;
 use super::clock::Clock;
-use super::decoys::{Guise, Pools};
-use super::peers::{PeerList, Record, Role};
-use crate::random::Random;
+use super::decoys::SwarmDecoys;
+use super::lists::PeerList;
+use super::peer::{Family, Role, V4_BYTES, V6_BYTES};
+use crate::base::random::Random;
+use crate::sys::chunks::as_chunks;
 use crate::sys::memory::prefetch;
 
 /// Peers in a run: 8 IPv4 peers are a cache line.
 const RUN: usize = 8;
 
-/// The most peers of a family in any reply: 200 of IPv4 fill an unfragmented packet.
-pub const MOST: usize = 200;
+/// Peers of a family in any reply at most: 200 of IPv4 fill an unfragmented packet.
+pub const MAX_PEERS: usize = 200;
 
-/// Where the peers of a reply go: 6 or 18 bytes each, as many as fit.
+/// The room of a reply for the peers of one family: 6 or 18 bytes each.
 #[derive(Debug)]
 pub struct Sink<'a> {
     room: &'a mut [u8],
@@ -46,7 +48,13 @@ impl<'a> Sink<'a> {
         self.filled == 0
     }
 
-    fn push(&mut self, endpoint: &[u8]) {
+    /// How many endpoints of this family the room has space for.
+    pub fn capacity(&self, family: Family) -> usize {
+        self.room.len() / (family.record_bytes() - 1)
+    }
+
+    #[inline]
+    pub fn push(&mut self, endpoint: &[u8]) {
         let end = self.filled + endpoint.len();
         if let Some(room) = self.room.get_mut(self.filled..end) {
             room.copy_from_slice(endpoint);
@@ -54,45 +62,30 @@ impl<'a> Sink<'a> {
         }
     }
 
-    /// How many endpoints of this size would go in.
-    pub fn capacity(&self, endpoint_size: usize) -> usize {
-        self.room.len() / endpoint_size
-    }
-}
-
-/// Sorted peers, however they are kept.
-#[derive(Clone, Copy)]
-pub enum List<'a, R> {
-    Slice(&'a [R]),
-    Chunked(&'a PeerList<R>, &'a Blocks),
-}
-
-impl<'a, R: Record> List<'a, R> {
-    pub fn len(self) -> usize {
-        match self {
-            List::Slice(slice) => slice.len(),
-            List::Chunked(list, _) => list.len(),
+    /// Appends the peers of these records that have not expired.
+    fn push_living<const BYTES: usize>(&mut self, records: &[[u8; BYTES]], clock: Clock) {
+        let mut filled = self.filled;
+        for record in records {
+            if !clock.expired(record[BYTES - 1]) {
+                if let Some(room) = self.room.get_mut(filled..filled + BYTES - 1) {
+                    room.copy_from_slice(&record[..BYTES - 1]);
+                    filled += BYTES - 1;
+                }
+            }
         }
-    }
-
-    /// Records from this rank on, as many as lie together; at least one if the rank exists.
-    fn starting_at(self, rank: usize) -> &'a [R] {
-        match self {
-            List::Slice(slice) => slice.get(rank..).unwrap_or_default(),
-            List::Chunked(list, blocks) => list.starting_at(rank, blocks),
-        }
+        self.filled = filled;
     }
 }
 
-/// The peers of one family that a reply may name: leechers, then seeders where they are of use.
-pub struct Pool<'a, R> {
-    pub leechers: List<'a, R>,
-    pub seeders: List<'a, R>,
+/// The peers of one family that a reply may hold: leechers, then seeders if they are of use to the asker.
+pub struct Pool<'a> {
+    pub leechers: PeerList<'a>,
+    pub seeders: PeerList<'a>,
     /// The asker's rank, which is left out.
     pub asker: Option<usize>,
 }
 
-impl<'a, R: Record> Pool<'a, R> {
+impl<'a> Pool<'a> {
     pub fn len(&self) -> usize {
         let all = self.leechers.len() + self.seeders.len();
         all - usize::from(self.asker.is_some())
@@ -101,30 +94,32 @@ impl<'a, R: Record> Pool<'a, R> {
     /// Appends up to `want` different peers that have not expired.
     pub fn pick(&self, want: usize, clock: Clock, random: &mut Random, sink: &mut Sink) {
         let total = self.len();
-        let want = want.min(MOST);
+        let want = want.min(MAX_PEERS);
         if total <= want {
             return self.copy(0, total, clock, sink);
         }
         let count = want.div_ceil(RUN);
-        let mut starts = [0; MOST.div_ceil(RUN)];
+        let mut starts = [0; MAX_PEERS.div_ceil(RUN)];
         let starts = &mut starts[..count];
         for i in 0..count {
             // Sorted as they are drawn: `sort` would cost kilobytes of code for these few.
-            let start = random.below(total - want);
-            let place = starts[..i].partition_point(|&s| s <= start);
-            starts.copy_within(place..i, place + 1);
-            starts[place] = start;
+            let mut start = random.below(total - want);
+            for sorted in &mut starts[..i] {
+                (*sorted, start) = (start.min(*sorted), start.max(*sorted));
+            }
+            starts[i] = start;
         }
         let turn = random.below(total);
         let length = |i| want / count + usize::from(i < want % count);
         let mut before = turn;
         for (i, start) in starts.iter_mut().enumerate() {
-            *start = (*start + before) % total;
+            *start += before;
+            if *start >= total {
+                *start -= total;
+            }
             before += length(i);
             // Each run is somewhere else in memory: have all fetched before the first is needed.
-            if let Some(record) = self.starting_at(*start).first() {
-                prefetch(record);
-            }
+            prefetch(self.starting_at(*start));
         }
         for (i, &rank) in starts.iter().enumerate() {
             let until_end = length(i).min(total - rank);
@@ -133,68 +128,54 @@ impl<'a, R: Record> Pool<'a, R> {
         }
     }
 
-    /// Records from this rank on, the asker counted, as many as lie together.
-    fn starting_at(&self, rank: usize) -> &'a [R] {
-        match rank.checked_sub(self.leechers.len()) {
-            None => self.leechers.starting_at(rank),
-            Some(rank) => self.seeders.starting_at(rank),
-        }
-    }
-
-    /// The same with decoys among them: all of both are equally likely, and in random order.
+    /// The same with decoys among the peers: all are equally likely, in random order.
     pub fn pick_mixed(
         &self,
-        decoys: &Pools,
-        asker: Role,
+        decoys: &SwarmDecoys,
+        asker: (Family, Role),
         want: usize,
         clock: Clock,
         random: &mut Random,
         sink: &mut Sink,
-    ) where
-        R: Guise,
-    {
+    ) {
         let peers = self.len();
-        let [leechers, seeders] = decoys.slots_for::<R>(asker);
-        let total = peers.saturating_add(leechers).saturating_add(seeders);
-        let mut left = want.min(MOST);
-        if left == 0 {
-            return;
+        let [leechers, seeders] = decoys.slots_for(asker);
+        let total = peers + leechers + seeders;
+        let ranks = Permutation::new(total, random);
+        let mut ranks = ranks.numbers().filter(|&rank| rank < total);
+        let (mut first, mut count) = ([0; MAX_PEERS], 0);
+        for (entry, rank) in first.iter_mut().take(want).zip(&mut ranks) {
+            *entry = rank;
+            count += 1;
+            if rank < peers {
+                prefetch(self.starting_at(rank));
+            }
         }
-        let mut draws = Draws::new(u32::try_from(total).unwrap_or(u32::MAX));
-        let mut drawn = [0; 64];
-        while left > 0 {
-            // Somewhat more than are wanted: not every slot has a decoy.
-            let most = drawn.len().min(left + left / 8 + 1);
-            let drawn = draws.fill(&mut drawn[..most], random);
-            if drawn.is_empty() {
+        let full = sink.len() + want * (asker.0.record_bytes() - 1);
+        for rank in first.into_iter().take(count).chain(ranks) {
+            if sink.len() >= full {
                 return;
             }
-            for &rank in drawn.iter().filter(|&&rank| rank < peers) {
-                if let Some(record) = self.get(rank) {
-                    prefetch(record);
-                }
-            }
-            for &rank in drawn.iter() {
-                let chosen = match rank.checked_sub(peers) {
-                    None => self.get(rank).copied().filter(|r| !r.expired(clock)),
-                    Some(slot) if slot < leechers => decoys.decoy(Role::Leecher, slot),
-                    Some(slot) => decoys.decoy(Role::Seeder, slot - leechers),
-                };
-                if let Some(record) = chosen {
-                    sink.push(record.endpoint());
-                    left -= 1;
-                    if left == 0 {
-                        return;
-                    }
+            match rank.checked_sub(peers) {
+                None => self.copy(rank, 1, clock, sink),
+                Some(slot) => {
+                    let (role, slot) = match slot.checked_sub(leechers) {
+                        None => (Role::Leecher, slot),
+                        Some(slot) => (Role::Seeder, slot),
+                    };
+                    let decoy = decoys.decoy(asker.0, role, slot);
+                    decoy.iter().for_each(|decoy| sink.push(decoy.endpoint()));
                 }
             }
         }
     }
 
-    /// The record of a rank, ranks counted without the asker.
-    fn get(&self, rank: usize) -> Option<&'a R> {
-        let asker = self.asker.unwrap_or(usize::MAX);
-        self.starting_at(rank + usize::from(rank >= asker)).first()
+    /// Records from this rank on, the asker counted, as many as lie together.
+    fn starting_at(&self, rank: usize) -> &'a [u8] {
+        match rank.checked_sub(self.leechers.len()) {
+            None => self.leechers.starting_at(rank),
+            Some(rank) => self.seeders.starting_at(rank),
+        }
     }
 
     /// Copies `count` peers from a rank on, ranks counted without the asker.
@@ -210,103 +191,73 @@ impl<'a, R: Record> Pool<'a, R> {
     }
 
     /// The same with the asker counted.
-    fn copy_all(&self, mut rank: usize, mut count: usize, clock: Clock, sink: &mut Sink) {
-        while count > 0 {
-            let records = self.starting_at(rank);
-            let records = &records[..count.min(records.len())];
+    fn copy_all(&self, rank: usize, count: usize, clock: Clock, sink: &mut Sink) {
+        // Copies of a length that the compiler knows.
+        match self.leechers.size() {
+            V4_BYTES => self.copy_records::<V4_BYTES>(rank, count, clock, sink),
+            _ => self.copy_records::<V6_BYTES>(rank, count, clock, sink),
+        }
+    }
+
+    fn copy_records<const BYTES: usize>(
+        &self,
+        mut rank: usize,
+        mut left: usize,
+        clock: Clock,
+        sink: &mut Sink,
+    ) {
+        while left > 0 {
+            let (records, _) = as_chunks::<BYTES>(self.starting_at(rank));
+            let records = &records[..left.min(records.len())];
             if records.is_empty() {
                 return;
             }
-            for record in records.iter().filter(|r| !r.expired(clock)) {
-                sink.push(record.endpoint());
-            }
+            sink.push_living(records, clock);
             rank += records.len();
-            count -= records.len();
+            left -= records.len();
         }
     }
 }
 
-/// Numbers below a total in random order, each once: the shuffle of Fisher and Yates over a row of which
-/// only the places that were changed are kept, in a hash table.
-struct Draws {
-    /// Place and what is there; a place is kept as one more, so that 0 is none.
-    table: [(u32, u32); Draws::ENTRIES],
-    total: u32,
-    drawn: u32,
+/// The numbers below a power of two in an order that only the generator knows: three rounds, each of which maps
+/// different numbers to different ones.
+struct Permutation {
+    mask: u64,
+    shift: u32,
+    /// Factor, odd, and summand of each round.
+    keys: [(u64, u64); 3],
 }
 
-impl Draws {
-    const ENTRIES: usize = 512;
-
-    /// Draws that leave the table room to be quick: nearly twice as many as a reply holds.
-    const MOST: u32 = 384;
-
-    fn new(total: u32) -> Draws {
-        Draws {
-            table: [(0, 0); Draws::ENTRIES],
-            total,
-            drawn: 0,
+impl Permutation {
+    /// Of all numbers below `total`, and fewer than as many others.
+    fn new(total: usize, random: &mut Random) -> Permutation {
+        let mask = (total.max(2) as u64).next_power_of_two() - 1;
+        Permutation {
+            mask,
+            shift: mask.count_ones().div_ceil(2),
+            keys: std::array::from_fn(|_| (random.draw() | 1, random.draw())),
         }
     }
 
-    /// Fills the room with as many as there are.
-    fn fill<'a>(&mut self, room: &'a mut [usize], random: &mut Random) -> &'a [usize] {
-        let mut filled = 0;
-        for number in room.iter_mut() {
-            let Some(next) = self.next(random) else { break };
-            *number = next;
-            filled += 1;
-        }
-        &room[..filled]
-    }
-
-    fn next(&mut self, random: &mut Random) -> Option<usize> {
-        if self.drawn >= self.total.min(Draws::MOST) {
-            return None;
-        }
-        let among = self.total - self.drawn;
-        let place = self.drawn + random.below(among as usize) as u32;
-        let first = self.at(self.drawn);
-        let chosen = self.at(place);
-        let entry = self.find(place);
-        self.table[entry] = (place.saturating_add(1), first);
-        self.drawn += 1;
-        Some(chosen as usize)
-    }
-
-    /// What is in a place: at first its own number.
-    fn at(&self, place: u32) -> u32 {
-        match self.table[self.find(place)] {
-            (0, _) => place,
-            (_, number) => number,
-        }
-    }
-
-    /// The entry of a place, or the empty one where it belongs.
-    fn find(&self, place: u32) -> usize {
-        // Few enough have each their own entry.
-        if (self.total as usize) < Draws::ENTRIES {
-            return place as usize % Draws::ENTRIES;
-        }
-        let key = place.saturating_add(1);
-        // Times 2^32 over the golden ratio, neighbours are spread well (Knuth, volume 3, 6.4).
-        let mut at = (key.wrapping_mul(0x9e37_79b1) >> 23) as usize;
-        while self.table[at].0 != key && self.table[at].0 != 0 {
-            at = (at + 1) % Draws::ENTRIES;
-        }
-        at
+    fn numbers(&self) -> impl Iterator<Item = usize> {
+        let round = |number: u64, (factor, summand)| {
+            let number = number.wrapping_mul(factor).wrapping_add(summand) & self.mask;
+            number ^ number >> self.shift
+        };
+        let [a, b, c] = self.keys;
+        (0..=self.mask).map(move |number| round(round(round(number, a), b), c) as usize)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::chunks::as_chunks;
+    use crate::tracker::blocks::Blocks;
     use crate::tracker::decoys::Decoys;
-    use crate::tracker::peers::V4;
+    use crate::tracker::lists::LargeList;
     use std::collections::BTreeSet;
 
-    fn peers(from: u32, count: u32) -> Vec<V4> {
+    fn peers(from: u32, count: u32) -> Vec<[u8; 7]> {
         (from..from + count)
             .map(|n| {
                 let [a, b, c, d] = n.to_be_bytes();
@@ -315,9 +266,16 @@ mod tests {
             .collect()
     }
 
+    fn large(records: &[[u8; 7]], blocks: &mut Blocks) -> LargeList {
+        let mut list = LargeList::new(7);
+        let appended = list.append(records.as_flattened(), blocks);
+        appended.expect("there is memory");
+        list
+    }
+
     /// The numbers of the peers that one pick returns.
-    fn pick(pool: &Pool<V4>, want: usize, random: &mut Random) -> Vec<usize> {
-        let mut room = [0; MOST * 6];
+    fn pick(pool: &Pool, want: usize, random: &mut Random) -> Vec<usize> {
+        let mut room = [0; MAX_PEERS * 6];
         let mut sink = Sink::new(&mut room);
         pool.pick(want, Clock::at(0), random, &mut sink);
         sink.bytes()
@@ -333,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn every_pick_is_whole_and_without_repeats_or_the_asker() {
+    fn every_pick_is_full_without_repeats_and_without_the_asker() {
         let mut random = Random::seeded(11);
         for total in [
             0_u32, 1, 2, 7, 8, 9, 49, 50, 51, 52, 60, 199, 200, 201, 202, 600,
@@ -342,8 +300,8 @@ mod tests {
                 let (leechers, seeders) = (peers(0, split), peers(split, total - split));
                 for asker in [None, Some(0), Some(split / 2), split.checked_sub(1)] {
                     let pool = Pool {
-                        leechers: List::Slice(&leechers),
-                        seeders: List::Slice(&seeders),
+                        leechers: PeerList::Slice(leechers.as_flattened(), 7),
+                        seeders: PeerList::Slice(seeders.as_flattened(), 7),
                         asker: asker.filter(|&a| a < split).map(|a| a as usize),
                     };
                     for want in [0, 1, 5, 8, 9, 30, 50, 199, 200] {
@@ -366,10 +324,10 @@ mod tests {
         let mut random = Random::seeded(12);
         let (leechers, seeders) = (peers(0, 400), peers(400, 600));
         let mut blocks = Blocks::default();
-        let list = PeerList::from_sorted(&leechers, &mut blocks).expect("there is memory");
+        let list = large(&leechers, &mut blocks);
         let pool = Pool {
-            leechers: List::Chunked(&list, &blocks),
-            seeders: List::Slice(&seeders),
+            leechers: PeerList::Large(&list, &blocks),
+            seeders: PeerList::Slice(seeders.as_flattened(), 7),
             asker: Some(123),
         };
         let rounds = 40_000;
@@ -391,8 +349,8 @@ mod tests {
         let mut random = Random::seeded(13);
         let peers = peers(0, 200);
         let pool = Pool {
-            leechers: List::Slice(&peers),
-            seeders: List::Slice(&[]),
+            leechers: PeerList::Slice(peers.as_flattened(), 7),
+            seeders: PeerList::Slice(&[], 7),
             asker: None,
         };
         // How often two peers at each distance on the ring meet in a reply.
@@ -416,14 +374,14 @@ mod tests {
     }
 
     #[test]
-    fn the_expired_are_passed_over() {
+    fn expired_peers_are_not_picked() {
         let mut all = peers(0, 20);
         for peer in all.iter_mut().step_by(2) {
             peer[6] = Clock::at(50).stamp();
         }
         let pool = Pool {
-            leechers: List::Slice(&all),
-            seeders: List::Slice(&[]),
+            leechers: PeerList::Slice(all.as_flattened(), 7),
+            seeders: PeerList::Slice(&[], 7),
             asker: None,
         };
         let mut room = [0; 120];
@@ -433,48 +391,52 @@ mod tests {
         assert!(sink.bytes().chunks(6).all(|e| e[5] % 2 == 0));
     }
 
-    /// The endpoints that one pick with decoys returns, in order. Peers are in 10.0.0.0/8, decoys not.
+    const ASKER: (Family, Role) = (Family::V4, Role::Leecher);
+
+    /// The endpoints that one pick with decoys returns, in order.
     fn pick_mixed(
-        pool: &Pool<V4>,
-        decoys: &Pools,
+        pool: &Pool,
+        decoys: &SwarmDecoys,
         want: usize,
         random: &mut Random,
     ) -> Vec<[u8; 6]> {
-        let mut room = [0; MOST * 6];
+        let mut room = [0; MAX_PEERS * 6];
         let mut sink = Sink::new(&mut room);
-        let clock = Clock::at(0);
-        pool.pick_mixed(decoys, Role::Leecher, want, clock, random, &mut sink);
+        pool.pick_mixed(decoys, ASKER, want, Clock::at(0), random, &mut sink);
         as_chunks(sink.bytes()).0.to_vec()
     }
 
-    fn pools(percent: u32, leechers: usize, seeders: usize) -> Pools {
-        let decoys = Decoys::new(percent, [3, 4], 1_700_000_000, 1);
-        decoys
-            .of(&[9; 20], [leechers, seeders, 0, 0], 0)
-            .expect("has some")
+    fn decoys(percent: u32) -> Decoys {
+        Decoys::new(percent, [3, 4], 1_700_000_000, 1)
+    }
+
+    fn of_swarm(decoys: &Decoys, leechers: usize, seeders: usize) -> SwarmDecoys<'_> {
+        let sizes = [leechers, seeders, 0, 0];
+        decoys.of_swarm(&[9; 20], sizes, 0).expect("has some")
     }
 
     /// All decoys for a leecher.
-    fn all_decoys(pools: &Pools) -> BTreeSet<[u8; 6]> {
-        let [leechers, seeders] = pools.slots_for::<V4>(Role::Leecher);
-        let leechers = (0..leechers).filter_map(|s| pools.decoy::<V4>(Role::Leecher, s));
-        let seeders = (0..seeders).filter_map(|s| pools.decoy::<V4>(Role::Seeder, s));
-        let all = leechers.chain(seeders);
-        all.filter_map(|record| record.first_chunk().copied())
-            .collect()
+    fn all_decoys(decoys: &SwarmDecoys) -> BTreeSet<[u8; 6]> {
+        let mut all = BTreeSet::new();
+        for (role, slots) in Role::ALL.into_iter().zip(decoys.slots_for(ASKER)) {
+            let decoys = (0..slots).filter_map(|slot| decoys.decoy(Family::V4, role, slot));
+            all.extend(decoys.filter_map(|decoy| decoy.endpoint().first_chunk().copied()));
+        }
+        all
     }
 
     #[test]
-    fn mixed_picks_are_whole_and_without_repeats_or_the_asker() {
+    fn picks_with_decoys_are_full_without_repeats_and_without_the_asker() {
         let mut random = Random::seeded(21);
         for total in [4_u32, 5, 12, 50, 100, 133, 199, 200, 600, 5000] {
             for percent in [1, 10, 100] {
                 let split = total / 3;
                 let (leechers, seeders) = (peers(0, split), peers(split, total - split));
-                let decoys = pools(percent, leechers.len(), seeders.len());
+                let decoys = decoys(percent);
+                let decoys = of_swarm(&decoys, leechers.len(), seeders.len());
                 let pool = Pool {
-                    leechers: List::Slice(&leechers),
-                    seeders: List::Slice(&seeders),
+                    leechers: PeerList::Slice(leechers.as_flattened(), 7),
+                    seeders: PeerList::Slice(seeders.as_flattened(), 7),
                     asker: Some(0),
                 };
                 let strangers = all_decoys(&decoys);
@@ -492,12 +454,12 @@ mod tests {
     }
 
     /// Sorted peers all over the address space.
-    fn scattered(count: usize, random: &mut Random) -> Vec<V4> {
+    fn scattered(count: usize, random: &mut Random) -> Vec<[u8; 7]> {
         let record = |bits: u64| {
             let [a, b, c, d, high, low, ..] = bits.to_be_bytes();
             [a, b, c, d, high, low, 0]
         };
-        let mut peers: Vec<V4> = (0..count).map(|_| record(random.draw())).collect();
+        let mut peers: Vec<[u8; 7]> = (0..count).map(|_| record(random.draw())).collect();
         peers.sort_unstable();
         peers
     }
@@ -507,17 +469,18 @@ mod tests {
         let mut random = Random::seeded(22);
         let (leechers, seeders) = (scattered(150, &mut random), scattered(350, &mut random));
         let mut blocks = Blocks::default();
-        let list = PeerList::from_sorted(&seeders, &mut blocks).expect("there is memory");
+        let list = large(&seeders, &mut blocks);
         let pool = Pool {
-            leechers: List::Slice(&leechers),
-            seeders: List::Chunked(&list, &blocks),
+            leechers: PeerList::Slice(leechers.as_flattened(), 7),
+            seeders: PeerList::Large(&list, &blocks),
             asker: Some(77),
         };
-        let decoys = pools(20, 150, 350);
+        let decoys = decoys(20);
+        let decoys = of_swarm(&decoys, 150, 350);
         let strangers = all_decoys(&decoys);
         let mut all: Vec<[u8; 6]> = strangers.iter().copied().collect();
-        let peers = (0..pool.len()).filter_map(|rank| pool.get(rank)?.first_chunk().copied());
-        all.extend(peers);
+        let peers = [&leechers[..77], &leechers[78..], &seeders].concat();
+        all.extend(peers.iter().filter_map(|peer| peer.first_chunk()));
         all.sort_unstable();
         let total = all.len() as f64;
         let (rounds, want) = (20_000, 50);
@@ -555,7 +518,7 @@ mod tests {
         for kind in [0, 1] {
             let mean = places[kind] as f64 / f64::from(count[kind]);
             assert!((mean - 24.5).abs() < 0.2, "{kind}: place {mean}");
-            // The last of a reply has nobody next.
+            // The last of a reply has no next one.
             let not_last = f64::from(count[kind]) * 0.98;
             let near = f64::from(decoy_next[kind]) / not_last;
             assert!((near / share - 1.0).abs() < 0.05, "{kind}: {near}");

@@ -5,99 +5,78 @@
 //! 4    IPv4 leechers, 7 bytes each, sorted; IPv4 seeders, likewise
 //! ...  IPv6 leechers, 19 bytes each, sorted; IPv6 seeders, likewise
 //! ```
-//! What follows is room to grow.
+//! The rest is room to grow.
 
 use super::clock::Clock;
-use super::peers::{Record, Role};
+use super::peer::{RECORD_SIZES, V4_BYTES, V6_BYTES, drop_expired, insert_record};
+use std::ops::Range;
 
 /// Bytes before the first peer.
 pub const HEADER: usize = 4;
 
-/// The most bytes that a small swarm takes: 259 IPv4 peers. An insert moves half of them.
-pub const MOST: usize = super::blocks::LARGEST / 2;
+/// Bytes of a small swarm at most: 259 IPv4 peers. An insert moves half of them.
+pub const MAX_BYTES: usize = super::blocks::LARGEST / 2;
 
-/// The lists in their order, with the size of a record in each.
-pub const SIZES: [usize; 4] = [7, 7, 19, 19];
-
-/// Which of the four lists holds such records.
-pub fn list_number<R: Record>(role: Role) -> usize {
-    let family = if R::SIZE == SIZES[0] { 0 } else { 2 };
-    family + role as usize
-}
-
-/// Bytes that the first `lists` lists take, header included; all four: the whole swarm.
-fn end_of(block: &[u8], lists: usize) -> usize {
-    let counts = block.iter().zip(SIZES).take(lists);
-    HEADER
-        + counts
-            .map(|(&n, size)| usize::from(n) * size)
-            .sum::<usize>()
+/// Where the records of a list are.
+#[inline]
+pub fn range(block: &[u8], list: usize) -> Range<usize> {
+    let counts = counts(block);
+    let [v4_leechers, v4_seeders, v6_leechers, _] = counts;
+    // Without a loop, as an announce does this half a dozen times.
+    let start = HEADER
+        + match list {
+            0 => 0,
+            1 => v4_leechers * V4_BYTES,
+            2 => (v4_leechers + v4_seeders) * V4_BYTES,
+            _ => (v4_leechers + v4_seeders) * V4_BYTES + v6_leechers * V6_BYTES,
+        };
+    start..start + counts[list] * RECORD_SIZES[list]
 }
 
 /// Bytes in use.
 pub fn used(block: &[u8]) -> usize {
-    end_of(block, SIZES.len())
+    range(block, RECORD_SIZES.len() - 1).end
 }
 
-/// How many peers of these roles and families: IPv4 leechers, IPv4 seeders, then IPv6.
+/// How many peers each list has.
+#[inline]
 pub fn counts(block: &[u8]) -> [usize; 4] {
-    std::array::from_fn(|i| usize::from(block[i]))
+    let [a, b, c, d] = *block.first_chunk().unwrap_or(&[0; HEADER]);
+    [a.into(), b.into(), c.into(), d.into()]
 }
 
-pub fn list<R: Record>(block: &[u8], role: Role) -> &[R] {
-    let number = list_number::<R>(role);
-    let start = end_of(block, number);
-    R::from_bytes(&block[start..start + usize::from(block[number]) * R::SIZE])
+pub fn records(block: &[u8], list: usize) -> &[u8] {
+    &block[range(block, list)]
 }
 
-pub fn list_mut<R: Record>(block: &mut [u8], role: Role) -> &mut [R] {
-    let number = list_number::<R>(role);
-    let start = end_of(block, number);
-    let end = start + usize::from(block[number]) * R::SIZE;
-    R::from_bytes_mut(&mut block[start..end])
+/// Whether this list is as long as its count can say.
+pub fn is_full(block: &[u8], list: usize) -> bool {
+    block[list] == u8::MAX
 }
 
-/// Whether this list is as long as its count can tell.
-pub fn is_full<R: Record>(block: &[u8], role: Role) -> bool {
-    block[list_number::<R>(role)] == u8::MAX
+/// Inserts where the caller found that the record belongs and that there is room.
+pub fn insert(block: &mut [u8], list: usize, index: usize, record: &[u8]) {
+    let at = range(block, list).start + index * record.len();
+    insert_record(block, used(block), at, record);
+    block[list] += 1;
 }
 
-/// Inserts where the caller found that it belongs and that there is room.
-pub fn insert<R: Record>(block: &mut [u8], role: Role, index: usize, record: &R) {
-    let number = list_number::<R>(role);
-    let at = end_of(block, number) + index * R::SIZE;
-    let used = used(block);
-    block.copy_within(at..used, at + R::SIZE);
-    block[at..at + R::SIZE].copy_from_slice(record.bytes());
-    block[number] += 1;
+pub fn remove(block: &mut [u8], list: usize, index: usize) {
+    let at = range(block, list).start + index * RECORD_SIZES[list];
+    block.copy_within(at + RECORD_SIZES[list]..used(block), at);
+    block[list] -= 1;
 }
 
-/// Drops the expired of all lists in one pass; how many of each list.
+/// Drops the expired; returns how many of each list.
 pub fn expire(block: &mut [u8], clock: Clock) -> [usize; 4] {
-    let mut dropped = [0; 4];
-    let (mut from, mut to) = (HEADER, HEADER);
-    for (number, size) in SIZES.into_iter().enumerate() {
-        for _ in 0..block[number] {
-            // The tag is a record's last byte.
-            if clock.expired(block[from + size - 1]) {
-                dropped[number] += 1;
-                block[number] -= 1;
-            } else {
-                if to < from {
-                    block.copy_within(from..from + size, to);
-                }
-                to += size;
-            }
-            from += size;
+    std::array::from_fn(|list| {
+        let (size, range) = (RECORD_SIZES[list], range(block, list));
+        let kept = drop_expired(&mut block[range.clone()], size, clock);
+        let dropped = (range.len() - kept) / size;
+        if dropped > 0 {
+            block.copy_within(range.end..used(block), range.start + kept);
+            block[list] -= dropped as u8;
         }
-    }
-    dropped
-}
-
-pub fn remove<R: Record>(block: &mut [u8], role: Role, index: usize) {
-    let number = list_number::<R>(role);
-    let at = end_of(block, number) + index * R::SIZE;
-    let used = used(block);
-    block.copy_within(at + R::SIZE..used, at);
-    block[number] -= 1;
+        dropped
+    })
 }

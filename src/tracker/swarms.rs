@@ -1,23 +1,25 @@
-//! Swarms: all peers of a torrent, kept in whichever of four shapes is the smallest.
+//! Swarms: all peers of a torrent, stored in whichever of four shapes is the smallest.
 //!
-//! Nobody; one IPv4 peer, in the torrent's own entry; a few peers of any kind, in a block of
-//! [`Blocks`]; many, in four [`PeerList`]s. A swarm moves between the shapes as it grows and shrinks,
-//! and nothing outside this module can tell.
+//! None; one IPv4 peer, in the torrent's own entry; a few peers of any kind, in a block of [`Blocks`]; many, in four
+//! [`LargeList`]s. A swarm changes its shape as it grows and shrinks, and nothing outside this module can tell. To
+//! announce is to find the peer and renew its tag; everything else (newcomers, changes of role, changes of shape) is
+//! rarer by far, and done by [`Swarms::insert`] and [`Swarms::take_out`].
 
 use super::blocks::{Block, Blocks};
 use super::clock::Clock;
-use super::peers::{COMPLETED, Peer, PeerList, Record, Role, V4, V6, reserve_one};
-use super::sample::{List, Pool};
+use super::lists::{ChunkIndex, LargeList, PeerList, reserve};
+use super::peer::{COMPLETED, Family, Peer, RECORD_SIZES, Role, V4_BYTES};
+use super::sample::Pool;
 use super::small;
 use crate::sys::memory::prefetch;
 
 /// A torrent's peers, or where they are: 8 bytes.
 #[derive(Debug)]
 pub enum Peers {
-    /// Since this second nobody has been here.
+    /// There has been no peer since this second.
     Empty(u32),
-    Leecher(V4),
-    Seeder(V4),
+    Leecher([u8; V4_BYTES]),
+    Seeder([u8; V4_BYTES]),
     /// A [`Block`]; not as one field, since a nested struct would cost four bytes of padding.
     Small {
         class: u8,
@@ -29,10 +31,10 @@ pub enum Peers {
 const _: () = assert!(size_of::<Peers>() == 8);
 
 impl Peers {
-    fn lone(role: Role, peer: V4) -> Peers {
+    fn lone(role: Role, record: [u8; V4_BYTES]) -> Peers {
         match role {
-            Role::Leecher => Peers::Leecher(peer),
-            Role::Seeder => Peers::Seeder(peer),
+            Role::Leecher => Peers::Leecher(record),
+            Role::Seeder => Peers::Seeder(record),
         }
     }
 
@@ -41,72 +43,11 @@ impl Peers {
     }
 }
 
-/// A swarm too large for a block: leechers and seeders of each family apart.
-#[derive(Debug, Default)]
-pub struct Large {
-    v4: [PeerList<V4>; 2],
-    v6: [PeerList<V6>; 2],
-}
+/// A swarm too large for a block.
+type Large = [LargeList; 4];
 
-impl Large {
-    /// IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders.
-    fn counts(&self) -> [usize; 4] {
-        let [a, b] = &self.v4;
-        let [c, d] = &self.v6;
-        [a.len(), b.len(), c.len(), d.len()]
-    }
-
-    /// Bytes that it would take in a block.
-    fn size_as_small(&self) -> usize {
-        let [a, b, c, d] = self.counts();
-        small::HEADER + (a + b) * V4::SIZE + (c + d) * V6::SIZE
-    }
-}
-
-/// A record of either family, and where a large swarm keeps those.
-pub trait Stored: Record {
-    /// The peer of a torrent's own entry, as a list of this family.
-    fn lone(peer: &V4) -> &[Self];
-    fn lone_mut(peer: &mut V4) -> &mut [Self];
-    fn to_lone(self) -> Option<V4>;
-    fn lists(large: &Large) -> &[PeerList<Self>; 2];
-    fn lists_mut(large: &mut Large) -> &mut [PeerList<Self>; 2];
-}
-
-impl Stored for V4 {
-    fn lone(peer: &V4) -> &[V4] {
-        std::slice::from_ref(peer)
-    }
-    fn lone_mut(peer: &mut V4) -> &mut [V4] {
-        std::slice::from_mut(peer)
-    }
-    fn to_lone(self) -> Option<V4> {
-        Some(self)
-    }
-    fn lists(large: &Large) -> &[PeerList<V4>; 2] {
-        &large.v4
-    }
-    fn lists_mut(large: &mut Large) -> &mut [PeerList<V4>; 2] {
-        &mut large.v4
-    }
-}
-
-impl Stored for V6 {
-    fn lone(_: &V4) -> &[V6] {
-        &[]
-    }
-    fn lone_mut(_: &mut V4) -> &mut [V6] {
-        &mut []
-    }
-    fn to_lone(self) -> Option<V4> {
-        None
-    }
-    fn lists(large: &Large) -> &[PeerList<V6>; 2] {
-        &large.v6
-    }
-    fn lists_mut(large: &mut Large) -> &mut [PeerList<V6>; 2] {
-        &mut large.v6
-    }
+fn counts(large: &Large) -> [usize; 4] {
+    std::array::from_fn(|list| large[list].len())
 }
 
 /// The new state of a peer.
@@ -119,86 +60,56 @@ pub struct Update {
     pub room: bool,
 }
 
-impl Update {
-    /// What comes of it for a peer at this rank that was stored like this.
-    fn seen(&self, rank: usize, before: Option<(Role, u8)>) -> Seen {
-        let was_completed = before.is_some_and(|(_, tag)| tag & COMPLETED != 0);
-        Seen {
-            rank,
-            newly_completed: self.tag & COMPLETED != 0 && !was_completed,
-            before,
-        }
-    }
-}
-
-/// What came of it.
+/// A peer that was stored or renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// The peer's rank among those of its role and family.
+    /// Its rank among those of its role and family.
     pub rank: usize,
     pub newly_completed: bool,
     /// Its role and tag before; none for a newcomer.
     pub before: Option<(Role, u8)>,
 }
 
-/// A peer where it is stored.
+/// A stored peer.
 #[derive(Debug)]
-pub struct Found<'a> {
+pub struct Stored<'a> {
     pub role: Role,
     pub tag: &'a mut u8,
 }
 
-/// Where the sweep of one large swarm goes on: the list, and a peer to go on from.
+/// A place in a swarm by key: the list, and a record in it to go on from.
 #[derive(Clone, Copy, Debug)]
-pub struct Within {
-    pub list: u8,
-    from: V6,
+pub struct SwarmCursor {
+    pub list: usize,
+    from: Peer,
 }
 
-pub const FIRST: Within = Within {
-    list: 0,
-    from: [0; 19],
-};
+impl SwarmCursor {
+    pub const START: SwarmCursor = SwarmCursor {
+        list: 0,
+        from: Peer::V4([0; V4_BYTES]),
+    };
 
-impl Within {
-    /// This record's place in the same list.
-    fn at<R: Record>(self, record: &R) -> Within {
-        let mut from = [0; 19];
-        from[..R::SIZE].copy_from_slice(record.bytes());
-        Within { from, ..self }
-    }
-}
-
-impl<'a, R: Stored> List<'a, R> {
-    fn run(self, within: Within) -> (&'a [u8], Option<Within>) {
-        let Some(from) = R::from_bytes(&within.from).first().map(R::key) else {
-            return (&[], None);
+    /// This record in the same list, or the beginning of the next list; none at the end of the last.
+    fn next(self, record: Option<&[u8]>) -> Option<SwarmCursor> {
+        const ZEROS: &[u8] = &[0; 19];
+        let (list, from) = match record {
+            Some(record) => (self.list, record),
+            None => (self.list + 1, ZEROS),
         };
-        let (records, next) = match self {
-            List::Slice(all) => (&all[all.partition_point(|r| r.key() < from)..], None),
-            List::Chunked(list, blocks) => list.run(from, blocks),
-        };
-        (R::to_bytes(records), next.map(|fence| within.at(&fence)))
-    }
-
-    fn find(self, key: R::Key) -> Option<&'a R> {
-        match self {
-            List::Slice(all) => {
-                let index = all.binary_search_by_key(&key, R::key).ok()?;
-                all.get(index)
-            }
-            List::Chunked(list, blocks) => list.get(list.find(key, blocks).ok()?, blocks),
-        }
+        let from = Peer::from_record(list, from)?;
+        (list < RECORD_SIZES.len()).then_some(SwarmCursor { list, from })
     }
 }
 
-/// Where swarms live, and how many peers there are.
+/// The storage of all swarms.
 #[derive(Debug, Default)]
 pub struct Swarms {
     blocks: Blocks,
     large: Vec<Option<Box<Large>>>,
+    /// Free places in `large`.
     vacant: Vec<u32>,
-    /// IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders.
+    /// Peers of all swarms, by list.
     pub totals: [usize; 4],
 }
 
@@ -208,27 +119,58 @@ impl Swarms {
         self.blocks.bytes()
     }
 
-    /// Adds or renews a peer. None if it is new and there is no room.
-    pub fn update(&mut self, peers: &mut Peers, peer: Peer, update: Update) -> Option<Seen> {
-        match peer {
-            Peer::V4(record) => self.update_as(peers, record, update),
-            Peer::V6(record) => self.update_as(peers, record, update),
+    fn large(&self, number: u32) -> Option<&Large> {
+        self.large.get(number as usize)?.as_deref()
+    }
+
+    fn large_mut(&mut self, number: u32) -> Option<(&mut Large, &mut Blocks)> {
+        let large = self.large.get_mut(number as usize)?.as_deref_mut()?;
+        Some((large, &mut self.blocks))
+    }
+
+    /// One of the four lists of a swarm.
+    pub fn list<'a>(&'a self, peers: &'a Peers, list: usize) -> PeerList<'a> {
+        let records: &[u8] = match (peers, list) {
+            (Peers::Leecher(lone), 0) | (Peers::Seeder(lone), 1) => lone,
+            (&Peers::Small { class, place }, _) => {
+                small::records(self.blocks.get(Block { class, place }), list)
+            }
+            (&Peers::Large(number), _) => match self.large(number) {
+                Some(large) => return PeerList::Large(&large[list], &self.blocks),
+                None => &[],
+            },
+            _ => &[],
+        };
+        PeerList::Slice(records, RECORD_SIZES[list])
+    }
+
+    /// Role and place of a peer, which is looked for in this role first; if it is not stored, the place where it
+    /// belongs in this role.
+    fn locate(
+        &self,
+        peers: &Peers,
+        peer: &Peer,
+        role: Role,
+    ) -> Result<(Role, ChunkIndex), ChunkIndex> {
+        let find = |role| self.list(peers, peer.list(role)).find(peer);
+        let other = || find(role.other()).map(|at| (role.other(), at));
+        let found = find(role).map(|at| (role, at));
+        found.or_else(|belongs| other().map_err(|_| belongs))
+    }
+
+    /// How many records of a list come before this place.
+    fn rank(&self, peers: &Peers, list: usize, at: ChunkIndex) -> usize {
+        match *peers {
+            Peers::Large(number) => self.large(number).map_or(0, |large| large[list].rank(at)),
+            _ => at.1,
         }
     }
 
-    /// What is stored of a peer: its role and its tag.
+    /// Role and tag of a peer.
     pub fn get(&self, peers: &Peers, peer: Peer) -> Option<(Role, u8)> {
-        match peer {
-            Peer::V4(record) => self.get_as::<V4>(peers, record.key()),
-            Peer::V6(record) => self.get_as::<V6>(peers, record.key()),
-        }
-    }
-
-    fn get_as<R: Stored>(&self, peers: &Peers, key: R::Key) -> Option<(Role, u8)> {
-        [Role::Leecher, Role::Seeder].into_iter().find_map(|role| {
-            let found = self.list::<R>(peers, role).find(key);
-            found.map(|record| (role, record.tag()))
-        })
+        let (role, at) = self.locate(peers, &peer, Role::Leecher).ok()?;
+        let record = self.list(peers, peer.list(role)).records_at(at);
+        Some((role, *record.get(peer.record().len() - 1)?))
     }
 
     /// Finds a peer, which is looked for in this role first.
@@ -237,254 +179,154 @@ impl Swarms {
         peers: &'a mut Peers,
         peer: Peer,
         first: Role,
-    ) -> Option<Found<'a>> {
-        match peer {
-            Peer::V4(record) => self.find_as::<V4>(peers, record.key(), first),
-            Peer::V6(record) => self.find_as::<V6>(peers, record.key(), first),
-        }
+    ) -> Option<Stored<'a>> {
+        let (role, at) = self.locate(peers, &peer, first).ok()?;
+        let tag = self.tag_mut(peers, peer.list(role), at)?;
+        Some(Stored { role, tag })
     }
 
-    fn find_as<'a, R: Stored + 'a>(
+    fn tag_mut<'a>(
         &'a mut self,
         peers: &'a mut Peers,
-        key: R::Key,
-        first: Role,
-    ) -> Option<Found<'a>> {
-        let mut roles = [first, first.other()].into_iter();
-        let (role, tag) = match peers {
-            Peers::Empty(_) => return None,
-            Peers::Leecher(lone) => (Role::Leecher, lone_tag::<R>(lone, key)?),
-            Peers::Seeder(lone) => (Role::Seeder, lone_tag::<R>(lone, key)?),
+        list: usize,
+        at: ChunkIndex,
+    ) -> Option<&'a mut u8> {
+        match peers {
+            Peers::Empty(_) => None,
+            Peers::Leecher(lone) | Peers::Seeder(lone) => lone.last_mut(),
             &mut Peers::Small { class, place } => {
                 let bytes = self.blocks.get_mut(Block { class, place });
-                let (role, rank) = roles.find_map(|role| {
-                    let list = small::list::<R>(bytes, role);
-                    let rank = list.binary_search_by_key(&key, R::key).ok()?;
-                    Some((role, rank))
-                })?;
-                let record = small::list_mut::<R>(bytes, role).get_mut(rank)?;
-                (role, record.tag_mut())
+                let start = small::range(bytes, list).start;
+                bytes.get_mut(start + (at.1 + 1) * RECORD_SIZES[list] - 1)
             }
             &mut Peers::Large(number) => {
-                let large = self.large.get(number as usize)?.as_deref()?;
-                let (lists, blocks) = (R::lists(large), &mut self.blocks);
-                let (role, place) = roles.find_map(|role| {
-                    let place = lists[role as usize].find(key, blocks).ok()?;
-                    Some((role, place))
-                })?;
-                let list = &lists[role as usize];
-                (role, list.get_mut(place, blocks)?.tag_mut())
+                let (large, blocks) = self.large_mut(number)?;
+                large[list].tag_mut(at, blocks)
+            }
+        }
+    }
+
+    /// Adds or renews a peer. None if it is new and there is no room.
+    pub fn update(&mut self, peers: &mut Peers, mut peer: Peer, update: Update) -> Option<Seen> {
+        let Update {
+            role,
+            mut tag,
+            room,
+        } = update;
+        let mut before = None;
+        let rank = match self.locate(peers, &peer, role) {
+            Ok((stored, at)) if stored == role => {
+                let rank = self.rank(peers, peer.list(role), at);
+                let stored = self.tag_mut(peers, peer.list(role), at)?;
+                before = Some((role, *stored));
+                tag |= *stored & COMPLETED;
+                *stored = tag;
+                rank
+            }
+            Ok(_) => {
+                let stored = self.take_out(peers, &peer, role.other())?;
+                before = Some((role.other(), stored));
+                tag |= stored & COMPLETED;
+                peer.set_tag(tag);
+                let belongs = self.list(peers, peer.list(role)).find(&peer).err()?;
+                self.insert(peers, belongs, &peer, role)?
+            }
+            Err(_) if !room => return None,
+            Err(belongs) => {
+                peer.set_tag(tag);
+                self.insert(peers, belongs, &peer, role)?
             }
         };
-        Some(Found { role, tag })
+        let was_completed = before.is_some_and(|(_, tag)| tag & COMPLETED != 0);
+        Some(Seen {
+            rank,
+            newly_completed: tag & COMPLETED != 0 && !was_completed,
+            before,
+        })
     }
 
-    /// Prefetches what an update of this swarm will read first.
-    pub fn prefetch(&self, peers: &Peers) {
-        match *peers {
-            Peers::Small { class, place } => {
-                for line in self.blocks.get(Block { class, place }).chunks(64).take(8) {
-                    prefetch(line);
-                }
-            }
-            Peers::Large(number) => {
-                if let Some(large) = self.large(number) {
-                    prefetch(large);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Prefetches what a search for this peer in a large swarm will read.
-    pub fn prefetch_peer(&self, peers: &Peers, peer: Peer) {
-        let &Peers::Large(number) = peers else {
-            return;
-        };
-        if let Some(large) = self.large(number) {
-            for role in [Role::Leecher, Role::Seeder] {
-                match peer {
-                    Peer::V4(record) => {
-                        large.v4[role as usize].prefetch(record.key(), &self.blocks)
-                    }
-                    Peer::V6(record) => {
-                        large.v6[role as usize].prefetch(record.key(), &self.blocks)
-                    }
-                }
-            }
-        }
-    }
-
-    /// Prefetches what [`Swarms::counts`] will read.
-    pub fn prefetch_counts(&self, peers: &Peers) {
-        match *peers {
-            Peers::Small { class, place } => prefetch(self.blocks.get(Block { class, place })),
-            Peers::Large(number) => {
-                if let Some(large) = self.large(number) {
-                    prefetch(large);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn update_as<R: Stored>(
+    /// Inserts a peer where it belongs; returns its rank. None if there is no memory for it.
+    fn insert(
         &mut self,
         peers: &mut Peers,
-        mut record: R,
-        update: Update,
-    ) -> Option<Seen> {
-        record.set_tag(0);
-        match peers {
-            Peers::Empty(_) => self.insert_first(peers, record, update),
-            Peers::Leecher(lone) | Peers::Seeder(lone) => {
-                let known = R::lone(lone).first().filter(|p| p.key() == record.key());
-                match known.and_then(|known| known.to_lone()) {
-                    Some(known) => Some(self.renew_lone(peers, known, update)),
-                    None if update.room => {
-                        self.make_small(peers)?;
-                        self.update_as(peers, record, update)
+        mut at: ChunkIndex,
+        peer: &Peer,
+        role: Role,
+    ) -> Option<usize> {
+        let list = peer.list(role);
+        let rank = match (&*peers, *peer) {
+            (Peers::Empty(_), Peer::V4(record)) => {
+                *peers = Peers::lone(role, record);
+                0
+            }
+            _ => {
+                if self.make_room(peers, list)? {
+                    at = self.list(peers, list).find(peer).err()?;
+                }
+                match *peers {
+                    Peers::Small { class, place } => {
+                        let bytes = self.blocks.get_mut(Block { class, place });
+                        small::insert(bytes, list, at.1, peer.record());
+                        at.1
                     }
-                    None => None,
+                    Peers::Large(number) => {
+                        let (large, blocks) = self.large_mut(number)?;
+                        large[list].insert(at, peer, blocks)?
+                    }
+                    _ => return None,
                 }
             }
-            &mut Peers::Small { class, place } => {
-                self.update_small(peers, Block { class, place }, record, update)
-            }
-            &mut Peers::Large(number) => self.update_large(number, record, update),
-        }
-    }
-
-    fn insert_first<R: Stored>(
-        &mut self,
-        peers: &mut Peers,
-        mut record: R,
-        update: Update,
-    ) -> Option<Seen> {
-        if !update.room {
-            return None;
-        }
-        record.renew(update.tag);
-        match record.to_lone() {
-            Some(lone) => *peers = Peers::lone(update.role, lone),
-            None => {
-                let block = self.blocks.take(small::HEADER + R::SIZE)?;
-                let bytes = self.blocks.get_mut(block);
-                bytes[..small::HEADER].fill(0);
-                small::insert(bytes, update.role, 0, &record);
-                *peers = Peers::small(block);
-            }
-        }
-        self.totals[small::list_number::<R>(update.role)] += 1;
-        Some(update.seen(0, None))
-    }
-
-    fn renew_lone(&mut self, peers: &mut Peers, mut known: V4, update: Update) -> Seen {
-        let role = match peers {
-            Peers::Seeder(_) => Role::Seeder,
-            _ => Role::Leecher,
         };
-        let seen = update.seen(0, Some((role, known.tag())));
-        known.renew(update.tag);
-        self.totals[role as usize] -= 1;
-        self.totals[update.role as usize] += 1;
-        *peers = Peers::lone(update.role, known);
-        seen
+        self.totals[list] += 1;
+        Some(rank)
     }
 
-    /// Moves the lone peer into a block with room for another.
-    fn make_small(&mut self, peers: &mut Peers) -> Option<()> {
+    /// Gives a swarm a shape that has room for another record of this list: a block, or large lists. True if places
+    /// have changed.
+    fn make_room(&mut self, peers: &mut Peers, list: usize) -> Option<bool> {
+        let size = RECORD_SIZES[list];
         let (role, lone) = match *peers {
-            Peers::Leecher(lone) => (Role::Leecher, lone),
-            Peers::Seeder(lone) => (Role::Seeder, lone),
-            _ => return None,
+            Peers::Large(_) => return Some(false),
+            Peers::Small { class, place } => {
+                let block = Block { class, place };
+                let bytes = self.blocks.get(block);
+                let used = small::used(bytes);
+                if small::is_full(bytes, list) || used + size > small::MAX_BYTES {
+                    self.make_large(peers, block)?;
+                    return Some(true);
+                }
+                if used + size > bytes.len() {
+                    *peers = Peers::small(self.blocks.move_to(block, used, used + size)?);
+                }
+                return Some(false);
+            }
+            Peers::Empty(_) => (Role::Leecher, None),
+            Peers::Leecher(lone) => (Role::Leecher, Some(lone)),
+            Peers::Seeder(lone) => (Role::Seeder, Some(lone)),
         };
-        let block = self.blocks.take(small::HEADER + 2 * V4::SIZE)?;
+        let lone_bytes = lone.map_or(0, |_| V4_BYTES);
+        let block = self.blocks.take(small::HEADER + lone_bytes + size)?;
         let bytes = self.blocks.get_mut(block);
         bytes[..small::HEADER].fill(0);
-        small::insert(bytes, role, 0, &lone);
+        if let Some(lone) = lone {
+            small::insert(bytes, role as usize, 0, &lone);
+        }
         *peers = Peers::small(block);
-        Some(())
-    }
-
-    fn update_small<R: Stored>(
-        &mut self,
-        peers: &mut Peers,
-        block: Block,
-        mut record: R,
-        update: Update,
-    ) -> Option<Seen> {
-        let role = update.role;
-        let bytes = self.blocks.get_mut(block);
-        let list = small::list_mut::<R>(bytes, role);
-        let rank = match list.binary_search_by_key(&record.key(), R::key) {
-            Ok(rank) => {
-                let seen = update.seen(rank, Some((role, list[rank].tag())));
-                list[rank].renew(update.tag);
-                return Some(seen);
-            }
-            Err(rank) => rank,
-        };
-        let others = small::list::<R>(bytes, role.other());
-        let known = others.binary_search_by_key(&record.key(), R::key).ok();
-        if known.is_none() && !update.room {
-            return None;
-        }
-        let block = match known {
-            // Its bytes are in the block already; only the list may be at its end.
-            Some(_) if !small::is_full::<R>(bytes, role) => Some(block),
-            Some(_) => None,
-            None => self.with_room::<R>(block, role),
-        };
-        let Some(block) = block else {
-            let number = self.make_large(peers)?;
-            return self.update_large(number, record, update);
-        };
-        *peers = Peers::small(block);
-        let bytes = self.blocks.get_mut(block);
-        let mut before = None;
-        if let Some(index) = known {
-            record = small::list::<R>(bytes, role.other())[index];
-            before = Some((role.other(), record.tag()));
-            small::remove::<R>(bytes, role.other(), index);
-            self.totals[small::list_number::<R>(role.other())] -= 1;
-        }
-        record.renew(update.tag);
-        small::insert(bytes, role, rank, &record);
-        self.totals[small::list_number::<R>(role)] += 1;
-        Some(update.seen(rank, before))
-    }
-
-    /// This block if another such peer fits, else a larger one with the same contents; none if the
-    /// swarm has outgrown blocks.
-    fn with_room<R: Stored>(&mut self, block: Block, role: Role) -> Option<Block> {
-        let bytes = self.blocks.get(block);
-        let needed = small::used(bytes) + R::SIZE;
-        if small::is_full::<R>(bytes, role) || needed > small::MOST {
-            None
-        } else if needed <= bytes.len() {
-            Some(block)
-        } else {
-            self.blocks.move_to(block, needed - R::SIZE, needed)
-        }
+        Some(false)
     }
 
     /// Moves a swarm out of its block.
-    fn make_large(&mut self, peers: &mut Peers) -> Option<u32> {
-        let &mut Peers::Small { class, place } = peers else {
-            return None;
-        };
-        let block = Block { class, place };
+    fn make_large(&mut self, peers: &mut Peers, block: Block) -> Option<()> {
         let bytes = self.blocks.get(block).to_vec();
-        let large = Large {
-            v4: lists_of(&bytes, &mut self.blocks)?,
-            v6: lists_of(&bytes, &mut self.blocks)?,
-        };
+        let mut large = RECORD_SIZES.map(LargeList::new);
+        for (list, peers) in large.iter_mut().enumerate() {
+            peers.append(small::records(&bytes, list), &mut self.blocks)?;
+        }
         let number = match self.vacant.pop() {
             Some(number) => number,
             None => {
                 let number = u32::try_from(self.large.len()).ok()?;
-                reserve_one(&mut self.large);
+                reserve(&mut self.large, 1);
                 self.large.push(None);
                 number
             }
@@ -492,113 +334,40 @@ impl Swarms {
         self.large[number as usize] = Some(Box::new(large));
         self.blocks.free(block);
         *peers = Peers::Large(number);
-        Some(number)
+        Some(())
     }
 
-    fn large(&self, number: u32) -> Option<&Large> {
-        self.large.get(number as usize)?.as_deref()
-    }
-
-    fn update_large<R: Stored>(
-        &mut self,
-        number: u32,
-        mut record: R,
-        update: Update,
-    ) -> Option<Seen> {
-        let role = update.role;
-        let large = self.large.get_mut(number as usize)?.as_deref_mut()?;
-        let lists = R::lists_mut(large);
-        let blocks = &mut self.blocks;
-        let list = &lists[role as usize];
-        let place = match list.find(record.key(), blocks) {
-            Ok(place) => {
-                let known = list.get_mut(place, blocks)?;
-                let before = Some((role, known.tag()));
-                known.renew(update.tag);
-                return Some(update.seen(list.rank(place), before));
-            }
-            Err(place) => place,
-        };
-        let others = &mut lists[role.other() as usize];
-        let known = match others.find(record.key(), blocks) {
-            Ok(place) => others.remove(place, blocks),
-            Err(_) => None,
-        };
-        let mut before = None;
-        match known {
-            Some(known) => {
-                before = Some((role.other(), known.tag()));
-                record = known;
-                self.totals[small::list_number::<R>(role.other())] -= 1;
-            }
-            None if !update.room => return None,
-            None => {}
-        }
-        record.renew(update.tag);
-        let rank = lists[role as usize].insert(place, record, blocks)?;
-        self.totals[small::list_number::<R>(role)] += 1;
-        Some(update.seen(rank, before))
-    }
-
-    /// Takes a peer out; `now` in seconds is noted if it was the last. Tells whether it was there.
-    pub fn remove(&mut self, peers: &mut Peers, peer: Peer, now: u32) -> bool {
-        let removed = match peer {
-            Peer::V4(record) => self.remove_as(peers, record),
-            Peer::V6(record) => self.remove_as(peers, record),
-        };
-        if removed {
+    /// Takes a peer out; `now` in seconds is noted if it was the last.
+    pub fn remove(&mut self, peers: &mut Peers, peer: Peer, now: u32) {
+        let mut roles = Role::ALL.into_iter();
+        if roles.any(|role| self.take_out(peers, &peer, role).is_some()) {
             self.settle(peers, now);
         }
-        removed
     }
 
-    fn remove_as<R: Stored>(&mut self, peers: &mut Peers, record: R) -> bool {
-        let key = record.key();
-        let found = match peers {
-            Peers::Empty(_) => None,
-            Peers::Leecher(lone) | Peers::Seeder(lone) => {
-                let found = R::lone(lone).iter().any(|p| p.key() == key);
-                let role = match peers {
-                    Peers::Seeder(_) => Role::Seeder,
-                    _ => Role::Leecher,
-                };
-                if found {
-                    *peers = Peers::Empty(0);
+    /// Takes a peer out if it has this role, and leaves the swarm in its shape; returns the tag.
+    fn take_out(&mut self, peers: &mut Peers, peer: &Peer, role: Role) -> Option<u8> {
+        let list = peer.list(role);
+        let at = self.list(peers, list).find(peer).ok()?;
+        let tag = *self.tag_mut(peers, list, at)?;
+        match *peers {
+            Peers::Small { class, place } => {
+                small::remove(self.blocks.get_mut(Block { class, place }), list, at.1);
+            }
+            Peers::Large(number) => {
+                if let Some((large, blocks)) = self.large_mut(number) {
+                    large[list].remove(at, blocks);
                 }
-                found.then_some(role)
             }
-            &mut Peers::Small { class, place } => {
-                let bytes = self.blocks.get_mut(Block { class, place });
-                [Role::Leecher, Role::Seeder].into_iter().find(|&role| {
-                    let list = small::list::<R>(bytes, role);
-                    let found = list.binary_search_by_key(&key, R::key);
-                    if let Ok(index) = found {
-                        small::remove::<R>(bytes, role, index);
-                    }
-                    found.is_ok()
-                })
-            }
-            &mut Peers::Large(number) => {
-                let large = self.large.get_mut(number as usize).and_then(Option::as_mut);
-                let blocks = &mut self.blocks;
-                large.and_then(|large| {
-                    [Role::Leecher, Role::Seeder].into_iter().find(|&role| {
-                        let list = &mut R::lists_mut(large)[role as usize];
-                        let place = list.find(key, blocks).ok();
-                        place.and_then(|place| list.remove(place, blocks)).is_some()
-                    })
-                })
-            }
-        };
-        if let Some(role) = found {
-            self.totals[small::list_number::<R>(role)] -= 1;
+            _ => *peers = Peers::Empty(0),
         }
-        found.is_some()
+        self.totals[list] -= 1;
+        Some(tag)
     }
 
     /// Moves a swarm that has shrunk into the smallest shape that fits.
     fn settle(&mut self, peers: &mut Peers, now: u32) {
-        if let &mut Peers::Large(number) = peers {
+        if let Peers::Large(number) = *peers {
             self.shrink_large(peers, number);
         }
         match *peers {
@@ -606,84 +375,101 @@ impl Swarms {
             Peers::Small { class, place } => {
                 let block = Block { class, place };
                 let bytes = self.blocks.get(block);
-                let first = |role| small::list::<V4>(bytes, role).first().copied();
+                let lone = bytes[small::HEADER..].first_chunk().copied();
                 let shrunk = match small::counts(bytes) {
                     [0, 0, 0, 0] => Some(Peers::Empty(now)),
-                    [1, 0, 0, 0] => first(Role::Leecher).map(Peers::Leecher),
-                    [0, 1, 0, 0] => first(Role::Seeder).map(Peers::Seeder),
+                    [1, 0, 0, 0] => lone.map(Peers::Leecher),
+                    [0, 1, 0, 0] => lone.map(Peers::Seeder),
                     _ => None,
                 };
                 let used = small::used(bytes);
                 if let Some(shrunk) = shrunk {
                     self.blocks.free(block);
                     *peers = shrunk;
-                } else if Blocks::is_roomy(block, used) {
-                    if let Some(block) = self.blocks.move_to(block, used, used) {
-                        *peers = Peers::small(block);
-                    }
+                } else if let Some(block) = self.blocks.shrink(block, used) {
+                    *peers = Peers::small(block);
                 }
             }
             _ => {}
         }
     }
 
-    /// Back into a block once it would fill no more than half of the largest for small swarms.
+    /// Back into a block once the swarm would fill no more than half of the largest for small swarms.
     fn shrink_large(&mut self, peers: &mut Peers, number: u32) {
-        let Some(large) = self.large(number) else {
+        let Some((large, blocks)) = self.large_mut(number) else {
             return;
         };
-        let size = large.size_as_small();
-        let counts = large.counts().map(u8::try_from);
-        let [Ok(a), Ok(b), Ok(c), Ok(d)] = counts else {
-            return;
-        };
-        if size > small::MOST / 2 {
+        let counts = counts(large);
+        let records: usize = counts
+            .iter()
+            .zip(RECORD_SIZES)
+            .map(|(n, size)| n * size)
+            .sum();
+        let bytes = small::HEADER + records;
+        if bytes > small::MAX_BYTES / 2 || counts.iter().any(|&n| n > u8::MAX.into()) {
             return;
         }
-        let Some(block) = self.blocks.take(size) else {
+        let Some(block) = blocks.take(bytes) else {
             return;
         };
-        let Some(mut large) = self.large.get_mut(number as usize).and_then(Option::take) else {
-            return;
-        };
+        let mut content = counts.map(|count| count as u8).to_vec();
+        for list in large {
+            list.pieces(blocks)
+                .for_each(|piece| content.extend_from_slice(piece));
+            list.clear(blocks);
+        }
+        blocks.get_mut(block)[..bytes].copy_from_slice(&content);
+        self.large[number as usize] = None;
         self.vacant.push(number);
-        let bytes = self.blocks.get_mut(block);
-        bytes[..small::HEADER].copy_from_slice(&[a, b, c, d]);
-        for role in [Role::Leecher, Role::Seeder] {
-            move_list::<V4>(&mut large, role, block, &mut self.blocks);
-            move_list::<V6>(&mut large, role, block, &mut self.blocks);
-        }
         *peers = Peers::small(block);
     }
 
-    /// Drops peers whose timeout has passed. A large swarm is done a chunk at a time: what is returned
-    /// is how many records were looked at, and where to go on if that was not all.
+    /// Drops peers whose timeout has passed. A large swarm is done a chunk at a time. Returns how many records were
+    /// looked at, and where to go on if that was not all.
     pub fn expire(
         &mut self,
         peers: &mut Peers,
-        within: Option<Within>,
+        from: Option<SwarmCursor>,
         clock: Clock,
         now: u32,
-    ) -> (usize, Option<Within>) {
+    ) -> (usize, Option<SwarmCursor>) {
         let (looked_at, next) = match *peers {
             Peers::Empty(_) => return (1, None),
             Peers::Leecher(lone) | Peers::Seeder(lone) => {
-                if !lone.expired(clock) {
+                if !is_expired(&lone, clock) {
                     return (1, None);
                 }
-                let role = usize::from(matches!(peers, Peers::Seeder(_)));
-                self.totals[role] -= 1;
+                let list = usize::from(matches!(peers, Peers::Seeder(_)));
+                self.totals[list] -= 1;
                 *peers = Peers::Empty(now);
-                (1, None)
+                return (1, None);
             }
             Peers::Small { class, place } => {
-                let (looked_at, dropped) = self.expire_small(Block { class, place }, clock);
-                if dropped == 0 {
+                let bytes = self.blocks.get_mut(Block { class, place });
+                let looked_at = small::counts(bytes).iter().sum();
+                let dropped = small::expire(bytes, clock);
+                if dropped == [0; 4] {
                     return (looked_at, None);
+                }
+                for (total, dropped) in self.totals.iter_mut().zip(dropped) {
+                    *total -= dropped;
                 }
                 (looked_at, None)
             }
-            Peers::Large(number) => self.expire_large(number, within.unwrap_or(FIRST), clock),
+            Peers::Large(number) => {
+                let from = from.unwrap_or(SwarmCursor::START);
+                let Some((large, blocks)) = self.large_mut(number) else {
+                    return (1, None);
+                };
+                let list = &mut large[from.list];
+                let (chunk, _) = list.find(&from.from, blocks).unwrap_or_else(|at| at);
+                let next = from.next(list.first(chunk + 1, blocks));
+                let before = list.len();
+                let looked_at = list.expire(chunk, clock, blocks);
+                let dropped = before - list.len();
+                self.totals[from.list] -= dropped;
+                (looked_at + 1, next)
+            }
         };
         if next.is_none() {
             self.settle(peers, now);
@@ -691,139 +477,77 @@ impl Swarms {
         (looked_at, next)
     }
 
-    /// How many peers there were, and how many have gone.
-    fn expire_small(&mut self, block: Block, clock: Clock) -> (usize, usize) {
-        let bytes = self.blocks.get_mut(block);
-        let looked_at = small::counts(bytes).iter().sum();
-        let dropped = small::expire(bytes, clock);
-        for (total, dropped) in self.totals.iter_mut().zip(dropped) {
-            *total -= dropped;
-        }
-        (looked_at, dropped.iter().sum())
-    }
-
-    fn expire_large(
-        &mut self,
-        number: u32,
-        within: Within,
-        clock: Clock,
-    ) -> (usize, Option<Within>) {
-        let list = usize::from(within.list);
-        let Some(large) = self.large.get_mut(number as usize).and_then(Option::as_mut) else {
-            return (1, None);
-        };
-        let before = large.counts()[list];
-        let blocks = &mut self.blocks;
-        let (looked_at, next) = match &mut **large {
-            Large { v4: [l, _], .. } if list == 0 => expire_list(l, within, clock, blocks),
-            Large { v4: [_, s], .. } if list == 1 => expire_list(s, within, clock, blocks),
-            Large { v6: [l, _], .. } if list == 2 => expire_list(l, within, clock, blocks),
-            Large { v6: [_, s], .. } => expire_list(s, within, clock, blocks),
-        };
-        self.totals[list] -= before - large.counts()[list];
-        let next_list = (list < 3).then_some(Within {
-            list: within.list + 1,
-            ..FIRST
-        });
-        (looked_at + 1, next.or(next_list))
-    }
-
-    /// The records from this place on, as far as they lie together, and where to go on after them.
-    pub fn run<'a>(&'a self, peers: &'a Peers, within: Within) -> (&'a [u8], Option<Within>) {
-        let role = match within.list % 2 {
-            0 => Role::Leecher,
-            _ => Role::Seeder,
-        };
-        let (records, next) = match within.list {
-            0 | 1 => self.list::<V4>(peers, role).run(within),
-            _ => self.list::<V6>(peers, role).run(within),
-        };
-        let next_list = (within.list < 3).then_some(Within {
-            list: within.list + 1,
-            ..FIRST
-        });
-        (records, next.or(next_list))
-    }
-
-    /// IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders. A lone peer that has expired is not
-    /// counted; in larger swarms the expired count until the sweep passes.
-    pub fn sizes(&self, peers: &Peers, clock: Clock) -> [usize; 4] {
-        match *peers {
-            Peers::Empty(_) => [0; 4],
-            Peers::Leecher(lone) => [usize::from(!lone.expired(clock)), 0, 0, 0],
-            Peers::Seeder(lone) => [0, usize::from(!lone.expired(clock)), 0, 0],
-            Peers::Small { class, place } => small::counts(self.blocks.get(Block { class, place })),
-            Peers::Large(number) => self.large(number).map_or([0; 4], Large::counts),
-        }
-    }
-
-    /// The peers of one family that may be named to an asker of this role: a seeder has no use for
-    /// seeders (BEP 3). `asker` is its rank where it is of this family.
-    pub fn pool<'a, R: Stored>(
+    /// The records from this cursor on, as many as lie together, and where to go on after them.
+    pub fn run<'a>(
         &'a self,
         peers: &'a Peers,
+        from: SwarmCursor,
+    ) -> (&'a [u8], Option<SwarmCursor>) {
+        let list = self.list(peers, from.list);
+        let at = list.find(&from.from).unwrap_or_else(|at| at);
+        (list.records_at(at), from.next(list.after_chunk(at)))
+    }
+
+    /// How many peers each list has. A lone peer that has expired is not counted; in larger swarms the expired count
+    /// until the sweep passes.
+    pub fn sizes(&self, peers: &Peers, clock: Clock) -> [usize; 4] {
+        match peers {
+            Peers::Empty(_) => [0; 4],
+            Peers::Leecher(lone) => [usize::from(!is_expired(lone, clock)), 0, 0, 0],
+            Peers::Seeder(lone) => [0, usize::from(!is_expired(lone, clock)), 0, 0],
+            &Peers::Small { class, place } => {
+                small::counts(self.blocks.get(Block { class, place }))
+            }
+            &Peers::Large(number) => self.large(number).map_or([0; 4], counts),
+        }
+    }
+
+    /// The peers of one family that a reply to an asker of this role may hold: a seeder has no use for seeders (BEP 3).
+    /// `asker` is its rank if it is of this family.
+    pub fn pool<'a>(
+        &'a self,
+        peers: &'a Peers,
+        family: Family,
         role: Role,
         asker: Option<usize>,
-    ) -> Pool<'a, R> {
-        match role {
-            Role::Leecher => Pool {
-                leechers: self.list(peers, Role::Leecher),
-                seeders: self.list(peers, Role::Seeder),
-                asker,
-            },
-            Role::Seeder => Pool {
-                leechers: self.list(peers, Role::Leecher),
-                seeders: List::Slice(&[]),
-                asker: None,
-            },
+    ) -> Pool<'a> {
+        let leechers = self.list(peers, family.list(Role::Leecher));
+        let (seeders, asker) = match role {
+            Role::Leecher => (self.list(peers, family.list(Role::Seeder)), asker),
+            Role::Seeder => (PeerList::Slice(&[], leechers.size()), None),
+        };
+        Pool {
+            leechers,
+            seeders,
+            asker,
         }
     }
 
-    fn list<'a, R: Stored>(&'a self, peers: &'a Peers, role: Role) -> List<'a, R> {
-        match (peers, role) {
-            (Peers::Leecher(lone), Role::Leecher) | (Peers::Seeder(lone), Role::Seeder) => {
-                List::Slice(R::lone(lone))
+    /// Prefetches what an update of this swarm will read first, or as many cache lines of it.
+    pub fn prefetch(&self, peers: &Peers, lines: usize) {
+        match *peers {
+            Peers::Small { class, place } => {
+                let bytes = self.blocks.get(Block { class, place });
+                bytes.chunks(64).take(lines).for_each(prefetch);
             }
-            (&Peers::Small { class, place }, _) => {
-                List::Slice(small::list(self.blocks.get(Block { class, place }), role))
+            Peers::Large(number) => {
+                self.large(number).into_iter().for_each(prefetch);
             }
-            (&Peers::Large(number), _) => match self.large(number) {
-                Some(large) => List::Chunked(&R::lists(large)[role as usize], &self.blocks),
-                None => List::Slice(&[]),
-            },
-            _ => List::Slice(&[]),
+            _ => {}
+        }
+    }
+
+    /// Prefetches what a search for this peer in a large swarm will read.
+    pub fn prefetch_peer(&self, peers: &Peers, peer: &Peer) {
+        if let &Peers::Large(number) = peers {
+            let lists = Role::ALL.map(|role| peer.list(role));
+            let large = self.large(number).into_iter();
+            let lists = large.flat_map(|large| lists.map(|list| &large[list]));
+            lists.for_each(|list| list.prefetch(peer, &self.blocks));
         }
     }
 }
 
-fn lone_tag<'a, R: Stored + 'a>(lone: &'a mut V4, key: R::Key) -> Option<&'a mut u8> {
-    let known = R::lone_mut(lone).first_mut().filter(|p| p.key() == key)?;
-    Some(known.tag_mut())
-}
-
-fn lists_of<R: Stored>(block: &[u8], blocks: &mut Blocks) -> Option<[PeerList<R>; 2]> {
-    let leechers = PeerList::from_sorted(small::list(block, Role::Leecher), blocks)?;
-    let seeders = PeerList::from_sorted(small::list(block, Role::Seeder), blocks)?;
-    Some([leechers, seeders])
-}
-
-/// Moves a list into a block whose header is already in place.
-fn move_list<R: Stored>(large: &mut Large, role: Role, block: Block, blocks: &mut Blocks) {
-    let list = &mut R::lists_mut(large)[role as usize];
-    let records: Vec<R> = list.chunks(blocks).flatten().copied().collect();
-    small::list_mut(blocks.get_mut(block), role).copy_from_slice(&records);
-    list.clear(blocks);
-}
-
-fn expire_list<R: Stored>(
-    list: &mut PeerList<R>,
-    within: Within,
-    clock: Clock,
-    blocks: &mut Blocks,
-) -> (usize, Option<Within>) {
-    let Some(from) = R::from_bytes(&within.from).first() else {
-        return (0, None);
-    };
-    let (looked_at, next) = list.expire(from.key(), clock, blocks);
-    (looked_at, next.map(|fence| within.at(&fence)))
+fn is_expired(&[.., tag]: &[u8; V4_BYTES], clock: Clock) -> bool {
+    clock.expired(tag)
 }

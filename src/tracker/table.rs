@@ -3,7 +3,7 @@
 //! A shard is a [`Tracker`] behind a lock of its own and owns a range of info-hashes, by their first bits. So the
 //! order of the shards is the order of the info-hashes, and a walk over the table is a walk shard after shard.
 //! With one thread there is one shard. With N threads there are at least four for each, so that two threads
-//! rarely want the same one; with many more, a batch of datagrams would fall into too many locks.
+//! rarely lock the same one; with many more, a batch of datagrams would fall into too many locks.
 //!
 //! A thread holds at most one shard's lock, for one slice of a walk or one group of a batch. The bounds on peers and
 //! torrents are those of the whole table: a shard knows how many the others had when it was locked, and adds its
@@ -13,7 +13,7 @@ use super::{
     Clock, Counts, Cursor, Decoys, Found, InfoHash, Limits, Progress, Tally, Totals, Tracked,
     Tracker,
 };
-use crate::busiest::Busiest;
+use crate::base::busiest::Busiest;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -24,24 +24,24 @@ const MAX_SHARDS: usize = 256;
 /// Shards for each thread. With 64 shards for two threads an announce took more CPU than with 8.
 const SHARDS_PER_THREAD: usize = 4;
 
-/// Info-hashes that are looked up together.
+/// Info-hashes of a batch at most: they are looked up together.
 pub const MAX_BATCH: usize = 32;
 
 #[derive(Debug)]
 pub struct Table {
     shards: Box<[Shard]>,
     unit_ms: u64,
-    /// Bits of the info-hash that name its shard: 0 to 8.
+    /// The first bits of an info-hash that are the number of its shard: 0 to 8.
     bits: u32,
-    /// Peers and torrents in all shards; not kept where there is one.
+    /// Peers and torrents in all shards; not counted if there is only one.
     peers: AtomicUsize,
     torrents: AtomicUsize,
-    /// Units after the start from which on the clock of a shard is held if no sweep passes it before.
+    /// Units after the start at which the clock of a shard will be held if no sweep ends before.
     held_from: AtomicUsize,
 }
 
-/// On cache lines of its own (two, since they are fetched in pairs), so that a lock that one thread takes does
-/// not take its neighbour's from another.
+/// On cache lines of its own (two, since they are fetched in pairs), so that a thread that takes
+/// a lock does not take its neighbour from another thread's cache.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Shard(Mutex<Tracker>);
@@ -78,7 +78,7 @@ pub struct Survey {
     pub bytes: [usize; 2],
 }
 
-fn add<T: std::ops::AddAssign, const N: usize>(sums: &mut [T; N], more: [T; N]) {
+pub(super) fn add<T: std::ops::AddAssign, const N: usize>(sums: &mut [T; N], more: [T; N]) {
     for (sum, more) in sums.iter_mut().zip(more) {
         *sum += more;
     }
@@ -128,7 +128,7 @@ impl Table {
         usize::from(info_hash[0]) >> (8 - self.bits)
     }
 
-    /// The first info-hash of the shard behind this one; none behind the last.
+    /// The first info-hash of the next shard; none after the last.
     pub fn first_behind(&self, shard: usize) -> Option<InfoHash> {
         let next = shard + 1;
         let first = u8::try_from(next << (8 - self.bits)).ok()?;
@@ -175,7 +175,7 @@ impl Table {
         }
     }
 
-    /// Whether requests are to wait: the clock of a shard is held after a long pause, until the sweep has passed it.
+    /// Whether requests must wait: after a long pause the clock of a shard is held until the sweep has passed it.
     pub fn is_held(&self, now_ms: u64) -> bool {
         match self.shards.len() {
             1 => self.lock(0, now_ms).is_held(),
@@ -189,7 +189,7 @@ impl Table {
         self.note_sweeps(now_ms);
     }
 
-    /// Notes until when all shards have been swept.
+    /// Computes from when on a clock will be held.
     pub fn note_sweeps(&self, now_ms: u64) {
         let mut from = u64::MAX;
         self.each(now_ms, &mut |tracker| {
@@ -222,11 +222,11 @@ impl Table {
         &self,
         from: &InfoHash,
         now_ms: u64,
-        most: usize,
-        tell: impl FnMut(&InfoHash, Counts, u32),
+        max: usize,
+        visit: impl FnMut(&InfoHash, Counts, u32),
     ) -> Option<InfoHash> {
         let shard = self.shard_of(from);
-        let next = self.lock(shard, now_ms).scrape_from(from, most, tell);
+        let next = self.lock(shard, now_ms).scrape_from(from, max, visit);
         next.or_else(|| self.first_behind(shard))
     }
 
@@ -330,14 +330,7 @@ impl Table {
 
     /// Torrents and peers of all shards.
     pub fn totals(&self, now_ms: u64) -> Totals {
-        let mut totals = Totals::default();
-        self.each(now_ms, &mut |tracker| {
-            let own = tracker.totals();
-            totals.torrents += own.torrents;
-            totals.leechers += own.leechers;
-            totals.seeders += own.seeders;
-        });
-        totals
+        self.survey(now_ms).totals
     }
 
     /// The sources that announce again too early, of all shards.
@@ -360,13 +353,10 @@ impl Table {
             let tracker = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
             return tracker.next_sweep();
         }
-        // An empty shard is swept too, so that what is noted of all of them holds for it.
-        let mut next = None;
-        self.each(now_ms, &mut |tracker| {
-            let due = tracker.sweep_due();
-            next = Some(next.map_or(due, |next: u64| next.min(due)));
-        });
-        next
+        // An empty shard is swept too, as a clock is held unless all shards are.
+        let mut next = u64::MAX;
+        self.each(now_ms, &mut |tracker| next = next.min(tracker.sweep_due()));
+        Some(next)
     }
 }
 
@@ -379,8 +369,8 @@ pub struct Sweeper {
 }
 
 impl Sweeper {
-    /// Sweeps a slice of about `budget` records of the next shard that is due and that no thread holds.
-    /// [`Progress::Finished`] means that as many sweeps have ended as there are shards.
+    /// Sweeps a slice of about `budget` records of the next shard that is due; shards that other threads hold come
+    /// last. [`Progress::Finished`] means that as many sweeps have ended as there are shards.
     pub fn step(
         &mut self,
         table: &Table,
@@ -392,6 +382,7 @@ impl Sweeper {
         let mut busy = None;
         for shard in (self.next..count).chain(0..self.next) {
             match table.try_lock(shard, now_ms) {
+                None => busy = busy.or(Some(shard)),
                 Some(mut tracker) => match tracker.sweep(budget, tracked) {
                     Progress::NotDue => {}
                     progress => {
@@ -399,33 +390,27 @@ impl Sweeper {
                         return self.passed(table, now_ms, shard, progress);
                     }
                 },
-                None => busy = busy.or(Some(shard)),
             }
         }
-        let Some(shard) = busy else {
-            return Progress::NotDue;
-        };
-        let progress = table.lock(shard, now_ms).sweep(budget, tracked);
-        match progress {
-            Progress::NotDue => Progress::NotDue,
-            progress => self.passed(table, now_ms, shard, progress),
+        let swept = busy.map(|shard| (shard, table.lock(shard, now_ms).sweep(budget, tracked)));
+        match swept {
+            None | Some((_, Progress::NotDue)) => Progress::NotDue,
+            Some((shard, progress)) => self.passed(table, now_ms, shard, progress),
         }
     }
 
     fn passed(&mut self, table: &Table, now_ms: u64, shard: usize, progress: Progress) -> Progress {
         let count = table.shards.len();
+        self.next = (shard + 1) % count;
         if progress == Progress::Finished {
             table.note_sweeps(now_ms);
+            self.ended += 1;
         }
-        self.next = (shard + 1) % count;
-        self.ended += usize::from(progress == Progress::Finished);
-        match self.ended >= count {
-            true => {
-                self.ended = 0;
-                Progress::Finished
-            }
-            false => Progress::Underway,
+        if self.ended < count {
+            return Progress::Underway;
         }
+        self.ended = 0;
+        Progress::Finished
     }
 }
 
@@ -465,7 +450,7 @@ impl Drop for Locked<'_> {
 mod tests {
     use super::super::{Announce, Event, Hint, Peer, Role, Sink, Sinks};
     use super::*;
-    use crate::random::Random;
+    use crate::base::random::Random;
     use std::collections::BTreeMap;
     use std::sync::atomic::AtomicBool;
     use std::thread;
@@ -630,14 +615,11 @@ mod tests {
         assert!(stored(&table) == model);
         for number in 0..TORRENTS {
             let hash = torrent(number);
-            let of_it = |role| {
-                model
-                    .iter()
-                    .filter(move |(k, r)| k.0 == hash && **r == role)
-            };
+            let of_it = || model.iter().filter(|((of, _), _)| *of == hash);
+            let seeders = of_it().filter(|(_, role)| **role == Role::Seeder).count();
             let counts = table.scrape(&hash, 0).expect("is known");
-            assert_eq!(counts.seeders as usize, of_it(Role::Seeder).count());
-            assert_eq!(counts.leechers as usize, of_it(Role::Leecher).count());
+            assert_eq!(counts.seeders as usize, seeders);
+            assert_eq!(counts.leechers as usize, of_it().count() - seeders);
         }
         assert_eq!(table.peers.load(Relaxed), model.len());
         assert_eq!(table.torrents.load(Relaxed), TORRENTS);
@@ -708,7 +690,7 @@ mod tests {
 
     /// A unit is 41 ms with the shortest timeout.
     #[test]
-    fn no_shard_is_held_while_sweeps_go_on() {
+    fn no_clock_is_held_while_sweeps_go_on() {
         let limits = Limits {
             peer_timeout: 2,
             max_peers: 1000,

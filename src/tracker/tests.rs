@@ -1,4 +1,4 @@
-//! The whole tracker against a plain model, over long random lives with a fixed seed.
+//! A shard against a plain model, over long random lives with a fixed seed.
 
 use super::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,7 @@ const LIMITS: Limits = Limits {
 };
 
 impl Tracker {
-    /// Moves the clock, and sweeps for as long as it is held, as nobody announces until then.
+    /// Moves the clock, and sweeps for as long as it is held, as no announce is answered until then.
     pub fn pass_to(&mut self, now_ms: u64) {
         self.advance(now_ms);
         while self.is_held() {
@@ -20,7 +20,7 @@ impl Tracker {
         }
     }
 
-    /// An announce that wants no peers, for the tests of all that is made of a table.
+    /// An announce with numwant 0, also for tests of other modules.
     pub fn tell(&mut self, info_hash: &InfoHash, peer: Peer, role: Role, event: Event) {
         let announce = Announce {
             info_hash,
@@ -74,10 +74,7 @@ fn address(n: usize) -> Peer {
 }
 
 fn endpoint(peer: Peer) -> Vec<u8> {
-    match peer {
-        Peer::V4(record) => record.endpoint().to_vec(),
-        Peer::V6(record) => record.endpoint().to_vec(),
-    }
+    peer.endpoint().to_vec()
 }
 
 /// A tracker, and buffers for its replies.
@@ -242,7 +239,7 @@ fn agrees_with_a_plain_model_over_a_long_life() {
         let entry = model.entry(torrent).or_default();
         let known = entry.peers.get(&peer);
         if known.is_some_and(|p| now - p.seen > 48) {
-            continue; // Whether the sweep has passed it yet is not for the model to say.
+            continue; // The model does not know whether the sweep has passed it yet.
         }
         entry.announce(peer, role, event, now);
         let reply = subject.announce(torrent, peer, role, event);
@@ -286,7 +283,7 @@ fn check_reply(
     }
     assert_eq!(reply.counts.downloaded, model.downloaded);
     let named: BTreeSet<_> = reply.peers.iter().cloned().collect();
-    assert_eq!(named.len(), reply.peers.len(), "nobody twice");
+    assert_eq!(named.len(), reply.peers.len(), "each once");
     let alive = model.eligible(asker, role, now.saturating_sub(48));
     assert!(named.is_subset(&alive), "only living peers of use");
     let all = model.eligible(asker, role, 0);
@@ -348,7 +345,7 @@ fn a_peer_leaves_when_its_timeout_passes_and_the_torrent_after_a_day() {
 }
 
 #[test]
-fn a_stopped_machine_wakes_up_without_ghosts() {
+fn after_a_suspend_only_expired_peers_are_gone() {
     for pause in [
         6, 13, 14, 25, 45, 48, 49, 62, 63, 64, 65, 100, 1000, 100_000,
     ] {
@@ -425,7 +422,7 @@ fn agrees_with_a_plain_model_over_random_pauses() {
     assert!(pauses > 1000 && most_slices > 10, "{pauses} {most_slices}");
 }
 
-/// Each living peer is stored with the unit in which it announced, and after a pause nobody else is.
+/// Each living peer is stored with the unit in which it announced, and after a pause no other is.
 fn check_stamps(tracker: &Tracker, seen: &BTreeMap<(usize, usize), u64>, life: usize) {
     let stored = tracker.stored().into_iter();
     let stored: BTreeMap<_, _> = stored
@@ -466,7 +463,7 @@ fn at_the_limits_newcomers_are_served_and_not_stored() {
     assert_eq!((reply.counts.leechers, reply.peers.len()), (3, 3));
     let reply = subject.announce(2, 1, Role::Leecher, Event::Started);
     assert_eq!((reply.counts, reply.peers.len()), (Counts::default(), 0));
-    // Those who are in may change their role and leave, and then there is room.
+    // Stored peers may change their role and leave, and then there is room.
     let reply = subject.announce(1, 4, Role::Seeder, Event::Completed);
     assert_eq!((reply.counts.seeders, reply.counts.leechers), (1, 2));
     subject.announce(1, 4, Role::Seeder, Event::Stopped);
@@ -480,7 +477,7 @@ fn at_the_limits_newcomers_are_served_and_not_stored() {
 }
 
 #[test]
-fn both_families_share_a_reply_by_need() {
+fn families_share_a_reply_in_proportion_and_a_quarter_is_sure() {
     assert_eq!(share(50, 10, 20), (10, 20));
     assert_eq!(share(50, 1000, 0), (50, 0));
     assert_eq!(share(50, 0, 1000), (0, 50));
@@ -519,9 +516,9 @@ fn a_seeder_is_sent_leechers_only() {
     assert!(none.peers.is_empty());
 }
 
-/// However long sweeps take, up to half of what they may, and though each begins as late as it can.
+/// However long sweeps take, up to half of their limit, and though each begins as late as it can.
 #[test]
-fn nobody_stays_eight_units_after_the_timeout() {
+fn a_peer_is_removed_within_eight_units_of_its_timeout() {
     for units_a_sweep in 1..=4 {
         let mut subject = Subject::new(LIMITS);
         let mut oldest = 0;
@@ -567,7 +564,7 @@ fn a_sweep_goes_on_within_a_large_swarm_that_changes_meanwhile() {
 }
 
 #[test]
-fn memories_of_torrents_make_room_for_torrents() {
+fn empty_torrents_make_room_for_torrents_with_peers() {
     let mut subject = Subject::new(Limits {
         max_torrents: 100,
         ..LIMITS
@@ -591,7 +588,7 @@ fn memories_of_torrents_make_room_for_torrents() {
 }
 
 #[test]
-fn torrents_that_are_not_tracked_go_with_the_next_sweep_in_slices() {
+fn a_sweep_drops_untracked_torrents_in_slices() {
     let mut subject = Subject::new(LIMITS);
     for torrent in 0..300 {
         for peer in 0..=torrent % 4 * 20 {

@@ -1,24 +1,23 @@
 //! All torrents, in info-hash order.
 //!
-//! Order is what makes a full scrape one walk: bencoded dictionaries are sorted. The table is three
-//! levels deep: groups of chunks of torrents, each level with fences kept beside the pointers, so that
-//! an insert moves some kilobytes at most, at a thousand torrents or at ten million.
+//! Order makes a full scrape one walk: bencoded dictionaries are sorted. The table is a tree of three levels: branches
+//! of leaves of torrents. Each level has fences beside the pointers, so that an insert moves some kilobytes at most, at
+//! a thousand torrents or at ten million.
 //!
 //! Info-hashes are nearly always uniform, so a search starts where the hash would be if they were and
-//! gallops from there; a table full of hashes that a stranger chose costs a few comparisons more,
-//! never a walk.
+//! gallops from there. In a table full of hashes that an attacker chose it takes a few comparisons more,
+//! never a linear search.
 
-use super::peers::{reserve_one, trim};
+use super::lists::{reserve, trim};
+use super::peer::InfoHash;
 use super::swarms::Peers;
 use crate::sys::memory::prefetch;
-
-pub type InfoHash = [u8; 20];
 
 /// A torrent's entry: 32 bytes.
 #[derive(Debug)]
 pub struct Torrent {
     pub info_hash: InfoHash,
-    /// How often a peer was seen to complete it.
+    /// Completed downloads.
     pub downloaded: u32,
     pub peers: Peers,
 }
@@ -26,43 +25,43 @@ pub struct Torrent {
 const _: () = assert!(size_of::<Torrent>() == 32);
 
 #[derive(Debug)]
-struct Chunk {
-    /// Not above any hash in this chunk, and above all of those before it.
+struct Leaf {
+    /// Not above any hash in this leaf, and above all of those before it.
     fence: InfoHash,
     torrents: Vec<Torrent>,
 }
 
 #[derive(Debug)]
-struct Group {
+struct Branch {
     fence: InfoHash,
-    chunks: Vec<Chunk>,
+    leaves: Vec<Leaf>,
 }
 
-/// Torrents in a chunk: an insert moves 2 KiB on average.
-const CHUNK: usize = 128;
-/// Chunks in a group.
-const GROUP: usize = 512;
+/// Torrents in a leaf at most: an insert moves 2 KiB on average.
+const MAX_TORRENTS: usize = 128;
+/// Leaves in a branch at most.
+const MAX_LEAVES: usize = 512;
 
-/// Sorted, in chunks, in groups; none of either is empty.
+/// Sorted, in leaves, in branches; none of either is empty.
 #[derive(Debug, Default)]
 pub struct Torrents {
-    groups: Vec<Group>,
+    branches: Vec<Branch>,
     len: usize,
 }
 
-/// A place in the table, good until the next insert or removal.
+/// A position in the table, valid until the next insert or removal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
-    group: usize,
-    chunk: usize,
+    branch: usize,
+    leaf: usize,
     index: usize,
 }
 
-/// A chunk that was found, and what it may hold.
+/// A leaf, and the hashes that it may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Ahead {
     at: Position,
-    range: Range,
+    range: HashRange,
 }
 
 impl Torrents {
@@ -76,46 +75,52 @@ impl Torrents {
 
     /// The torrent's position, or the one where it belongs.
     pub fn find(&self, hash: &InfoHash) -> Result<Position, Position> {
-        let (at, range) = self.find_chunk(hash);
+        let (at, range) = self.find_leaf(hash);
         self.find_within(hash, at, &range)
     }
 
-    /// The position of the chunk that the hash belongs to, and the hashes that it may hold.
-    fn find_chunk(&self, hash: &InfoHash) -> (Position, Range) {
-        let mut range = Range {
+    /// The position of the leaf that the hash belongs to, and the hashes that it may hold.
+    fn find_leaf(&self, hash: &InfoHash) -> (Position, HashRange) {
+        let mut range = HashRange {
             low: 0,
             high: u64::MAX,
         };
-        let group = last_not_above(&self.groups, hash, &mut range, |g| &g.fence);
-        let chunks = self.groups.get(group).map_or(&[][..], |g| &g.chunks);
-        let chunk = last_not_above(chunks, hash, &mut range, |c| &c.fence);
-        let index = 0;
+        let branch = last_not_above(&self.branches, hash, &mut range, |g| &g.fence);
+        let leaves = self.branches.get(branch).map_or(&[][..], |g| &g.leaves);
+        let leaf = last_not_above(leaves, hash, &mut range, |c| &c.fence);
         let at = Position {
-            group,
-            chunk,
-            index,
+            branch,
+            leaf,
+            index: 0,
         };
         (at, range)
     }
 
     fn torrents_of(&self, at: Position) -> &[Torrent] {
-        let chunk = self
-            .groups
-            .get(at.group)
-            .and_then(|g| g.chunks.get(at.chunk));
-        chunk.map_or(&[], |c| &c.torrents)
+        let branch = self.branches.get(at.branch);
+        let leaf = branch.and_then(|branch| branch.leaves.get(at.leaf));
+        leaf.map_or(&[], |leaf| &leaf.torrents)
     }
 
-    /// The torrents of the chunk at this position, from its index on.
-    pub fn rest_of_chunk(&self, at: Position) -> &[Torrent] {
+    /// The torrents of the leaf at this position, from its index on.
+    pub fn rest_of_leaf(&self, at: Position) -> &[Torrent] {
         self.torrents_of(at).get(at.index..).unwrap_or_default()
+    }
+
+    /// The same, for writing.
+    #[inline]
+    pub fn rest_of_leaf_mut(&mut self, at: Position) -> &mut [Torrent] {
+        let branch = self.branches.get_mut(at.branch);
+        let leaf = branch.and_then(|branch| branch.leaves.get_mut(at.leaf));
+        leaf.and_then(|leaf| leaf.torrents.get_mut(at.index..))
+            .unwrap_or_default()
     }
 
     fn find_within(
         &self,
         hash: &InfoHash,
         at: Position,
-        range: &Range,
+        range: &HashRange,
     ) -> Result<Position, Position> {
         let torrents = self.torrents_of(at);
         let after = count_not_above(torrents, hash, range, |t| &t.info_hash);
@@ -130,20 +135,20 @@ impl Torrents {
 
     /// [`Torrents::find`] for a hash that is a little behind the last one in order, at a third of the cost.
     pub fn find_behind(&self, hash: &InfoHash, last: Position) -> Result<Position, Position> {
-        /// Entries that are passed at most: half a kilobyte in a row.
+        /// Entries passed at most: half a kilobyte in a row.
         const REACH: usize = 16;
-        let wanted = prefix(hash);
-        let near = self.rest_of_chunk(last).iter().take(REACH);
-        let passed = near.take_while(|torrent| prefix(&torrent.info_hash) < wanted);
+        let prefix_of_hash = prefix(hash);
+        let near = self.rest_of_leaf(last).iter().take(REACH);
+        let passed = near.take_while(|torrent| prefix(&torrent.info_hash) < prefix_of_hash);
         let index = last.index + passed.count();
         self.find_near(hash, Position { index, ..last })
     }
 
-    /// Finds the chunk that the hash belongs to, and prefetches the entries where it should be.
+    /// Finds the leaf that the hash belongs to, and prefetches the entries where it should be.
     pub fn look_ahead(&self, hash: &InfoHash) -> Ahead {
-        /// Entries from the guess, either way: a chunk's hashes are off by five on average in its middle.
+        /// Entries from the guess, either way: a leaf's hashes are off by five on average in its middle.
         const REACH: usize = 6;
-        let (at, range) = self.find_chunk(hash);
+        let (at, range) = self.find_leaf(hash);
         let torrents = self.torrents_of(at);
         let guess = interpolate(prefix(hash), &range, torrents.len());
         // Two entries are a cache line.
@@ -185,139 +190,122 @@ impl Torrents {
             }
     }
 
+    #[inline]
     pub fn get(&self, at: Position) -> Option<&Torrent> {
-        let chunk = self.groups.get(at.group)?.chunks.get(at.chunk)?;
-        chunk.torrents.get(at.index)
+        self.rest_of_leaf(at).first()
     }
 
     pub fn get_mut(&mut self, at: Position) -> Option<&mut Torrent> {
-        let group = self.groups.get_mut(at.group)?;
-        group.chunks.get_mut(at.chunk)?.torrents.get_mut(at.index)
+        self.rest_of_leaf_mut(at).first_mut()
     }
 
-    /// Inserts where [`Torrents::find`] said that it belongs; tells where it is now.
+    /// Inserts where [`Torrents::find`] said that it belongs; returns where it is now.
     pub fn insert(&mut self, mut at: Position, torrent: Torrent) -> Position {
         self.len += 1;
-        if self.groups.is_empty() {
-            let fence = torrent.info_hash;
-            let torrents = vec![torrent];
-            let chunks = vec![Chunk { fence, torrents }];
-            self.groups.push(Group { fence, chunks });
-            return at;
+        if self.branches.is_empty() {
+            let (fence, torrents) = (torrent.info_hash, Vec::new());
+            let leaves = vec![Leaf { fence, torrents }];
+            self.branches.push(Branch { fence, leaves });
         }
-        if self.groups[at.group].chunks[at.chunk].torrents.len() >= CHUNK {
-            at = self.split_chunk(at);
+        if self.branches[at.branch].leaves[at.leaf].torrents.len() >= MAX_TORRENTS {
+            at = self.split_leaf(at);
         }
-        let group = &mut self.groups[at.group];
-        let chunk = &mut group.chunks[at.chunk];
-        // What lies below a chunk's fence comes to the first chunk of a group: that of all, or one
-        // whose own first chunk has gone.
-        if at.index == 0 && at.chunk == 0 {
-            chunk.fence = torrent.info_hash;
-            if at.group == 0 {
-                group.fence = torrent.info_hash;
+        let branch = &mut self.branches[at.branch];
+        let leaf = &mut branch.leaves[at.leaf];
+        // Only the first leaf of a branch gets hashes below its fence: the first of all, or one whose predecessor
+        // has gone.
+        if at.index == 0 && at.leaf == 0 {
+            leaf.fence = torrent.info_hash;
+            if at.branch == 0 {
+                branch.fence = torrent.info_hash;
             }
         }
-        reserve_one(&mut chunk.torrents);
-        chunk.torrents.insert(at.index, torrent);
+        reserve(&mut leaf.torrents, 1);
+        leaf.torrents.insert(at.index, torrent);
         at
     }
 
-    /// Halves a full chunk, and its group if that is full too; tells where `at` has gone.
-    fn split_chunk(&mut self, mut at: Position) -> Position {
-        if self.groups[at.group].chunks.len() >= GROUP {
-            let left = &mut self.groups[at.group].chunks;
+    /// Halves a full leaf, and its branch if that is full too; returns where `at` has gone.
+    fn split_leaf(&mut self, mut at: Position) -> Position {
+        if self.branches[at.branch].leaves.len() >= MAX_LEAVES {
+            let left = &mut self.branches[at.branch].leaves;
             let middle = left.len() / 2;
-            let chunks = left.split_off(middle);
+            let leaves = left.split_off(middle);
             left.shrink_to_fit();
-            let fence = chunks[0].fence;
-            reserve_one(&mut self.groups);
-            self.groups.insert(at.group + 1, Group { fence, chunks });
-            if at.chunk >= middle {
-                at.group += 1;
-                at.chunk -= middle;
+            let fence = leaves[0].fence;
+            reserve(&mut self.branches, 1);
+            self.branches
+                .insert(at.branch + 1, Branch { fence, leaves });
+            if at.leaf >= middle {
+                at.branch += 1;
+                at.leaf -= middle;
             }
         }
-        let chunks = &mut self.groups[at.group].chunks;
-        let left = &mut chunks[at.chunk].torrents;
+        let leaves = &mut self.branches[at.branch].leaves;
+        let left = &mut leaves[at.leaf].torrents;
         let middle = left.len() / 2;
         let torrents = left.split_off(middle);
         left.shrink_to_fit();
         let fence = torrents[0].info_hash;
-        reserve_one(chunks);
-        chunks.insert(at.chunk + 1, Chunk { fence, torrents });
+        reserve(leaves, 1);
+        leaves.insert(at.leaf + 1, Leaf { fence, torrents });
         if at.index > middle {
-            at.chunk += 1;
+            at.leaf += 1;
             at.index -= middle;
         }
         at
     }
 
     pub fn remove(&mut self, at: Position) {
-        self.retain_chunk(at, |index, _| index != at.index);
+        self.retain_in_leaf(at, |index, _| index != at.index);
     }
 
-    /// Visits the torrents of the chunk at this position, from its index on, each with those that come after
-    /// it, until `visit` returns false.
-    pub fn visit_chunk(
-        &mut self,
-        at: Position,
-        mut visit: impl FnMut(&mut Torrent, &[Torrent]) -> bool,
-    ) {
-        let group = self.groups.get_mut(at.group);
-        let chunk = group.and_then(|g| g.chunks.get_mut(at.chunk));
-        let mut torrents = chunk.and_then(|chunk| chunk.torrents.get_mut(at.index..));
-        while let Some((torrent, rest)) = torrents.take().and_then(<[_]>::split_first_mut) {
-            if !visit(torrent, rest) {
-                return;
-            }
-            torrents = Some(rest);
-        }
-    }
-
-    /// The fence of the chunk after this position's.
+    /// The fence of the leaf after this position's.
     pub fn next_fence(&self, at: Position) -> Option<InfoHash> {
-        let group = self.groups.get(at.group)?;
-        match group.chunks.get(at.chunk + 1) {
-            Some(chunk) => Some(chunk.fence),
-            None => self.groups.get(at.group + 1).map(|g| g.fence),
+        let branch = self.branches.get(at.branch)?;
+        match branch.leaves.get(at.leaf + 1) {
+            Some(leaf) => Some(leaf.fence),
+            None => self.branches.get(at.branch + 1).map(|g| g.fence),
         }
     }
 
-    /// Keeps those of this position's chunk for which `keep` says so; joins what has become small.
-    pub fn retain_chunk(&mut self, at: Position, mut keep: impl FnMut(usize, &Torrent) -> bool) {
-        let Some(group) = self.groups.get_mut(at.group) else {
+    /// Keeps the torrents of this position's leaf for which `keep` is true; joins leaves and branches that become
+    /// small.
+    pub fn retain_in_leaf(&mut self, at: Position, mut keep: impl FnMut(usize, &Torrent) -> bool) {
+        let Some(branch) = self.branches.get_mut(at.branch) else {
             return;
         };
-        let Some(chunk) = group.chunks.get_mut(at.chunk) else {
+        let Some(leaf) = branch.leaves.get_mut(at.leaf) else {
             return;
         };
-        let before = chunk.torrents.len();
+        let before = leaf.torrents.len();
         let mut index = 0;
-        chunk.torrents.retain(|torrent| {
+        leaf.torrents.retain(|torrent| {
             index += 1;
             keep(index - 1, torrent)
         });
-        let after = chunk.torrents.len();
+        let after = leaf.torrents.len();
         self.len -= before - after;
         if after < before {
-            trim(&mut chunk.torrents);
-            tidy(&mut group.chunks, at.chunk, CHUNK, |c| &mut c.torrents);
-            tidy(&mut self.groups, at.group, GROUP, |g| &mut g.chunks);
+            trim(&mut leaf.torrents);
+            tidy(&mut branch.leaves, at.leaf, MAX_TORRENTS, |c| {
+                &mut c.torrents
+            });
+            tidy(&mut self.branches, at.branch, MAX_LEAVES, |g| &mut g.leaves);
         }
     }
 }
 
 /// After one of a row of vectors has shrunk: removes it if it is empty, joins it with the next one or
-/// the one before if it is below a quarter of `most` and both are small.
-fn tidy<P, T>(row: &mut Vec<P>, shrunk: usize, most: usize, inner: impl Fn(&mut P) -> &mut Vec<T>) {
+/// the one before if it is below a quarter of `max` and both are small.
+fn tidy<P, T>(row: &mut Vec<P>, shrunk: usize, max: usize, inner: impl Fn(&mut P) -> &mut Vec<T>) {
     let mut length = |i: usize| row.get_mut(i).map_or(usize::MAX, |p| inner(p).len());
     let here = length(shrunk);
-    let room = (most * 3 / 4).saturating_sub(here);
+    let room = (max * 3 / 4).saturating_sub(here);
     let left = if here == 0 {
         row.remove(shrunk);
         return trim(row);
-    } else if here >= most / 4 {
+    } else if here >= max / 4 {
         return;
     } else if length(shrunk + 1) <= room {
         shrunk
@@ -333,9 +321,9 @@ fn tidy<P, T>(row: &mut Vec<P>, shrunk: usize, most: usize, inner: impl Fn(&mut 
     trim(row);
 }
 
-/// The first eight bytes of the hashes that may be met, both ends included.
+/// The first eight bytes of the lowest and of the highest hash that may be found.
 #[derive(Clone, Copy, Debug)]
-struct Range {
+struct HashRange {
     low: u64,
     high: u64,
 }
@@ -350,7 +338,7 @@ fn prefix(hash: &InfoHash) -> u64 {
 fn last_not_above<T>(
     items: &[T],
     hash: &InfoHash,
-    range: &mut Range,
+    range: &mut HashRange,
     fence: impl Fn(&T) -> &InfoHash,
 ) -> usize {
     let after = count_not_above(items, hash, range, &fence);
@@ -369,7 +357,7 @@ fn last_not_above<T>(
 fn count_not_above<T>(
     items: &[T],
     hash: &InfoHash,
-    range: &Range,
+    range: &HashRange,
     fence: impl Fn(&T) -> &InfoHash,
 ) -> usize {
     let not_above = |item: &T| {
@@ -407,7 +395,7 @@ fn count_not_above<T>(
 }
 
 /// Where in `length` items, evenly spread over the range, a prefix would be.
-fn interpolate(prefix: u64, range: &Range, length: usize) -> usize {
+fn interpolate(prefix: u64, range: &HashRange, length: usize) -> usize {
     let width = range.high.saturating_sub(range.low);
     // Down to 32 bits, so that one 64-bit multiplication and division do.
     let shift = (u64::BITS - width.leading_zeros()).saturating_sub(32);
@@ -418,7 +406,7 @@ fn interpolate(prefix: u64, range: &Range, length: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Random;
+    use crate::base::random::Random;
     use std::collections::BTreeMap;
 
     fn torrent(info_hash: InfoHash, downloaded: u32) -> Torrent {
@@ -441,9 +429,9 @@ mod tests {
         assert_eq!(table.len(), model.len());
         check_fences(table);
         let all: Vec<(InfoHash, u32)> = table
-            .groups
+            .branches
             .iter()
-            .flat_map(|g| &g.chunks)
+            .flat_map(|g| &g.leaves)
             .flat_map(|c| &c.torrents)
             .map(|t| (t.info_hash, t.downloaded))
             .collect();
@@ -453,15 +441,15 @@ mod tests {
     /// Each fence is above all that comes before it and not above what it stands for.
     fn check_fences(table: &Torrents) {
         let mut last = None;
-        for group in &table.groups {
-            assert!(!group.chunks.is_empty() && group.chunks.len() <= GROUP);
-            assert!(group.fence <= group.chunks[0].fence);
-            assert!(last.is_none_or(|last| last < group.fence));
-            for chunk in &group.chunks {
-                assert!(!chunk.torrents.is_empty() && chunk.torrents.len() <= CHUNK);
-                assert!(last.is_none_or(|last| last < chunk.fence));
-                assert!(chunk.fence <= chunk.torrents[0].info_hash);
-                last = chunk.torrents.last().map(|t| t.info_hash);
+        for branch in &table.branches {
+            assert!(!branch.leaves.is_empty() && branch.leaves.len() <= MAX_LEAVES);
+            assert!(branch.fence <= branch.leaves[0].fence);
+            assert!(last.is_none_or(|last| last < branch.fence));
+            for leaf in &branch.leaves {
+                assert!(!leaf.torrents.is_empty() && leaf.torrents.len() <= MAX_TORRENTS);
+                assert!(last.is_none_or(|last| last < leaf.fence));
+                assert!(leaf.fence <= leaf.torrents[0].info_hash);
+                last = leaf.torrents.last().map(|t| t.info_hash);
             }
         }
     }
@@ -472,10 +460,10 @@ mod tests {
         hash
     }
 
-    /// Whole ranges go and come back, at the ends of groups and chunks too: what was below the fence of
-    /// a chunk that has become the first of its group must lower that fence when it returns.
+    /// Whole ranges go and come back, at the ends of branches and leaves too: what was below the fence of
+    /// a leaf that has become the first of its branch must lower that fence when it returns.
     #[test]
-    fn ranges_that_go_and_come_back_leave_the_order_whole() {
+    fn order_is_kept_when_ranges_are_removed_and_inserted_again() {
         let mut random = Random::seeded(22);
         let mut table = Torrents::default();
         let mut model = BTreeMap::new();
@@ -488,11 +476,11 @@ mod tests {
         for n in 0..60_000 {
             insert(&mut table, &mut model, n * 16);
         }
-        assert!(table.groups.len() > 1);
+        assert!(table.branches.len() > 1);
         for _ in 0..600 {
-            // Somewhere, or right at the beginning of a group.
+            // Somewhere, or right at the beginning of a branch.
             let fences: Vec<u32> = table
-                .groups
+                .branches
                 .iter()
                 .map(|g| prefix(&g.fence) >> 32)
                 .map(|n| n as u32)
@@ -558,7 +546,7 @@ mod tests {
             let at = table.find(&hash).expect("is there");
             table.remove(at);
         }
-        assert!(table.is_empty() && table.groups.is_empty());
+        assert!(table.is_empty() && table.branches.is_empty());
     }
 
     #[test]
@@ -593,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_walked_by_their_fences() {
+    fn leaves_are_walked_by_their_fences() {
         let mut random = Random::seeded(2);
         let mut table = Torrents::default();
         for _ in 0..5000 {
@@ -606,10 +594,7 @@ mod tests {
         let mut from = Some([0; 20]);
         while let Some(hash) = from {
             let at = table.find(&hash).unwrap_or_else(|at| at);
-            table.visit_chunk(at, |t, _| {
-                seen.push(t.info_hash);
-                true
-            });
+            seen.extend(table.rest_of_leaf(at).iter().map(|t| t.info_hash));
             from = table.next_fence(at);
         }
         assert_eq!(seen.len(), table.len());
@@ -628,7 +613,7 @@ mod tests {
         hashes.sort_unstable();
         let looks = std::cell::Cell::new(0);
         for (i, hash) in hashes.iter().enumerate() {
-            let range = Range {
+            let range = HashRange {
                 low: 0,
                 high: u64::MAX,
             };

@@ -1,26 +1,20 @@
-//! The whole table from outside: walked in slices to be saved, and put back.
+//! The whole table from outside: walked in slices to be saved, and restored.
 //!
-//! A walk holds the key that it goes on from and never an index, so the table may change under it: what
-//! is there throughout is met exactly once, and in order; what comes or goes meanwhile may or may not be
-//! met. A peer that changes its role meanwhile may be met in both; the later is the newer.
+//! A walk goes on from a key and never from an index, so the table may change under it: what is there throughout is
+//! visited exactly once, and in order; what comes or goes meanwhile may be visited or not. A peer that changes its role
+//! meanwhile may be visited in both; the later visit is the newer.
 
-use super::clock::LIFE;
-use super::peers::{COMPLETED, Peer, Role};
-use super::small;
-use super::swarms::{self, Peers, Update, Within};
+use super::peer::{COMPLETED, Peer, RECORD_SIZES, Role, count};
+use super::swarms::{SwarmCursor, Update};
 use super::torrents::Torrent;
-use super::{Hint, InfoHash, KEEP_EMPTY, Tracker};
-
-/// Bytes of a peer's record in each list of a swarm: IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6
-/// seeders. Address and port as on the wire, and the tag.
-pub const RECORD_SIZES: [usize; 4] = small::SIZES;
+use super::{Hint, InfoHash, KEEP_EMPTY, PREFETCHED, Tracker};
 
 /// Where a walk goes on. The default is the beginning.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cursor {
     torrent: InfoHash,
     /// Set in the middle of a swarm.
-    within: Option<Within>,
+    pub(super) within: Option<SwarmCursor>,
 }
 
 impl Cursor {
@@ -36,94 +30,91 @@ impl Cursor {
     pub fn torrent(&self) -> &InfoHash {
         &self.torrent
     }
+
+    /// Where to go on in this swarm. A swarm that was left half-way may have gone; a place in it means nothing in the
+    /// next one.
+    pub(super) fn within(&self, torrent: &InfoHash) -> Option<SwarmCursor> {
+        self.within.filter(|_| *torrent == self.torrent)
+    }
 }
 
-/// What a walk meets: each torrent before its peers, lists and records in order.
+/// What a walk visits: each torrent before its peers, lists and records in order.
 #[derive(Clone, Copy, Debug)]
 pub enum Found<'a> {
     Torrent {
         info_hash: &'a InfoHash,
         downloaded: u32,
-        /// Seconds since it has been without peers; none while it has some.
+        /// Seconds since it lost its last peer; none while it has some.
         empty_for: Option<u32>,
     },
     /// Whole records of one of the four lists; a long list comes in several pieces.
     Peers { list: u8, records: &'a [u8] },
 }
 
-/// Torrents between the one that a walk meets and the one whose swarm it prefetches.
+/// Torrents between the one that a walk visits and the one whose swarm it prefetches.
 const WALK_AHEAD: usize = 8;
 
 impl Tracker {
-    /// Walks on by about `budget` torrents and peers, a chunk of a large swarm at least. None is the end.
+    /// Walks on by about `budget` torrents and peers, and at least a torrent or a chunk of a large swarm. None is the
+    /// end.
     pub fn walk(
         &self,
-        from: Cursor,
+        mut from: Cursor,
         budget: usize,
         visit: &mut dyn FnMut(Found),
     ) -> Option<Cursor> {
-        let mut cursor = from;
         let mut spent = 0;
         loop {
-            let at = self.torrents.find(&cursor.torrent).unwrap_or_else(|at| at);
-            let torrents = self.torrents.rest_of_chunk(at);
+            let at = self.torrents.find(&from.torrent).unwrap_or_else(|at| at);
+            let torrents = self.torrents.rest_of_leaf(at);
             for (index, torrent) in torrents.iter().enumerate() {
                 if let Some(later) = torrents.get(index + WALK_AHEAD) {
-                    self.swarms.prefetch(&later.peers);
+                    self.swarms.prefetch(&later.peers, PREFETCHED);
                 }
-                if spent >= budget && torrent.info_hash != cursor.torrent {
-                    cursor.torrent = torrent.info_hash;
-                    return Some(cursor);
+                let mut next = Cursor::at(torrent.info_hash);
+                if spent >= budget && index > 0 {
+                    return Some(next);
                 }
-                // A swarm that was left half-way may have gone; its place in the next one means nothing.
-                let resumed = cursor.within.take();
-                let resumed = resumed.filter(|_| torrent.info_hash == cursor.torrent);
-                cursor.within = self.walk_torrent(torrent, resumed, budget, &mut spent, visit);
-                if cursor.within.is_some() {
-                    cursor.torrent = torrent.info_hash;
-                    return Some(cursor);
+                next.within = from.within(&torrent.info_hash);
+                next.within = self.walk_torrent(torrent, next.within, budget, &mut spent, visit);
+                if next.within.is_some() {
+                    return Some(next);
                 }
             }
-            cursor = Cursor::at(self.torrents.next_fence(at)?);
+            from = Cursor::at(self.torrents.next_fence(at)?);
             if spent >= budget {
-                return Some(cursor);
+                return Some(from);
             }
         }
     }
 
-    /// Tells where in the swarm to go on if the budget is spent before its end.
+    /// Returns where in the swarm to go on if the budget is spent before its end.
     fn walk_torrent(
         &self,
         torrent: &Torrent,
-        resumed: Option<Within>,
+        from: Option<SwarmCursor>,
         budget: usize,
         spent: &mut usize,
         visit: &mut dyn FnMut(Found),
-    ) -> Option<Within> {
-        if resumed.is_none() {
+    ) -> Option<SwarmCursor> {
+        let empty_for = self.empty_for(torrent);
+        if from.is_none() {
             *spent += 1;
             visit(Found::Torrent {
                 info_hash: &torrent.info_hash,
                 downloaded: torrent.downloaded,
-                empty_for: match torrent.peers {
-                    Peers::Empty(since) => Some(self.now.saturating_sub(since)),
-                    _ => None,
-                },
+                empty_for,
             });
         }
-        let mut next = match torrent.peers {
-            Peers::Empty(_) => None,
-            _ => Some(resumed.unwrap_or(swarms::FIRST)),
-        };
-        while let Some(within) = next {
-            let (records, after) = self.swarms.run(&torrent.peers, within);
-            next = after;
-            let size = RECORD_SIZES.get(usize::from(within.list));
-            if let Some(size) = size.filter(|_| !records.is_empty()) {
-                *spent += records.len() / size;
-                let list = within.list;
+        let mut next = from.or(empty_for.is_none().then_some(SwarmCursor::START));
+        while let Some(from) = next {
+            let (records, after) = self.swarms.run(&torrent.peers, from);
+            if !records.is_empty() {
+                *spent += count(records, RECORD_SIZES[from.list]);
+                let list = from.list as u8; // Below 4.
                 visit(Found::Peers { list, records });
             }
+            next = after;
             if *spent >= budget {
                 break;
             }
@@ -131,34 +122,8 @@ impl Tracker {
         next
     }
 
-    /// Milliseconds in a unit of the clock.
-    pub fn unit_ms(&self) -> u64 {
-        self.unit_ms
-    }
-
-    /// Units since the start.
-    pub fn units(&self) -> u64 {
-        self.clock.unit()
-    }
-
-    /// How many units ago the peer of this tag announced; none if it has expired.
-    pub fn age(&self, tag: u8) -> Option<u8> {
-        Some(self.clock.age(tag)).filter(|age| u64::from(*age) <= LIFE)
-    }
-
-    /// Milliseconds since the unit began.
-    pub fn into_unit_ms(&self) -> u64 {
-        self.now_ms
-            .saturating_sub(self.units().saturating_mul(self.unit_ms))
-    }
-
-    /// Takes the start to have been so many milliseconds earlier.
-    pub fn set_back(&mut self, ms: u64) {
-        self.ahead_ms = self.ahead_ms.saturating_add_unsigned(ms);
-    }
-
-    /// Puts back a torrent without its peers, unless it is known already; none if there is no room.
-    /// `empty_for` is how many seconds ago it had its last peer.
+    /// Restores a torrent without its peers, unless it is known already; none if there is no room. It lost its last
+    /// peer `empty_for` seconds ago.
     pub fn restore_torrent(
         &mut self,
         info_hash: &InfoHash,
@@ -166,22 +131,17 @@ impl Tracker {
         empty_for: u32,
     ) -> Option<Hint> {
         let at = match self.torrents.find(info_hash) {
-            Ok(at) => return Some(Hint::found(at)),
-            Err(at) => at,
+            Ok(at) => at,
+            Err(at) => {
+                let empty_since = self.now.saturating_sub(empty_for);
+                self.add_torrent(at, info_hash, downloaded, empty_since)?
+            }
         };
-        if self.all_torrents() >= self.limits.max_torrents {
-            return None;
-        }
-        let torrent = Torrent {
-            info_hash: *info_hash,
-            downloaded,
-            peers: Peers::Empty(self.now.saturating_sub(empty_for)),
-        };
-        Some(Hint::found(self.torrents.insert(at, torrent)))
+        Some(Hint::found(at))
     }
 
-    /// The same for a torrent of which only the count is left. There is no room for it once memories
-    /// must make room for torrents with peers, and none for one that has been empty for too long.
+    /// Restores a torrent of which only the downloaded count is left. There is no room for it once such torrents
+    /// must make room for torrents with peers, and none if it has been empty for too long.
     pub fn restore_memory(
         &mut self,
         info_hash: &InfoHash,
@@ -194,7 +154,7 @@ impl Tracker {
         }
     }
 
-    /// Puts a peer back into the torrent that [`Tracker::restore_torrent`] has just put back; `age` is
+    /// Restores a peer of the torrent that [`Tracker::restore_torrent`] has just restored; `age` is
     /// in units. False if there is no room.
     pub fn restore_peer(
         &mut self,
@@ -210,10 +170,8 @@ impl Tracker {
             tag: self.clock.ago(age).stamp() | completed,
             room: self.has_room(),
         };
-        let Some(torrent) = self.torrents.get_mut(torrent.at) else {
-            return false;
-        };
-        let seen = self.swarms.update(&mut torrent.peers, peer, update);
+        let torrent = self.torrents.get_mut(torrent.at);
+        let seen = torrent.and_then(|t| self.swarms.update(&mut t.peers, peer, update));
         seen.is_some()
     }
 }

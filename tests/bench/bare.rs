@@ -1,148 +1,102 @@
 //! The reference loops: servers that move the same bytes as a tracker and do nothing else.
 //!
-//! They are the ceiling that a tracker is measured against, so they are what one would write to
-//! be fast and no cleverer: blocking `recvmmsg` and `sendmmsg` for UDP, edge-triggered epoll for
-//! HTTP. They run in a process of their own, this program started with `--bare`, and are pinned
-//! and measured like any server.
+//! They are the ceiling that a tracker is measured against, so they are what one would write to be fast and no
+//! cleverer: blocking `recvmmsg` and `sendmmsg` for UDP, edge-triggered epoll for HTTP. They run in a process of
+//! their own, this program started with `--bare`, and are pinned and measured like any server.
 
-use std::fmt;
-use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
-use std::str::FromStr;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, UdpSocket};
 
-use crate::sys::{self, Batch, Epoll, Wait};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
 
-/// Which loop, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bare {
-    pub kind: Kind,
-    pub address: SocketAddr,
-}
+use super::sys::Batch;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Answers every datagram with this many octets.
-    Udp(usize),
-    /// Answers every HTTP request and waits for the next.
-    Http,
-    /// Answers one HTTP request and closes.
-    HttpClosing,
-}
-
-/// As it is written on the command line of the loop's process.
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Kind::Udp(length) => write!(f, "udp:{length}"),
-            Kind::Http => f.write_str("http"),
-            Kind::HttpClosing => f.write_str("http-closing"),
-        }
-    }
-}
-
-impl FromStr for Kind {
-    type Err = String;
-
-    fn from_str(kind: &str) -> Result<Kind, String> {
-        match (kind, kind.strip_prefix("udp:").map(str::parse)) {
-            (_, Some(Ok(length @ 16..=1232))) => Ok(Kind::Udp(length)),
-            ("http", _) => Ok(Kind::Http),
-            ("http-closing", _) => Ok(Kind::HttpClosing),
-            _ => Err(format!("{kind} is no reference loop")),
-        }
-    }
-}
-
-pub fn run(bare: &Bare) -> io::Result<()> {
-    match bare.kind {
-        Kind::Udp(length) => udp(bare.address, length),
-        Kind::Http => http(bare.address, false),
-        Kind::HttpClosing => http(bare.address, true),
-    }
-}
-
-/// Datagrams a system call, as many as trackers take.
+/// Datagrams or events a system call, as many as trackers take.
 const BATCH: usize = 64;
 
-fn udp(address: SocketAddr, length: usize) -> io::Result<()> {
+/// Runs the loop of that name: `udp`, `http` (connections are kept) or `http-closing`.
+pub fn run(kind: &str, address: SocketAddr) -> io::Result<()> {
+    match kind {
+        "udp" => udp(address),
+        _ => http(address, kind == "http-closing"),
+    }
+}
+
+fn is_ready() {
+    eprintln!("announced: ready");
+}
+
+/// Answers every datagram with as many bytes as an announce's reply.
+fn udp(address: SocketAddr) -> io::Result<()> {
     let socket = UdpSocket::bind(address)?;
-    sys::set_receive_buffer(&socket, 8 << 20)?;
-    let mut batch = Batch::with_addresses(BATCH, length);
+    let peer_bytes = if address.is_ipv4() { 6 } else { 18 };
+    let mut batch = Batch::new(BATCH, 20 + super::NUMWANT * peer_bytes);
+    is_ready();
     loop {
-        let received = batch.receive(&socket, Wait::ForOne)?;
+        let received = batch.receive(&socket, libc::MSG_WAITFORONE)?;
         for index in 0..received {
-            // Action and transaction are where a reply begins, so that it counts as one.
+            // A reply begins with action and transaction, and is counted if they are right.
             batch.slot(index).copy_within(8..16, 0);
         }
-        batch.send(&socket, received, length)?;
+        batch.send(&socket, received)?;
     }
 }
 
-fn http(address: SocketAddr, closing: bool) -> io::Result<()> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    let mut epoll = Epoll::new(BATCH)?;
-    epoll.add(listener.as_raw_fd())?;
-    // By descriptor, which the kernel keeps small.
-    let mut connections: Vec<Option<TcpStream>> = Vec::new();
-    let reply = reply();
-    let mut request = [0; 2048];
+/// Answers every request, which is taken to be whole.
+fn http(address: SocketAddr, is_closing: bool) -> io::Result<()> {
+    let mut listener = TcpListener::bind(address)?;
+    let mut poll = Poll::new()?;
+    let accepts = Token(0);
+    poll.registry()
+        .register(&mut listener, accepts, Interest::READABLE)?;
+    let mut events = Events::with_capacity(BATCH);
+    let mut connections: Vec<Option<TcpStream>> = vec![None];
+    let (reply, mut request) = (reply(), [0; 2048]);
+    let mut free = Vec::new();
+    is_ready();
     loop {
-        for index in 0..epoll.wait()? {
-            let ready = epoll.ready(index);
-            if ready == listener.as_raw_fd() {
-                accept_all(&listener, &epoll, &mut connections)?;
+        poll.poll(&mut events, None)?;
+        for event in &events {
+            if event.token() == accepts {
+                while let Ok((mut stream, _)) = listener.accept() {
+                    let place = free.pop().unwrap_or(connections.len());
+                    poll.registry()
+                        .register(&mut stream, Token(place), Interest::READABLE)?;
+                    connections.resize_with(connections.len().max(place + 1), || None);
+                    connections[place] = Some(stream);
+                }
                 continue;
             }
-            let place = &mut connections[ready as usize];
-            match answer(place.as_ref(), &mut request, &reply) {
-                Ok(()) if !closing => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                _ => *place = None,
+            let connection = &mut connections[event.token().0];
+            let Some(stream) = connection else {
+                continue;
+            };
+            let answered = match stream.read(&mut request) {
+                Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+                Ok(_) => stream.write_all(&reply),
+                Err(error) => Err(error),
+            };
+            let is_waiting = answered
+                .as_ref()
+                .is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+            if !is_waiting && (is_closing || answered.is_err()) {
+                *connection = None;
+                free.push(event.token().0);
             }
         }
     }
 }
 
-fn accept_all(
-    listener: &TcpListener,
-    epoll: &Epoll,
-    connections: &mut Vec<Option<TcpStream>>,
-) -> io::Result<()> {
-    while let Ok(stream) = sys::accept(listener.as_fd()) {
-        let descriptor = stream.as_raw_fd();
-        epoll.add(descriptor)?;
-        if connections.len() <= descriptor as usize {
-            connections.resize_with(descriptor as usize + 1, || None);
-        }
-        connections[descriptor as usize] = Some(stream);
-    }
-    Ok(())
-}
-
-/// One request, taken to be whole, and one reply. An error is the end of the connection, unless
-/// there was nothing yet.
-fn answer(stream: Option<&TcpStream>, request: &mut [u8], reply: &[u8]) -> io::Result<()> {
-    let mut stream = stream.ok_or(io::ErrorKind::NotConnected)?;
-    match sys::receive_now(stream, request)? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => stream.write_all(reply),
-    }
-}
-
-/// The octets of an announce's reply with thirty peers.
+/// The bytes of an announce's reply with thirty peers.
 fn reply() -> Vec<u8> {
     let mut body = b"d8:completei15000e10:downloadedi15000e11:external ip4:".to_vec();
     body.extend([127, 0, 0, 1]);
     body.extend(b"10:incompletei15000e8:intervali1800e12:min intervali900e5:peers180:");
-    body.extend([0x5a; 180]);
+    body.extend([0x5a; 6 * super::NUMWANT]);
     body.push(b'e');
-    let mut reply = format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    )
-    .into_bytes();
-    reply.extend(body);
-    reply
+    let length = body.len();
+    let head =
+        format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n");
+    [head.into_bytes(), body].concat()
 }

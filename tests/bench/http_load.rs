@@ -1,41 +1,31 @@
 //! Announces over HTTP, on connections that are kept or on a new one each.
 //!
-//! Each connection has one request at a time. Like the UDP generator, this one must need less
-//! processor time than the server, so connections are not waited on but tried in the order in
-//! which they asked, which is the order in which servers answer: a system call to receive, one to
-//! send, and the server is spared the cost of waking anyone.
+//! Each connection has one request at a time. Like the UDP generator, this one must need less processor time than the
+//! server, so connections are not waited on but tried in the order in which they asked, which is the order in which
+//! servers answer: a system call to receive, one to send, and the server is spared the cost of waking anyone.
 
-use std::io::{self, ErrorKind, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::contest::Tally;
-use crate::population::{Peer, Population, Requests, SOURCES};
-use crate::sys;
+use socket2::{Domain, Socket, Type};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Connections {
-    Kept,
-    New,
-}
+use super::contest::{Load, Tally};
+use super::population::{Order, Peer, Population, Reannounce, SOURCES, info_hash};
 
 /// Connections open at a time; fewer than the 128 that a listener may have waiting by default.
-const CONNECTIONS: usize = 96;
+const CONNECTIONS: u32 = 96;
 
 const PAUSE: Duration = Duration::from_micros(20);
 
 /// How long the connection whose turn it is may keep the others waiting.
-const PATIENCE: Duration = Duration::from_millis(1);
+const TURN: Duration = Duration::from_millis(1);
 
 /// A connection without a reply for so long is given up.
 const LOST_AFTER: Duration = Duration::from_secs(1);
 
-/// The octets that an announce's reply begins with.
-const ANNOUNCE_REPLY: &[u8] = b"d8:complete";
-
 /// An announce of fixed length, into which hash, port and seeding are patched.
-#[derive(Clone)]
-pub struct Request {
+struct Request {
     text: Vec<u8>,
     hash: usize,
     port: usize,
@@ -43,45 +33,37 @@ pub struct Request {
 }
 
 impl Request {
-    /// What libtorrent sends, in its order, without what trackers skip anyway.
-    pub fn new(server: SocketAddr, connections: Connections, numwant: u32) -> Request {
-        let connection = match connections {
-            Connections::Kept => "",
-            Connections::New => "Connection: close\r\n",
-        };
+    /// What libtorrent sends, in its order, without the fields that trackers skip.
+    fn new(server: SocketAddr, is_kept: bool) -> Request {
+        let connection = if is_kept { "" } else { "Connection: close\r\n" };
+        let (hash, numwant) = ("%00".repeat(20), super::NUMWANT);
         let text = format!(
-            "GET /announce?info_hash=%00%00%00%00%00%00%00%00%00%00%00%00%00%00%00%00%00%00%00%00\
-             &peer_id=-BN0100-abcdefghijkl&port=00000&uploaded=0&downloaded=0&left=0\
-             &key=5A5A5A5A&numwant={numwant}&compact=1&no_peer_id=1 HTTP/1.1\r\n\
+            "GET /announce?info_hash={hash}&peer_id=-BN0100-abcdefghijkl&port=00000&uploaded=0&downloaded=0\
+             &left=0&key=5A5A5A5A&numwant={numwant}&compact=1&no_peer_id=1 HTTP/1.1\r\n\
              Host: {server}\r\nUser-Agent: bench/1.0\r\nAccept-Encoding: gzip\r\n{connection}\r\n"
         );
         let after = |name: &str| text.find(name).expect("just written") + name.len();
-        let (hash, port, left) = (after("info_hash="), after("port="), after("left="));
         Request {
-            hash,
-            port,
-            left,
+            hash: after("info_hash="),
+            port: after("port="),
+            left: after("left="),
             text: text.into_bytes(),
         }
     }
 
-    pub fn of(&mut self, peer: Peer, population: &Population) -> &[u8] {
+    fn patch(&mut self, peer: Peer, population: &Population) -> &[u8] {
         const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
         let escapes = self.text[self.hash..].chunks_exact_mut(3);
-        for (escape, octet) in escapes.zip(population.info_hash(peer.torrent)) {
-            escape[1] = DIGITS[usize::from(octet >> 4)];
-            escape[2] = DIGITS[usize::from(octet & 15)];
+        for (escape, byte) in escapes.zip(info_hash(peer.torrent)) {
+            escape[1] = DIGITS[usize::from(byte >> 4)];
+            escape[2] = DIGITS[usize::from(byte & 15)];
         }
         let mut port = population.port(peer);
         for digit in self.text[self.port..][..5].iter_mut().rev() {
             *digit = b'0' + (port % 10) as u8;
             port /= 10;
         }
-        self.text[self.left] = if population.is_seeder(peer) {
-            b'0'
-        } else {
-            b'1'
-        };
+        self.text[self.left] = b'1' - u8::from(population.is_seeder(peer));
         &self.text
     }
 }
@@ -94,103 +76,67 @@ struct Connection {
 
 pub struct HttpLoad<'a> {
     population: &'a Population,
+    order: Reannounce<'a>,
     server: SocketAddr,
-    kind: Connections,
+    is_kept: bool,
     request: Request,
-    reply: Vec<u8>,
     connections: Vec<Connection>,
-    /// Whose reply is expected next.
+    /// The connection whose reply is expected next.
     turn: usize,
-    pub tally: Tally,
+    tally: Tally,
 }
 
 impl<'a> HttpLoad<'a> {
-    pub fn new(
-        server: SocketAddr,
-        population: &'a Population,
-        kind: Connections,
-        numwant: u32,
-    ) -> HttpLoad<'a> {
-        let connection = |index| Connection {
-            source: index as u32 % SOURCES,
+    pub fn new(server: SocketAddr, population: &'a Population, is_kept: bool) -> HttpLoad<'a> {
+        let connections = (0..CONNECTIONS).map(|index| Connection {
+            source: index % SOURCES,
             stream: None,
             asked: Instant::now(),
-        };
+        });
         HttpLoad {
             population,
+            order: Reannounce::new(population),
             server,
-            kind,
-            request: Request::new(server, kind, numwant),
-            reply: vec![0; 4096],
-            connections: (0..CONNECTIONS).map(connection).collect(),
+            is_kept,
+            request: Request::new(server, is_kept),
+            connections: connections.collect(),
             turn: 0,
             tally: Tally::default(),
         }
     }
 
-    pub fn close(&mut self) {
-        for connection in &mut self.connections {
-            connection.stream = None;
-        }
-    }
-
-    pub fn drive(&mut self, requests: &mut dyn Requests, deadline: Instant) -> io::Result<()> {
-        let mut progress = Instant::now();
-        loop {
-            let now = Instant::now();
-            if now >= deadline {
-                return Ok(());
-            }
-            if self.visit(now, requests)? {
-                progress = now;
-            } else if now.duration_since(progress) < PATIENCE {
-                self.tally.wait(PAUSE);
-                continue;
-            }
-            self.turn = (self.turn + 1) % CONNECTIONS;
-        }
-    }
-
-    /// Takes the reply of the connection whose turn it is, and asks again. False if there is no
-    /// reply yet.
-    fn visit(&mut self, now: Instant, requests: &mut dyn Requests) -> io::Result<bool> {
+    /// Takes the reply of the connection whose turn it is, and asks again. False if there is no reply yet.
+    fn visit(&mut self, now: Instant) -> io::Result<bool> {
         let connection = &mut self.connections[self.turn];
-        if let Some(stream) = &connection.stream {
-            let keep = match receive(stream, &mut self.reply, &mut self.tally) {
-                Ok(()) => self.kind == Connections::Kept,
+        let mut kept = None;
+        if let Some(stream) = connection.stream.take() {
+            match receive(&stream) {
+                Ok(bytes) => {
+                    self.tally.replies += 1;
+                    self.tally.bytes += bytes as u64;
+                    kept = Some(stream).filter(|_| self.is_kept);
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if now.duration_since(connection.asked) < LOST_AFTER {
+                        connection.stream = Some(stream);
                         return Ok(false);
                     }
                     self.tally.lost += 1;
-                    false
                 }
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Err(error),
-                Err(_) => {
-                    match self.kind {
-                        Connections::Kept => self.tally.closed += 1,
-                        Connections::New => self.tally.lost += 1,
-                    }
-                    false
+                Err(error) if self.is_kept || error.kind() == ErrorKind::InvalidData => {
+                    return Err(error);
                 }
-            };
-            if !keep {
-                connection.stream = None;
+                Err(_) => self.tally.lost += 1,
             }
         }
-        let peer = requests
-            .next(connection.source)
-            .expect("announces without end");
-        let request = self.request.of(peer, self.population);
-        let mut stream = match connection.stream.take() {
+        let source = self.population.family.source(connection.source);
+        let peer = self.order.next(connection.source).expect("has no end");
+        let request = self.request.patch(peer, self.population);
+        let mut stream = match kept {
             Some(stream) => stream,
-            None => sys::connect_from(
-                self.population.family.source(connection.source),
-                self.server,
-            )?,
+            None => connect(source, self.server)?,
         };
-        // On the loopback a connection is made by the time that connect returns. If not, or if
-        // the server has closed it, the next visit finds nothing and begins anew.
+        // If the server has closed the connection, the next visit notices.
         let _ = stream.write(request);
         connection.stream = Some(stream);
         connection.asked = now;
@@ -198,48 +144,76 @@ impl<'a> HttpLoad<'a> {
     }
 }
 
-/// Receives one reply; an error where there is none.
-pub fn receive(stream: &TcpStream, buffer: &mut [u8], tally: &mut Tally) -> io::Result<()> {
-    let mut length = 0;
+impl Load for HttpLoad<'_> {
+    fn run(&mut self, deadline: Instant) -> io::Result<()> {
+        let mut progress = Instant::now();
+        loop {
+            let now = Instant::now();
+            if now >= deadline {
+                return Ok(());
+            }
+            if self.visit(now)? {
+                progress = now;
+            } else if now.duration_since(progress) < TURN {
+                self.tally.wait(PAUSE);
+                continue;
+            }
+            self.turn = (self.turn + 1) % self.connections.len();
+        }
+    }
+
+    fn settle(&mut self) -> io::Result<()> {
+        let connections = self.connections.iter_mut();
+        connections.for_each(|connection| connection.stream = None);
+        Ok(())
+    }
+
+    fn tally(&self) -> Tally {
+        self.tally
+    }
+}
+
+/// A connection from a given address. On the loopback it is made at once.
+fn connect(source: IpAddr, server: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    socket.connect(&server.into())?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Receives one reply to an announce; its length.
+fn receive(mut stream: &TcpStream) -> io::Result<usize> {
+    let (mut buffer, mut length) = ([0; 4096], 0);
     loop {
-        match sys::receive_now(stream, &mut buffer[length..]) {
-            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+        match stream.read(&mut buffer[length..]) {
+            Ok(0) => return Err(io::Error::other("the server has closed a connection")),
             Ok(more) => length += more,
             // The rest of a reply that has begun is not far.
             Err(error) if error.kind() == ErrorKind::WouldBlock && length > 0 => continue,
             Err(error) => return Err(error),
         }
         let reply = &buffer[..length];
-        if let Some(body) = body(reply) {
-            tally.replies += 1;
-            tally.octets += length as u64;
-            if !body.starts_with(ANNOUNCE_REPLY) {
-                tally.errors += 1;
-                let text = String::from_utf8_lossy(&reply[..length.min(300)]);
-                tally.first_error.get_or_insert_with(|| text.into_owned());
-            }
-            return Ok(());
+        let Some(body) = body(reply) else {
+            continue;
+        };
+        if !body.starts_with(b"d8:complete") {
+            let text = String::from_utf8_lossy(reply).into_owned();
+            return Err(io::Error::new(ErrorKind::InvalidData, text));
         }
+        return Ok(length);
     }
 }
 
 /// The body of a reply, once it is whole.
 fn body(reply: &[u8]) -> Option<&[u8]> {
-    const LENGTH: &[u8] = b"content-length:";
-    let mut rest = reply;
-    let mut length = None;
-    loop {
-        let end = rest.iter().position(|&octet| octet == b'\n')?;
-        let line = rest[..end].trim_ascii_end();
-        rest = &rest[end + 1..];
-        if line.is_empty() {
-            return Some(rest).filter(|body| length.is_some_and(|length| body.len() >= length));
-        }
-        let Some((name, value)) = line.split_at_checked(LENGTH.len()) else {
-            continue;
-        };
-        if name.eq_ignore_ascii_case(LENGTH) {
-            length = std::str::from_utf8(value.trim_ascii()).ok()?.parse().ok();
-        }
-    }
+    let end = reply.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    let (head, body) = reply.split_at(end);
+    let length = head.split(|byte| *byte == b'\n').find_map(|line| {
+        let (name, value) = line.split_at_checked(b"content-length:".len())?;
+        let is_length = name.eq_ignore_ascii_case(b"content-length:");
+        std::str::from_utf8(value).ok().filter(|_| is_length)
+    });
+    let length: usize = length?.trim().parse().ok()?;
+    Some(body).filter(|body| body.len() >= length)
 }

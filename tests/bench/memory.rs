@@ -1,16 +1,15 @@
-//! How much memory a peer takes, an idle tracker has, and a binary fills on the disk.
+//! Memory a peer, of an idle tracker, and of several threads against one.
 
-use std::fs;
 use std::io;
 
-use crate::options::{Build, Options};
-use crate::population::{Fill, Population};
-use crate::report::{Figure, Goal, Report, grouped, megabytes};
-use crate::server::Server;
-use crate::udp_load;
+use super::options::Options;
+use super::population::Population;
+use super::report::{Goal, Report, grouped, megabytes};
+use super::server::Server;
+use super::udp_load;
 
-/// Torrents, peers in each, and the octets that a peer may take. Sizes about a thousand show
-/// whether a thousand was a lucky one.
+/// Torrents, peers in each, and the bytes that a peer may take. Sizes about a thousand show whether a thousand was a
+/// lucky one.
 const SHAPES: [(u32, u32, f64); 7] = [
     (1_000_000, 1, 40.0),
     (100_000, 10, 14.0),
@@ -21,131 +20,83 @@ const SHAPES: [(u32, u32, f64); 7] = [
     (10, 50_000, 8.0),
 ];
 
-/// Growth of the resident set from a tracker just started to one that knows all peers, half of
-/// them seeders. Every announce is acknowledged, so the number of peers is exact.
+/// The threads whose memory is measured, and the share of one thread's that they may take, by torrents and peers in
+/// each.
+const THREADS: u32 = 4;
+const THREADS_SHAPES: [(u32, u32, f64); 2] = [(1_000_000, 5, 1.1), (100_000, 10, 1.5)];
+
+/// A population of this shape, or of fewer torrents if the command line says so, with its name.
+fn population(options: &Options, torrents: u32, peers: u32) -> (Population, String) {
+    let torrents = options.torrents.map_or(torrents, |most| most.min(torrents));
+    let name = format!("{} torrents of {}", grouped(torrents), grouped(peers));
+    (Population::even(torrents, peers, options.family), name)
+}
+
+/// Growth of the resident set from a tracker just started to one that knows all peers, half of them seeders. Every
+/// announce is acknowledged, so the number of peers is exact.
 pub fn growth(options: &Options, report: &mut Report) -> io::Result<()> {
     for (torrents, peers, limit) in SHAPES {
-        let population = Population::even(torrents, peers, options.family);
-        let (t, p) = (grouped(u64::from(torrents)), grouped(u64::from(peers)));
-        let what = format!("RSS growth a peer, {t} torrents of {p}");
+        let (population, name) = population(options, torrents, peers);
+        let what = format!("RSS growth a peer, {name}");
         report.begin(&what);
-        for build in &options.builds {
-            let server = Server::announced(build, options.family, &[]);
-            grow(
-                &what,
-                &build.name,
-                server,
-                &population,
-                Goal::AtMost(limit),
-                report,
-            );
-        }
-        if options.full {
-            let server = Server::opentracker(options.family, &[&population]);
-            grow(
-                &what,
-                "opentracker",
-                server,
-                &population,
-                Goal::None,
-                report,
-            );
+        for server in Server::builds(options, &[]) {
+            let before = server.settled_resident();
+            let filled = udp_load::fill(&server, &population)?;
+            let after = server.settled_resident();
+            let bytes = after.saturating_sub(before) as f64 / filled.peers as f64;
+            let remark = format!("{} to {}; {filled}", megabytes(before), megabytes(after));
+            let figure = (bytes, format!("{bytes:.1} B"));
+            report.row(&what, &server.name, figure, Goal::AtMost(limit), &remark);
         }
     }
     Ok(())
-}
-
-fn grow(
-    what: &str,
-    name: &str,
-    server: io::Result<Server>,
-    population: &Population,
-    goal: Goal,
-    report: &mut Report,
-) {
-    let grown = server.and_then(|server| {
-        let before = server.settled_resident()?;
-        let filled = udp_load::fill(&server, population, &mut Fill::all(population))?;
-        Ok((before, server.settled_resident()?, filled))
-    });
-    let (before, after, filled) = match grown {
-        Ok(grown) => grown,
-        Err(error) => return report.skip(what, name, error),
-    };
-    let value = after.saturating_sub(before) as f64 / filled.peers as f64;
-    let figure = Figure {
-        value,
-        text: format!("{value:.1} B"),
-    };
-    let remark = format!("{} to {}; {filled}", megabytes(before), megabytes(after));
-    report.row(what, name, &figure, goal, &remark);
 }
 
 pub fn idle(options: &Options, report: &mut Report) -> io::Result<()> {
     let what = "idle RSS";
     report.begin(what);
-    for build in &options.builds {
-        let server = Server::announced(build, options.family, &[]);
-        // The static build has no shared library, whose pages count as resident although all processes share them.
-        let limit = if is_static(build) { 0.5 } else { 3.5 };
-        rest(what, &build.name, server, Goal::AtMost(limit), report)?;
+    // A static build has no shared library, whose pages count as resident although all processes share them.
+    let limit = |name: &str| if name == "tiny-static" { 0.5 } else { 3.5 };
+    for server in Server::builds(options, &[]) {
+        rest(what, &server, Goal::AtMost(limit(&server.name)), report);
     }
-    let server = Server::opentracker(options.family, &[]);
-    rest(what, "opentracker", server, Goal::None, report)
-}
-
-pub fn rest(
-    what: &str,
-    name: &str,
-    server: io::Result<Server>,
-    goal: Goal,
-    report: &mut Report,
-) -> io::Result<()> {
-    match server {
-        Ok(server) => {
-            let resident = server.settled_resident()?;
-            let text = megabytes(resident);
-            report.row(
-                what,
-                name,
-                &Figure {
-                    value: resident as f64 / 1e6,
-                    text,
-                },
-                goal,
-                "",
-            );
-        }
-        Err(error) => report.skip(what, name, error),
+    let nothing = Population::even(0, 0, options.family);
+    if let Some(server) = Server::opentracker(what, &nothing, report) {
+        rest(what, &server, Goal::None, report);
     }
     Ok(())
 }
 
-pub fn sizes(options: &Options, report: &mut Report) -> io::Result<()> {
-    let what = "size of the binary";
-    report.begin(what);
-    for build in &options.builds {
-        match fs::metadata(&build.path) {
-            Ok(metadata) => {
-                let kibibytes = metadata.len() as f64 / 1024.0;
-                let figure = Figure {
-                    value: kibibytes,
-                    text: format!("{kibibytes:.1} KiB"),
-                };
-                let goal = Goal::AtMost(match build.name.as_str() {
-                    "tiny" => 95.0,
-                    "tiny-static" => 128.0,
-                    _ => 400.0,
-                });
-                let octets = format!("{} octets", grouped(metadata.len()));
-                report.row(what, &build.name, &figure, goal, &octets);
-            }
-            Err(error) => report.skip(what, &build.name, error),
-        }
-    }
-    Ok(())
+fn rest(what: &str, server: &Server, goal: Goal, report: &mut Report) {
+    let resident = server.settled_resident();
+    let figure = (resident as f64 / 1e6, megabytes(resident));
+    report.row(what, &server.name, figure, goal, "");
 }
 
-fn is_static(build: &Build) -> bool {
-    build.name == "tiny-static"
+/// Resident memory of several threads against that of one, with peers and without.
+pub fn threads(options: &Options, report: &mut Report) -> io::Result<()> {
+    for (torrents, peers, limit) in THREADS_SHAPES {
+        let (population, name) = population(options, torrents, peers);
+        let what = format!("RSS of {THREADS} threads, {name}");
+        report.begin(&what);
+        for build in &options.builds {
+            let filled = |threads| {
+                let server = Server::with_threads(build, threads, options.family);
+                udp_load::fill(&server, &population)?;
+                io::Result::Ok(server.settled_resident())
+            };
+            let (many, one) = (filled(THREADS)?, filled(1)?);
+            let ratio = many as f64 / one as f64;
+            let figure = (ratio, format!("{ratio:.3} of one thread's"));
+            let remark = format!("{} to {}", megabytes(many), megabytes(one));
+            report.row(&what, &build.name, figure, Goal::AtMost(limit), &remark);
+        }
+    }
+    let what = format!("idle RSS of {THREADS} threads");
+    report.begin(&what);
+    for build in &options.builds {
+        let server = Server::with_threads(build, THREADS, options.family);
+        rest(&what, &server, Goal::AtMost(4.0), report);
+    }
+    Ok(())
 }

@@ -1,26 +1,23 @@
-//! What a cluster costs: processor time to note what is announced and to apply what another node sends, bytes on the
-//! wire, and the time until two nodes are equal after a partition.
+//! The cost of a cluster: processor time to note announces and to apply what another node sends, bytes on the wire,
+//! and the time until two nodes are equal after a partition.
 //!
 //! All of it is measured on two nodes within this process. A node is a plain value, bytes and time in, bytes out;
 //! sockets cost a system call for some thousand records.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use announced::base::random::Random;
 use announced::cluster::frame::Keys;
 use announced::cluster::node::{Node, Settings, World};
-use announced::random::Random;
 use announced::stats::cluster::Failure;
-use announced::tracker::{Announce, Event, Hint, Limits, Peer, Role, Sink, Sinks, Sweeper, Table};
+use announced::tracker::{Sweeper, Table};
 
-use crate::options::Options;
-use crate::population::{Family, Population};
-use crate::report::{Figure, Goal, Report, Spread, grouped};
-use crate::sys;
-
-/// In seconds: the usual one, for an interval of 30 minutes.
-const PEER_TIMEOUT: u32 = 2700;
+use super::options::Options;
+use super::population::{Family, Population, info_hash};
+use super::report::{Goal, Report, Spread, grouped};
+use super::table::{Member, PEER_TIMEOUT, announce, new_table, processor_time, sweep};
 
 /// Milliseconds of a unit, of an interval and between two walks.
 const UNIT_MS: u64 = 56_250;
@@ -30,44 +27,50 @@ const WALK_MS: u64 = 8 * UNIT_MS;
 /// Milliseconds of a step of the clock.
 const STEP_MS: u64 = 50;
 
-/// Announces whose torrents are fetched ahead, as the tracker does.
-const AHEAD: usize = 32;
-
 /// Bytes of a segment, and of the headers of IPv4 and TCP with timestamps.
 const SEGMENT: u64 = 1448;
 const HEADERS: u64 = 52;
 
-/// A peer of a torrent, by number.
-#[derive(Clone, Copy)]
-struct Member {
-    torrent: u32,
-    peer: u32,
-}
-
-impl Member {
-    fn peer(self, has_v6: bool) -> Peer {
-        let port = 1024 + (self.peer % 60_000) as u16;
-        let n = self.peer.wrapping_mul(0x9e37_79b1) ^ self.torrent;
-        match has_v6 && self.peer % 10 == 0 {
-            true => Peer::new(
-                Ipv6Addr::from(0x2001_0db8_u128 << 96 | u128::from(n)).into(),
-                port,
-            ),
-            false => Peer::new(Ipv4Addr::from(n).into(), port),
-        }
-    }
-
-    fn role(self) -> Role {
-        match self.peer % 2 {
-            0 => Role::Leecher,
-            _ => Role::Seeder,
-        }
-    }
-}
-
 struct Host {
     table: Table,
-    node: Option<Node>,
+    node: Node,
+    sweeper: Sweeper,
+}
+
+impl Host {
+    fn new(id: u64) -> Host {
+        let table = new_table();
+        let settings = Settings {
+            keys: Keys::new(&[7; 32]),
+            id,
+            seed: id,
+            peer_timeout: PEER_TIMEOUT,
+            max_peers: 1 << 26,
+            peers: (id..2).map(|_| "other".into()).collect(),
+            port: 6970,
+            has_live_sync: false,
+        };
+        let mut node = Node::new(settings, &table, 0);
+        if id == 1 {
+            node.set_addresses(0, vec![SocketAddr::from(([192, 0, 2, 1], 6970))]);
+        }
+        let sweeper = Sweeper::default();
+        Host {
+            table,
+            node,
+            sweeper,
+        }
+    }
+
+    fn with<T>(&mut self, now: u64, work: impl FnOnce(&mut Node, &World) -> T) -> T {
+        let world = World {
+            table: &self.table,
+            now,
+            wall: now,
+            refuses: &|_| false,
+        };
+        work(&mut self.node, &world)
+    }
 }
 
 /// Two nodes with a link. Peers announce to the first.
@@ -76,54 +79,21 @@ struct Pair {
     now: u64,
     connection: u64,
     is_cut: bool,
-    has_v6: bool,
     random: Random,
-    sweeper: [Sweeper; 2],
-    /// What the second spends to apply what comes.
+    /// Processor time of the second to apply what it receives.
     applying: Duration,
     /// Bytes from the first to the second, headers of TCP and IPv4 included.
     bytes: u64,
 }
 
-fn table() -> Table {
-    let limits = Limits {
-        peer_timeout: PEER_TIMEOUT,
-        max_peers: usize::MAX,
-        max_torrents: usize::MAX,
-    };
-    Table::new(limits, 1)
-}
-
-fn host(id: u64) -> Host {
-    let table = table();
-    let settings = Settings {
-        keys: Keys::new(&[7; 32]),
-        id,
-        seed: id,
-        peer_timeout: PEER_TIMEOUT,
-        max_peers: 1 << 26,
-        peers: (id..2).map(|_| "other".into()).collect(),
-        port: 6970,
-        has_live_sync: false,
-    };
-    let mut node = Node::new(settings, &table, 0);
-    node.set_addresses(0, vec![SocketAddr::from(([192, 0, 2, 1], 6970))]);
-    Host {
-        table,
-        node: Some(node),
-    }
-}
-
 impl Pair {
-    fn new(has_v6: bool) -> Pair {
+    fn new(seed: u64) -> Pair {
         let mut pair = Pair {
-            hosts: [1, 2].map(host),
+            hosts: [1, 2].map(Host::new),
             now: 0,
             connection: 0,
             is_cut: false,
-            has_v6,
-            random: Random::seeded(1),
-            sweeper: Default::default(),
+            random: Random::seeded(seed),
             applying: Duration::ZERO,
             bytes: 0,
         };
@@ -131,52 +101,38 @@ impl Pair {
         pair
     }
 
-    fn with<T>(&mut self, host: usize, work: impl FnOnce(&mut Node, &World) -> T) -> Option<T> {
-        let Host { table, node } = &mut self.hosts[host];
-        let world = World {
-            table,
-            now: self.now,
-            wall: self.now,
-            refuses: &|_| false,
-        };
-        node.as_mut().map(|node| work(node, &world))
-    }
-
     /// Lets time pass for both.
     fn pass(&mut self, ms: u64) {
         for _ in 0..ms.div_ceil(STEP_MS) {
             self.now += STEP_MS;
             self.connect();
-            loop {
-                let mut is_busy = false;
-                for host in 0..2 {
-                    is_busy |= self.with(host, |node, world| node.tick(world)) == Some(true);
-                }
-                let has_carried = self.carry(0) | self.carry(1);
-                if !is_busy && !has_carried {
-                    break;
-                }
+            let mut is_busy = true;
+            while is_busy {
+                let now = self.now;
+                let ticks = self.hosts.each_mut();
+                let ticks = ticks.map(|host| host.with(now, |node, world| node.tick(world)));
+                is_busy = ticks.contains(&true) | self.carry(0) | self.carry(1);
             }
-            for (host, sweeper) in self.hosts.iter().zip(&mut self.sweeper) {
-                while sweeper.step(&host.table, self.now, 1 << 16, None)
-                    == announced::tracker::Progress::Underway
-                {}
+            for host in &mut self.hosts {
+                sweep(&host.table, &mut host.sweeper, self.now);
             }
         }
     }
 
     fn connect(&mut self) {
-        let dial = self.with(0, |node, world| node.next_dial(world.now));
-        let Some((peer, address)) = dial.flatten().filter(|_| !self.is_cut) else {
+        let now = self.now;
+        let dial = self.hosts[0].with(now, |node, world| node.next_dial(world.now));
+        let Some((peer, address)) = dial.filter(|_| !self.is_cut) else {
             return;
         };
         self.connection += 1;
         let connection = self.connection;
-        self.with(0, |node, world| {
+        let [one, other] = &mut self.hosts;
+        one.with(now, |node, world| {
             node.open(connection, Some(peer), address, world.now);
             node.connected(connection, world);
         });
-        self.with(1, |node, world| {
+        other.with(now, |node, world| {
             node.open(connection, None, address, world.now)
         });
     }
@@ -184,23 +140,23 @@ impl Pair {
     /// Carries what one has to send to the other; whether there was something.
     fn carry(&mut self, from: usize) -> bool {
         let connection = self.connection;
-        let output = self.with(from, |node, _| node.output(connection).map(<[u8]>::to_vec));
-        let Some(bytes) = output.flatten().filter(|bytes| !bytes.is_empty()) else {
+        let node = &mut self.hosts[from].node;
+        let bytes = node.output(connection).unwrap_or_default().to_vec();
+        if bytes.is_empty() {
             return false;
-        };
-        self.with(from, |node, _| node.sent(connection, bytes.len()));
-        if from == 0 {
-            let length = bytes.len() as u64;
-            self.bytes += length + length.div_ceil(SEGMENT) * HEADERS;
         }
-        let before = sys::own_processor_time();
+        node.sent(connection, bytes.len());
+        let before = processor_time();
         for piece in bytes.chunks(16 * 1024) {
-            self.with(1 - from, |node, world| {
+            let to = &mut self.hosts[1 - from];
+            to.with(self.now, |node, world| {
                 node.receive(connection, piece, world)
             });
         }
         if from == 0 {
-            self.applying += sys::own_processor_time().saturating_sub(before);
+            self.applying += processor_time().saturating_sub(before);
+            let length = bytes.len() as u64;
+            self.bytes += length + length.div_ceil(SEGMENT) * HEADERS;
         }
         true
     }
@@ -208,167 +164,112 @@ impl Pair {
     /// Cuts the link, so that both notice.
     fn cut(&mut self) {
         self.is_cut = true;
-        let connection = self.connection;
-        for host in 0..2 {
-            self.with(host, |node, world| {
-                node.closed(connection, Failure::Closed, world.now)
-            });
+        let (connection, now) = (self.connection, self.now);
+        for host in &mut self.hosts {
+            host.node.closed(connection, Failure::Closed, now);
         }
     }
 
-    /// These announce to the first; what that takes.
-    fn announce(&mut self, population: &Population, members: &[Member], event: Event) -> Duration {
-        let before = sys::own_processor_time();
-        announce(
-            &self.hosts[0].table,
-            population,
-            members,
-            (event, self.has_v6),
-            self.now,
-            &mut self.random,
-        );
-        sys::own_processor_time().saturating_sub(before)
+    /// These announce to the first; the processor time of it.
+    fn announce(&mut self, members: &[Member]) -> Duration {
+        let table = &self.hosts[0].table;
+        announce(table, info_hash, members, self.now, &mut self.random)
     }
 
-    fn peers(&self, host: usize) -> usize {
-        let totals = self.hosts[host].table.totals(self.now);
-        totals.seeders + totals.leechers
+    fn peers(&self) -> [usize; 2] {
+        let totals = self
+            .hosts
+            .each_ref()
+            .map(|host| host.table.totals(self.now));
+        totals.map(|totals| totals.seeders + totals.leechers)
     }
 
+    /// Records that the second has received.
     fn received(&self) -> u64 {
-        let overview = self.hosts[1].node.as_ref().map(|n| n.overview(self.now));
-        overview.map_or(0, |overview| overview.records_in())
+        self.hosts[1].node.overview(self.now).records_in()
     }
 }
 
-fn announce(
-    table: &Table,
-    population: &Population,
-    members: &[Member],
-    (event, has_v6): (Event, bool),
-    now: u64,
-    random: &mut Random,
-) {
-    let mut tracker = table.lock(0, now);
-    for part in members.chunks(AHEAD) {
-        let hashes: Vec<_> = part
-            .iter()
-            .map(|m| population.info_hash(m.torrent))
-            .collect();
-        let ahead: Vec<_> = hashes.iter().map(|hash| tracker.look_ahead(hash)).collect();
-        let hints = hashes.iter().zip(&ahead);
-        let hints: Vec<Hint> = hints.map(|(h, a)| tracker.look_further(h, a)).collect();
-        for ((member, info_hash), hint) in part.iter().zip(&hashes).zip(hints) {
-            let announce = Announce {
-                info_hash,
-                peer: member.peer(has_v6),
-                role: member.role(),
-                event,
-                want: 0,
-                hint,
-            };
-            let mut sinks = Sinks {
-                v4: Sink::new(&mut []),
-                v6: Sink::new(&mut []),
-            };
-            tracker.announce(&announce, random, &mut sinks);
-        }
-    }
-}
-
-/// All peers of a population, in no order.
-fn members(population: &Population, random: &mut Random) -> Vec<Member> {
-    let mut all: Vec<Member> = (0..population.torrents)
-        .flat_map(|torrent| {
-            let peers = 0..population.peers_of(torrent);
-            peers.map(move |peer| Member { torrent, peer })
+/// All peers of a population in random order. If `has_v6`, a tenth have IPv6 addresses.
+fn members(population: &Population, has_v6: bool) -> Vec<Member> {
+    let of = |torrent| {
+        (0..population.peers_of(torrent)).map(move |peer| Member {
+            torrent,
+            peer,
+            is_v6: has_v6 && peer % 10 == 0,
         })
-        .collect();
+    };
+    let mut all: Vec<Member> = (0..population.torrents).flat_map(of).collect();
+    let mut random = Random::seeded(2);
     for last in (1..all.len()).rev() {
         all.swap(last, random.below(last + 1));
     }
     all
 }
 
+/// Two peers a torrent, by power law.
+fn usual_members(options: &Options) -> Vec<Member> {
+    let torrents = options.torrents.unwrap_or(1_000_000);
+    let peers = options.peers.unwrap_or(2 * torrents);
+    members(&Population::power_law(torrents, peers, Family::V4), true)
+}
+
+fn row(report: &mut Report, what: &str, figure: Spread, limit: f64, remark: &str) {
+    let figure = (figure.median, figure.to_string());
+    report.row(what, "announced", figure, Goal::AtMost(limit), remark);
+}
+
 /// Processor time to apply a renewal from a walk: all peers renew theirs once an interval.
 pub fn apply(options: &Options, report: &mut Report) -> io::Result<()> {
     /// Walks of an interval.
     const WALKS: usize = 4;
-    let torrents = options.torrents.unwrap_or(1_000_000);
-    let peers = options.peers.unwrap_or(2 * torrents);
-    let what = format!(
-        "µs CPU to apply a renewal of another node, {} torrents",
-        grouped(torrents.into())
-    );
-    report.begin(&what);
-    let population = Population::power_law(torrents, peers, Family::V4);
-    let mut pair = Pair::new(true);
-    let members = members(&population, &mut Random::seeded(2));
+    let what = "CPU to apply a renewal of another node, of an announce to the same table";
+    report.begin(what);
+    let mut pair = Pair::new(1);
+    let members = usual_members(options);
     let parts: Vec<&[Member]> = members.chunks(members.len().div_ceil(WALKS)).collect();
     for part in &parts {
         for part in part.chunks(1 << 14) {
-            pair.announce(&population, part, Event::None);
+            pair.announce(part);
             pair.pass(200);
         }
         pair.pass(WALK_MS);
     }
     let (mut costs, mut ratios) = (Vec::new(), Vec::new());
     for part in parts {
-        let announcing = pair.announce(&population, part, Event::None);
+        let announcing = pair.announce(part).as_secs_f64() / part.len() as f64;
         let before = pair.received();
         pair.applying = Duration::ZERO;
         pair.pass(WALK_MS + 2000);
         let records = pair.received() - before;
         if (records as usize) < part.len() {
-            return Err(io::Error::other(format!(
-                "{records} of {} renewals were received",
-                part.len()
-            )));
+            let error = format!("{records} of {} renewals were received", part.len());
+            return Err(io::Error::other(error));
         }
         let cost = pair.applying.as_secs_f64() / records as f64;
         costs.push(cost * 1e6);
-        ratios.push(cost * part.len() as f64 / announcing.as_secs_f64());
+        ratios.push(cost / announcing);
     }
-    let (Some(cost), Some(ratio)) = (Spread::of(costs), Spread::of(ratios)) else {
-        return Ok(());
-    };
-    let figure = Figure {
-        value: ratio.median,
-        text: ratio.to_string(),
-    };
-    let remark = format!("of what an announce costs the same table; {cost} µs");
-    report.row(&what, "announced", &figure, Goal::AtMost(0.15), &remark);
+    let remark = format!("{} µs", Spread::of(costs));
+    row(report, what, Spread::of(ratios), 0.15, &remark);
     Ok(())
 }
 
 /// Processor time of announces to a table that notes news for other nodes, against one that does not.
 pub fn note(options: &Options, report: &mut Report) -> io::Result<()> {
     const ROUNDS: u64 = 8;
-    let torrents = options.torrents.unwrap_or(1_000_000);
-    let peers = options.peers.unwrap_or(2 * torrents);
-    let what = "CPU an announce with a cluster, of the same without";
+    let what = "CPU of an announce with a cluster, of the same without";
     report.begin(what);
-    let population = Population::power_law(torrents, peers, Family::V4);
-    let members = members(&population, &mut Random::seeded(2));
-    let tables = [host(1).table, table()];
+    let members = usual_members(options);
+    let tables = [Host::new(1).table, new_table()];
     let mut random = Random::seeded(3);
     let mut ratios = Vec::new();
     for round in 0..ROUNDS {
         let now = round * INTERVAL_MS;
         let mut times = [Duration::ZERO; 2];
-        // In turns, as the machine's speed changes.
         for part in members.chunks(1 << 15) {
             for (table, time) in tables.iter().zip(&mut times) {
-                let before = sys::own_processor_time();
-                announce(
-                    table,
-                    &population,
-                    part,
-                    (Event::None, true),
-                    now,
-                    &mut random,
-                );
-                *time += sys::own_processor_time().saturating_sub(before);
+                *time += announce(table, info_hash, part, now, &mut random);
                 table.lock(0, now).take_news(&mut Vec::new());
             }
         }
@@ -376,62 +277,43 @@ pub fn note(options: &Options, report: &mut Report) -> io::Result<()> {
         if round > 0 {
             ratios.push(times[0].as_secs_f64() / times[1].as_secs_f64());
         }
-        for table in &tables {
-            let mut sweeper = Sweeper::default();
-            while sweeper.step(table, now, 1 << 16, None) == announced::tracker::Progress::Underway
-            {
-            }
-        }
+        tables
+            .iter()
+            .for_each(|table| sweep(table, &mut Sweeper::default(), now));
     }
-    if let Some(ratio) = Spread::of(ratios) {
-        let figure = Figure {
-            value: ratio.median,
-            text: ratio.to_string(),
-        };
-        let remark = "renewals; news is taken now and then";
-        report.row(what, "announced", &figure, Goal::AtMost(1.03), remark);
-    }
+    let remark = "renewals; news is taken now and then";
+    row(report, what, Spread::of(ratios), 1.03, remark);
     Ok(())
 }
 
 /// Bytes to send a renewal, where all peers renew once an interval and stay.
 pub fn wire(options: &Options, report: &mut Report) -> io::Result<()> {
     let torrents = options.torrents.unwrap_or(1_000_000);
-    for (torrents, peers, goal) in [(torrents, 5, 21.0), (torrents, 1, 31.0), (1000, 1000, 9.0)] {
-        let what = format!(
-            "bytes on the wire a renewal, {} torrents of {peers}",
-            grouped(torrents.into())
-        );
+    for (torrents, peers, limit) in [(torrents, 5, 21.0), (torrents, 1, 31.0), (1000, 1000, 9.0)] {
+        let torrents_text = grouped(torrents);
+        let what = format!("bytes on the wire a renewal, {torrents_text} torrents of {peers}");
         report.begin(&what);
-        let population = Population::even(torrents, peers, Family::V4);
-        let mut pair = Pair::new(false);
-        let members = members(&population, &mut Random::seeded(3));
+        let mut pair = Pair::new(1);
+        let members = members(&Population::even(torrents, peers, Family::V4), false);
         let a_second = members.len().div_ceil(INTERVAL_MS as usize / 1000);
-        let (mut before, mut renewals) = (0, 0);
-        for round in 0..2 {
-            (before, renewals) = (pair.received(), 0);
+        let mut round = || {
+            let before = pair.received();
             pair.bytes = 0;
             for part in members.chunks(a_second * 10) {
-                pair.announce(&population, part, Event::None);
-                renewals += part.len();
+                pair.announce(part);
                 pair.pass(10_000);
             }
-            if round == 0 {
-                pair.pass(1000);
-            }
-        }
-        let received = pair.received() - before;
-        let value = pair.bytes as f64 / received as f64;
-        let figure = Figure {
-            value,
-            text: format!("{value:.1}"),
+            pair.received() - before
         };
+        // The first round adds the peers.
+        round();
+        let received = round();
+        let bytes = pair.bytes as f64 / received as f64;
+        let (renewals, received) = (grouped(members.len() as u64), grouped(received));
         let remark = format!(
-            "headers of TCP and IPv4 and heartbeats included; {} renewals, {} records",
-            grouped(renewals as u64),
-            grouped(received)
+            "headers of TCP and IPv4 and heartbeats included; {renewals} renewals, {received} records"
         );
-        report.row(&what, "announced", &figure, Goal::AtMost(goal), &remark);
+        row(report, &what, Spread::of([bytes]), limit, &remark);
     }
     Ok(())
 }
@@ -443,34 +325,25 @@ pub fn heal(_: &Options, report: &mut Report) -> io::Result<()> {
     const PARTITION_S: usize = 60;
     let what = "simulated s until equal after a partition of 60 s, 5,000 announces/s";
     report.begin(what);
-    let population = Population::even(TORRENTS, 10, Family::V4);
-    let members = members(&population, &mut Random::seeded(4));
-    let mut times = Vec::new();
-    for round in 0..5 {
-        let mut pair = Pair::new(true);
-        pair.random = Random::seeded(round);
+    let members = members(&Population::even(TORRENTS, 10, Family::V4), true);
+    let times = (0..5).map(|seed| {
+        let mut pair = Pair::new(seed);
         let seconds = members.chunks(ANNOUNCES_A_SECOND);
         for (second, part) in seconds.take(2 * PARTITION_S).enumerate() {
             if second == PARTITION_S {
                 pair.cut();
             }
-            pair.announce(&population, part, Event::None);
+            pair.announce(part);
             pair.pass(1000);
         }
         pair.is_cut = false;
         let begin = pair.now;
-        while pair.peers(0) != pair.peers(1) && pair.now < begin + 120_000 {
+        while pair.peers()[0] != pair.peers()[1] && pair.now < begin + 120_000 {
             pair.pass(STEP_MS);
         }
-        times.push((pair.now - begin) as f64 / 1e3);
-    }
-    if let Some(time) = Spread::of(times) {
-        let figure = Figure {
-            value: time.median,
-            text: time.to_string(),
-        };
-        let remark = "a retry comes after one to five seconds";
-        report.row(what, "announced", &figure, Goal::AtMost(10.0), remark);
-    }
+        (pair.now - begin) as f64 / 1e3
+    });
+    let remark = "a retry comes after one to five seconds";
+    row(report, what, Spread::of(times), 10.0, remark);
     Ok(())
 }

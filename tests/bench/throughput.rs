@@ -1,202 +1,138 @@
-//! How many announces a second, and what each costs: UDP and HTTP against the bare loops.
+//! Announces a second, and the cost of each: UDP and HTTP against the bare loops, several threads against one.
+//!
+//! All threads of a server share one core, since the other is the load generator's. The figure of N threads is
+//! announces a second of processor time of the whole process, times N, against those of one thread: the speedup of N
+//! threads with a core each, if the cores do not slow each other down. Each server has as many sources a thread, so
+//! that a thread's batches are as long as those of one thread alone.
 
 use std::io;
-use std::time::Instant;
 
-use crate::bare::Kind;
-use crate::contest::{Contest, Contestant, Load, Measure, Tally};
-use crate::http_load::{Connections, HttpLoad};
-use crate::options::{Case, Options};
-use crate::population::{Family, Fill, Population, Reannounce, Requests};
-use crate::report::{Goal, Report, grouped};
-use crate::server::{self, Server};
-use crate::udp_load::{self, Event, UdpLoad};
+use super::NUMWANT;
+use super::contest::{self, Contestant, Measure};
+use super::http_load::HttpLoad;
+use super::options::Options;
+use super::population::{Family, Population, Reannounce};
+use super::report::{Goal, Report, grouped};
+use super::server::Server;
+use super::udp_load::{self, UdpLoad};
 
-pub struct UdpTurns<'a, R> {
-    pub load: UdpLoad<'a>,
-    pub requests: R,
-}
-
-impl<R: Requests> Load for UdpTurns<'_, R> {
-    fn begin(&mut self) -> io::Result<()> {
-        self.load.connect()
-    }
-
-    fn run(&mut self, deadline: Instant) -> io::Result<()> {
-        self.load.drive(&mut self.requests, deadline).map(drop)
-    }
-
-    fn end(&mut self) -> io::Result<()> {
-        self.load.settle()
-    }
-
-    fn tally(&self) -> &Tally {
-        &self.load.tally
-    }
-}
-
-struct HttpTurns<'a> {
-    load: HttpLoad<'a>,
-    requests: Reannounce<'a>,
-}
-
-impl Load for HttpTurns<'_> {
-    fn begin(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn run(&mut self, deadline: Instant) -> io::Result<()> {
-        self.load.drive(&mut self.requests, deadline)
-    }
-
-    fn end(&mut self) -> io::Result<()> {
-        self.load.close();
-        Ok(())
-    }
-
-    fn tally(&self) -> &Tally {
-        &self.load.tally
-    }
-}
-
-pub fn population(options: &Options, large: bool) -> Population {
-    let (torrents, peers) = if large {
-        (10_000_000, 20_000_000)
-    } else {
-        (100_000, 1_000_000)
+/// The population of a case, and how it is called.
+fn population(options: &Options, is_large: bool) -> (Population, String) {
+    let (torrents, peers) = match is_large {
+        true => (10_000_000, 20_000_000),
+        false => (100_000, 1_000_000),
     };
     let torrents = options.torrents.unwrap_or(torrents);
-    Population::power_law(torrents, options.peers.unwrap_or(peers), options.family)
+    let peers = options.peers.unwrap_or(peers);
+    let family = match options.family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    };
+    let name = format!(
+        "{} torrents by power law, numwant {NUMWANT}, {family}",
+        grouped(torrents)
+    );
+    (Population::power_law(torrents, peers, options.family), name)
 }
 
-/// The trackers that take part, each with the whole population in its table. One that does not
-/// start has a line that says why.
-fn filled_trackers(
-    what: &str,
-    population: &Population,
-    options: &Options,
-    with_opentracker: bool,
-    report: &mut Report,
-) -> Vec<Server> {
-    let mut started = server::each_build(&options.builds, options.family, &[]);
-    if with_opentracker {
-        let server = Server::opentracker(options.family, &[population]);
-        started.push(("opentracker", server));
-    }
-    let mut servers = Vec::new();
-    for (name, server) in started {
-        let filled = server.and_then(|server| {
-            let filled = udp_load::fill(&server, population, &mut Fill::all(population))?;
-            Ok((server, filled))
-        });
-        match filled {
-            Ok((server, filled)) => {
-                report.say(name, format_args!("filled: {filled}"));
-                servers.push(server);
-            }
-            Err(error) => report.skip(what, name, error),
-        }
-    }
-    servers
-}
-
-/// The goal is that of the first build, which is what `make` makes; others are told beside it.
+/// The goal is that of the first build, which `make` makes; others are for comparison.
 fn goal_of(server: &Server, options: &Options, goal: Goal) -> Goal {
-    if server.name == options.builds[0].name {
-        goal
-    } else {
-        Goal::None
+    match server.name == options.builds[0].name {
+        true => goal,
+        false => Goal::None,
     }
 }
 
-/// UDP announces a second as a share of the echo loop's.
-pub fn udp(options: &Options, case: Case, report: &mut Report) -> io::Result<()> {
-    let large = case == Case::UdpLarge;
-    let population = population(options, large);
-    let what = format!("UDP announces a second, {}", describe(&population, options));
+fn fill(server: &Server, population: &Population, report: &Report) -> io::Result<()> {
+    let filled = udp_load::fill(server, population)?;
+    report.detail(&server.name, format_args!("filled: {filled}"));
+    Ok(())
+}
+
+fn udp_contestant<'a>(
+    server: Server,
+    population: &'a Population,
+    (threads, goal): (u32, Goal),
+) -> io::Result<Contestant<'a>> {
+    let order = Reannounce::new(population);
+    let load = UdpLoad::for_threads(server.address, population, order, threads)?;
+    Ok(Contestant {
+        server,
+        load: Box::new(load),
+        goal,
+        cores: threads,
+    })
+}
+
+/// UDP announces a second as a share of the echo loop's, which is to be at least `goal`.
+pub fn udp(options: &Options, is_large: bool, goal: f64, report: &mut Report) -> io::Result<()> {
+    let (population, name) = population(options, is_large);
+    let what = format!("UDP announces a second, {name}");
     report.begin(&what);
-    let full_reply = 20 + options.numwant as usize * options.family.peer_size();
-    let kind = Kind::Udp(full_reply.min(1232));
-    let echo = Server::bare("bare echo loop", kind, options.family)?;
-    let mut servers = vec![echo];
-    servers.extend(filled_trackers(&what, &population, options, !large, report));
-    let mut contestants = Vec::new();
+    let mut servers = Server::builds(options, &[]);
+    // It takes minutes to read a whitelist of ten million.
+    if !is_large {
+        servers.extend(Server::opentracker(&what, &population, report));
+    }
+    let echo = Server::bare("udp", options.family);
+    let mut contestants = vec![udp_contestant(echo, &population, (1, Goal::None))?];
     for server in servers {
-        let mut load = UdpLoad::new(server.address, &population)?;
-        load.ask(options.numwant, Event::None);
-        let requests = Reannounce::new(&population);
-        let goal = goal_of(
-            &server,
-            options,
-            Goal::AtLeast(if large { 0.80 } else { 0.93 }),
-        );
-        contestants.push(Contestant::new(server, UdpTurns { load, requests }, goal));
+        fill(&server, &population, report)?;
+        let goal = goal_of(&server, options, Goal::AtLeast(goal));
+        contestants.push(udp_contestant(server, &population, (1, goal))?);
     }
-    Contest {
-        what,
-        measure: Measure::Rate,
-        contestants,
-    }
-    .run(options, report)
+    contest::run(&what, Measure::Rate, contestants, options, report)
 }
 
 /// Processor time of an HTTP announce against the epoll loop's.
-pub fn http(options: &Options, case: Case, report: &mut Report) -> io::Result<()> {
-    let (connections, kind, how, goal) = match case {
-        Case::HttpNew => (
-            Connections::New,
-            Kind::HttpClosing,
-            "a connection each",
-            1.05,
-        ),
-        _ => (Connections::Kept, Kind::Http, "connections kept", 1.10),
+pub fn http(options: &Options, is_kept: bool, report: &mut Report) -> io::Result<()> {
+    let (population, name) = population(options, false);
+    let (kind, how) = match is_kept {
+        true => ("http", "connections kept"),
+        false => ("http-closing", "a connection each"),
     };
-    let population = population(options, false);
-    let what = format!(
-        "CPU of an HTTP announce, {how}, {}",
-        describe(&population, options)
-    );
+    let what = format!("CPU of an HTTP announce, {how}, {name}");
     report.begin(&what);
-    let mut servers = vec![Server::bare("bare epoll loop", kind, options.family)?];
-    let closes = connections == Connections::Kept;
-    if closes {
-        report.skip(
-            &what,
-            "opentracker",
-            "it closes every connection after one reply",
-        );
+    let mut servers = Server::builds(options, &[]);
+    // It closes every connection after one reply.
+    if !is_kept {
+        servers.extend(Server::opentracker(&what, &population, report));
     }
-    servers.extend(filled_trackers(
-        &what,
-        &population,
-        options,
-        !closes,
-        report,
-    ));
-    let mut contestants = Vec::new();
-    for server in servers {
-        let load = HttpLoad::new(server.address, &population, connections, options.numwant);
-        let requests = Reannounce::new(&population);
-        let goal = goal_of(&server, options, Goal::AtMost(goal));
-        contestants.push(Contestant::new(server, HttpTurns { load, requests }, goal));
+    for server in &servers {
+        fill(server, &population, report)?;
     }
-    Contest {
-        what,
-        measure: Measure::Cost,
-        contestants,
-    }
-    .run(options, report)
+    servers.insert(0, Server::bare(kind, options.family));
+    let contestants = servers.into_iter().map(|server| Contestant {
+        load: Box::new(HttpLoad::new(server.address, &population, is_kept)),
+        goal: goal_of(&server, options, Goal::AtMost(1.05)),
+        cores: 1,
+        server,
+    });
+    let contestants = contestants.collect();
+    contest::run(&what, Measure::Cost, contestants, options, report)
 }
 
-pub fn describe(population: &Population, options: &Options) -> String {
-    let family = if population.family == Family::V4 {
-        "IPv4"
-    } else {
-        "IPv6"
+/// UDP announces a second of several threads, a core each, as a multiple of one thread's.
+pub fn threads(options: &Options, is_large: bool, report: &mut Report) -> io::Result<()> {
+    let (population, name) = population(options, is_large);
+    let what = format!("UDP announces a second of N threads, a core each, {name}");
+    report.begin(&what);
+    let goals: &[_] = match is_large {
+        true => &[(1, Goal::None), (2, Goal::AtLeast(1.8))],
+        false => &[
+            (1, Goal::None),
+            (2, Goal::AtLeast(1.9)),
+            (4, Goal::AtLeast(3.6)),
+        ],
     };
-    let torrents = grouped(u64::from(population.torrents));
-    format!(
-        "{torrents} torrents by power law, numwant {}, {family}",
-        options.numwant
-    )
+    for build in &options.builds {
+        let mut contestants = Vec::new();
+        for &(threads, goal) in goals {
+            let server = Server::with_threads(build, threads, options.family);
+            fill(&server, &population, report)?;
+            contestants.push(udp_contestant(server, &population, (threads, goal))?);
+        }
+        contest::run(&what, Measure::Rate, contestants, options, report)?;
+    }
+    Ok(())
 }

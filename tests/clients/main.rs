@@ -1,150 +1,214 @@
-//! Real BitTorrent clients meet through the tracker and give each other a file.
+//! Real BitTorrent clients find each other through the tracker, and one sends the other a file.
 //!
-//! Every other test speaks to the tracker in our own reading of the protocols. Here four clients written by other
-//! people do it: each ordered pair of them seeds and fetches a file of random bytes, over HTTP and UDP, IPv4 and IPv6.
-//! DHT, peer exchange and local discovery are off and the torrent is private, so that a file which arrives is a file
-//! whose source the tracker named. The tracker is asked too, by scrape: it must know of the first client before the
-//! second one starts, must count the download, and must have forgotten both once they have left.
+//! All other tests speak to the tracker in our own reading of the protocols. Here four clients written by other
+//! people do it: each ordered pair of them seeds and fetches a file of random bytes, over HTTP and UDP, IPv4 and
+//! IPv6. DHT, peer exchange and local discovery are off and the torrent is private, so a file that arrives came from
+//! a peer that the tracker named. The test scrapes the tracker, too: it must know the first client before the second
+//! one starts, must count the download, and must have forgotten both once they have left.
 //!
-//! Whoever comes second learns of the other from the reply to its first announce: nobody waits for an interval to
-//! pass. A client that can announce over a transport but not read the peers it is sent comes first, so that the
-//! other one finds it; [`client::Client::reach`] says which those are, and why.
+//! The second client learns of the first from the reply to its first announce, so no client waits for an interval. A
+//! client that can announce over a transport but cannot read the peers of the reply comes first, so that the other
+//! one finds it; [`client::Client::reach`] lists them with the reasons.
 //!
-//! The pairs run in a network of their own ([`sandbox`], [`lan`]), a few at a time, since clients mostly wait. Without
-//! root, or where a client is missing, a test says that it skipped and why; with `CI=true` in the environment that
-//! is a failure.
+//! The pairs run on hosts of their own in a sandbox, a few at a time, since clients mostly wait. The loopback would
+//! not do: Transmission ignores peers in 127/8, and clients that share a host share its ports.
 
 #![cfg(target_os = "linux")]
-#![forbid(unsafe_code)]
 
 mod client;
-mod lan;
-#[path = "../common/sandbox.rs"]
-mod sandbox;
+#[path = "../common/mod.rs"]
+mod common;
 mod torrent;
-mod tracker;
 
 use client::{CLIENTS, Client, Reach, Running};
-use lan::{Lan, Transport};
+use common::net::{Host, Lan, in_sandbox};
+use common::{Daemon, skip, udp};
 use std::fmt;
-use std::path::Path;
+use std::io::Write;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use torrent::Torrent;
-use tracker::{Swarm, Tracker};
 
 #[test]
-fn meet_over_http() {
-    meet_in_a_sandbox("meet_over_http", Transport::Http);
+fn clients_meet_over_http() {
+    meet("clients_meet_over_http", Transport::Http);
 }
 
 #[test]
-fn meet_over_http_ipv6() {
-    meet_in_a_sandbox("meet_over_http_ipv6", Transport::HttpIpv6);
+fn clients_meet_over_http_and_ipv6() {
+    meet("clients_meet_over_http_and_ipv6", Transport::HttpIpv6);
 }
 
 #[test]
-fn meet_over_udp() {
-    meet_in_a_sandbox("meet_over_udp", Transport::Udp);
+fn clients_meet_over_udp() {
+    meet("clients_meet_over_udp", Transport::Udp);
 }
 
 #[test]
-fn meet_over_udp_ipv6() {
-    meet_in_a_sandbox("meet_over_udp_ipv6", Transport::UdpIpv6);
+fn clients_meet_over_udp_and_ipv6() {
+    meet("clients_meet_over_udp_and_ipv6", Transport::UdpIpv6);
 }
 
-/// How long anything that one waits for may take. The slowest client, transmission, looks at its peers every ten
-/// seconds; the rest is for a machine that is busy with other things.
+/// The limit of every wait. The slowest client, Transmission, looks at its peers every ten seconds; the rest is for a
+/// machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Pairs at work at once. They wait for timers more than they compute.
 const AT_ONCE: usize = 6;
 
-/// Runs the named test again inside a sandbox, and there lets all pairs meet.
-fn meet_in_a_sandbox(test: &str, transport: Transport) {
-    match sandbox::inside() {
-        Some(dir) => meet(&dir, transport),
-        None => match missing(transport) {
-            Some(what) => skip(&format!("{test}: {what}")),
-            None => sandbox::run_inside(test),
-        },
+/// The name of the tracker in `/etc/hosts`.
+const NAME: &str = "tracker.test";
+const PORT: u16 = 6969;
+
+/// How clients reach the tracker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    Http,
+    HttpIpv6,
+    Udp,
+    UdpIpv6,
+}
+
+impl Transport {
+    fn is_ipv6(self) -> bool {
+        matches!(self, Transport::HttpIpv6 | Transport::UdpIpv6)
+    }
+
+    /// The URL has the address, except for UDP over IPv6: Transmission 3.00 cuts the host of a UDP URL at its first
+    /// colon.
+    fn announce_url(self, tracker: SocketAddr) -> String {
+        match self {
+            Transport::Http | Transport::HttpIpv6 => format!("http://{tracker}/announce"),
+            Transport::Udp => format!("udp://{tracker}/announce"),
+            Transport::UdpIpv6 => format!("udp://{NAME}:{PORT}/announce"),
+        }
     }
 }
 
-/// What keeps the whole test from running on this machine.
-fn missing(transport: Transport) -> Option<String> {
-    if transport.is_ipv6() && !Path::new("/proc/net/if_inet6").exists() {
-        return Some("the kernel has no IPv6".into());
-    }
-    sandbox::missing().or_else(|| torrent::missing().or_else(lan::missing))
-}
-
-/// Says what did not run, past the test harness's capture: a skip that nobody sees is a test that nobody has.
-fn skip(what: &str) {
-    assert!(
-        std::env::var("CI").as_deref() != Ok("true"),
-        "CI=true allows no skipping: {what}"
-    );
-    say(&format!("skipped {what}"));
-}
-
+/// Prints a line past the test harness's capture.
 fn say(line: &str) {
-    use std::io::Write;
-    // Nothing is lost where stderr is closed but the line itself.
     let _ = writeln!(std::io::stderr(), "clients: {line}");
 }
 
-/// All pairs over one transport, in this sandbox.
-fn meet(dir: &Path, transport: Transport) {
-    let lan = Lan::new(transport, dir);
-    let tracker = Tracker::start(transport, dir);
-    let pairs = pairs(transport);
-    let next = AtomicUsize::new(0);
-    let failures = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                while let Some(pair) = pairs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let started = Instant::now();
-                    match pair.meet(&lan, &tracker, dir) {
-                        Ok(()) => say(&format!("{pair}: {:.1} s", started.elapsed().as_secs_f32())),
-                        Err(why) => failures
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .push(format!("{pair}: {why}")),
-                    }
-                }
-            });
-        }
-    });
-    let failures = failures
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
-    assert!(
-        failures.is_empty(),
-        "{}\n{}",
-        failures.join("\n"),
-        tracker.log()
-    );
-    tracker.stop();
+/// The network of one transport, with the tracker on its first host.
+struct Site<'a> {
+    lan: &'a Lan,
+    transport: Transport,
+    host: Host,
+    address: IpAddr,
+    tracker: Daemon,
 }
 
-/// The ordered pairs of different clients that can meet over `transport`, saying which are left out. The slowest
-/// client's come first, so that none is left to run alone at the end.
+impl Site<'_> {
+    fn new(lan: &Lan, transport: Transport) -> Site<'_> {
+        let host = lan.host();
+        let address = address(&host, transport);
+        let hosts = lan.file("hosts");
+        let names = std::fs::read_to_string(&hosts).expect("is there");
+        std::fs::write(&hosts, format!("{names}{address} {NAME}\n")).expect("is written");
+        let (ip, port) = (address.to_string(), PORT.to_string());
+        let flags = ["-i", &ip, "-p", &port, "-P", &port, "-u", "nobody"];
+        let tracker = host.start(&flags);
+        Site {
+            lan,
+            transport,
+            host,
+            address,
+            tracker,
+        }
+    }
+
+    /// A new host, whose default route is the tracker: Transmission takes a host without one for one without IPv6.
+    fn host(&self) -> (Host, IpAddr) {
+        let host = self.lan.host();
+        let address = address(&host, self.transport);
+        ip(&host, &format!("route add default via {}", self.address));
+        (host, address)
+    }
+
+    /// Seeders, completed downloads and leechers of a swarm.
+    fn scrape(&self, info_hash: [u8; 20]) -> [u32; 3] {
+        let tracker = SocketAddr::new(self.address, PORT);
+        self.host.within(|| {
+            let mut client = udp::Client::from(&self.address.to_string(), tracker);
+            client.connect();
+            client.scrape(&[info_hash])[0]
+        })
+    }
+}
+
+/// The address by which a host is reached. Transmission looks for an address in 2000::/3 before it uses IPv6 for UDP,
+/// so each host gets one from the block for documentation.
+fn address(host: &Host, transport: Transport) -> IpAddr {
+    let IpAddr::V6(v6) = host.v6() else {
+        panic!("an IPv6 address");
+    };
+    if !transport.is_ipv6() {
+        return host.v4();
+    }
+    let global = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, v6.segments()[7]);
+    ip(host, &format!("address add {global}/64 dev eth0 nodad"));
+    global.into()
+}
+
+fn ip(host: &Host, arguments: &str) {
+    let mut command = host.command("ip");
+    let done = command.args(arguments.split(' ')).status();
+    assert!(done.expect("ip runs").success(), "ip {arguments}");
+}
+
+/// Lets all pairs meet over one transport, in a sandbox for the test of that name.
+fn meet(test: &str, transport: Transport) {
+    if let Some(what) = torrent::missing() {
+        return skip(&format!("{test}: {what}"));
+    }
+    in_sandbox(test, |lan| {
+        let mut site = Site::new(lan, transport);
+        let pairs = pairs(transport);
+        let next = AtomicUsize::new(0);
+        let failures = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                scope.spawn(|| {
+                    while let Some(pair) = pairs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let begin = Instant::now();
+                        match pair.meet(&site) {
+                            Ok(()) => say(&format!("{pair}: {:?}", begin.elapsed())),
+                            Err(why) => {
+                                let failure = format!("{pair}: {why}");
+                                failures.lock().expect("no panic").push(failure);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        let failures = failures.into_inner().expect("no panic");
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+        site.tracker.signal("TERM");
+        assert!(site.tracker.wait().0.success());
+    });
+}
+
+/// The ordered pairs of different clients that can meet over `transport`; the others are named. Pairs with the
+/// slowest client come first, so that none is left to run alone at the end.
 fn pairs(transport: Transport) -> Vec<Pair> {
-    let here: Vec<Client> = CLIENTS
-        .into_iter()
-        .filter(|client| is_here(*client))
-        .collect();
+    let is_here = |client: &Client| {
+        let missing = client.missing();
+        missing.iter().for_each(|what| skip(what));
+        missing.is_none()
+    };
+    let here: Vec<Client> = CLIENTS.into_iter().filter(is_here).collect();
     let mut pairs = Vec::new();
     for &seeder in &here {
         for &fetcher in here.iter().filter(|&&fetcher| fetcher != seeder) {
             match Pair::new(seeder, fetcher, transport) {
                 Ok(pair) => pairs.push(pair),
                 Err(why) => say(&format!(
-                    "{seeder} to {fetcher} over {transport} cannot be: {why}"
+                    "{seeder:?} to {fetcher:?} is impossible over {transport:?}: {why}"
                 )),
             }
         }
@@ -153,26 +217,22 @@ fn pairs(transport: Transport) -> Vec<Pair> {
     pairs
 }
 
-fn is_here(client: Client) -> bool {
-    let missing = client.missing();
-    if let Some(what) = &missing {
-        skip(&format!("{client}: {what}"));
-    }
-    missing.is_none()
-}
-
-/// Two clients and the way they reach the tracker.
 struct Pair {
     seeder: Client,
     fetcher: Client,
-    transport: Transport,
-    seeder_first: bool,
+    is_seeder_first: bool,
+}
+
+impl fmt::Display for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{:?}-{:?}", self.seeder, self.fetcher)
+    }
 }
 
 impl Pair {
-    /// Decides who announces first; the error is why these two can never meet.
+    /// Decides which client announces first; the error is the reason why these two can never meet.
     fn new(seeder: Client, fetcher: Client, transport: Transport) -> Result<Pair, &'static str> {
-        let seeder_first = match (seeder.reach(transport), fetcher.reach(transport)) {
+        let is_seeder_first = match (seeder.reach(transport), fetcher.reach(transport)) {
             (Reach::No(why), _) | (_, Reach::No(why)) => return Err(why),
             (_, Reach::Full) => true,
             (Reach::Full, _) => false,
@@ -181,62 +241,42 @@ impl Pair {
         Ok(Pair {
             seeder,
             fetcher,
-            transport,
-            seeder_first,
+            is_seeder_first,
         })
     }
 
     /// Lets the clients meet, once more with another file if the first attempt fails: two clients that connect to
-    /// each other at the same time can end with a connection that neither uses. The error tells both attempts.
-    fn meet(&self, lan: &Lan, tracker: &Tracker, dir: &Path) -> Result<(), String> {
-        self.attempt(1, lan, tracker, dir).or_else(|first| {
+    /// each other at the same time can end with a connection that neither uses. The error has both attempts.
+    fn meet(&self, site: &Site) -> Result<(), String> {
+        self.attempt(1, site).or_else(|first| {
             say(&format!("{self}: retry after: {first}"));
-            self.attempt(2, lan, tracker, dir)
-                .map_err(|second| format!("{first}\n{second}"))
+            let second = self.attempt(2, site);
+            second.map_err(|second| format!("{first}\n{second}"))
         })
     }
 
-    /// Moves one file from the seeder to the fetcher. The error tells which step failed and what the clients logged.
-    fn attempt(&self, attempt: u8, lan: &Lan, tracker: &Tracker, dir: &Path) -> Result<(), String> {
-        let dir = dir.join(format!("{}-{}-{attempt}", self.seeder, self.fetcher));
-        let torrent = Torrent::new(&dir, &self.transport.announce_url());
-        let swarm = |is: fn(&Swarm) -> bool| {
-            tracker
-                .scrape(&torrent.info_hash)
-                .is_some_and(|swarm| is(&swarm))
-        };
-        let [seeder_host, fetcher_host] = [lan.host(), lan.host()];
-        let seed = || {
-            Running::start(
-                self.seeder,
-                &seeder_host,
-                &torrent,
-                &torrent.seeded,
-                &dir.join("seeder"),
-            )
-        };
-        let fetch = || {
-            Running::start(
-                self.fetcher,
-                &fetcher_host,
-                &torrent,
-                &torrent.fetched,
-                &dir.join("fetcher"),
-            )
-        };
+    /// Moves one file from the seeder to the fetcher. The error has the step that failed and the logs of the clients.
+    fn attempt(&self, attempt: u8, site: &Site) -> Result<(), String> {
+        let dir = site.lan.file(&format!("{self}-{attempt}"));
+        let url = site
+            .transport
+            .announce_url(SocketAddr::new(site.address, PORT));
+        let torrent = Torrent::new(dir.as_ref(), &url);
+        let scrape = || site.scrape(torrent.info_hash);
+        let hosts = [(); 2].map(|()| site.host());
+        let seed = || Running::start(self.seeder, &hosts[0], &torrent, "seeder");
+        let fetch = || Running::start(self.fetcher, &hosts[1], &torrent, "fetcher");
 
         let (mut seeder, mut fetcher);
-        if self.seeder_first {
+        if self.is_seeder_first {
             seeder = seed();
-            wait_until("a seeder in the swarm", &mut [&mut seeder], |_| {
-                swarm(|swarm| swarm.seeders == 1)
-            })?;
+            let one = &mut [&mut seeder];
+            wait_until("a seeder in the swarm", one, |_| scrape()[0] == 1)?;
             fetcher = fetch();
         } else {
             fetcher = fetch();
-            wait_until("a leecher in the swarm", &mut [&mut fetcher], |_| {
-                swarm(|swarm| swarm.leechers == 1)
-            })?;
+            let one = &mut [&mut fetcher];
+            wait_until("a leecher in the swarm", one, |_| scrape()[2] == 1)?;
             seeder = seed();
         }
         let both = &mut [&mut seeder, &mut fetcher];
@@ -244,47 +284,31 @@ impl Pair {
             torrent.is_fetched() && both[1].has_finished()
         })?;
         if self.fetcher.completes() {
-            wait_until("the download to be counted", both, |_| {
-                swarm(|swarm| swarm.downloaded == 1)
-            })?;
+            wait_until("the download to be counted", both, |_| scrape()[1] == 1)?;
         }
-
         both.iter_mut().for_each(|running| running.leave());
         wait_until("both clients to leave the swarm", both, |_| {
-            swarm(|swarm| swarm.seeders + swarm.leechers == 0)
+            let [seeders, _, leechers] = scrape();
+            seeders + leechers == 0
         })
     }
 }
 
-impl fmt::Display for Pair {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} to {} over {}",
-            self.seeder, self.fetcher, self.transport
-        )
-    }
-}
-
-/// Polls until `done`, or until patience ends, or one of the clients does that was not asked to.
+/// Polls until `done`, or until patience is over or a client ends without having been asked to.
 fn wait_until(
     what: &str,
     clients: &mut [&mut Running],
-    mut done: impl FnMut(&[&mut Running]) -> bool,
+    done: impl Fn(&[&mut Running]) -> bool,
 ) -> Result<(), String> {
-    let started = Instant::now();
+    let begin = Instant::now();
     while !done(clients) {
         let ended = clients.iter_mut().find_map(|running| running.ended_early());
-        let why = match ended {
-            Some(ended) => format!("waited for {what}, but {ended}"),
-            None if started.elapsed() > PATIENCE => format!("waited {PATIENCE:?} for {what}"),
-            None => {
-                thread::sleep(Duration::from_millis(50));
-                continue;
-            }
-        };
-        let logs: Vec<String> = clients.iter().map(|running| running.log()).collect();
-        return Err(format!("{why}\n{}", logs.join("\n")));
+        if ended.is_some() || begin.elapsed() > PATIENCE {
+            let logs: Vec<String> = clients.iter().map(|running| running.log()).collect();
+            let ended = ended.unwrap_or_default();
+            return Err(format!("waited for {what}. {ended}\n{}", logs.join("\n")));
+        }
+        thread::sleep(Duration::from_millis(50));
     }
     Ok(())
 }

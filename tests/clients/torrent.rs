@@ -1,6 +1,6 @@
 //! A file of random bytes and the torrent made of it by `mktorrent`.
 
-use crate::sandbox::run;
+use crate::common::sandbox::run;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -8,99 +8,75 @@ use std::process::{Command, Stdio};
 
 const SIZE: u64 = (1 << 20) + 12_345;
 
-/// A piece of 2^21 bytes, so only one: aria2 1.36 tells of the pieces it got by a second bitfield where that is shorter
-/// than the messages meant for it, and rtorrent hangs up at the sight of one.
+/// A piece of 2^21 bytes, so only one: aria2 1.36 announces the pieces that it got by a second bitfield where that is
+/// shorter than the messages meant for it, and rtorrent hangs up at the sight of one.
 const PIECE_BITS: &str = "21";
 
 const FILE: &str = "file.bin";
 
 pub struct Torrent {
+    /// The directory of the pair, with one for the data of each client.
+    pub dir: PathBuf,
     /// The torrent file.
     pub path: PathBuf,
     pub info_hash: [u8; 20],
-    /// The directory with the file.
-    pub seeded: PathBuf,
-    /// The directory for the fetched one.
-    pub fetched: PathBuf,
     content: Vec<u8>,
 }
 
-/// Why this machine can make no torrents.
+/// The reason why this machine can make no torrents.
 pub fn missing() -> Option<String> {
-    Command::new("mktorrent")
-        .arg("-h")
-        .output()
-        .err()
-        .map(|error| format!("mktorrent, of Debian's mktorrent: {error}"))
+    let error = Command::new("mktorrent").arg("-h").output().err()?;
+    Some(format!("mktorrent, of Debian's mktorrent: {error}"))
 }
 
 impl Torrent {
     /// Makes `dir` and fills it. No other torrent has the same info-hash.
     pub fn new(dir: &Path, announce_url: &str) -> Torrent {
-        let [seeded, fetched] = ["seeded", "fetched"].map(|name| dir.join(name));
-        fs::create_dir_all(&seeded).expect("a directory to seed from");
-        fs::create_dir(&fetched).expect("a directory to fetch to");
+        for role in ["seeder", "fetcher"] {
+            fs::create_dir_all(dir.join(format!("{role}-data"))).expect("a directory for data");
+        }
         let mut content = Vec::new();
         let random = fs::File::open("/dev/urandom").expect("/dev/urandom");
-        random
-            .take(SIZE)
-            .read_to_end(&mut content)
-            .expect("random bytes");
-        fs::write(seeded.join(FILE), &content).expect("the file to seed");
-
-        // Private, which by BEP 27 means no peers but the tracker's.
-        let arguments = [
-            "-p",
-            "-d",
-            "-l",
-            PIECE_BITS,
-            "-a",
-            announce_url,
-            "-o",
-            "file.torrent",
-            "seeded/file.bin",
-        ];
-        run("mktorrent", &arguments, dir);
+        let read = random.take(SIZE).read_to_end(&mut content);
+        read.expect("random bytes");
+        fs::write(dir.join("seeder-data").join(FILE), &content).expect("the file to seed");
         let path = dir.join("file.torrent");
+        // Private, which by BEP 27 means no peers but the tracker's.
+        let mut arguments = vec!["-p", "-d", "-l", PIECE_BITS, "-a", announce_url];
+        arguments.extend(["-o", "file.torrent", "seeder-data/file.bin"]);
+        run("mktorrent", &arguments, dir);
         let info_hash = info_hash(&fs::read(&path).expect("the torrent"));
         Torrent {
+            dir: dir.into(),
             path,
             info_hash,
-            seeded,
-            fetched,
             content,
         }
     }
 
     /// Whether the fetched file is there and the same byte for byte.
     pub fn is_fetched(&self) -> bool {
-        fs::read(self.fetched.join(FILE)).is_ok_and(|fetched| fetched == self.content)
+        let fetched = fs::read(self.dir.join("fetcher-data").join(FILE));
+        fetched.is_ok_and(|fetched| fetched == self.content)
     }
 }
 
-/// The SHA-1 of the value of `info`, by coreutils. That value is the last of mktorrent's, so only the end of the outer
-/// dictionary comes after it.
+/// The SHA-1 of the value of `info`, by coreutils. That value is the last of mktorrent's, so only the end of the
+/// outer dictionary comes after it.
 fn info_hash(torrent: &[u8]) -> [u8; 20] {
     const KEY: &[u8] = b"4:info";
-    let key = torrent
-        .windows(KEY.len())
-        .position(|window| window == KEY)
-        .expect("an info dictionary");
-    let info = &torrent[key + KEY.len()..torrent.len() - 1];
+    let key = torrent.windows(KEY.len()).position(|window| window == KEY);
+    let info = &torrent[key.expect("an info dictionary") + KEY.len()..torrent.len() - 1];
     let mut sum = Command::new("sha1sum")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("sha1sum");
-    // Dropping its stdin after this is what ends its input.
-    sum.stdin
-        .take()
-        .expect("a pipe")
-        .write_all(info)
-        .expect("sha1sum reads");
+    // Dropping the pipe ends the input.
+    let mut input = sum.stdin.take().expect("a pipe");
+    input.write_all(info).expect("sha1sum reads");
+    drop(input);
     let output = sum.wait_with_output().expect("sha1sum ends").stdout;
     let hex = std::str::from_utf8(&output[..40]).expect("hexadecimal digits");
-    std::array::from_fn(|i| {
-        u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).expect("hexadecimal digits")
-    })
+    std::array::from_fn(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).expect("two digits"))
 }

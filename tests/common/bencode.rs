@@ -11,11 +11,11 @@ pub enum Value {
 }
 
 impl Value {
-    /// Reads the one value that these bytes are.
+    /// Parses bytes that are one value and nothing else.
     pub fn parse(bytes: &[u8]) -> Value {
         let mut rest = bytes;
         let value = read(&mut rest).unwrap_or_else(|| panic!("not bencoded: {:?}", lossy(bytes)));
-        assert!(rest.is_empty(), "more than a value: {:?}", lossy(bytes));
+        assert!(rest.is_empty(), "bytes after the value: {:?}", lossy(bytes));
         value
     }
 

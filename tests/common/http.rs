@@ -1,4 +1,4 @@
-//! An HTTP client that shows every byte.
+//! An HTTP client that checks every byte.
 
 use super::bencode::Value;
 use super::udp::split_peers;
@@ -11,14 +11,14 @@ use std::path::Path;
 
 pub struct Client {
     stream: TcpStream,
-    /// Read and not yet taken.
+    /// Bytes read and not yet taken.
     rest: Vec<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     pub status: u16,
-    /// Status line and headers as they came, with the empty line.
+    /// Status line and headers, with the empty line.
     pub head: String,
     pub body: Vec<u8>,
 }
@@ -40,7 +40,7 @@ impl Response {
         Value::parse(&self.body)
     }
 
-    /// What a refusal says.
+    /// The failure reason.
     pub fn failure(&self) -> String {
         let value = self.bencoded();
         assert_eq!(value.keys(), ["failure reason"]);
@@ -68,7 +68,7 @@ impl Client {
         Client::over(stream)
     }
 
-    /// Over a Unix socket, which a stream does not mind.
+    /// Over a Unix socket.
     pub fn new_unix(path: &Path) -> Client {
         let stream = UnixStream::connect(path).expect("connects");
         Client::over(TcpStream::from(OwnedFd::from(stream)))
@@ -90,13 +90,12 @@ impl Client {
         &self.stream
     }
 
-    /// Reads one response; the body has as many bytes as it says, comes in chunks, or ends with the
-    /// connection.
+    /// Reads one response. The body has a length, is chunked, or ends with the connection.
     pub fn receive(&mut self) -> Response {
         self.receive_to("GET")
     }
 
-    /// The same for a request of this method: HEAD's has no body.
+    /// Reads the response to a request of this method. Without a body if that is HEAD.
     pub fn receive_to(&mut self, method: &str) -> Response {
         let head = self.receive_head();
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
@@ -135,7 +134,7 @@ impl Client {
         self.rest.drain(..length).collect()
     }
 
-    /// Strictly: no extensions, no trailers, CR LF where they belong.
+    /// Reads a chunked body, which must have no extensions and no trailers.
     pub fn take_chunks(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
         loop {
@@ -171,19 +170,29 @@ impl Client {
         self.receive()
     }
 
-    /// Reads on until the other side closes; whether it does in order, and what has not been taken ends like this.
+    /// Bytes that have arrived, or the next that do; none if the other side has closed.
+    pub fn read_some(&mut self) -> Vec<u8> {
+        if self.rest.is_empty() {
+            self.rest.resize(65536, 0);
+            let count = uninterrupted(|| self.stream.read(&mut self.rest)).expect("bytes");
+            self.rest.truncate(count);
+        }
+        std::mem::take(&mut self.rest)
+    }
+
+    /// Reads on until the other side closes. Whether it closes in order, and the bytes not yet taken end like this.
     pub fn ends_with(&mut self, end: &[u8]) -> bool {
         self.stream.read_to_end(&mut self.rest).is_ok() && self.rest.ends_with(end)
     }
 
-    /// Reads on until the other side closes, in order; what came.
+    /// Reads on until the other side closes in order. Returns the bytes.
     pub fn read_to_end(&mut self) -> Vec<u8> {
         assert!(self.ends_with(b""), "cut off");
         std::mem::take(&mut self.rest)
     }
 }
 
-/// One request of its own connection.
+/// Sends a request on a connection of its own.
 pub fn get(address: SocketAddr, target: &str) -> Response {
     let text = format!("GET {target} HTTP/1.1\r\nHost: tracker\r\nConnection: close\r\n\r\n");
     let mut client = Client::new(address);

@@ -1,7 +1,7 @@
-//! What the integration tests share: a daemon of their own, and clients that speak to it byte by byte.
+//! The harness of the integration tests: a daemon of their own, and clients that speak to it byte by byte.
 //!
-//! Every daemon listens on ports that the system chose and is stopped when its handle goes. Waiting is
-//! always for something that can be seen, up to [`DEADLINE`].
+//! Every daemon listens on ports that the system chose and is killed when its handle goes. Tests wait for something
+//! that can be observed, up to [`DEADLINE`], and never for a time.
 
 #![allow(dead_code)] // Each test program uses its own part.
 
@@ -9,8 +9,9 @@ pub mod bencode;
 pub mod http;
 #[cfg(target_os = "linux")]
 pub mod net;
+pub mod opentracker;
 #[cfg(target_os = "linux")]
-mod sandbox;
+pub mod sandbox;
 #[cfg(target_os = "linux")]
 pub mod sys;
 pub mod udp;
@@ -25,7 +26,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long anything may take that should happen at once, on a machine that is busy with other things.
+/// The limit for everything that should happen at once, on a machine that is busy with other things.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The program under test: `ANNOUNCED_BIN`, or the one just built.
@@ -33,32 +34,41 @@ pub fn program() -> String {
     std::env::var("ANNOUNCED_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_announced").into())
 }
 
-/// Polls until there is a value; fails the test when there is none in time.
+/// Polls until there is a value. The test fails if there is none in time.
 pub fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     wait_longer(what, DEADLINE, look)
 }
 
-/// The same for what has its reasons to take long.
+/// The same with a limit of its own.
 pub fn wait_longer<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = look() {
             return value;
         }
-        assert!(start.elapsed() < deadline, "waited in vain for {what}");
+        assert!(start.elapsed() < deadline, "timeout: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// Lets a process go before others, where root asks; by its id, or a thread's.
+/// Sends a signal by name, as in `kill -s TERM`; whether the process still exists.
+pub fn signal(id: u32, name: &str) -> bool {
+    let kill = Command::new("kill")
+        .args(["-s", name, &id.to_string()])
+        .stderr(Stdio::null())
+        .status();
+    kill.expect("there is a kill").success()
+}
+
+/// Gives a process, or a thread, priority over others by its id. Only root may; else nothing changes.
 pub fn hurry(id: &str) {
     let _ = Command::new("renice")
         .args(["-n", "-20", "-p", id])
         .output();
 }
 
-/// Calls again what was interrupted: what has a timeout is, when the process is stopped and goes on (signal(7)), as
-/// may happen to it on a busy machine.
+/// Repeats a system call that was interrupted. A call with a timeout is, when the process is stopped and continued
+/// (signal(7)), which may happen on a busy machine.
 pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -68,8 +78,8 @@ pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
     }
 }
 
-/// A port that is free for UDP and TCP. Where all of 127/8 is on the loopback each has an address for itself, so that
-/// nobody takes the port before it is bound, or while what is bound to it is started again.
+/// A port that is free for UDP and TCP. Where all of 127/8 is on the loopback each has an address for itself, so no
+/// other process takes the port before it is bound, or while its daemon restarts.
 pub fn free_address() -> SocketAddr {
     static COUNT: AtomicU32 = AtomicU32::new(1);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -84,12 +94,43 @@ pub fn free_address() -> SocketAddr {
     address
 }
 
-/// Says that a test did not run and why; where all must run, with `CI=true`, that is a failure.
+/// Reports that a test did not run, and why. With `CI=true` all tests must run, and this is a failure.
 pub fn skip(reason: &str) {
     let is_ci = std::env::var("CI").as_deref() == Ok("true");
     assert!(!is_ci, "CI=true allows no skipping: {reason}");
-    // Past the test harness, which keeps what `eprintln!` prints to itself.
+    // Past the test harness, which captures `eprintln!`.
     let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+}
+
+/// Whether this is root; if not, the test is skipped.
+pub fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output();
+    let is_root = id.is_ok_and(|output| output.stdout == b"0\n");
+    if !is_root {
+        skip("only root can do this");
+    }
+    is_root
+}
+
+/// Creates a FIFO.
+pub fn make_fifo(path: &str) {
+    let status = Command::new("mkfifo").arg(path).status();
+    assert!(status.expect("there is a mkfifo").success());
+}
+
+/// The id of the only child of a process.
+#[cfg(target_os = "linux")]
+pub fn child_of(id: u32) -> u32 {
+    let path = format!("/proc/{id}/task/{id}/children");
+    let children = std::fs::read_to_string(path).expect("is running");
+    children.trim().parse().expect("one child")
+}
+
+/// Whether there is such a process, and it is not a zombie.
+#[cfg(target_os = "linux")]
+pub fn is_alive(id: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 /// Whether a daemon is started with several threads where a test does not say how many.
@@ -112,15 +153,25 @@ fn add_threads(command: &mut Command) {
     }
 }
 
+/// A process that is killed when its handle goes.
+pub struct Process(pub Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A running daemon.
 pub struct Daemon {
-    child: Child,
+    process: Process,
     log: Arc<Mutex<Vec<String>>>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Daemon {
-    /// On 127.0.0.1 and ::1, with these flags besides.
+    /// Listens on 127.0.0.1 and ::1, with these additional flags.
     pub fn start(flags: &[&str]) -> Daemon {
         let listen = "-i 127.0.0.1 -p 0 -P 0 -i ::1 -p 0 -P 0";
         let flags = listen.split(' ').chain(flags.iter().copied());
@@ -134,17 +185,17 @@ impl Daemon {
         Daemon::spawn(command)
     }
 
-    /// Runs a command that ends up as a daemon, and waits until that is ready.
+    /// Runs a command that becomes the daemon, and waits until it is ready.
     pub fn spawn(command: Command) -> Daemon {
         Daemon::try_spawn(command).unwrap_or_else(|log| panic!("ended: {log:?}"))
     }
 
-    /// The same, or what it logged if it ended instead.
+    /// The same, or the log if it ended instead.
     pub fn try_spawn(mut command: Command) -> Result<Daemon, Vec<String>> {
         add_threads(&mut command);
         command.stdin(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the program starts");
-        let lines = BufReader::new(child.stderr.take().expect("is piped")).lines();
+        let mut process = Process(command.spawn().expect("the program starts"));
+        let lines = BufReader::new(process.0.stderr.take().expect("is piped")).lines();
         let log = Arc::new(Mutex::new(Vec::new()));
         let shared = Arc::clone(&log);
         let reader = std::thread::spawn(move || {
@@ -153,7 +204,7 @@ impl Daemon {
             }
         });
         let mut daemon = Daemon {
-            child,
+            process,
             log,
             reader: Some(reader),
         };
@@ -169,10 +220,10 @@ impl Daemon {
     }
 
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.process.0.id()
     }
 
-    /// What it has logged so far.
+    /// The lines of its log so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().expect("no panic").clone()
     }
@@ -183,7 +234,7 @@ impl Daemon {
         })
     }
 
-    /// The addresses that it said it listens on.
+    /// The addresses that it listens on, by its log.
     fn addresses(&self, protocol: &str) -> Vec<SocketAddr> {
         let start = format!("announced: listening on {protocol} ");
         let address = |line: &String| {
@@ -215,14 +266,14 @@ impl Daemon {
         self.address("tcp", true)
     }
 
-    /// Where it hears other nodes.
+    /// The address for other nodes.
     pub fn cluster(&self) -> SocketAddr {
         let all = self.addresses("cluster");
         *all.first()
             .unwrap_or_else(|| panic!("no cluster: {:?}", self.log()))
     }
 
-    /// How many of its lines hold this.
+    /// The number of lines of its log that contain this.
     pub fn count_lines(&self, part: &str) -> usize {
         let log = self.log();
         log.iter().filter(|line| line.contains(part)).count()
@@ -230,15 +281,13 @@ impl Daemon {
 
     /// Sends a signal by name, as in `kill -s TERM`.
     pub fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        let status = Command::new("kill").args(["-s", name, &id]).status();
-        assert!(status.expect("there is a kill").success());
+        assert!(signal(self.id(), name), "cannot signal the daemon");
     }
 
     /// Waits until it has ended by itself; its exit status and whole log.
     pub fn wait(&mut self) -> (ExitStatus, Vec<String>) {
         let status = wait_for("the daemon to end", || {
-            self.child.try_wait().expect("can be asked")
+            self.process.0.try_wait().expect("can be asked")
         });
         if let Some(reader) = self.reader.take() {
             reader.join().expect("no panic");
@@ -246,14 +295,14 @@ impl Daemon {
         (status, self.log())
     }
 
-    /// Whether it is still there.
+    /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("can be asked").is_none()
+        self.process.0.try_wait().expect("can be asked").is_none()
     }
 
-    /// Waits until each of its threads sleeps, so that the counts of all that it has answered are in every report:
-    /// a thread publishes them at the end of a turn, when the replies may have arrived already. Elsewhere than on Linux
-    /// that is not known.
+    /// Waits until each of its threads sleeps, so that every report includes all requests that it has answered: a
+    /// thread publishes its counts at the end of a turn, when the replies may have arrived already. Only Linux shows
+    /// it.
     pub fn wait_until_idle(&self) {
         #[cfg(target_os = "linux")]
         wait_for("all threads to sleep", || {
@@ -272,7 +321,7 @@ impl Daemon {
     /// A line of `/proc/PID/status`, such as `VmRSS`, without its name.
     #[cfg(target_os = "linux")]
     pub fn proc_status(&self, name: &str) -> String {
-        let path = format!("/proc/{}/status", self.child.id());
+        let path = format!("/proc/{}/status", self.process.0.id());
         let status = std::fs::read_to_string(path).expect("is running");
         let line = status.lines().find_map(|l| l.strip_prefix(name));
         line.expect("is there")
@@ -284,15 +333,13 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("the daemon's log: {:#?}", self.log());
         }
     }
 }
 
-/// A directory of a test's own, which anybody may enter; it goes with its handle.
+/// A directory of a test's own, which every user may enter. It is removed when its handle goes.
 pub struct Directory(PathBuf);
 
 impl Directory {

@@ -1,23 +1,25 @@
 //! Networks of a test's own: hosts on one bridge, each with a network namespace, all in a sandbox.
 //!
-//! [`in_sandbox`] runs the test again where there is no network but the one it makes, with the bridge in the sandbox's
-//! own namespace. No name can collide with another test's, no packet gets out, and however the test ends, the kernel
-//! removes all of it.
+//! [`in_sandbox`] runs the test again where there is no network but the one it makes, with the bridge in the
+//! sandbox's own namespace. No name can collide with another test's, no packet gets out, and however the test ends,
+//! the kernel removes all of it.
 //!
-//! A host's cable can be pulled, and a [`Relay`] records the frames that the host sends.
+//! A host's cable can be pulled, and a socket receives the frames that pass through it.
 
+use super::http::{self, Response};
 use super::sandbox::{self, run};
-use super::{Daemon, skip, sys};
+use super::udp::Client;
+use super::{DEADLINE, Daemon, skip, sys};
+use socket2::{Domain, Protocol, Socket, Type};
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
-/// Runs the test of that name again in a sandbox, and there this with a network. Where that cannot be, the test skips.
+/// Runs the test of that name again in a sandbox, and there `body` with a network. Where that is impossible, the test
+/// skips.
 pub fn in_sandbox(test: &str, body: impl FnOnce(&Lan)) {
     if let Some(dir) = sandbox::inside() {
         return body(&Lan::new(&dir));
@@ -56,8 +58,8 @@ impl Lan {
         command("mount -t tmpfs netns /run/netns");
         // libfaketime names things there by process id, which others in other sandboxes have too.
         command("mount -t tmpfs shm /dev/shm");
-        // Without an address of its own a bridge takes the lowest of its ports'. Snooping would keep multicast from hosts
-        // until they have been asked, which no router does here.
+        // Without an address of its own a bridge takes the lowest of its ports'. Snooping would keep multicast from
+        // hosts until they have been asked, which no router does here.
         command("ip link add lan address 02:00:00:00:00:ff type bridge mcast_snooping 0");
         command("ip link set lan up");
         Lan {
@@ -90,7 +92,6 @@ impl Lan {
             number,
             name,
             namespace,
-            relay: OnceLock::new(),
         };
         host.plug();
         host
@@ -111,14 +112,11 @@ fn command(line: &str) {
     run(program, &words.collect::<Vec<_>>(), Path::new("/"));
 }
 
-type Frames = Arc<Mutex<Vec<Vec<u8>>>>;
-
 /// A host, up to the end of the sandbox.
 pub struct Host {
     number: u16,
     pub name: String,
     namespace: File,
-    relay: OnceLock<Frames>,
 }
 
 impl Host {
@@ -130,21 +128,39 @@ impl Host {
         v6(self.number).into()
     }
 
-    /// A command that runs there.
+    /// A command that runs on the host.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, program]);
         command
     }
 
-    /// A daemon that runs there, with these flags alone.
+    /// A UDP client on it, with a connection id, from its own address of the tracker's family.
+    pub fn client(&self, tracker: SocketAddr) -> Client {
+        let source = match tracker.is_ipv6() {
+            true => self.v6(),
+            false => self.v4(),
+        };
+        self.within(|| {
+            let mut client = Client::from(&source.to_string(), tracker);
+            client.connect();
+            client
+        })
+    }
+
+    /// The response to a request that the host makes.
+    pub fn get(&self, server: SocketAddr, path: &str) -> Response {
+        self.within(|| http::get(server, path))
+    }
+
+    /// A daemon that runs on the host, with these flags alone.
     pub fn start(&self, flags: &[&str]) -> Daemon {
         let mut command = self.command(&super::program());
         command.args(flags);
         Daemon::spawn(command)
     }
 
-    /// Does this there. Sockets that it makes stay there, whoever uses them.
+    /// Runs a function on the host. Sockets that it makes stay there, whichever thread uses them.
     pub fn within<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         let act = || {
             sys::enter_network(&self.namespace).expect("may enter");
@@ -159,74 +175,22 @@ impl Host {
         self.namespace.try_clone().expect("a descriptor")
     }
 
-    /// Pulls the cable. The host does not see that: what it sends is lost.
+    /// Pulls the cable. The host does not notice: its packets are lost.
     pub fn unplug(&self) {
         command(&format!("ip link set {} nomaster", self.name));
     }
 
     pub fn plug(&self) {
-        let bridge = match self.relay.get() {
-            Some(_) => format!("cable{}", self.number),
-            None => "lan".into(),
-        };
-        command(&format!("ip link set {} master {bridge} up", self.name));
+        command(&format!("ip link set {} master lan up", self.name));
     }
 
-    /// From now on frames that the host sends are kept.
-    pub fn record(&self) {
-        self.relay.get_or_init(|| Relay::start(self));
-    }
-
-    /// The frames kept so far.
-    pub fn recorded(&self) -> Vec<Vec<u8>> {
-        let relay = self.relay.get().expect("record was called");
-        relay.lock().expect("no panic").clone()
-    }
-}
-
-/// A piece of cable between a host and the bridge, which every frame passes through.
-///
-/// ```text
-/// host eth0 - veth - bridge cable1 - tap in1 - (this) - tap out1 - bridge lan
-/// ```
-struct Relay;
-
-impl Relay {
-    fn start(host: &Host) -> Frames {
-        let number = host.number;
-        let inner = sys::tap(&format!("in{number}")).expect("a tap");
-        let outer = sys::tap(&format!("out{number}")).expect("a tap");
-        command(&format!(
-            "ip link add cable{number} type bridge mcast_snooping 0"
-        ));
-        command(&format!("ip link set cable{number} up"));
-        command(&format!("ip link set in{number} master cable{number} up"));
-        command(&format!("ip link set out{number} master lan up"));
-        command(&format!("ip link set {} master cable{number}", host.name));
-
-        let frames = Frames::default();
-        let kept = Arc::clone(&frames);
-        let [sent, out] = [&inner, &outer].map(|tap| tap.try_clone().expect("a descriptor"));
-        // Writing fails while a device is down.
-        thread::spawn(move || {
-            pass(sent, |frame| {
-                let _ = (&out).write(&frame);
-                kept.lock().expect("no panic").push(frame);
-            });
-        });
-        thread::spawn(move || {
-            pass(outer, |frame| {
-                let _ = (&inner).write(&frame);
-            });
-        });
-        frames
-    }
-}
-
-/// Every frame that comes through this device, until it goes.
-fn pass(mut from: File, mut frame: impl FnMut(Vec<u8>)) {
-    let mut buffer = [0; 65536];
-    while let Ok(length) = from.read(&mut buffer) {
-        frame(buffer[..length].to_vec());
+    /// A socket that receives all Ethernet frames of the host from now on, in either direction.
+    pub fn frames(&self) -> Socket {
+        let all = Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
+        let family = Domain::from(libc::AF_PACKET);
+        let socket = self.within(|| Socket::new(family, Type::from(libc::SOCK_RAW), Some(all)));
+        let socket = socket.expect("root may capture");
+        socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        socket
     }
 }

@@ -1,4 +1,4 @@
-//! A UDP client (BEP 15), which can also send what is none of the protocol.
+//! A UDP client (BEP 15), which can also send invalid datagrams.
 
 use super::{DEADLINE, uninterrupted};
 use std::io::ErrorKind;
@@ -42,7 +42,7 @@ pub struct Reply {
     pub peers: Vec<SocketAddr>,
 }
 
-/// As [`Client`] sends in every request.
+/// The transaction of every request of [`Client`].
 pub const TRANSACTION: u32 = 0x0102_0304;
 
 impl Client {
@@ -51,7 +51,7 @@ impl Client {
         let source: IpAddr = source.parse().expect("an address");
         let socket = UdpSocket::bind((source, 0)).expect("a port");
         socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-        // Connected: a reply from another address than the one asked would not be received.
+        // A connected socket receives no reply from another address than the tracker's.
         socket.connect(tracker).expect("a route");
         Client {
             socket,
@@ -69,6 +69,10 @@ impl Client {
         let mut client = Client::from(source, tracker);
         client.connect();
         client
+    }
+
+    pub fn socket(&self) -> &UdpSocket {
+        &self.socket
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -98,7 +102,7 @@ impl Client {
         self.receive()
     }
 
-    /// Whether these get no reply: one to a connect that is sent after them comes first.
+    /// Whether a datagram gets no reply: the reply to a connect that is sent after it comes first, and alone.
     pub fn is_silent_on(&self, datagram: &[u8]) -> bool {
         self.send(datagram);
         let reply = self.exchange(&connect_request());
@@ -129,6 +133,17 @@ impl Client {
             seeders: number(16),
             peers,
         }
+    }
+
+    /// Announces these fields, with defaults for the others.
+    pub fn announce_fields(&self, info_hash: [u8; 20], port: u16, left: u64, event: u32) -> Reply {
+        self.announce(&Announce {
+            info_hash,
+            left,
+            event,
+            port,
+            ..Announce::default()
+        })
     }
 
     pub fn announce_request(&self, announce: &Announce) -> Vec<u8> {
@@ -181,7 +196,7 @@ pub fn connect_request() -> Vec<u8> {
     request
 }
 
-/// Compact peers of 6 or 18 bytes, sorted, and what is left over.
+/// Compact peers of 6 or 18 bytes, sorted, and the rest of the bytes.
 pub fn split_peers(bytes: &[u8], size: usize) -> (Vec<SocketAddr>, &[u8]) {
     let chunks = bytes.chunks_exact(size);
     let rest = chunks.remainder();

@@ -4,7 +4,7 @@ use super::nodes::PORT;
 use super::table::{Key, Table};
 use crate::common::net::Host;
 use crate::common::udp::{Announce, Client};
-use announced::random::Random;
+use announced::base::random::Random;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,14 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A client as it announced last. It always announces to the same node.
+/// The last announce of a peer. A peer always announces to the same node.
 #[derive(Clone, Copy, Debug)]
 struct Said {
     is_seeder: bool,
     has_stopped: bool,
 }
 
-/// The last announce of every client, and the completed downloads.
+/// The last announce of every peer, and the completed downloads.
 #[derive(Clone, Debug, Default)]
 pub struct Truth {
     said: BTreeMap<Key, Said>,
@@ -27,7 +27,7 @@ pub struct Truth {
 }
 
 impl Truth {
-    /// Without the clients of some hosts.
+    /// Without the peers of a host.
     pub fn without(&self, host: &Host) -> Truth {
         let is_left = |(_, peer): &Key| ![host.v4(), host.v6()].contains(&peer.ip());
         let mut truth = self.clone();
@@ -39,9 +39,8 @@ impl Truth {
     pub fn table(&self) -> Table {
         let mut table = Table::default();
         let running = self.said.iter().filter(|(_, said)| !said.has_stopped);
-        table
-            .peers
-            .extend(running.map(|(key, said)| (*key, said.is_seeder)));
+        let running = running.map(|(key, said)| (*key, said.is_seeder));
+        table.peers.extend(running);
         for ((info_hash, _), count) in self.completed.iter().filter(|(_, count)| **count > 0) {
             *table.downloaded.entry(*info_hash).or_default() += count;
         }
@@ -90,12 +89,7 @@ impl Load {
 
     /// Clients on this host announce to the node there from now on.
     pub fn begin(&self, node: usize, host: &Host) {
-        let client = |ip: std::net::IpAddr| {
-            let mut client = Client::from(&ip.to_string(), SocketAddr::new(ip, PORT));
-            client.connect();
-            client
-        };
-        let home = host.within(|| [host.v4(), host.v6()].map(client));
+        let home = [host.v4(), host.v6()].map(|ip| host.client(SocketAddr::new(ip, PORT)));
         self.shared.homes()[node] = Some(home);
     }
 
@@ -104,7 +98,7 @@ impl Load {
         self.shared.homes()[node] = None;
     }
 
-    /// Lets so many more clients announce.
+    /// Waits until so many more clients have announced.
     pub fn wait_for_announces(&self, count: usize) {
         let known = || self.shared.truth().said.len();
         let goal = known() + count;
@@ -183,7 +177,7 @@ fn newcomer(client: &Client, number: u32, random: &mut Random) -> Key {
     ([torrent as u8 * 3 + 1; 20], peer)
 }
 
-/// One of those who announce through this client.
+/// A peer that announces through this client.
 fn running(client: &Client, truth: &Truth, random: &mut Random) -> Option<(Key, Said)> {
     let ip = client.address().ip();
     let peer = SocketAddr::new(ip, random.below(60_000) as u16);

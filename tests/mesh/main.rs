@@ -1,6 +1,6 @@
-//! Three nodes in full mesh, each on a host of its own, while clients announce to all of them: networks part, nodes are
-//! killed and suspended, clocks and keys are wrong, lists change, and bytes are played back. Afterwards the tables of all
-//! nodes are equal, and are what the clients have announced.
+//! Three nodes in full mesh, each on a host of its own, while clients announce to all of them: networks part, nodes
+//! are killed and suspended, clocks and keys are wrong, lists change, and bytes are replayed. Afterwards the tables
+//! of all nodes are equal, and have the peers that the clients announced.
 //!
 //! Networks need root. A test skips without it; with `CI=true` that is a failure.
 
@@ -14,7 +14,6 @@ mod table;
 mod tape;
 
 use common::net::in_sandbox;
-use common::udp::Announce;
 use common::{skip, wait_for, wait_longer};
 use nodes::{CLUSTER_PORT, Mesh, make_key};
 use std::io::{Read, Write};
@@ -28,7 +27,7 @@ fn pause(seconds: u64) {
     std::thread::sleep(Duration::from_secs(seconds));
 }
 
-/// Nodes are named; one listens to the others by IPv6 first, one has two threads.
+/// One node has the others by name, one has the last by IPv6 and two threads.
 #[test]
 fn announces_and_stops_at_one_node_are_in_replies_of_the_others() {
     let test = "announces_and_stops_at_one_node_are_in_replies_of_the_others";
@@ -51,7 +50,8 @@ fn announces_and_stops_at_one_node_are_in_replies_of_the_others() {
 
 #[test]
 fn tables_are_equal_after_a_partition_of_a_minute() {
-    in_sandbox("tables_are_equal_after_a_partition_of_a_minute", |lan| {
+    let test = "tables_are_equal_after_a_partition_of_a_minute";
+    in_sandbox(test, |lan| {
         let mesh = Mesh::started(lan);
         let load = mesh.load();
         load.wait_for_announces(500);
@@ -89,7 +89,7 @@ fn tables_are_equal_after_nodes_are_killed_and_start_again() {
         load.wait_for_announces(500);
         for (node, others) in [(1, [0, 2]), (0, [1, 2])] {
             load.end(node);
-            // The others have all that the node was told once they have this.
+            // Once the others have this peer, they have all that announced before.
             mesh.pass_on(node, &others);
             mesh.tables();
             mesh.kill(node);
@@ -133,7 +133,7 @@ fn tables_are_equal_after_a_node_was_stopped_for_30_s() {
 fn tables_are_equal_where_clocks_are_an_hour_off() {
     let test = "tables_are_equal_where_clocks_are_an_hour_off";
     in_sandbox(test, |lan| {
-        // Only in here: `faketime` names things by process id in /dev/shm, and this one is the test's own.
+        // Inside the sandbox: `faketime` names files by process id in /dev/shm, and this one is the test's own.
         if let Err(why) = nodes::fake_clock() {
             return skip(&format!("{test}: {why}"));
         }
@@ -153,8 +153,8 @@ fn tables_are_equal_where_clocks_are_an_hour_off() {
 }
 
 #[test]
-fn node_with_another_key_gets_nothing_and_gives_nothing() {
-    let test = "node_with_another_key_gets_nothing_and_gives_nothing";
+fn node_with_another_key_receives_nothing_and_sends_nothing() {
+    let test = "node_with_another_key_receives_nothing_and_sends_nothing";
     in_sandbox(test, |lan| {
         let mut mesh = Mesh::new(lan);
         let right = std::mem::replace(&mut mesh.nodes[2].key, make_key(lan, "other-key"));
@@ -182,10 +182,10 @@ fn node_with_another_key_gets_nothing_and_gives_nothing() {
     });
 }
 
-/// Node 1 connects to node 0 through a relay, whose record somebody without the key sends to both.
+/// Node 1 connects to node 0 through a relay. A host without the key sends the bytes that it recorded to both.
 #[test]
-fn bytes_that_are_played_back_change_nothing() {
-    in_sandbox("bytes_that_are_played_back_change_nothing", |lan| {
+fn replayed_bytes_change_nothing() {
+    in_sandbox("replayed_bytes_change_nothing", |lan| {
         let mut mesh = Mesh::new(lan);
         let other = lan.host();
         let node0 = SocketAddr::new(mesh.nodes[0].host.v4(), CLUSTER_PORT);
@@ -197,9 +197,9 @@ fn bytes_that_are_played_back_change_nothing() {
         load.wait_for_announces(500);
         let truth = load.stop();
         mesh.wait_until_equal(&truth.table());
-        let [dialler, _] = tape.kept();
+        let dialler = tape.recorded();
         assert!(dialler.len() > 1000, "{}", dialler.len());
-        // Peers of the record stop: those must not come back.
+        // Peers of the recorded bytes stop, and must not come back.
         let mut expected = mesh.stop_some(truth.table());
         mesh.wait_until_equal(&expected);
         // Node 0 has counts from node 2 before node 1 connects to it, and may count downloads of stopped peers again.
@@ -221,12 +221,12 @@ fn bytes_that_are_played_back_change_nothing() {
                     (mesh.wrong_keys(0) > before).then_some(())
                 });
             }
-            let (before, played) = (mesh.wrong_keys(1), tape.played());
-            tape.play(true);
+            let (before, replayed) = (mesh.wrong_keys(1), tape.replayed());
+            tape.replay(true);
             wait_longer("a wrong key", Duration::from_secs(60), || {
-                (mesh.wrong_keys(1) > before && tape.played() > played).then_some(())
+                (mesh.wrong_keys(1) > before && tape.replayed() > replayed).then_some(())
             });
-            tape.play(false);
+            tape.replay(false);
             (0..3).for_each(|node| mesh.wait_for_links(node));
             mesh.wait_until_equal(&expected);
             mesh.pass_on(0, &[1, 2]);
@@ -234,19 +234,15 @@ fn bytes_that_are_played_back_change_nothing() {
     });
 }
 
-/// First all nodes allow one torrent, then one after the other also a second one, at last only this one.
+/// First all nodes allow one torrent, then one node after the other allows a second one too, at last that one alone.
 #[test]
-fn lists_that_change_node_by_node_hold_for_peers_and_downloads_of_other_nodes() {
-    let test = "lists_that_change_node_by_node_hold_for_peers_and_downloads_of_other_nodes";
+fn lists_hold_for_peers_and_downloads_of_other_nodes_while_they_change() {
+    let test = "lists_hold_for_peers_and_downloads_of_other_nodes_while_they_change";
     in_sandbox(test, |lan| {
         const LISTS: [&[InfoHash]; 3] = [&[[0x11; 20]], &[[0x11; 20], [0x22; 20]], &[[0x22; 20]]];
         let list = |node: usize| lan.file(&format!("list{node}"));
-        let text = |hashes: &[InfoHash]| -> String {
-            let lines = hashes
-                .iter()
-                .map(|hash| format!("{:02x}", hash[0]).repeat(20) + "\n");
-            lines.collect()
-        };
+        let line = |hash: &InfoHash| format!("{:02x}", hash[0]).repeat(20) + "\n";
+        let text = |hashes: &[InfoHash]| hashes.iter().map(line).collect::<String>();
         let mut mesh = Mesh::new(lan);
         for (number, node) in mesh.nodes.iter_mut().enumerate() {
             std::fs::write(list(number), text(LISTS[0])).expect("is written");
@@ -256,14 +252,13 @@ fn lists_that_change_node_by_node_hold_for_peers_and_downloads_of_other_nodes() 
 
         let mut expected = [(); 3].map(|()| Table::default());
         let mut allowed = [LISTS[0]; 3];
-        let changes = LISTS[1..]
-            .iter()
-            .flat_map(|list| (0..3).map(move |node| Some((node, *list))));
+        let of_list = |list: &'static [InfoHash]| (0..3).map(move |node| Some((node, list)));
+        let changes = LISTS[1..].iter().flat_map(|list| of_list(list));
         let changes = [None].into_iter().chain(changes);
         for (port, change) in (1..).zip(changes) {
             if let Some((node, hashes)) = change {
                 std::fs::write(list(node), text(hashes)).expect("is written");
-                let loads = || mesh.daemon(node).count_lines("-w/--whitelist ");
+                let loads = || mesh.daemon(node).count_lines("whitelist: loaded: ");
                 let before = loads();
                 mesh.daemon(node).signal("HUP");
                 wait_for("the list", || (loads() > before).then_some(()));
@@ -278,21 +273,11 @@ fn lists_that_change_node_by_node_hold_for_peers_and_downloads_of_other_nodes() 
             for node in 0..3 {
                 for &info_hash in allowed[node] {
                     let client = mesh.client(node);
-                    for (left, event) in [(1, 2), (0, 1)] {
-                        client.announce(&Announce {
-                            info_hash,
-                            left,
-                            event,
-                            port,
-                            ..Announce::default()
-                        });
-                    }
+                    client.announce_fields(info_hash, port, 1, 2);
+                    client.announce_fields(info_hash, port, 0, 1);
                     let peer = SocketAddr::new(client.address().ip(), port);
-                    for (table, _) in expected
-                        .iter_mut()
-                        .zip(allowed)
-                        .filter(|(_, all)| all.contains(&info_hash))
-                    {
+                    let tables = expected.iter_mut().zip(allowed);
+                    for (table, _) in tables.filter(|(_, all)| all.contains(&info_hash)) {
                         table.peers.insert((info_hash, peer), true);
                         *table.downloaded.entry(info_hash).or_default() += 1;
                     }

@@ -1,10 +1,10 @@
 //! Nodes in full mesh, each on a host.
 
 use super::load::Load;
-use super::table::{InfoHash, PROBE, Table};
+use super::table::{Key, PROBE, Table};
 use crate::common::net::{Host, Lan};
-use crate::common::udp::{Announce, Client};
-use crate::common::{Daemon, http, program, run, wait_for, wait_longer};
+use crate::common::udp::Client;
+use crate::common::{Daemon, program, run, wait_for, wait_longer};
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::process::Command;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 pub const PORT: u16 = 6969;
 pub const CLUSTER_PORT: u16 = 6970;
 
-/// A peer, and equal tables, are waited for at most so long.
+/// The limit of waits for a peer and for equal tables.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 pub struct Node {
@@ -71,7 +71,7 @@ impl Mesh<'_> {
     /// Waits for the links of a node to both others.
     pub fn wait_for_links(&self, node: usize) {
         wait_longer("links", DEADLINE, || {
-            let report = self.get(node, "/stats?mode=cluster").1;
+            let report = self.get(node, "/stats?mode=cluster");
             report.starts_with("cluster ok: 2 of 2 ").then_some(())
         });
     }
@@ -84,24 +84,19 @@ impl Mesh<'_> {
     pub fn start(&mut self, node: usize) {
         let state = self.state(node);
         let node = &mut self.nodes[node];
-        let mut command = match node.clock {
-            0 => node.host.command(&program()),
-            hours => {
-                let mut command = node.host.command("env");
-                command.args([
-                    &format!("LD_PRELOAD={}", fake_clock().expect("is there")),
-                    &format!("FAKETIME={hours:+}h"),
-                    "FAKETIME_DONT_FAKE_MONOTONIC=1",
-                    &program(),
-                ]);
-                command
-            }
-        };
+        let mut command = node.host.command("env");
+        if node.clock != 0 {
+            let library = fake_clock().expect("is there");
+            command.arg(format!("LD_PRELOAD={library}"));
+            command.arg(format!("FAKETIME={:+}h", node.clock));
+            command.arg("FAKETIME_DONT_FAKE_MONOTONIC=1");
+        }
+        command.arg(program());
         for ip in [node.host.v4(), node.host.v6()] {
+            let listen = SocketAddr::new(ip, CLUSTER_PORT).to_string();
             let (ip, port) = (ip.to_string(), PORT.to_string());
             command.args(["-i", &ip, "-p", &port, "-P", &port]);
-            let listen = SocketAddr::new(ip.parse().expect("an address"), CLUSTER_PORT);
-            command.args(["--cluster-listen", &listen.to_string()]);
+            command.args(["--cluster-listen", &listen]);
         }
         command.args(["--admin", "10.77.0.0/16", "--cluster-key", &node.key]);
         command.args(["--state", &state, "--state-interval", "0"]);
@@ -138,34 +133,27 @@ impl Mesh<'_> {
         load
     }
 
-    /// Status and text.
-    pub fn get(&self, node: usize, path: &str) -> (u16, String) {
+    fn get(&self, node: usize, path: &str) -> String {
         let host = &self.nodes[node].host;
-        let reply = host.within(|| http::get(SocketAddr::new(host.v4(), PORT), path));
-        (reply.status, reply.text())
+        host.get(SocketAddr::new(host.v4(), PORT), path).text()
     }
 
     /// The handshakes that failed at a node because of the key.
     pub fn wrong_keys(&self, node: usize) -> u64 {
         let name = "announced_cluster_failed_handshakes_total{reason=\"wrong_key\"} ";
-        let metrics = self.get(node, "/metrics").1;
+        let metrics = self.get(node, "/metrics");
         let value = metrics.lines().find_map(|line| line.strip_prefix(name));
         value.expect("is there").parse().expect("a number")
     }
 
     pub fn client(&self, node: usize) -> Client {
         let host = &self.nodes[node].host;
-        let (source, tracker) = (host.v4().to_string(), SocketAddr::new(host.v4(), PORT));
-        host.within(|| {
-            let mut client = Client::from(&source, tracker);
-            client.connect();
-            client
-        })
+        host.client(SocketAddr::new(host.v4(), PORT))
     }
 
     /// The tables of the running nodes with the time at which they were saved, in order.
     pub fn tables(&self) -> Vec<(Table, u64)> {
-        let saves = |daemon: &Daemon| daemon.count_lines(": saved ");
+        let saves = |daemon: &Daemon| daemon.count_lines("state: saved: ");
         let running = || self.nodes.iter().filter_map(|node| node.daemon.as_ref());
         let before: Vec<usize> = running().map(saves).collect();
         running().for_each(|daemon| daemon.signal("USR1"));
@@ -174,7 +162,8 @@ impl Mesh<'_> {
         }
         let all = 0..self.nodes.len();
         let running = all.filter(|node| self.nodes[*node].daemon.is_some());
-        running.map(|node| Table::read(&self.state(node))).collect()
+        let tables = running.map(|node| Table::read(&self.state(node)));
+        tables.collect()
     }
 
     /// Waits until the tables of all running nodes are this.
@@ -189,19 +178,15 @@ impl Mesh<'_> {
         loop {
             let tables = self.tables();
             let pairs = expected.iter().zip(&tables);
-            let found = pairs.map(|(expected, (table, _))| expected.differences(table));
-            let found: Vec<Vec<String>> = found.collect();
-            if found.iter().all(Vec::is_empty) {
+            let mut differences = pairs.map(|(expected, (table, _))| expected.differences(table));
+            let Some(some) = differences.find(|differences| !differences.is_empty()) else {
                 break;
-            }
-            if start.elapsed() > DEADLINE {
-                let counts: Vec<usize> = found.iter().map(Vec::len).collect();
-                let some = found
-                    .iter()
-                    .map(|found| found.iter().take(3).collect::<Vec<_>>());
-                let some: Vec<_> = some.collect();
-                panic!("expected and found differ {counts:?} times: {some:#?}");
-            }
+            };
+            let (count, few) = (some.len(), &some[..some.len().min(9)]);
+            assert!(
+                start.elapsed() < DEADLINE,
+                "expected and found differ in {count}: {few:#?}"
+            );
             std::thread::sleep(Duration::from_millis(200));
         }
         let peers: Vec<usize> = expected.iter().map(|table| table.peers.len()).collect();
@@ -212,24 +197,18 @@ impl Mesh<'_> {
     pub fn stop_some(&self, mut table: Table) -> Table {
         let client = self.client(0);
         let ip = client.address().ip();
-        let here = table
-            .peers
-            .iter()
-            .filter(|((_, peer), is_seeder)| peer.ip() == ip && !**is_seeder);
+        let is_here = |((_, peer), is_seeder): &(&Key, &bool)| peer.ip() == ip && !**is_seeder;
+        let here = table.peers.iter().filter(is_here);
         let stopping: Vec<_> = here.take(50).map(|(key, _)| *key).collect();
         for (info_hash, peer) in stopping {
-            client.announce(&Announce {
-                info_hash,
-                event: 3,
-                port: peer.port(),
-                ..Announce::default()
-            });
+            client.announce_fields(info_hash, peer.port(), 1, 3);
             table.peers.remove(&(info_hash, peer));
         }
         table
     }
 
-    /// Waits until a peer that announces to one node is in the replies of others, and not in them after it has stopped.
+    /// Waits until a peer that announces to one node is in the replies of others, and not in them after it has
+    /// stopped.
     pub fn pass_on(&self, from: usize, to: &[usize]) {
         self.probes.set(self.probes.get() + 1);
         let mut info_hash = [PROBE; 20];
@@ -238,36 +217,15 @@ impl Mesh<'_> {
         let peer = SocketAddr::new(client.address().ip(), 7777);
         let asking: Vec<Client> = to.iter().map(|node| self.client(*node)).collect();
         for (event, is_expected) in [(2, true), (3, false)] {
-            client.announce(&Announce {
-                info_hash,
-                event,
-                port: peer.port(),
-                ..Announce::default()
-            });
-            let start = Instant::now();
+            client.announce_fields(info_hash, peer.port(), 1, event);
             for client in &asking {
                 wait_longer("a peer to come or go", DEADLINE, || {
-                    let is_there = peers(client, info_hash).contains(&peer);
-                    (is_there == is_expected).then_some(())
+                    let peers = client.announce_fields(info_hash, 9, 1, 0).peers;
+                    (peers.contains(&peer) == is_expected).then_some(())
                 });
             }
-            eprintln!(
-                "event {event} from {from} at {to:?} after {:?}",
-                start.elapsed()
-            );
         }
     }
-}
-
-/// The reply to a client, which is a leecher from then on.
-fn peers(client: &Client, info_hash: InfoHash) -> Vec<SocketAddr> {
-    let announce = Announce {
-        info_hash,
-        event: 0,
-        port: 9,
-        ..Announce::default()
-    };
-    client.announce(&announce).peers
 }
 
 /// A new key; its path.
@@ -283,13 +241,10 @@ pub fn fake_clock() -> Result<String, String> {
     let asked = Command::new("faketime")
         .args(["-f", "+0", "printenv", "LD_PRELOAD"])
         .output();
-    match asked {
-        Ok(output) if output.status.success() => {
-            Ok(String::from_utf8_lossy(&output.stdout).trim().into())
-        }
-        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into()),
-        Err(error) => Err(format!(
-            "faketime, of Debian's package of that name: {error}"
-        )),
+    let output = asked.map_err(|error| format!("faketime, of Debian's faketime: {error}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_string();
+    match output.status.success() {
+        true => Ok(text(&output.stdout)),
+        false => Err(text(&output.stderr)),
     }
 }

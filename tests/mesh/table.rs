@@ -1,6 +1,6 @@
 //! The peers and counts of a node, read from its state file.
 
-use announced::state::{Item, Reader};
+use announced::state::{StateItem, read_items};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
@@ -23,10 +23,9 @@ impl Table {
     pub fn read(path: &str) -> (Table, u64) {
         let bytes = std::fs::read(path).expect("was saved");
         let (mut table, mut time, mut torrent) = (Table::default(), 0, [0; 20]);
-        let mut reader = Reader::default();
-        let fed = reader.feed(&bytes, &mut |item| match item {
-            Item::Header { saved_at, .. } => time = saved_at,
-            Item::Torrent {
+        let valid = read_items(&mut &bytes[..], &mut |item| match item {
+            StateItem::Header { saved_at, .. } => time = saved_at,
+            StateItem::Torrent {
                 info_hash,
                 downloaded,
                 ..
@@ -36,13 +35,13 @@ impl Table {
                     table.downloaded.insert(info_hash, downloaded);
                 }
             }
-            Item::Peer { list, endpoint, .. } if torrent[0] != PROBE => {
+            StateItem::Peer { list, endpoint, .. } if torrent[0] != PROBE => {
                 let key = (torrent, address(endpoint));
                 table.peers.insert(key, list % 2 == 1);
             }
             _ => {}
         });
-        fed.and_then(|()| reader.finish()).expect("is valid");
+        valid.expect("is read").expect("is valid");
         (table, time)
     }
 

@@ -1,20 +1,22 @@
-//! A relay between two nodes, which keeps the bytes that it passes on and plays them back.
+//! A relay between two nodes, which records the bytes of its first connection and replays them.
 
 use crate::common::net::Host;
+use crate::common::sys::enter_network;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 #[derive(Default)]
 struct Shared {
-    /// What the node that connected sent first and what the other one sent, of each connection.
-    kept: Mutex<Vec<[Vec<u8>; 2]>>,
+    /// The bytes of either side of the first connection, those of the node that connected first.
+    recorded: [Mutex<Vec<u8>>; 2],
+    has_recorded: AtomicBool,
     open: Mutex<Vec<TcpStream>>,
-    plays: AtomicBool,
-    /// Connections that got bytes from before.
-    played: Mutex<usize>,
+    replays: AtomicBool,
+    /// Connections that received recorded bytes.
+    replayed: AtomicUsize,
 }
 
 pub struct Tape {
@@ -34,7 +36,7 @@ impl Tape {
         };
         let network = host.network();
         thread::spawn(move || {
-            crate::common::sys::enter_network(&network).expect("may enter");
+            enter_network(&network).expect("may enter");
             while let Ok((stream, _)) = listener.accept() {
                 shared.take(stream, to);
             }
@@ -42,70 +44,64 @@ impl Tape {
         tape
     }
 
-    /// The first connection's bytes of either side.
-    pub fn kept(&self) -> [Vec<u8>; 2] {
-        let kept = self.shared.kept.lock().expect("no panic");
-        kept.first().expect("a connection").clone()
+    /// The bytes of the node that made the first connection.
+    pub fn recorded(&self) -> Vec<u8> {
+        self.shared.recorded[0].lock().expect("no panic").clone()
     }
 
-    /// Ends all connections. Later ones get the bytes of the first, until the next call.
-    pub fn play(&self, plays: bool) {
-        self.shared.plays.store(plays, Ordering::SeqCst);
+    /// Ends all connections. If `replays`, later ones receive the recorded bytes, until the next call.
+    pub fn replay(&self, replays: bool) {
+        self.shared.replays.store(replays, Ordering::SeqCst);
         for stream in self.shared.open.lock().expect("no panic").drain(..) {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
+            let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
-    pub fn played(&self) -> usize {
-        *self.shared.played.lock().expect("no panic")
+    pub fn replayed(&self) -> usize {
+        self.shared.replayed.load(Ordering::SeqCst)
     }
 }
 
 impl Shared {
     fn take(self: &Arc<Shared>, mut stream: TcpStream, to: SocketAddr) {
-        if self.plays.load(Ordering::SeqCst) {
-            let bytes = self.kept.lock().expect("no panic")[0][1].clone();
-            thread::spawn({
-                let shared = Arc::clone(self);
-                move || {
-                    let _ = stream.write_all(&bytes);
-                    // Until the node has closed the connection.
-                    while stream.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}
-                    *shared.played.lock().expect("no panic") += 1;
-                }
+        let shared = Arc::clone(self);
+        if self.replays.load(Ordering::SeqCst) {
+            thread::spawn(move || {
+                let bytes = shared.recorded[1].lock().expect("no panic").clone();
+                let _ = stream.write_all(&bytes);
+                // Until the node has closed the connection.
+                while stream.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}
+                shared.replayed.fetch_add(1, Ordering::SeqCst);
             });
             return;
         }
         let Ok(other) = TcpStream::connect(to) else {
             return;
         };
-        let mut kept = self.kept.lock().expect("no panic");
-        let number = kept.len();
-        kept.push([Vec::new(), Vec::new()]);
-        drop(kept);
-        let pairs = [(&stream, &other), (&other, &stream)];
-        for (side, (from, to)) in pairs.into_iter().enumerate() {
+        let is_first = !self.has_recorded.swap(true, Ordering::SeqCst);
+        for (side, (from, to)) in [(&stream, &other), (&other, &stream)]
+            .into_iter()
+            .enumerate()
+        {
             let [from, to] = [from, to].map(|stream| stream.try_clone().expect("a descriptor"));
             let shared = Arc::clone(self);
-            thread::spawn(move || shared.pass(from, to, |kept| &mut kept[number][side]));
+            thread::spawn(move || pass(from, to, is_first.then_some(&shared.recorded[side])));
         }
         self.open.lock().expect("no panic").extend([stream, other]);
     }
+}
 
-    fn pass(
-        &self,
-        mut from: TcpStream,
-        mut to: TcpStream,
-        side: impl Fn(&mut Vec<[Vec<u8>; 2]>) -> &mut Vec<u8>,
-    ) {
-        let mut bytes = [0; 65536];
-        while let Ok(count @ 1..) = from.read(&mut bytes) {
-            let new = &bytes[..count];
-            side(&mut self.kept.lock().expect("no panic")).extend_from_slice(new);
-            if to.write_all(new).is_err() {
-                break;
-            }
+/// Passes on all bytes of one side, and records them.
+fn pass(mut from: TcpStream, mut to: TcpStream, record: Option<&Mutex<Vec<u8>>>) {
+    let mut bytes = [0; 65536];
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        let new = &bytes[..count];
+        if let Some(record) = record {
+            record.lock().expect("no panic").extend_from_slice(new);
         }
-        let _ = to.shutdown(std::net::Shutdown::Both);
+        if to.write_all(new).is_err() {
+            break;
+        }
     }
+    let _ = to.shutdown(Shutdown::Both);
 }

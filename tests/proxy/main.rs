@@ -1,4 +1,4 @@
-//! Behind proxies: who is believed, what is read, and real ones in front.
+//! Clients behind proxies: headers, the PROXY protocol, Unix sockets, and real proxies in front.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -9,6 +9,7 @@ mod real;
 mod smuggling;
 mod unix;
 
+use common::Directory;
 use common::http::{Client, Response};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ fn with_headers(target: &str, headers: &[&str]) -> String {
     text + "\r\n"
 }
 
-/// Whom an announce was taken to be from.
+/// The client of an announce, as the daemon knows it.
 fn external_ip(response: &Response) -> IpAddr {
     match *response.bencoded().string("external ip") {
         [a, b, c, d] => IpAddr::from([a, b, c, d]),
@@ -37,7 +38,7 @@ fn external_ip(response: &Response) -> IpAddr {
     }
 }
 
-/// The same of an announce with these header lines; none if it was refused for want of a client.
+/// The client of an announce with these header lines; none if it was refused as unknown.
 fn announced_as(client: &mut Client, headers: &[&str]) -> Option<String> {
     let response = client.request(request(6881, headers));
     if response.status == 400 {
@@ -50,34 +51,15 @@ fn announced_as(client: &mut Client, headers: &[&str]) -> Option<String> {
     Some(external_ip(&response).to_string())
 }
 
-fn some(address: &str) -> Option<String> {
-    Some(address.into())
-}
-
-/// A directory that anybody may write to and that goes with its handle.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new() -> Directory {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("announced-proxy-{}-{count}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).expect("can be made");
-        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-        std::fs::set_permissions(&path, everybody).expect("is ours");
-        Directory(path)
-    }
-
-    fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// A directory that every user may write to, and the path of a socket in it.
+fn directory() -> (Directory, PathBuf) {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let directory = Directory::new(&format!("proxy-{count}"));
+    let every_user = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(directory.path(), every_user).expect("is ours");
+    let socket = directory.file("http").into();
+    (directory, socket)
 }
 
 /// The value of `-p` for a Unix socket.

@@ -1,16 +1,19 @@
 //! nginx and haproxy in front, configured as the man page says.
 
 use super::common::http::{Client, Response};
-use super::common::{DEADLINE, Daemon, skip, wait_for};
-use super::{Directory, external_ip, request, unix_flag, with_headers};
+use super::common::{Daemon, Directory, skip, wait_for};
+use super::{HASH, announced_as, directory, external_ip, request, unix_flag, with_headers};
+
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU16, Ordering};
 
-/// A proxy that listens on ::1; it ends when its handle goes.
+const SPOOFED: [&str; 2] = ["X-Forwarded-For: 6.6.6.6", "Forwarded: for=7.7.7.7"];
+
+/// A proxy that listens on ::1. It ends with its handle.
 pub struct Proxy {
     child: Child,
     pub address: SocketAddr,
@@ -18,12 +21,11 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts a program with a configuration made for a directory and a port; none where there is no
-    /// such program.
+    /// Starts a program with the configuration for a directory and a port. None: it is not installed.
     fn start(
         program: &str,
         flags: &[&str],
-        configuration: impl Fn(&Path, u16) -> String,
+        configuration: impl Fn(&str, u16) -> String,
     ) -> Option<Proxy> {
         let found = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"]
             .map(|directory| Path::new(directory).join(program))
@@ -33,16 +35,18 @@ impl Proxy {
             skip(&format!("there is no {program}"));
             return None;
         };
-        // A port that was free a moment ago may be taken by another test.
-        let started = (0..20).find_map(|_| {
-            let free = TcpListener::bind("[::1]:0").expect("a port");
-            let address = free.local_addr().expect("is bound");
-            drop(free);
-            let directory = Directory::new();
-            let file = directory.join("conf");
-            let text = configuration(&directory.0, address.port());
-            std::fs::write(&file, text).expect("can be written");
-            let log = std::fs::File::create(directory.join("log")).expect("can be made");
+        // Below the ports that systems choose: the daemon of another test could take such a port before the program
+        // does.
+        static COUNT: AtomicU16 = AtomicU16::new(0);
+        let started = (0..100).find_map(|_| {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let offset = (std::process::id() * 64 + u32::from(count)) % 20_000;
+            let address = SocketAddr::from((Ipv6Addr::LOCALHOST, 10_000 + offset as u16));
+            TcpListener::bind(address).ok()?;
+            let (directory, _) = directory();
+            let text = configuration(directory.path(), address.port());
+            let file = directory.write("conf", text);
+            let log = std::fs::File::create(directory.file("log")).expect("can be made");
             let child = Command::new(&path)
                 .args(flags)
                 .arg(&file)
@@ -58,33 +62,27 @@ impl Proxy {
             };
             proxy.is_ready().then_some(proxy)
         });
-        Some(started.unwrap_or_else(|| panic!("{program} did not start in twenty tries")))
+        Some(started.unwrap_or_else(|| panic!("{program} did not start in a hundred tries")))
     }
 
-    /// Whether it listens; false if it ended instead.
+    /// Waits until it listens. False: it ended instead.
     fn is_ready(&mut self) -> bool {
-        let start = Instant::now();
-        while start.elapsed() < DEADLINE {
+        wait_for("the proxy to listen", || {
             if self.child.try_wait().expect("can be asked").is_some() {
-                let log = std::fs::read_to_string(self.directory.join("log"));
+                let log = std::fs::read_to_string(self.directory.file("log"));
                 eprintln!("ended: {log:?}");
-                return false;
+                return Some(false);
             }
-            if TcpStream::connect(self.address).is_ok() {
-                return true;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
-        false
+            TcpStream::connect(self.address).is_ok().then_some(true)
+        })
     }
 
-    /// An announce through it that pretends to be another's.
+    /// An announce through it that pretends to come from others.
     fn announce(&self, port: u16) -> Response {
-        let spoofed = ["X-Forwarded-For: 6.6.6.6", "Forwarded: for=7.7.7.7"];
-        Client::new(self.address).request(request(port, &spoofed))
+        Client::new(self.address).request(request(port, &SPOOFED))
     }
 
-    /// The client, ::1, is known as itself, and peers are known to each other.
+    /// The daemon knows the client as ::1, and sends it the peers.
     fn assert_client_is_known(&self) {
         for port in 1..4 {
             let response = self.announce(port);
@@ -104,7 +102,7 @@ impl Drop for Proxy {
     }
 }
 
-/// An example of the man page, told by how it begins, with these pieces replaced.
+/// The example of the man page with this first line, with these pieces replaced.
 pub fn of_the_page(start: &str, pieces: &[(&str, &str)]) -> String {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/man/announced.8");
     let page = std::fs::read_to_string(page).expect("is there");
@@ -117,12 +115,11 @@ pub fn of_the_page(start: &str, pieces: &[(&str, &str)]) -> String {
     })
 }
 
-/// nginx as on the page, but for its upstream and perhaps the headers.
+/// nginx as on the page, but for its upstream and the headers if given.
 pub fn nginx(server: &str, headers: Option<&str>) -> Option<Proxy> {
     const HEADERS: &str = "proxy_set_header X-Forwarded-For $remote_addr;
         proxy_set_header Forwarded \"\";";
-    let configuration = |directory: &Path, port: u16| {
-        let directory = directory.display();
+    let configuration = |directory: &str, port: u16| {
         let listen = format!("listen [::1]:{port};");
         let site = of_the_page(
             "upstream announced {",
@@ -154,33 +151,35 @@ fn nginx_over_tcp() {
     if let Some(nginx) = nginx(&server, None) {
         nginx.assert_client_is_known();
     }
-    // Appending instead of replacing, the client's own entries are left of its address.
-    let appending = "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-                     proxy_set_header Forwarded \"\";";
-    if let Some(nginx) = nginx(&server, Some(appending)) {
-        assert_eq!(external_ip(&nginx.announce(9)).to_string(), "::1");
-    }
-    // Handing on a header that it does not write, it is not believed.
-    let careless = "proxy_set_header X-Forwarded-For $remote_addr;";
-    if let Some(nginx) = nginx(&server, Some(careless)) {
-        assert_eq!(nginx.announce(10).status, 400);
-    }
-    // Naming nobody, it can announce nothing; scrapes go through, info-hashes as they came.
-    let silent = "proxy_set_header X-Forwarded-For \"\"; proxy_set_header Forwarded \"\";";
-    if let Some(nginx) = nginx(&server, Some(silent)) {
-        assert_eq!(nginx.announce(11).status, 400);
-        let scrape = format!("/scrape?info_hash={}", super::HASH);
-        let response = Client::new(nginx.address).request(with_headers(&scrape, &[]));
-        let files = response.bencoded();
-        let files = files.get("files").expect("a scrape");
-        assert_eq!(files.keys().len(), 1);
+    for (headers, client) in [
+        // If nginx appends instead of replacing, the client's own entries are left of its address.
+        (
+            "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+             proxy_set_header Forwarded \"\";",
+            Some("::1"),
+        ),
+        // If it passes on a header that it does not write, it is not believed.
+        ("proxy_set_header X-Forwarded-For $remote_addr;", None),
+        // If it names no client, the client cannot announce. Scrapes pass.
+        (
+            "proxy_set_header X-Forwarded-For \"\"; proxy_set_header Forwarded \"\";",
+            None,
+        ),
+    ] {
+        let Some(nginx) = nginx(&server, Some(headers)) else {
+            return;
+        };
+        let announced = announced_as(&mut Client::new(nginx.address), &SPOOFED);
+        assert_eq!(announced.as_deref(), client, "{headers}");
+        let scrape = with_headers(&format!("/scrape?info_hash={HASH}"), &[]);
+        let response = Client::new(nginx.address).request(scrape).bencoded();
+        assert_eq!(response.get("files").expect("a scrape").keys().len(), 1);
     }
 }
 
 #[test]
-fn nginx_over_a_unix_socket_keeps_its_connections() {
-    let directory = Directory::new();
-    let path = directory.join("http");
+fn nginx_over_a_unix_socket_reuses_its_connection() {
+    let (_directory, path) = directory();
     let daemon = Daemon::start(&["-p", &unix_flag(&path)]);
     let Some(nginx) = nginx(&unix_flag(&path), None) else {
         return;
@@ -189,7 +188,7 @@ fn nginx_over_a_unix_socket_keeps_its_connections() {
     let everything = Client::new(nginx.address).request(with_headers("/scrape", &[]));
     let files = everything.bencoded();
     assert_eq!(files.get("files").expect("a scrape").keys().len(), 1);
-    // Kept on both sides, and the pool of nginx is used by one client after the other.
+    // nginx keeps its connections, and uses them for one client after the other.
     let mut client = Client::new(nginx.address);
     for port in 100..200 {
         assert_eq!(client.request(request(port, &[])).status, 200);
@@ -219,11 +218,10 @@ fn connections_of(daemon: &Daemon) -> usize {
     inodes.filter(|inode| of_inode(inode)).count()
 }
 
-/// haproxy with these lines, which listen on port 80, and a place to ask it how its server is. It would
+/// haproxy with these lines, which listen on port 80, and a socket for [`Proxy::wait_for_check`]. By default it would
 /// share its port with another test's.
 pub fn haproxy(relay: &str) -> Option<Proxy> {
-    let configuration = |directory: &Path, port: u16| {
-        let directory = directory.display();
+    let configuration = |directory: &str, port: u16| {
         let listen = format!("bind [::1]:{port}");
         let relay = relay.replace("bind :80\n    bind [::]:80 v6only", &listen);
         format!("global\n noreuseport\n stats socket {directory}/stats\n{relay}")
@@ -232,16 +230,16 @@ pub fn haproxy(relay: &str) -> Option<Proxy> {
 }
 
 impl Proxy {
-    /// Waits until haproxy has found its server well, by this kind of check.
+    /// Waits until haproxy's check of this kind has found its server up.
     pub fn wait_for_check(&self, kind: &str) {
         wait_for("a health check", || {
-            let mut stream = UnixStream::connect(self.directory.join("stats")).ok()?;
+            let mut stream = UnixStream::connect(self.directory.file("stats")).ok()?;
             stream.write_all(b"show stat\n").ok()?;
             let mut table = String::new();
             stream.read_to_string(&mut table).ok()?;
             let server = table.lines().find(|line| line.contains(",one,"))?;
             let fields: Vec<&str> = server.split(',').collect();
-            // After a first check that took too long it is down until there have been two more.
+            // If the first check takes too long, the server is down until two more succeed.
             [kind, "UP"]
                 .iter()
                 .all(|field| fields.contains(field))
@@ -259,7 +257,7 @@ fn haproxy_with_headers() {
         haproxy.wait_for_check("L7OK");
         haproxy.assert_client_is_known();
     }
-    // Left alone, the client's own line comes before the one that haproxy adds.
+    // If it is not deleted, the client's own line comes before the one that haproxy adds.
     let relay = relay.replace("http-request del-header X-Forwarded-For\n", "\n");
     if let Some(haproxy) = haproxy(&relay) {
         assert_eq!(external_ip(&haproxy.announce(9)).to_string(), "::1");
@@ -268,15 +266,14 @@ fn haproxy_with_headers() {
 
 #[test]
 fn haproxy_with_the_proxy_protocol() {
-    let directory = Directory::new();
-    let path = directory.join("http");
+    let (_directory, path) = directory();
     let flags = ["--proxy", "127.0.0.0/8", "--proxy-protocol"];
     let daemon = Daemon::start(&[&flags[..], &["-p", &unix_flag(&path)]].concat());
     let servers = [daemon.tcp4().to_string(), path.display().to_string()];
     let versions = [
         ("send-proxy-v2 check", "L4OK"),
         ("send-proxy check", "L4OK"),
-        // Not on the page: a check by a request, behind LOCAL or UNKNOWN.
+        // Not on the page: a check by a request, after LOCAL or UNKNOWN.
         (
             "send-proxy-v2 check\n    option httpchk GET /health",
             "L7OK",

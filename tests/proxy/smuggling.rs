@@ -1,8 +1,8 @@
-//! Requests on whose end two readers may disagree. A client must not get a request past a proxy that the proxy has
-//! not seen, nor lines of its own into the head of a reply.
+//! Request smuggling: a proxy and the daemon must agree on where a request ends, or a client gets a request past the
+//! proxy unseen.
 //!
-//! The hidden request names a client, 6.6.6.6, which a proxy replaces in every request that it sees. So 6.6.6.6 is
-//! among the peers only if a request was smuggled.
+//! The hidden request names a client, 6.6.6.6. A proxy replaces that in every request that it sees, so 6.6.6.6 is a
+//! peer only if the request was smuggled.
 
 use super::common::Daemon;
 use super::common::http::{Client, Response};
@@ -17,89 +17,81 @@ fn hidden() -> String {
     request(666, &["X-Forwarded-For: 6.6.6.6"])
 }
 
-/// Requests with a body that is the hidden request, or would be if the head were read in another way.
+/// Header lines before a body that is the hidden request, with its length for `N`.
+const LENGTHS: [&str; 22] = [
+    "Content-Length: N",
+    "Content-Length : N",
+    "Content-Length\t: N",
+    " Content-Length: N",
+    "X: y\r\n Content-Length: N",
+    "Content-Length:\r\n N",
+    "Content-Length N",
+    "X: y\rContent-Length: N",
+    "X: y\nContent-Length: N",
+    "X: y\0\r\nContent-Length: N",
+    "Content-Length: +N",
+    "Content-Length: 0N",
+    "Content-Length: N, N",
+    "Content-Length: 0\r\nContent-Length: N",
+    "Content-Length: N\r\nContent-Length: 0",
+    "Content-Length: 0\r\nContent-Length : N",
+    "Content_Length: N",
+    "Connection: Content-Length\r\nContent-Length: N",
+    "Content-Length: 0",
+    "Content-Length: -1",
+    "Expect: 100-continue",
+    "Upgrade: h2c\r\nConnection: Upgrade",
+];
+
+/// Header lines before a body that is the hidden request in a chunk.
+const ENCODINGS: [&str; 14] = [
+    "Transfer-Encoding: chunked",
+    "Transfer-Encoding : chunked",
+    "Transfer-Encoding:\r\n chunked",
+    " Transfer-Encoding: chunked",
+    "\x0bTransfer-Encoding: chunked",
+    "Transfer-Encoding:\x0bchunked",
+    "Transfer-Encoding: xchunked",
+    "Transfer-Encoding: identity",
+    "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+    "Transfer-Encoding: chunked, identity",
+    "Transfer_Encoding: chunked",
+    "Transfer-Encoding: chunked\r\nContent-Length: N",
+    "Content-Length: N\r\nTransfer-Encoding : chunked",
+    "Content-Length: 0\r\nTransfer-Encoding: chunked",
+];
+
+/// Header lines before a body that ends before the hidden request for one parser and after it for another.
+const BOTH: [&str; 4] = [
+    "Content-Length: N\r\nTransfer-Encoding : chunked",
+    "Content-Length: N\r\nTransfer-Encoding:\r\n chunked",
+    "Content-Length: N\r\nTransfer-Encoding: xchunked",
+    "Content-Length: N\r\nX: y\rTransfer-Encoding: chunked",
+];
+
 fn attacks() -> Vec<String> {
     let hidden = hidden();
-    let length = hidden.len();
-    let chunk = format!("{length:x}\r\n{hidden}\r\n0\r\n\r\n");
-    let (whole, behind) = (chunk.len(), 5 + length);
-    let attack = |version: &str, lines: &str, body: &str| {
-        format!(
-            "GET /scrape?info_hash={OTHER_HASH} HTTP/{version}\r\nHost: x\r\n{lines}\r\n\r\n{body}"
-        )
-    };
+    let chunk = format!("{:x}\r\n{hidden}\r\n0\r\n\r\n", hidden.len());
+    let behind = format!("0\r\n\r\n{hidden}");
     let mut attacks = Vec::new();
-    for lines in [
-        format!("Content-Length: {length}"),
-        format!("Content-Length : {length}"),
-        format!("Content-Length\t: {length}"),
-        format!(" Content-Length: {length}"),
-        format!("X: y\r\n Content-Length: {length}"),
-        format!("Content-Length:\r\n {length}"),
-        format!("Content-Length {length}"),
-        format!("X: y\rContent-Length: {length}"),
-        format!("X: y\nContent-Length: {length}"),
-        format!("X: y\0\r\nContent-Length: {length}"),
-        format!("Content-Length: +{length}"),
-        format!("Content-Length: 0{length}"),
-        format!("Content-Length: {length}, {length}"),
-        format!("Content-Length: 0\r\nContent-Length: {length}"),
-        format!("Content-Length: {length}\r\nContent-Length: 0"),
-        format!("Content-Length: 0\r\nContent-Length : {length}"),
-        format!("Content_Length: {length}"),
-        format!("Connection: Content-Length\r\nContent-Length: {length}"),
-        "Content-Length: 0".into(),
-        "Content-Length: -1".into(),
-        "Expect: 100-continue".into(),
-        "Upgrade: h2c\r\nConnection: Upgrade".into(),
-    ] {
-        attacks.push(attack("1.1", &lines, &hidden));
-        attacks.push(attack(
-            "1.0",
-            &format!("Connection: keep-alive\r\n{lines}"),
-            &hidden,
-        ));
-    }
-    for lines in [
-        "Transfer-Encoding: chunked".into(),
-        "Transfer-Encoding : chunked".into(),
-        "Transfer-Encoding:\r\n chunked".into(),
-        " Transfer-Encoding: chunked".into(),
-        "\x0bTransfer-Encoding: chunked".into(),
-        "Transfer-Encoding:\x0bchunked".into(),
-        "Transfer-Encoding: xchunked".into(),
-        "Transfer-Encoding: identity".into(),
-        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity".into(),
-        "Transfer-Encoding: chunked, identity".into(),
-        "Transfer_Encoding: chunked".into(),
-        format!("Transfer-Encoding: chunked\r\nContent-Length: {whole}"),
-        format!("Content-Length: {whole}\r\nTransfer-Encoding : chunked"),
-        "Content-Length: 0\r\nTransfer-Encoding: chunked".into(),
-    ] {
-        attacks.push(attack("1.1", &lines, &chunk));
-        attacks.push(attack(
-            "1.0",
-            &format!("Connection: keep-alive\r\n{lines}"),
-            &chunk,
-        ));
-    }
-    // Here the body ends before the hidden request for one reader and behind it for another.
-    for lines in [
-        format!("Content-Length: {behind}\r\nTransfer-Encoding : chunked"),
-        format!("Content-Length: {behind}\r\nTransfer-Encoding:\r\n chunked"),
-        format!("Content-Length: {behind}\r\nTransfer-Encoding: xchunked"),
-        format!("Content-Length: {behind}\r\nX: y\rTransfer-Encoding: chunked"),
-    ] {
-        attacks.push(attack("1.1", &lines, &format!("0\r\n\r\n{hidden}")));
+    for (all, body) in [(&LENGTHS[..], hidden), (&ENCODINGS, chunk), (&BOTH, behind)] {
+        for lines in all {
+            let lines = lines.replace('N', &body.len().to_string());
+            for start in ["1.1\r\n", "1.0\r\nConnection: keep-alive\r\n"] {
+                attacks.push(format!(
+                    "GET /scrape?info_hash={OTHER_HASH} HTTP/{start}Host: x\r\n{lines}\r\n\r\n{body}"
+                ));
+            }
+        }
     }
     attacks
 }
 
-/// Sends what need not be a request, and reads until there is a reply or the end.
+/// Sends bytes, and reads until the proxy closes.
 fn send(address: SocketAddr, text: &str) {
     let client = Client::new(address);
     let mut stream = client.stream();
-    // The proxy may have refused it already and closed.
+    // The proxy may have closed already.
     let _ = stream.write_all(text.as_bytes());
     let _ = stream.read(&mut [0; 16]);
     let _ = stream.shutdown(Shutdown::Write);
@@ -126,7 +118,7 @@ fn assert_nothing_passes(daemon: &Daemon, proxy: &Proxy) {
     let expected = scrape(proxy.address).text();
     for attack in attacks() {
         send(proxy.address, &attack);
-        // A reply left over on a connection of the proxy's would be taken for one of these.
+        // A left-over reply on a connection of the proxy would be taken for one of these.
         for _ in 0..3 {
             assert_eq!(scrape(proxy.address).text(), expected, "after {attack:?}");
         }
@@ -135,20 +127,10 @@ fn assert_nothing_passes(daemon: &Daemon, proxy: &Proxy) {
             .any(|peer| peer.port() == 666 && peer.is_ipv4());
         assert!(!smuggled, "{attack:?}");
     }
-    for split in ["%0d%0aX-Split:%20y", "%0D%0A%0D%0AX-Split:y"] {
-        for target in [
-            format!("/{split}"),
-            format!("/?{split}"),
-            format!("/announce?info_hash={split}"),
-        ] {
-            let reply = Client::new(proxy.address).request(with_headers(&target, &[]));
-            assert!(!reply.head.contains("Split"), "{reply:?}");
-        }
-    }
 }
 
-/// The hidden request is one that the daemon would obey.
-fn assert_hidden_request_counts() {
+#[test]
+fn hidden_request_is_valid() {
     let daemon = Daemon::start(&["--proxy", "127.0.0.0/8"]);
     Client::new(daemon.tcp4()).request(hidden());
     assert_eq!(peers(&daemon), ["6.6.6.6:666".parse().expect("a peer")]);
@@ -156,7 +138,6 @@ fn assert_hidden_request_counts() {
 
 #[test]
 fn no_request_is_smuggled_through_nginx() {
-    assert_hidden_request_counts();
     let daemon = Daemon::start(&["--proxy", "127.0.0.0/8"]);
     if let Some(nginx) = real::nginx(&daemon.tcp4().to_string(), None) {
         assert_nothing_passes(&daemon, &nginx);

@@ -1,11 +1,11 @@
-//! What a stranger, a broken network or a hostile node with the key sends to a node.
+//! Bytes that strangers, broken networks and hostile nodes with the key send to a node.
 
-use crate::world::{SECRET, address, hash};
+use crate::world::{SECRET, address, hash, new_table, settings};
+use announced::base::random::Random;
 use announced::cluster::frame::{HELLO_BYTES, Hello, Keys, MAX_CONTENT, Session};
-use announced::cluster::node::{Node, Settings, World};
-use announced::random::Random;
+use announced::cluster::node::{Node, World};
 use announced::stats::cluster::Failure;
-use announced::tracker::{Limits, Record, Role, State, Table};
+use announced::tracker::{Hint, Record, Role, State, Table};
 
 const CONN: u64 = 1;
 /// A node that is new asks for local peers.
@@ -24,29 +24,13 @@ struct Target {
 
 impl Target {
     fn new() -> Target {
-        let limits = Limits {
-            peer_timeout: 2700,
-            max_peers: 1 << 20,
-            max_torrents: 1 << 20,
-        };
-        let table = Table::new(limits, 1);
-        let settings = Settings {
-            keys: Keys::new(SECRET),
-            id: 1,
-            seed: 2,
-            peer_timeout: 2700,
-            max_peers: 1 << 20,
-            peers: Vec::new(),
-            port: 6970,
-            has_live_sync: false,
-        };
-        let node = Node::new(settings, &table, 0);
-        let mut target = Target {
-            node,
-            table,
-            now: 0,
-        };
-        target.node.open(CONN, None, ([192, 0, 2, 1], 9).into(), 0);
+        let table = new_table(1);
+        let node = Node::new(settings(1, 2, 0), &table, 0);
+        let now = 0;
+        let mut target = Target { node, table, now };
+        target
+            .node
+            .open(CONN, None, ([192, 0, 2, 1], 9).into(), now);
         target
     }
 
@@ -83,7 +67,7 @@ impl Target {
         totals.seeders + totals.leechers
     }
 
-    /// Goes through the handshake with this hello, of which the other side sends `sent`.
+    /// Goes through the handshake with this hello, of which the other side still has to send `sent`.
     fn greet(&mut self, hello: &[u8; HELLO_BYTES], sent: &[u8]) -> Option<Session> {
         self.receive(sent);
         let output = self.node.output(CONN)?.to_vec();
@@ -138,7 +122,7 @@ fn news(peer: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_frame_is_applied_when_its_last_byte_has_come_and_not_before() {
+fn frame_is_applied_when_its_last_byte_has_arrived_and_not_before() {
     let (_, mut session) = Target::linked();
     let length = seal(&mut session, &news(1)).len();
     for cut in 0..length {
@@ -152,23 +136,18 @@ fn a_frame_is_applied_when_its_last_byte_has_come_and_not_before() {
 }
 
 #[test]
-fn a_hello_may_come_in_two_pieces() {
+fn hello_may_arrive_in_two_pieces() {
     for cut in 0..HELLO_BYTES {
         let mut target = Target::new();
         target.receive(&hello()[..cut]);
-        assert!(
-            target.is_open() && target.node.output(CONN) == Some(&[]),
-            "cut at {cut}"
-        );
-        assert!(
-            target.greet(&hello(), &hello()[cut..]).is_some(),
-            "cut at {cut}"
-        );
+        assert_eq!(target.node.output(CONN), Some(&[][..]), "cut at {cut}");
+        let session = target.greet(&hello(), &hello()[cut..]);
+        assert!(session.is_some(), "cut at {cut}");
     }
 }
 
 #[test]
-fn a_frame_with_any_bit_flipped_is_not_applied_and_ends_the_link() {
+fn frame_with_any_bit_flipped_is_not_applied_and_ends_the_link() {
     let (_, mut session) = Target::linked();
     for bit in 0..8 * seal(&mut session, &news(1)).len() {
         let (mut target, mut session) = Target::linked();
@@ -182,7 +161,7 @@ fn a_frame_with_any_bit_flipped_is_not_applied_and_ends_the_link() {
 }
 
 #[test]
-fn a_hello_with_any_bit_flipped_makes_no_link() {
+fn hello_with_any_bit_flipped_makes_no_link() {
     for bit in 0..8 * HELLO_BYTES {
         let mut target = Target::new();
         let mut sent = hello();
@@ -196,7 +175,7 @@ fn a_hello_with_any_bit_flipped_makes_no_link() {
 }
 
 #[test]
-fn frames_that_are_played_back_or_out_of_order_end_the_link() {
+fn replayed_and_reordered_frames_end_the_link() {
     for is_again in [false, true] {
         let (mut target, mut session) = Target::linked();
         let first = seal(&mut session, &[200]);
@@ -211,10 +190,9 @@ fn frames_that_are_played_back_or_out_of_order_end_the_link() {
 fn random_bytes_before_and_after_the_handshake_change_nothing() {
     for seed in 0..300 {
         let mut random = Random::seeded(seed);
-        let mut target = if seed % 2 == 0 {
-            Target::new()
-        } else {
-            Target::linked().0
+        let mut target = match seed % 2 {
+            0 => Target::new(),
+            _ => Target::linked().0,
         };
         for _ in 0..random.below(4) {
             let size = random.below(20_000);
@@ -225,7 +203,7 @@ fn random_bytes_before_and_after_the_handshake_change_nothing() {
     }
 }
 
-/// Contents that mean something, so that their mutations are not refused at the first byte.
+/// Valid contents, so that their mutations are not refused at the first byte.
 fn contents() -> Vec<Vec<u8>> {
     let mut records = news(2);
     records[17] = 15;
@@ -250,7 +228,7 @@ fn contents() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn valid_frames_of_nonsense_leave_the_node_at_work() {
+fn valid_frames_with_random_content_leave_the_node_at_work() {
     for seed in 0..300 {
         let mut random = Random::seeded(seed);
         let (mut target, mut session) = Target::linked();
@@ -285,17 +263,13 @@ fn valid_frames_of_nonsense_leave_the_node_at_work() {
         };
         let mut tracker = target.table.lock(0, now);
         let before = tracker.totals().seeders;
-        tracker.apply(
-            &[0xab; 20],
-            announced::tracker::Hint::default(),
-            [record].into_iter(),
-        );
+        tracker.apply(&[0xab; 20], Hint::default(), [record].into_iter());
         assert_eq!(tracker.totals().seeders, before + 1);
     }
 }
 
 #[test]
-fn hellos_and_positions_of_nonsense_do_no_harm() {
+fn hellos_with_extreme_clocks_and_positions_do_no_harm() {
     for clock_ms in [0, 1, 1 << 40, u64::MAX] {
         let mut target = Target::new();
         let hello = hello_at(clock_ms);

@@ -1,33 +1,33 @@
 //! The cluster under a scheduler: the nodes that the daemon drives with sockets, over a network that parts, stalls
 //! and loses connections, on hosts that crash and sleep, with clocks that step.
 //!
-//! All of it follows from a seed. A failing one is printed; `ANNOUNCED_SEED=n` runs that one alone, and
-//! `ANNOUNCED_TRACE=1` prints faults and what nodes log.
+//! All of it follows from a seed. A failing test prints it; `ANNOUNCED_SEED=n` runs that one alone, and
+//! `ANNOUNCED_TRACE=1` prints faults and the log of the nodes.
 //!
-//! The model is the clients' view: each knows to which node it announced last, when, and in which role. Faults come in
-//! storms. 15 seconds after a storm every peer that a running node was told of within the peer timeout is on all
-//! nodes in its role, and no peer that stopped within five minutes is on any. After a peer timeout without faults
-//! all tables are what the clients told. The protocol does not promise more, and the model allows for that:
-//! - A stop is lost if its node ends before it has told the others, or does not know the peer.
-//! - Peers of a node that ended live on elsewhere until they expire, or do not.
-//! - A client that changes to a node which knows it is told by the walk, even to nodes that do not know it.
-//! - A node whose clock stood still makes its peers as much younger to nodes that have been started meanwhile.
-//! - A stop that is older than five minutes may come back with a node that was away.
+//! The model is the clients' view: each knows to which node it announced last, when, and in which role. Faults come
+//! in storms. 15 seconds after a storm every peer that announced to a running node within the peer timeout is on all
+//! nodes in its role, and no peer that stopped within five minutes is on any. After a peer timeout without faults all
+//! tables are what the clients announced. The protocol does not promise more, and the model allows for that:
+//! - A stop is lost if its node ends before it has sent it to the others, or does not know the peer.
+//! - Peers of a node that ended may live on elsewhere until they expire.
+//! - A client that changes to a node which knows it reaches the others by the walk, even those that do not know it.
+//! - A node whose clock stood still makes its peers as much younger on nodes that have been started meanwhile.
+//! - A peer that stopped more than five minutes ago may come back with a node that was away.
 
 mod frames;
 mod named;
 mod world;
 
-use announced::random::Random;
+use announced::base::random::Random;
 use announced::stats::cluster::Health;
 use announced::tracker::{Event, Role};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use world::{FAST, Saved, Sim, pairs};
+use world::{FAST, Met, PEER_TIMEOUT, Saved, Sim, UNIT_MS, pairs};
 
-/// What the cluster may take to agree after the last fault.
+/// The cluster agrees within this time of the last fault.
 const SETTLE_MS: u64 = 15_000;
-/// News is told within a second: 100 ms, a tick of both sides, a latency, and some for a queue.
+/// News arrives within a second: 100 ms, a tick of both sides, a latency, and some for a queue.
 const NEWS_MS: u64 = 1000;
 const KEPT_MS: u64 = 300_000;
 
@@ -38,8 +38,7 @@ struct Plan {
     announces: usize,
 }
 
-/// Seconds.
-const PEER_TIMEOUT: u32 = 2700;
+const TIMEOUT_MS: u64 = PEER_TIMEOUT as u64 * 1000;
 
 #[derive(Clone)]
 struct Client {
@@ -48,8 +47,8 @@ struct Client {
     interval: u64,
     /// Announces to come.
     left: usize,
-    /// The node of the last announce, and when that was; none before the first.
-    told: Option<(usize, u64)>,
+    /// The node and time of the last announce.
+    last: Option<(usize, u64)>,
     /// Whether it will complete with its next announce.
     completes: bool,
     has_stopped: bool,
@@ -84,7 +83,7 @@ struct Run {
     due: BinaryHeap<Reverse<(u64, usize)>>,
     actions: BTreeMap<(u64, usize), Action>,
     saved: Vec<Saved>,
-    /// For how long a clock has stood still: a node that tells peers before it knows that makes them as much younger.
+    /// For how long a clock has stood still: a node that sends peers before it knows that makes them as much younger.
     stood_still: u64,
     /// When all nodes were last found to agree.
     agreed_at: u64,
@@ -95,7 +94,7 @@ impl Run {
     fn new(plan: Plan, seed: u64) -> Run {
         let mut run = Run {
             plan,
-            sim: Sim::new(plan.nodes, PEER_TIMEOUT, seed),
+            sim: Sim::new(plan.nodes, seed),
             random: Random::seeded(!seed),
             clients: Vec::new(),
             due: BinaryHeap::new(),
@@ -110,14 +109,9 @@ impl Run {
         run
     }
 
-    fn timeout_ms(&self) -> u64 {
-        u64::from(PEER_TIMEOUT) * 1000
-    }
-
     /// Clients come evenly over three and a half timeouts and announce four times on average.
     fn add_clients(&mut self) {
-        let timeout = self.timeout_ms();
-        let lasts = timeout as usize * 7 / 2;
+        let lasts = TIMEOUT_MS as usize * 7 / 2;
         for number in 0..self.plan.announces * 7 / 20 {
             // Some swarms are large and many small.
             let torrent = match self.random.below(4) {
@@ -127,41 +121,33 @@ impl Run {
             self.clients.push(Client {
                 torrent: torrent as u32,
                 role: [Role::Leecher, Role::Seeder][self.random.below(2)],
-                interval: if number % 16 == 0 {
-                    timeout * 38 / 45
-                } else {
-                    timeout * 2 / 3
+                interval: match number % 16 {
+                    0 => TIMEOUT_MS * 38 / 45,
+                    _ => TIMEOUT_MS * 2 / 3,
                 },
                 left: 1 + self.random.below(7),
-                told: None,
+                last: None,
                 completes: false,
                 has_stopped: false,
                 is_certain: true,
                 is_by_walk: false,
             });
-            // Those that are there in the beginning are in the middle of their lives.
-            let at = self
-                .random
-                .below(lasts)
-                .saturating_sub(timeout as usize / 2);
-            self.due.push(Reverse((self.sim.now + at as u64, number)));
+            // Clients that are there in the beginning are in the middle of their lives.
+            let at = self.random.below(lasts) as u64;
+            let at = self.sim.now + at.saturating_sub(TIMEOUT_MS / 2);
+            self.due.push(Reverse((at, number)));
         }
     }
 
     fn run_until(&mut self, until: u64) {
         while self.sim.now < until {
             let now = self.sim.now;
-            while let Some(entry) = self
-                .actions
-                .first_entry()
-                .filter(|entry| entry.key().0 <= now)
-            {
-                let action = entry.remove();
+            let later = self.actions.split_off(&(now + 1, 0));
+            for action in std::mem::replace(&mut self.actions, later).into_values() {
                 self.act(action);
             }
-            while let Some(Reverse((_, number))) = self.due.peek().copied().filter(|d| d.0.0 <= now)
-            {
-                self.due.pop();
+            while self.due.peek().is_some_and(|next| next.0.0 <= now) {
+                let Reverse((_, number)) = self.due.pop().expect("is there");
                 if let Some(wait) = self.announce(number) {
                     self.due.push(Reverse((now + wait, number)));
                 }
@@ -178,21 +164,19 @@ impl Run {
             return Some(20_000 + self.random.below(60_000) as u64);
         };
         let client = &mut self.clients[number];
-        let is_back = client.has_stopped;
         client.left = client.left.checked_sub(1)?;
-        let mut event = if client.told.is_none() || is_back {
-            Event::Started
-        } else {
-            Event::None
+        let mut event = match client.last.is_none() || client.has_stopped {
+            true => Event::Started,
+            false => Event::None,
         };
+        let known = self.sim.find(site, client.torrent, number as u32);
         client.has_stopped = false;
         match client.role {
-            _ if client.told.is_some() && client.left == 0 && self.random.below(3) > 0 => {
+            _ if client.last.is_some() && client.left == 0 && self.random.below(3) > 0 => {
                 event = Event::Stopped;
                 client.has_stopped = true;
                 let is_syncing = self.sim.health(site) == Some(Health::Syncing);
-                let is_known = self.sim.find(site, client.torrent, number as u32).is_some();
-                client.is_certain = is_known || is_syncing;
+                client.is_certain = known.is_some() || is_syncing;
             }
             Role::Leecher if client.completes => {
                 event = Event::Completed;
@@ -201,18 +185,12 @@ impl Run {
             Role::Seeder if self.random.below(20) == 0 => client.role = Role::Leecher,
             _ => {}
         }
-        let since = self.sim.members[site]
-            .as_ref()
-            .map_or(now, |member| member.since);
-        let has_moved = client
-            .told
-            .is_none_or(|(told, at)| told != site || at < since);
-        let known = self
-            .sim
-            .find(site, client.torrent, number as u32)
-            .map(|found| found.0);
-        client.is_by_walk = has_moved && event != Event::Stopped && known == Some(client.role);
-        client.told = Some((site, now));
+        let since = self.sim.member(site).map_or(now, |member| member.since);
+        let is_same = |(node, at)| node == site && at >= since;
+        let knows_role = known.is_some_and(|known| known.0 == client.role);
+        client.is_by_walk =
+            !client.last.is_some_and(is_same) && event != Event::Stopped && knows_role;
+        client.last = Some((site, now));
         self.sim
             .announce(site, client.torrent, number as u32, client.role, event);
         self.announced += 1;
@@ -229,17 +207,21 @@ impl Run {
         }
     }
 
-    /// The node that a client announces to, if one serves it now. A client that contradicts itself does so on the node that
-    /// it told last, or some units later: another node may not know of it yet, and versions are no finer than that.
+    /// The node that a client announces to, if one serves it now. A client that contradicts itself does so on the
+    /// node of its last announce, or some units later: another node may not know it yet, and versions are no finer
+    /// than that.
     fn site_for(&mut self, client: &Client) -> Option<usize> {
-        let since = |site: usize| self.sim.members[site].as_ref().map(|member| member.since);
-        let is_same = client.told.is_some_and(|(site, at)| {
-            self.sim.serves(site) && since(site).is_some_and(|since| since < at)
-        });
+        let ran_at = |site, at| {
+            self.sim
+                .member(site)
+                .is_some_and(|member| member.since < at)
+        };
+        let is_same = |(site, at)| self.sim.serves(site) && ran_at(site, at);
+        let is_same = client.last.is_some_and(is_same);
         if is_same && (client.has_stopped || self.random.below(10) > 0) {
-            return client.told.map(|(site, _)| site);
+            return client.last.map(|(site, _)| site);
         }
-        let soonest = client.told.map_or(0, |(_, at)| at + 4 * self.sim.unit_ms());
+        let soonest = client.last.map_or(0, |(_, at)| at + 4 * UNIT_MS);
         let site = self.random.below(self.plan.nodes);
         (self.sim.now >= soonest && self.sim.serves(site)).then_some(site)
     }
@@ -281,7 +263,7 @@ impl Run {
                 }
                 4 => {
                     let ms = if coin { 480_000 } else { 2_400_000 };
-                    let ms = (ms * self.timeout_ms() / 2_700_000).min(length - 11_000);
+                    let ms = length.saturating_sub(11_000).min(ms);
                     let from = now + self.random.below((length - ms - 11_000) as usize + 1) as u64;
                     let stood_still = self.random.below(2) == 0;
                     if stood_still {
@@ -329,11 +311,7 @@ impl Run {
                 self.sim.crash(site, is_host);
                 self.doubt(site);
             }
-            Action::Finish(site)
-                if self.sim.members[site]
-                    .as_ref()
-                    .is_some_and(|m| m.is_awake()) =>
-            {
+            Action::Finish(site) if self.sim.member(site).is_some_and(|m| m.is_awake()) => {
                 self.saved[site] = self.sim.save(site);
                 self.sim.finish(site);
                 self.doubt(site);
@@ -341,19 +319,19 @@ impl Run {
             Action::Crash(..) | Action::Finish(_) => {}
             Action::Suspend(site, is_host) => self.sim.suspend(site, is_host),
             Action::Resume(site, stood_still) => self.sim.resume(site, stood_still),
-            Action::Cut(sides, ms, is_told) => {
+            Action::Cut(sides, ms, is_noticed) => {
                 for (a, b) in pairs(nodes).filter(|(a, b)| sides[*a] != sides[*b]) {
-                    self.sim
-                        .path(a, b, |path| path.cut_until = path.cut_until.max(now + ms));
-                    if is_told {
+                    let path = self.sim.path(a, b);
+                    path.cut_until = path.cut_until.max(now + ms);
+                    if is_noticed {
                         self.sim.disconnect(a, b, true);
                     }
                 }
             }
-            Action::Disconnect(a, b, is_told) => self.sim.disconnect(a, b, is_told),
+            Action::Disconnect(a, b, is_noticed) => self.sim.disconnect(a, b, is_noticed),
             Action::Rate(site, rate) => {
                 for other in (0..nodes).filter(|other| *other != site) {
-                    self.sim.path(site, other, |path| path.rate = rate);
+                    self.sim.path(site, other).rate = rate;
                 }
             }
             Action::StepWall(site, ms) => {
@@ -364,86 +342,73 @@ impl Run {
         }
     }
 
-    /// A node ends: stops that it may not have told are uncertain.
+    /// A node ends: stops that it may not have sent are uncertain.
     fn doubt(&mut self, site: usize) {
         for client in &mut self.clients {
-            let is_its = |(told, at)| told == site && at + NEWS_MS > self.agreed_at;
-            client.is_certain &= !(client.has_stopped && client.told.is_some_and(is_its));
+            let is_its = |(node, at)| node == site && at + NEWS_MS > self.agreed_at;
+            client.is_certain &= !(client.has_stopped && client.last.is_some_and(is_its));
         }
     }
 
-    /// Compares all tables with what the clients told.
+    /// Compares all tables with the announces of the clients.
     fn check(&mut self, is_undisturbed: bool) {
         let now = self.sim.now;
         let mut seen = vec![None; self.clients.len()];
         for site in 0..self.plan.nodes {
             assert_eq!(self.sim.health(site), Some(Health::Ok), "node {site}");
             seen.fill(None);
-            self.sim.visit(site, &mut |met| match met {
-                Ok(_) => {}
-                Err(stored) => {
+            self.sim.visit(site, &mut |met| {
+                if let Met::Peer(stored) = met {
                     let number = stored.peer as usize;
                     assert_eq!(stored.torrent, self.clients[number].torrent);
                     assert_eq!(seen[number].replace(stored.role), None, "is stored twice");
                 }
             });
-            for (number, seen) in seen.iter().enumerate() {
-                let Some(must) = self.must(&self.clients[number], is_undisturbed) else {
-                    continue;
-                };
-                let client = &self.clients[number];
-                let ago = client.told.map(|(told, at)| (told, now - at));
-                assert_eq!(
-                    *seen,
-                    must,
-                    "peer {number} of torrent {} on node {site}: told (node, ms ago) {ago:?}, stopped: {}, stored: {:?}",
-                    client.torrent,
-                    client.has_stopped,
-                    (0..self.plan.nodes)
-                        .map(|site| self.sim.find(site, client.torrent, number as u32))
-                        .collect::<Vec<_>>(),
-                );
+            for (number, (client, seen)) in self.clients.iter().zip(&seen).enumerate() {
+                let must = self.must(client, is_undisturbed);
+                if must.is_some_and(|must| must != *seen) {
+                    self.explain(number, site);
+                    assert_eq!(Some(*seen), must, "peer {number} on node {site}");
+                }
             }
         }
         self.agreed_at = now;
     }
 
-    /// What every node must have of a client, if that is certain: its role, or nothing.
+    /// Prints the state of a client that a node has wrong.
+    fn explain(&self, number: usize, site: usize) {
+        let client = &self.clients[number];
+        let ago = client.last.map(|(node, at)| (node, self.sim.now - at));
+        let sites = 0..self.plan.nodes;
+        let stored = sites.map(|site| self.sim.find(site, client.torrent, number as u32));
+        eprintln!(
+            "peer {number} of torrent {} on node {site}: last (node, ms ago) {ago:?}, stopped {}, stored {:?}",
+            client.torrent,
+            client.has_stopped,
+            stored.collect::<Vec<_>>(),
+        );
+    }
+
+    /// The role in which every node must have a client, or none if it must not, where that is certain.
     fn must(&self, client: &Client, is_undisturbed: bool) -> Option<Option<Role>> {
-        let (now, unit) = (self.sim.now, self.sim.unit_ms());
-        let Some((site, at)) = client.told else {
+        let now = self.sim.now;
+        let Some((site, at)) = client.last else {
             return Some(None);
         };
         let age = now - at;
-        let has_ended = |member: &world::Member| member.since >= at;
-        let is_lost = self.sim.members[site]
-            .as_ref()
-            .is_none_or(|member| has_ended(member));
+        let member = self.sim.member(site);
+        let is_lost = member.is_none_or(|member| member.since >= at);
         match client.has_stopped {
-            _ if age < NEWS_MS || client.is_by_walk && age < 9 * unit => None,
+            _ if age < NEWS_MS || client.is_by_walk && age < 9 * UNIT_MS => None,
             // A stop at a node that did not know the peer is told to no other node.
-            true if is_undisturbed && (client.is_certain || age > self.timeout_ms() + 4 * unit) => {
+            true if is_undisturbed && (client.is_certain || age > TIMEOUT_MS + 4 * UNIT_MS) => {
                 Some(None)
             }
             true => (client.is_certain && age < KEPT_MS).then_some(None),
-            false if age > self.timeout_ms() + 4 * unit + self.stood_still => Some(None),
-            false if age > self.timeout_ms() + 4 * unit && is_undisturbed => Some(None),
-            false if age > self.timeout_ms() - 5 * unit || is_lost => None,
+            false if age > TIMEOUT_MS + 4 * UNIT_MS + self.stood_still => Some(None),
+            false if age > TIMEOUT_MS + 4 * UNIT_MS && is_undisturbed => Some(None),
+            false if age > TIMEOUT_MS - 5 * UNIT_MS || is_lost => None,
             false => Some(Some(client.role)),
-        }
-    }
-}
-
-/// Prints how to run a failing seed again.
-struct Again(u64);
-
-impl Drop for Again {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!(
-                "to run this again: ANNOUNCED_SEED={} cargo test --test simulation",
-                self.0
-            );
         }
     }
 }
@@ -461,31 +426,26 @@ fn simulate(nodes: usize, torrents: usize, announces: usize, seed: u64) {
         torrents,
         announces,
     };
-    let _again = Again(seed);
+    // The last of these lines in the output of a failure is how to run it again.
+    println!("ANNOUNCED_SEED={seed} cargo test --test simulation");
     let mut run = Run::new(plan, seed);
-    let (begin, timeout) = (run.sim.now, run.timeout_ms());
-    run.run_until(begin + timeout / 4);
+    let begin = run.sim.now;
+    run.run_until(begin + TIMEOUT_MS / 4);
     run.check(false);
-    while run.sim.now < begin + 2 * timeout {
-        let length = timeout / 16 + run.random.below(timeout as usize) as u64;
+    while run.sim.now < begin + 2 * TIMEOUT_MS {
+        let length = TIMEOUT_MS / 16 + run.random.below(TIMEOUT_MS as usize) as u64;
         let faults = 1 + run.random.below(8 + plan.nodes / 2);
         let end = run.plan_storm(length, faults);
         run.run_until(end + SETTLE_MS);
         run.check(false);
     }
-    let calm = timeout + 4 * run.sim.unit_ms();
-    run.run_until(run.sim.now + calm);
+    run.run_until(run.sim.now + TIMEOUT_MS + 4 * UNIT_MS);
     run.check(true);
-    let stored = run.sim.contents(0);
-    assert!(
-        stored.1.len() > plan.announces / 100,
-        "too few peers are left to compare"
-    );
+    let peers = run.sim.contents(0).1.len();
+    assert!(peers > announces / 100, "too few peers are left to compare");
+    let (announced, sent) = (run.announced, run.sim.bytes >> 20);
     println!(
-        "seed {seed}: {plan:?}: {} announces, {} MB sent, {} peers at the end",
-        run.announced,
-        run.sim.bytes >> 20,
-        stored.1.len()
+        "seed {seed}: {plan:?}: {announced} announces, {sent} MB sent, {peers} peers at the end"
     );
 }
 

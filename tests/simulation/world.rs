@@ -1,12 +1,12 @@
 //! A world without sockets: nodes as values, their tables and clocks, and a network between them, in simulated time.
 //!
-//! Time advances in steps of [`STEP_MS`]. Every node ticks each [`TICK_MS`] of its own time. A connection is a pair of
-//! byte pipes that deliver in order, with a latency and a rate; a cut path delays its bytes as TCP does if the cut
-//! is short, and loses the connection otherwise, which neither side is told.
+//! Time advances in steps of [`STEP_MS`]. Every node ticks each [`TICK_MS`] of its own time. A connection is a pair
+//! of byte pipes that deliver in order, with a latency and a rate. A short cut of a path delays its bytes, as TCP
+//! does; a longer one loses the connection, which neither side notices.
 
+use announced::base::random::Random;
 use announced::cluster::frame::Keys;
 use announced::cluster::node::{self, ConnId, Node, Settings};
-use announced::random::Random;
 use announced::stats::cluster::{Failure, Health};
 use announced::tracker::{
     Announce, COMPLETED, Cursor, Event, Found, Hint, InfoHash, Limits, Peer, RECORD_SIZES, Role,
@@ -15,13 +15,17 @@ use announced::tracker::{
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
+/// Seconds.
+pub const PEER_TIMEOUT: u32 = 2700;
+pub const UNIT_MS: u64 = PEER_TIMEOUT as u64 * 1000 / 48;
 pub const STEP_MS: u64 = 10;
 pub const TICK_MS: u64 = 50;
-/// What sockets of both sides hold.
+/// Bytes that the sockets of both sides hold.
 const SOCKET_BYTES: usize = 256 << 10;
 /// A connection survives a cut that is shorter.
 const SURVIVED_MS: u64 = 8000;
 pub const FAST: u64 = 10_000;
+const MAX_PEERS: usize = 1 << 23;
 pub const SECRET: &[u8] = b"a key that all nodes share";
 
 pub fn is_traced() -> bool {
@@ -53,10 +57,35 @@ fn node_address(site: usize) -> SocketAddr {
 }
 
 fn peer_at(endpoint: &[u8]) -> u32 {
-    let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().expect("four bytes"));
     match endpoint.len() {
         6 => number(&endpoint[..4]).wrapping_sub(0x0a00_0000),
         _ => number(&endpoint[12..16]),
+    }
+}
+
+fn number(bytes: &[u8]) -> u32 {
+    u32::from_be_bytes(bytes.try_into().expect("four bytes"))
+}
+
+pub fn new_table(shards: usize) -> Table {
+    let limits = Limits {
+        peer_timeout: PEER_TIMEOUT,
+        max_peers: MAX_PEERS,
+        max_torrents: MAX_PEERS,
+    };
+    Table::new(limits, shards)
+}
+
+pub fn settings(id: u64, seed: u64, peers: usize) -> Settings {
+    Settings {
+        keys: Keys::new(SECRET),
+        id,
+        seed,
+        peer_timeout: PEER_TIMEOUT,
+        max_peers: MAX_PEERS,
+        peers: (0..peers).map(|peer| format!("peer {peer}")).collect(),
+        port: 6970,
+        has_live_sync: false,
     }
 }
 
@@ -78,11 +107,12 @@ pub struct Member {
     pub since: u64,
     zero: i64,
     pub wall_ahead: i64,
-    /// Since when, and the table's clock of that time.
+    /// The time at which it was suspended, and the table's clock then: while it sleeps, and afterwards.
     asleep: Option<(u64, u64)>,
     slept: Option<(u64, u64)>,
-    /// Since when it was neither down nor asleep.
+    /// The time from which on it was neither down nor asleep.
     ran_since: u64,
+    /// The time at which it began to end.
     finishing: Option<u64>,
     conns: Vec<ConnId>,
     /// Attempts to connect: to which node, the connection, and when they end.
@@ -118,7 +148,7 @@ impl Member {
 struct End {
     site: usize,
     is_open: bool,
-    /// What is under way to it: when it arrives, and the bytes.
+    /// The bytes under way to it, each chunk with the time at which it arrives.
     inbox: VecDeque<(u64, Vec<u8>)>,
     waiting: usize,
     free_at: u64,
@@ -126,9 +156,33 @@ struct End {
     ends_at: Option<u64>,
 }
 
+#[derive(Default)]
 struct Pipe {
     ends: [End; 2],
     is_dead: bool,
+}
+
+impl Pipe {
+    /// A new connection between two nodes, of which the first dialled.
+    fn new(sites: [usize; 2]) -> Pipe {
+        let mut pipe = Pipe::default();
+        for (end, site) in pipe.ends.iter_mut().zip(sites) {
+            (end.site, end.is_open) = (site, true);
+        }
+        pipe
+    }
+
+    /// Closes a side's own end. The other one learns of it when all bytes have arrived, unless the path is lost.
+    fn close(&mut self, conn: ConnId, path: impl Fn(usize) -> Path, now: u64) {
+        let is_dead = self.is_dead;
+        let (own, other) = ends(self, conn);
+        own.is_open = false;
+        let path = path(other.site);
+        if !is_dead && now >= path.cut_until {
+            let at = now.max(other.free_at) + path.latency;
+            other.ends_at.get_or_insert(at);
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -142,8 +196,8 @@ pub struct Path {
 pub struct Sim {
     pub now: u64,
     pub random: Random,
-    timeout: u32,
     pub members: Vec<Option<Box<Member>>>,
+    /// Of each pair, at [`path_at`].
     paths: Vec<Path>,
     pipes: Vec<Option<Box<Pipe>>>,
     pub bytes: u64,
@@ -151,25 +205,20 @@ pub struct Sim {
 
 impl Sim {
     /// All nodes are down.
-    pub fn new(nodes: usize, timeout: u32, seed: u64) -> Sim {
+    pub fn new(nodes: usize, seed: u64) -> Sim {
         let mut random = Random::seeded(seed);
-        let mut paths = vec![
-            Path {
-                latency: 1,
-                rate: FAST,
-                cut_until: 0
-            };
-            nodes * nodes
-        ];
+        let path = Path {
+            latency: 1,
+            rate: FAST,
+            cut_until: 0,
+        };
+        let mut paths = vec![path; nodes * nodes];
         for (a, b) in pairs(nodes) {
-            let latency = 1 + random.below(200) as u64;
-            paths[a * nodes + b].latency = latency;
-            paths[b * nodes + a].latency = latency;
+            paths[a + b * nodes].latency = 1 + random.below(200) as u64;
         }
         Sim {
             now: 10_000_000,
             random,
-            timeout,
             members: (0..nodes).map(|_| None).collect(),
             paths,
             pipes: Vec::new(),
@@ -178,25 +227,25 @@ impl Sim {
     }
 
     /// With all nodes up and linked.
-    pub fn started(nodes: usize, timeout: u32, seed: u64) -> Sim {
-        let mut sim = Sim::new(nodes, timeout, seed);
+    pub fn started(nodes: usize, seed: u64) -> Sim {
+        let mut sim = Sim::new(nodes, seed);
         (0..nodes).for_each(|site| sim.start(site, &Saved::default()));
         sim.run(15_000);
         sim
     }
 
+    /// The node at a site, if it is up.
+    pub fn member(&self, site: usize) -> Option<&Member> {
+        self.members[site].as_deref()
+    }
+
     pub fn is_finishing(&self, site: usize) -> bool {
-        self.members[site]
-            .as_ref()
-            .is_some_and(|member| member.finishing.is_some())
+        let member = self.member(site);
+        member.is_some_and(|member| member.finishing.is_some())
     }
 
     pub fn nodes(&self) -> usize {
         self.members.len()
-    }
-
-    pub fn unit_ms(&self) -> u64 {
-        u64::from(self.timeout) * 1000 / 48
     }
 
     /// Starts a node with what it saved.
@@ -204,26 +253,11 @@ impl Sim {
         if self.members[site].is_some() {
             return;
         }
-        let limits = Limits {
-            peer_timeout: self.timeout,
-            max_peers: 1 << 23,
-            max_torrents: 1 << 23,
-        };
-        let table = Table::new(limits, 1 + site % 3 / 2);
+        let table = new_table(1 + site % 3 / 2);
         let up = self.random.below(200_000) as u64;
         self.restore(&table, up, saved);
-        let settings = Settings {
-            keys: Keys::new(SECRET),
-            id: self.random.draw(),
-            seed: self.random.draw(),
-            peer_timeout: self.timeout,
-            max_peers: limits.max_peers,
-            peers: (1..self.nodes())
-                .map(|peer| format!("peer {peer}"))
-                .collect(),
-            port: 6970,
-            has_live_sync: false,
-        };
+        let (id, seed) = (self.random.draw(), self.random.draw());
+        let settings = settings(id, seed, self.nodes() - 1);
         let mut node = Node::new(settings, &table, up);
         for other in (0..self.nodes()).filter(|other| *other != site) {
             node.set_addresses(other - usize::from(other > site), vec![node_address(other)]);
@@ -246,25 +280,23 @@ impl Sim {
     }
 
     fn restore(&self, table: &Table, now: u64, saved: &Saved) {
-        let away = self.now.saturating_sub(saved.at).div_ceil(self.unit_ms());
+        let away = self.now.saturating_sub(saved.at).div_ceil(UNIT_MS);
         let units = away.min(100) as u8;
-        for ((torrent, downloaded, empty_for), peers) in &saved.torrents {
-            let hash = hash(*torrent);
-            let mut tracker = table.lock_for(&hash, now);
-            let at = tracker
-                .restore_torrent(&hash, *downloaded, *empty_for)
-                .expect("has room");
-            for Stored {
-                peer,
-                role,
-                completed,
-                age,
-                ..
-            } in peers
-            {
-                if age + units <= 48 {
-                    tracker.restore_peer(at, address(*peer), *role, *completed, age + units);
+        let mut at = None;
+        for met in &saved.table {
+            match met {
+                Met::Torrent((torrent, downloaded, empty_for)) => {
+                    let hash = hash(*torrent);
+                    let mut tracker = table.lock_for(&hash, now);
+                    at = tracker.restore_torrent(&hash, *downloaded, *empty_for);
                 }
+                Met::Peer(stored) if stored.age + units <= 48 => {
+                    let (peer, age) = (address(stored.peer), stored.age + units);
+                    let mut tracker = table.lock_for(&hash(stored.torrent), now);
+                    let at = at.expect("has room");
+                    tracker.restore_peer(at, peer, stored.role, stored.completed, age);
+                }
+                Met::Peer(_) => {}
             }
         }
     }
@@ -274,46 +306,32 @@ impl Sim {
         let Some(member) = self.members[site].take() else {
             return;
         };
+        let nodes = self.members.len();
         for conn in member.conns {
-            let Some(pipe) = pipe(&mut self.pipes, conn) else {
-                continue;
-            };
-            pipe.is_dead |= is_host;
-            let is_dead = pipe.is_dead;
-            let (own, other) = ends(pipe, conn);
-            own.is_open = false;
-            let path = self.paths[site * self.members.len() + other.site];
-            // The system still sends what the process has written.
-            if !is_dead && self.now >= path.cut_until {
-                other
-                    .ends_at
-                    .get_or_insert(self.now.max(other.free_at) + path.latency);
+            if let Some(pipe) = pipe(&mut self.pipes, conn) {
+                pipe.is_dead |= is_host;
+                // The system still sends the bytes that the process has written.
+                let path_to = |other| self.paths[path_at(site, other, nodes)];
+                pipe.close(conn, path_to, self.now);
             }
         }
     }
 
     pub fn finish(&mut self, site: usize) {
         let now = self.now;
-        if let Some(member) = self.members[site]
-            .as_mut()
-            .filter(|member| member.is_awake())
-        {
+        let member = self.members[site].as_mut();
+        if let Some(member) = member.filter(|member| member.is_awake()) {
             member.with(now, |node, world| node.finish(world));
             member.finishing.get_or_insert(now);
         }
     }
 
-    /// What a node saves when it ends.
+    /// The table of a node, as it saves it.
     pub fn save(&self, site: usize) -> Saved {
-        let mut saved = Saved {
-            at: self.now,
-            torrents: Vec::new(),
-        };
-        self.visit(site, &mut |stored| match stored {
-            Ok(torrent) => saved.torrents.push((torrent, Vec::new())),
-            Err(peer) => saved.torrents.last_mut().expect("a torrent").1.push(peer),
-        });
-        saved
+        let mut table = Vec::new();
+        self.visit(site, &mut |met| table.push(met));
+        let at = self.now;
+        Saved { at, table }
     }
 
     /// Suspends a process, or the whole host, whose connections are lost.
@@ -330,60 +348,57 @@ impl Sim {
         }
     }
 
-    /// Goes on; the clock may have stood still, if another node can tell it so.
+    /// Goes on. The clock may have stood still, if another node can tell.
     pub fn resume(&mut self, site: usize, stood_still: bool) {
         let now = self.now;
-        let Some((since, _)) = self.members[site].as_ref().and_then(|member| member.asleep) else {
+        let Some((since, _)) = self.member(site).and_then(|member| member.asleep) else {
             return;
         };
-        let is_told = (0..self.nodes()).any(|other| {
-            let is_near = self.paths[site * self.nodes() + other].cut_until <= now;
-            let ran = |member: &Member| member.is_awake() && member.ran_since < since;
-            is_near
-                && self.members[other]
-                    .as_ref()
-                    .is_some_and(|member| ran(member))
+        let ran = |member: &Member| member.is_awake() && member.ran_since < since;
+        let is_noticed = (0..self.nodes()).any(|other| {
+            let path = self.paths[path_at(site, other, self.nodes())];
+            path.cut_until <= now && self.member(other).is_some_and(ran)
         });
         if let Some(member) = &mut self.members[site] {
             member.slept = member.asleep.take();
             member.ran_since = now;
-            if stood_still && is_told {
+            if stood_still && is_noticed {
                 member.zero += (now - since) as i64;
             }
         }
     }
 
-    /// Changes a path in both directions.
-    pub fn path(&mut self, a: usize, b: usize, change: impl Fn(&mut Path)) {
+    /// The path between two nodes, the same in either direction.
+    pub fn path(&mut self, a: usize, b: usize) -> &mut Path {
         let nodes = self.nodes();
-        change(&mut self.paths[a * nodes + b]);
-        change(&mut self.paths[b * nodes + a]);
+        &mut self.paths[path_at(a, b, nodes)]
     }
 
-    /// Ends the connections of two nodes: both are told, or neither is.
-    pub fn disconnect(&mut self, a: usize, b: usize, is_told: bool) {
+    /// Ends the connections of two nodes: both notice, or neither does.
+    pub fn disconnect(&mut self, a: usize, b: usize, is_noticed: bool) {
         let now = self.now;
         for pipe in self.pipes.iter_mut().flatten() {
-            if [pipe.ends[0].site, pipe.ends[1].site] == [a, b]
-                || [pipe.ends[0].site, pipe.ends[1].site] == [b, a]
-            {
+            let sites = pipe.ends.each_ref().map(|end| end.site);
+            if sites == [a, b] || sites == [b, a] {
                 pipe.is_dead = true;
-                if is_told {
+                if is_noticed {
                     pipe.ends.iter_mut().for_each(|end| end.ends_at = Some(now));
                 }
             }
         }
     }
 
-    /// Whether clients are answered. They are not sent to a node before it knows that its clock stood still.
+    /// Whether clients are answered. They do not announce to a node before it knows that its clock stood still.
     pub fn serves(&self, site: usize) -> bool {
-        self.members[site].as_ref().is_some_and(|member| {
-            member.is_awake()
-                && member.finishing.is_none()
-                && member.slept.is_none_or(|(at, clock)| {
-                    member.table_clock(self.now) + self.unit_ms() > clock + (self.now - at)
-                })
-                && !member.table.is_held(member.clock(self.now))
+        let now = self.now;
+        // Tables of nodes that sleep must not be touched: their clocks would advance.
+        let member = self.member(site).filter(|member| member.is_awake());
+        member.is_some_and(|member| {
+            let knows_time = member
+                .slept
+                .is_none_or(|(at, clock)| member.table_clock(now) + UNIT_MS > clock + (now - at));
+            let is_held = member.table.is_held(member.clock(now));
+            member.finishing.is_none() && knows_time && !is_held
         })
     }
 
@@ -399,12 +414,9 @@ impl Sim {
             want: 0,
             hint: Hint::default(),
         };
-        let mut sinks = Sinks {
-            v4: Sink::new(&mut []),
-            v6: Sink::new(&mut []),
-        };
+        let [v4, v6] = [(); 2].map(|()| Sink::new(&mut []));
         let mut tracker = member.table.lock_for(&hash, member.clock(self.now));
-        tracker.announce(&announce, &mut self.random, &mut sinks);
+        tracker.announce(&announce, &mut self.random, &mut Sinks { v4, v6 });
     }
 
     pub fn table_clock(&self, site: usize) -> u64 {
@@ -413,75 +425,74 @@ impl Sim {
     }
 
     pub fn health(&self, site: usize) -> Option<Health> {
-        let member = self.members[site].as_ref()?;
-        Some(member.node.health())
+        Some(self.member(site)?.node.health())
     }
 
     pub fn downloaded(&self, site: usize, torrent: u32) -> u32 {
-        let member = self.members[site].as_ref().expect("is up");
+        let member = self.member(site).expect("is up");
         let counts = member.table.scrape(&hash(torrent), member.clock(self.now));
         counts.map_or(0, |counts| counts.downloaded)
     }
 
     /// A peer's role and age in units on a node.
     pub fn find(&self, site: usize, torrent: u32, peer: u32) -> Option<(Role, u8)> {
-        let member = self.members[site].as_ref()?;
-        let now = member.clock(self.now);
-        let (hash, endpoint) = (hash(torrent), address(peer));
-        let tracker = member.table.lock_for(&hash, now);
-        let (mut cursor, mut is_in, mut found) = (Some(Cursor::at(hash)), true, None);
-        while let (Some(from), true) = (cursor, is_in) {
-            cursor = tracker.walk(from, 1, &mut |met| match met {
-                Found::Torrent { info_hash, .. } => is_in = *info_hash == hash,
-                Found::Peers { list, records } if is_in => {
-                    for record in records.chunks(RECORD_SIZES[usize::from(list)]) {
-                        let (tag, bytes) = record.split_last().expect("a record");
-                        if bytes == endpoint.endpoint() {
-                            found = tracker.age(*tag).map(|age| (role_of(list), age));
-                        }
-                    }
+        let (member, mut found) = (self.member(site)?, None);
+        self.walk(member, Cursor::at(hash(torrent)), 1, &mut |met| match met {
+            Met::Torrent((other, ..)) => other == torrent,
+            Met::Peer(stored) => {
+                if stored.peer == peer {
+                    found = Some((stored.role, stored.age));
                 }
-                Found::Peers { .. } => {}
-            });
-        }
+                found.is_none()
+            }
+        });
         found
     }
 
     /// All torrents of a node, each before its peers that have not expired.
-    pub fn visit(&self, site: usize, visit: &mut dyn FnMut(Result<SavedTorrent, Stored>)) {
-        let member = self.members[site].as_ref().expect("is up");
+    pub fn visit(&self, site: usize, visit: &mut dyn FnMut(Met)) {
+        let member = self.member(site).expect("is up");
+        self.walk(member, Cursor::default(), 10_000, &mut |met| {
+            visit(met);
+            true
+        });
+    }
+
+    /// The same from a cursor on, until `visit` returns false.
+    fn walk(
+        &self,
+        member: &Member,
+        from: Cursor,
+        budget: usize,
+        visit: &mut dyn FnMut(Met) -> bool,
+    ) {
         let now = member.clock(self.now);
         let clock = member.table.lock(0, now).clock();
-        let (mut torrent, mut cursor) = (0, Some(Cursor::default()));
-        while let Some(from) = cursor {
-            cursor = member.table.walk(from, now, 10_000, &mut |met| match met {
+        let (mut torrent, mut cursor, mut goes_on) = (0, Some(from), true);
+        while let (Some(from), true) = (cursor, goes_on) {
+            cursor = member.table.walk(from, now, budget, &mut |met| match met {
+                _ if !goes_on => {}
                 Found::Torrent {
                     info_hash,
                     downloaded,
                     empty_for,
                 } => {
-                    torrent = u32::from_be_bytes(info_hash[16..].try_into().expect("four"));
-                    assert_eq!(*info_hash, hash(torrent), "no client told of this torrent");
-                    visit(Ok((torrent, downloaded, empty_for.unwrap_or(0))));
+                    torrent = number(&info_hash[16..]);
+                    assert_eq!(*info_hash, hash(torrent), "never announced");
+                    goes_on = visit(Met::Torrent((torrent, downloaded, empty_for.unwrap_or(0))));
                 }
                 Found::Peers { list, records } => {
                     for record in records.chunks(RECORD_SIZES[usize::from(list)]) {
                         let (tag, bytes) = record.split_last().expect("a record");
                         let peer = peer_at(bytes);
-                        assert_eq!(
-                            address(peer).endpoint(),
-                            bytes,
-                            "no client has this address"
-                        );
-                        let completed = tag & COMPLETED != 0;
-                        let (role, age) = (role_of(list), clock.age(*tag));
-                        if !clock.expired(*tag) {
-                            visit(Err(Stored {
+                        assert_eq!(bytes, address(peer).endpoint(), "no client's");
+                        if goes_on && !clock.expired(*tag) {
+                            goes_on = visit(Met::Peer(Stored {
                                 torrent,
                                 peer,
-                                role,
-                                completed,
-                                age,
+                                role: [Role::Leecher, Role::Seeder][usize::from(list % 2)],
+                                completed: tag & COMPLETED != 0,
+                                age: clock.age(*tag),
                             }));
                         }
                     }
@@ -494,9 +505,9 @@ impl Sim {
     pub fn contents(&self, site: usize) -> (Vec<u32>, Vec<(u32, u32, Role)>) {
         let (mut torrents, mut peers) = (Vec::new(), Vec::new());
         self.visit(site, &mut |met| match met {
-            Ok((torrent, downloaded, _)) if downloaded > 0 => torrents.push(torrent),
-            Ok(_) => {}
-            Err(stored) => peers.push((stored.torrent, stored.peer, stored.role)),
+            Met::Torrent((torrent, downloaded, _)) if downloaded > 0 => torrents.push(torrent),
+            Met::Torrent(_) => {}
+            Met::Peer(stored) => peers.push((stored.torrent, stored.peer, stored.role)),
         });
         torrents.sort_unstable();
         peers.sort_unstable();
@@ -529,9 +540,9 @@ impl Sim {
             self.work(site, &mut member);
         }
         let now = member.clock(self.now);
-        let is_over = member
-            .finishing
-            .is_some_and(|begin| member.node.is_finished(now) || self.now > begin + 2500);
+        let is_finished = member.node.is_finished(now);
+        let is_over = |begin| is_finished || self.now > begin + 2500;
+        let is_over = member.finishing.is_some_and(is_over);
         self.members[site] = Some(member);
         if is_over {
             self.crash(site, false);
@@ -554,11 +565,9 @@ impl Sim {
         }
         while let Some((peer, address)) = member.node.next_dial(clock) {
             let other = if peer >= site { peer + 1 } else { peer };
-            let path = self.paths[site * self.nodes() + other];
-            let is_silent = now < path.cut_until
-                || self.members[other]
-                    .as_ref()
-                    .is_some_and(|other| !other.is_awake());
+            let path = *self.path(site, other);
+            let sleeps = self.member(other).is_some_and(|other| !other.is_awake());
+            let is_silent = now < path.cut_until || sleeps;
             let takes = if is_silent { 3000 } else { 2 * path.latency };
             let conn = 2 * self.pipes.len() as ConnId;
             self.pipes.push(None);
@@ -571,25 +580,15 @@ impl Sim {
     fn connect(&mut self, site: usize, member: &mut Member) {
         let now = self.now;
         let clock = member.clock(now);
-        for (other, conn, at) in std::mem::take(&mut member.dials) {
-            if at > now {
-                member.dials.push((other, conn, at));
-                continue;
-            }
-            let is_cut = now < self.paths[site * self.nodes() + other].cut_until;
+        let dials = std::mem::take(&mut member.dials).into_iter();
+        let (due, later): (Vec<_>, Vec<_>) = dials.partition(|dial| dial.2 <= now);
+        member.dials = later;
+        for (other, conn, _) in due {
+            let is_cut = now < self.path(site, other).cut_until;
             match &mut self.members[other] {
                 _ if member.node.output(conn).is_none() => {}
                 Some(callee) if !is_cut && callee.is_awake() => {
-                    let end = |site| End {
-                        site,
-                        is_open: true,
-                        ..End::default()
-                    };
-                    let ends = [end(site), end(other)];
-                    self.pipes[conn as usize / 2] = Some(Box::new(Pipe {
-                        ends,
-                        is_dead: false,
-                    }));
+                    self.pipes[conn as usize / 2] = Some(Box::new(Pipe::new([site, other])));
                     // From a port of its own.
                     let caller = SocketAddr::new(node_address(site).ip(), 40_000);
                     member.conns.push(conn);
@@ -643,20 +642,17 @@ impl Sim {
             let Some(pipe) = pipe(&mut self.pipes, conn) else {
                 continue;
             };
-            let is_dead = pipe.is_dead;
-            let (own, other) = ends(pipe, conn);
-            let path = self.paths[site * self.members.len() + other.site];
+            let nodes = self.members.len();
+            let path_to = |other| self.paths[path_at(site, other, nodes)];
             let Some(bytes) = member.node.output(conn) else {
-                own.is_open = false;
-                if !is_dead && now >= path.cut_until {
-                    other
-                        .ends_at
-                        .get_or_insert(now.max(other.free_at) + path.latency);
-                }
+                pipe.close(conn, path_to, now);
                 member.conns.swap_remove(at);
                 self.forget(conn);
                 continue;
             };
+            let is_dead = pipe.is_dead;
+            let (own, other) = ends(pipe, conn);
+            let path = path_to(other.site);
             let size = bytes.len().min(SOCKET_BYTES - other.waiting);
             if size == 0 {
                 continue;
@@ -681,27 +677,27 @@ impl Sim {
     /// Drops a connection that neither side has open.
     fn forget(&mut self, conn: ConnId) {
         let slot = &mut self.pipes[conn as usize / 2];
-        if slot
-            .as_ref()
-            .is_some_and(|pipe| pipe.ends.iter().all(|end| !end.is_open))
-        {
+        let is_open = |pipe: &Pipe| pipe.ends.iter().any(|end| end.is_open);
+        if slot.as_ref().is_some_and(|pipe| !is_open(pipe)) {
             *slot = None;
         }
     }
 }
 
 /// A torrent's number, its downloads, and for how many seconds it has been empty.
-pub type SavedTorrent = (u32, u32, u32);
+type SavedTorrent = (u32, u32, u32);
+
+/// A torrent or peer that a walk over a table meets.
+pub enum Met {
+    Torrent(SavedTorrent),
+    Peer(Stored),
+}
 
 /// A table as it was at some time.
 #[derive(Default)]
 pub struct Saved {
     at: u64,
-    torrents: Vec<(SavedTorrent, Vec<Stored>)>,
-}
-
-fn role_of(list: u8) -> Role {
-    [Role::Leecher, Role::Seeder][usize::from(list % 2)]
+    table: Vec<Met>,
 }
 
 fn pipe(pipes: &mut [Option<Box<Pipe>>], conn: ConnId) -> Option<&mut Pipe> {
@@ -717,7 +713,11 @@ fn ends(pipe: &mut Pipe, conn: ConnId) -> (&mut End, &mut End) {
     }
 }
 
-/// All pairs of nodes.
+fn path_at(a: usize, b: usize, nodes: usize) -> usize {
+    a.min(b) + a.max(b) * nodes
+}
+
+/// All pairs of nodes, the lower one first.
 pub fn pairs(nodes: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..nodes).flat_map(move |b| (0..b).map(move |a| (a, b)))
 }

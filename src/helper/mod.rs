@@ -1,0 +1,258 @@
+//! The helper processes: they do for the poll loop what may block. This is the daemon's side of both.
+//!
+//! One process ([`Helper`]) reads and writes the files that options name, and passes log lines on to syslog. It keeps
+//! the privileges and the root directory of the start, so that a list can be reloaded and the state be saved where the
+//! daemon's user may not. It opens no file but those of its [`Plan`]. It comes last on the CPU.
+//!
+//! The other ([`Resolver`]) resolves the names of nodes. It is a process of its own, because it parses what name
+//! servers send and should do so as the daemon's user, and because a save or a line for syslog must not wait for a name
+//! server.
+//!
+//! Each is forked before privileges are dropped, only if an option needs it, and ends when the daemon ends. Both
+//! speak the frames of [`frame`] over a socketpair. A list arrives parsed and sorted, so that the loop only stores it.
+//! Syslog lines take a datagram socket of their own, which is full while syslog accepts none: see [`syslog`].
+
+mod files;
+mod frame;
+pub mod list;
+mod names;
+mod syslog;
+
+use crate::base::log;
+use crate::sys::pidfile::Pidfile;
+use crate::sys::privileges::Identity;
+use crate::sys::process;
+use frame::Channel;
+use mio::{Registry, Token};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::PathBuf;
+
+// Kinds of frames to the process for files. Without payload, but for SAVE_BYTES.
+const LOAD_LIST: u8 = 1;
+const SAVE: u8 = 2;
+const SAVE_BYTES: u8 = 3;
+const SAVE_END: u8 = 4;
+
+// Its answers. LIST: number of info-hashes 4, text about skipped lines. HASHES: info-hashes. Failures: the reason.
+const LIST: u8 = 5;
+const HASHES: u8 = 6;
+const LIST_FAILED: u8 = 7;
+const SAVED: u8 = 8;
+const SAVE_FAILED: u8 = 9;
+
+// To and from the process for names. All begin with the number of a name 2. FOUND: addresses of 16 bytes, IPv4 mapped
+// into IPv6. NOT_FOUND: the reason.
+const RESOLVE: u8 = 1;
+const FOUND: u8 = 2;
+const NOT_FOUND: u8 = 3;
+
+/// Bytes that may wait to be sent to the helper during a save.
+const MAX_QUEUED: usize = 256 * 1024;
+
+/// All that the helper will ever do, fixed before it is forked. Paths are those inside the root directory.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Entered first, as the daemon itself does.
+    pub root: Option<PathBuf>,
+    pub list: Option<PathBuf>,
+    pub state: Option<PathBuf>,
+    pub syslog: bool,
+    /// Removed when the daemon has ended.
+    pub pidfile: Option<Pidfile>,
+}
+
+impl Plan {
+    /// Whether there is anything to do.
+    pub fn needs_helper(&self) -> bool {
+        self.list.is_some() || self.state.is_some() || self.syslog || self.pidfile.is_some()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The list is valid: so many info-hashes follow. The text says which lines were skipped; empty if none.
+    List { count: usize, skipped: String },
+    /// The next info-hashes of the list, in order.
+    Hashes(Vec<u8>),
+    /// Nothing of the list follows, because of this.
+    ListFailed(String),
+    /// The file has been replaced and will survive a power cut.
+    Saved,
+    /// The file is as it was, because of this. Ends a save at any time.
+    SaveFailed(String),
+    /// The process has ended, and with it whatever was under way.
+    Ended,
+}
+
+/// The process for files and syslog.
+pub struct Helper(Channel);
+
+impl Helper {
+    /// Forks the process. There must be no other thread. The daemon must not have entered the root directory yet, as
+    /// syslog's socket is outside.
+    pub fn start(plan: &Plan) -> io::Result<Helper> {
+        let (log, their_log) = match plan.syslog {
+            true => UnixDatagram::pair().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
+            false => (None, None),
+        };
+        // Lines carry the id of the daemon, not that of the helper.
+        let name = format!("announced[{}]", std::process::id());
+        let channel = start(|socket| files::run(plan, socket, their_log, name))?;
+        if let Some(log) = log {
+            log.set_nonblocking(true)?;
+            log::use_syslog(log);
+        }
+        Ok(Helper(channel))
+    }
+
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.0.register(registry, token)
+    }
+
+    /// Requests the list; false if the process has ended. One request at a time.
+    #[must_use]
+    pub fn load_list(&mut self) -> bool {
+        self.0.send(LOAD_LIST, &[]);
+        self.0.is_up()
+    }
+
+    /// Begins to save the state; false if the process has ended. One save at a time. [`Helper::save_bytes`] follows as
+    /// there is [`Helper::room`], then [`Helper::save_end`].
+    #[must_use]
+    pub fn save(&mut self) -> bool {
+        self.0.send(SAVE, &[]);
+        self.0.is_up()
+    }
+
+    /// How many bytes [`Helper::save_bytes`] may take now. If there are none, the token's next turn comes with some.
+    pub fn room(&self) -> usize {
+        MAX_QUEUED.saturating_sub(self.0.queued())
+    }
+
+    pub fn save_bytes(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(frame::MAX_PAYLOAD) {
+            self.0.send(SAVE_BYTES, part);
+        }
+    }
+
+    /// Has the file replaced by what was sent.
+    pub fn save_end(&mut self) {
+        self.0.send(SAVE_END, &[]);
+    }
+
+    /// The next answer. Call it when the poll reports the token, and until there is none.
+    pub fn turn(&mut self) -> Option<Answer> {
+        let Ok(frame) = self.0.turn() else {
+            log::use_stderr(true);
+            log::error(format_args!(
+                "helper: process ended: list and state can no longer be read or saved"
+            ));
+            return Some(Answer::Ended);
+        };
+        let (kind, payload) = frame?;
+        Some(match kind {
+            LIST => {
+                let (count, skipped) = payload.split_first_chunk()?;
+                Answer::List {
+                    count: u32::from_le_bytes(*count).try_into().ok()?,
+                    skipped: text(skipped),
+                }
+            }
+            HASHES => Answer::Hashes(payload),
+            LIST_FAILED => Answer::ListFailed(text(&payload)),
+            SAVED => Answer::Saved,
+            _ => Answer::SaveFailed(text(&payload)),
+        })
+    }
+}
+
+/// The process for names.
+pub struct Resolver {
+    channel: Channel,
+    /// Of each name, whether an answer is due.
+    is_asked: Vec<bool>,
+    has_reported_end: bool,
+}
+
+/// The number of a name, and its addresses, at least one, or why there are none.
+pub type Resolved = (usize, Result<Vec<IpAddr>, String>);
+
+impl Resolver {
+    /// Forks the process. There must be no other thread, and the root directory must not have been entered. As root,
+    /// the process becomes this user.
+    pub fn start(names: &[String], identity: Option<Identity>) -> io::Result<Resolver> {
+        let daemon = std::process::id();
+        let channel = start(|socket| names::run(names, socket, identity, daemon))?;
+        Ok(Resolver::new(channel, names.len()))
+    }
+
+    fn new(channel: Channel, names: usize) -> Resolver {
+        Resolver {
+            channel,
+            is_asked: vec![false; names],
+            has_reported_end: false,
+        }
+    }
+
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.channel.register(registry, token)
+    }
+
+    /// Requests the addresses of a name, unless that is under way.
+    pub fn ask(&mut self, number: usize) {
+        // Not when it ends: that happens at each end of the daemon.
+        if !self.channel.is_up() && !self.has_reported_end {
+            self.has_reported_end = true;
+            log::error(format_args!(
+                "resolver: process ended: the addresses of nodes stay as they are"
+            ));
+        }
+        let (Some(is_asked), Ok(name)) = (self.is_asked.get_mut(number), u16::try_from(number))
+        else {
+            return;
+        };
+        if !std::mem::replace(is_asked, true) {
+            self.channel.send(RESOLVE, &name.to_le_bytes());
+        }
+    }
+
+    /// The next answer. Call it when the poll reports the token, and until there is none.
+    pub fn turn(&mut self) -> Option<Resolved> {
+        let (kind, payload) = self.channel.turn().ok()??;
+        let (number, rest) = payload.split_first_chunk()?;
+        let number = usize::from(u16::from_le_bytes(*number));
+        *self.is_asked.get_mut(number)? = false;
+        let address = |octets: &[u8]| {
+            let octets = <[u8; 16]>::try_from(octets).ok()?;
+            Some(Ipv6Addr::from(octets).to_canonical())
+        };
+        let addresses = match kind {
+            FOUND => Ok(rest.chunks(16).filter_map(address).collect()),
+            _ => Err(text(rest)),
+        };
+        Some((number, addresses))
+    }
+}
+
+fn text(payload: &[u8]) -> String {
+    String::from_utf8_lossy(payload).into_owned()
+}
+
+/// Forks a process that does this work and ends.
+fn start(work: impl FnOnce(&UnixStream) -> io::Result<()>) -> io::Result<Channel> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    process::fork(|| {
+        // The daemon sees that the process has ended. An error has no other reader.
+        let _ = work(&theirs);
+    })?;
+    // Keeps the socket open until the daemon has ended: it logs the reason after its `Helper` is gone, and the pidfile
+    // may only go when its lock is free, after the table has been freed.
+    std::mem::forget(ours.try_clone()?);
+    Ok(Channel::new(ours))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! Forwards log lines from the daemon to syslog, one at a time.
+//!
+//! A datagram is the priority of `syslog(3)`, one byte from 0 to 7, and the line. While syslog accepts none, lines wait
+//! in the daemon's socket. When that is full, the daemon drops them and counts: see `base/log.rs`.
+
+use crate::sys::syslog::Syslog;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+/// Bytes of a datagram.
+const MAX_LINE: usize = 1024;
+
+const MAX_RETRY_MS: u16 = 1000;
+
+/// After the daemon's end: how long, and how often, the last lines wait for room; a second together. Pauses are counted
+/// and no clock is read, as this process comes last and each pause may take long on a busy machine.
+const PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSES: u32 = 10;
+
+pub struct Forwarder {
+    daemon: UnixDatagram,
+    syslog: Syslog,
+    /// The line that syslog did not accept yet, with its priority in front; else empty.
+    line: Vec<u8>,
+    retry_ms: Option<u16>,
+}
+
+impl Forwarder {
+    /// Connects to syslog, so that it still works after a chroot. `name` goes before each line.
+    pub fn new(daemon: UnixDatagram, name: String) -> io::Result<Forwarder> {
+        daemon.set_nonblocking(true)?;
+        Ok(Forwarder {
+            daemon,
+            syslog: Syslog::open(name),
+            line: Vec::with_capacity(MAX_LINE),
+            retry_ms: None,
+        })
+    }
+
+    /// When to call [`Forwarder::forward`] although the socket is not readable: milliseconds from now.
+    pub fn retry_ms(&self) -> Option<u16> {
+        self.retry_ms
+    }
+
+    /// Forwards the line that waits, or the next; false if there is none. The error `WouldBlock` means that syslog has
+    /// no room.
+    pub fn forward(&mut self) -> io::Result<bool> {
+        if self.line.is_empty() {
+            self.line.resize(MAX_LINE, 0);
+            let length = self.daemon.recv(&mut self.line).unwrap_or(0);
+            self.line.truncate(length);
+        }
+        let Some((priority, text)) = self.line.split_first() else {
+            return Ok(false);
+        };
+        let sent = self.syslog.send(*priority, text);
+        self.retry_ms = match (&sent, self.retry_ms) {
+            (Ok(()), _) => None,
+            (Err(_), None) => Some(1),
+            (Err(_), Some(ms)) => Some((ms * 2).min(MAX_RETRY_MS)),
+        };
+        if sent.is_ok() {
+            self.line.clear();
+        }
+        sent.map(|()| true)
+    }
+
+    /// Forwards the last lines of the daemon, which has ended.
+    pub fn finish(&mut self) {
+        let mut pauses = 0;
+        while pauses < MAX_PAUSES {
+            match self.forward() {
+                Ok(true) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    std::thread::sleep(PAUSE);
+                    pauses += 1;
+                }
+                Ok(false) | Err(_) => return,
+            }
+        }
+    }
+}
+
+impl AsFd for Forwarder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.daemon.as_fd()
+    }
+}

@@ -1,0 +1,371 @@
+//! Full scrapes: every torrent of the tracker in one reply, plain or gzip, in opentracker's formats.
+//!
+//! A full scrape makes its next slice when the client has taken the one before. It holds the info-hash to go on from
+//! and never an index, so the table may change meanwhile: torrents that are there throughout appear exactly once, all
+//! are in order, and the counts are those of the moment.
+
+use crate::base::gzip::Gzip;
+use crate::base::text::decimal;
+use crate::protocol::bencode;
+use crate::tracker::{Counts, InfoHash, Table, Tracked};
+
+/// How a torrent is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// The bencoded dictionary of a scrape (BEP 48).
+    Ben,
+    /// Lines of `HEX:seeders:leechers`.
+    Txt,
+    /// `HEX:seeders:leechers:downloaded`
+    Txtp,
+    /// Info-hash, seeders and leechers, these as four bytes each, big-endian.
+    Bin,
+    /// As [`Format::Txt`], with the info-hash percent-encoded.
+    Url,
+    /// `HEX:minute:downloaded`. The minute, counted from 1970, is that of the last announce, or `now` if the torrent
+    /// has peers.
+    State { now: u64 },
+}
+
+impl Format {
+    /// The format of this name in `/stats?mode=tpbs&format=`.
+    pub fn named(name: &[u8]) -> Option<Format> {
+        Some(match name {
+            b"ben" => Format::Ben,
+            b"txt" => Format::Txt,
+            b"txtp" => Format::Txtp,
+            b"bin" => Format::Bin,
+            b"url" => Format::Url,
+            _ => return None,
+        })
+    }
+}
+
+/// The longest entry of a torrent.
+const MAX_ENTRY_BYTES: usize = 128;
+
+/// Torrents in a slice, plain: up to 32 KiB, in which one UDP connect in a hundred waits for more than 0.5 ms.
+const PLAIN_TORRENTS: usize = 400;
+/// The same compressed. A slice that completes a block takes three tenths of a millisecond.
+const GZIP_TORRENTS: usize = 125;
+
+/// A full scrape in progress.
+pub struct FullScrape {
+    format: Format,
+    has_begun: bool,
+    /// The info-hash to go on from; none at the end.
+    next: Option<InfoHash>,
+    gzip: Option<Box<Gzip>>,
+}
+
+impl FullScrape {
+    pub fn new(format: Format, is_gzip: bool) -> FullScrape {
+        FullScrape {
+            format,
+            has_begun: false,
+            next: Some([0; 20]),
+            gzip: is_gzip.then(|| Box::new(Gzip::new())),
+        }
+    }
+
+    /// Bytes that it takes beside its output.
+    pub fn size(&self) -> usize {
+        self.gzip.as_ref().map_or(0, |_| Gzip::SIZE)
+    }
+
+    /// Appends the next slice of the table to `slice`, without the torrents that are no longer tracked. Returns whether
+    /// there is more; it must not be called again when there is none.
+    pub fn read(
+        &mut self,
+        table: &Table,
+        now_ms: u64,
+        tracked: Tracked,
+        slice: &mut Vec<u8>,
+    ) -> bool {
+        let max = match self.gzip {
+            Some(_) => GZIP_TORRENTS,
+            None => PLAIN_TORRENTS,
+        };
+        slice.reserve(max * MAX_ENTRY_BYTES);
+        self.read_at_most(max, (table, now_ms), tracked, slice)
+    }
+
+    fn read_at_most(
+        &mut self,
+        max: usize,
+        (table, now_ms): (&Table, u64),
+        tracked: Tracked,
+        slice: &mut Vec<u8>,
+    ) -> bool {
+        let format = self.format;
+        if !std::mem::replace(&mut self.has_begun, true) && format == Format::Ben {
+            slice.extend_from_slice(b"d5:filesd");
+        }
+        let mut left = max;
+        // Shards with few torrents are read together.
+        while let (Some(from), 1..) = (self.next, left) {
+            self.next = table.scrape_from(&from, now_ms, left, |hash, counts, idle| {
+                left = left.saturating_sub(1);
+                if tracked.is_none_or(|tracked| tracked(hash)) {
+                    write_one(format, hash, counts, idle, slice);
+                }
+            });
+        }
+        if self.next.is_none() && format == Format::Ben {
+            slice.extend_from_slice(b"ee");
+        }
+        self.next.is_some()
+    }
+
+    /// Appends the slice that was read last, compressed if it is to be. The caller should hold no lock meanwhile.
+    pub fn write(&mut self, slice: &[u8], out: &mut Vec<u8>) {
+        match &mut self.gzip {
+            Some(gzip) => gzip.compress(slice, self.next.is_none(), out),
+            None => out.extend_from_slice(slice),
+        }
+    }
+}
+
+fn write_one(format: Format, hash: &InfoHash, counts: Counts, idle: u32, out: &mut Vec<u8>) {
+    let [seeders, leechers, downloaded] =
+        [counts.seeders, counts.leechers, counts.downloaded].map(u64::from);
+    match format {
+        Format::Ben => bencode::scraped(out, hash, counts),
+        Format::Bin => {
+            out.extend_from_slice(hash);
+            out.extend_from_slice(&counts.seeders.to_be_bytes());
+            out.extend_from_slice(&counts.leechers.to_be_bytes());
+        }
+        Format::Txt => write_line(out, write_hex, hash, &[seeders, leechers]),
+        Format::Txtp => write_line(out, write_hex, hash, &[seeders, leechers, downloaded]),
+        Format::Url => write_line(out, write_url, hash, &[seeders, leechers]),
+        Format::State { now } => {
+            let minute = now.saturating_sub(u64::from(idle / 60));
+            write_line(out, write_hex, hash, &[minute, downloaded]);
+        }
+    }
+}
+
+fn write_line(
+    out: &mut Vec<u8>,
+    write_hash: fn(&mut Vec<u8>, &InfoHash),
+    hash: &InfoHash,
+    numbers: &[u64],
+) {
+    write_hash(out, hash);
+    for &number in numbers {
+        out.push(b':');
+        decimal(out, number);
+    }
+    out.push(b'\n');
+}
+
+fn write_hex(out: &mut Vec<u8>, hash: &InfoHash) {
+    for &byte in hash {
+        out.extend_from_slice(&hex(byte, b"0123456789ABCDEF"));
+    }
+}
+
+/// As opentracker does: `%` and two lowercase digits, but for letters, digits and `$-./=_~`.
+fn write_url(out: &mut Vec<u8>, hash: &InfoHash) {
+    for &byte in hash {
+        if byte.is_ascii_alphanumeric() || b"$-./=_~".contains(&byte) {
+            out.push(byte);
+        } else {
+            out.push(b'%');
+            out.extend_from_slice(&hex(byte, b"0123456789abcdef"));
+        }
+    }
+}
+
+fn hex(byte: u8, digits: &[u8; 16]) -> [u8; 2] {
+    [byte >> 4, byte & 15].map(|digit| digits[usize::from(digit)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::random::Random;
+    use crate::sys::chunks::as_chunks;
+    use crate::tracker::{Event, Limits, Peer, Role};
+    use miniz_oxide::inflate::decompress_to_vec;
+    use std::collections::BTreeMap;
+
+    fn table(threads: usize) -> Table {
+        let limits = Limits {
+            peer_timeout: 2700,
+            max_peers: 1 << 20,
+            max_torrents: 1 << 20,
+        };
+        Table::new(limits, threads)
+    }
+
+    fn announce(table: &Table, info_hash: &InfoHash, port: u16, role: Role, event: Event) {
+        table.lock_for(info_hash, 0).tell(
+            info_hash,
+            Peer::new([192, 0, 2, 1].into(), port),
+            role,
+            event,
+        );
+    }
+
+    fn whole(format: Format, most: usize, table: &Table) -> Vec<u8> {
+        let mut scrape = FullScrape::new(format, false);
+        let mut out = Vec::new();
+        while scrape.read_at_most(most, (table, 0), None, &mut out) {}
+        out
+    }
+
+    /// Two torrents: one with a seeder that has completed and a leecher, one that only was completed.
+    fn two() -> (Table, [InfoHash; 2]) {
+        let table = table(2);
+        let hashes = [*b"aA0$%&\0\xff:+-./=_~!*'(", *b"bbbbbbbbbbbbbbbbbbbb"];
+        announce(&table, &hashes[1], 1, Role::Seeder, Event::Completed);
+        announce(&table, &hashes[1], 1, Role::Seeder, Event::Stopped);
+        announce(&table, &hashes[0], 1, Role::Seeder, Event::Completed);
+        announce(&table, &hashes[0], 2, Role::Leecher, Event::None);
+        (table, hashes)
+    }
+
+    #[test]
+    fn formats_are_opentrackers_byte_by_byte() {
+        let (table, [a, b]) = two();
+        let first = "61413024252600FF3A2B2D2E2F3D5F7E212A2728";
+        let second = "6262626262626262626262626262626262626262";
+        let text = |format| String::from_utf8(whole(format, 1, &table)).expect("is text");
+        assert_eq!(text(Format::Txt), format!("{first}:1:1\n{second}:0:0\n"));
+        assert_eq!(
+            text(Format::Txtp),
+            format!("{first}:1:1:1\n{second}:0:0:1\n")
+        );
+        assert_eq!(
+            text(Format::Url),
+            "aA0$%25%26%00%ff%3a%2b-./=_~%21%2a%27%28:1:1\nbbbbbbbbbbbbbbbbbbbb:0:0\n"
+        );
+        let bin = [&a[..], &[0, 0, 0, 1, 0, 0, 0, 1], &b, &[0; 8]].concat();
+        assert_eq!(whole(Format::Bin, 1, &table), bin);
+        let ben = [
+            b"d5:filesd20:",
+            &a[..],
+            b"d8:completei1e10:downloadedi1e10:incompletei1ee20:",
+            &b,
+            b"d8:completei0e10:downloadedi1e10:incompletei0eeee",
+        ];
+        assert_eq!(whole(Format::Ben, 1, &table), ben.concat());
+        table.each(150_000, &mut |_| {});
+        let state = whole(Format::State { now: 1000 }, 1, &table);
+        let expected = format!("{first}:1000:1\n{second}:998:1\n");
+        assert_eq!(String::from_utf8_lossy(&state), expected);
+    }
+
+    #[test]
+    fn empty_table_gives_an_empty_dictionary_or_text() {
+        let table = table(2);
+        assert_eq!(whole(Format::Ben, 5, &table), b"d5:filesdee");
+        assert_eq!(whole(Format::Txt, 5, &table), b"");
+    }
+
+    #[test]
+    fn no_entry_is_longer_than_its_maximum() {
+        let most = Counts {
+            seeders: u32::MAX,
+            leechers: u32::MAX,
+            downloaded: u32::MAX,
+        };
+        let now = u64::MAX;
+        use Format::*;
+        for format in [Ben, Txt, Txtp, Bin, Url, State { now }] {
+            let mut out = Vec::new();
+            write_one(format, &[0xff; 20], most, 0, &mut out);
+            assert!(out.len() <= MAX_ENTRY_BYTES, "{format:?}: {}", out.len());
+        }
+    }
+
+    fn step(scrape: &mut FullScrape, table: &Table, out: &mut Vec<u8>) -> bool {
+        let mut slice = Vec::new();
+        let is_more = scrape.read(table, 0, None, &mut slice);
+        scrape.write(&slice, out);
+        is_more
+    }
+
+    fn random_hash(random: &mut Random) -> InfoHash {
+        let mut hash = [0; 20];
+        hash[0] = random.below(7) as u8;
+        hash[10..18].copy_from_slice(&random.draw().to_be_bytes());
+        hash
+    }
+
+    /// The hashes of a stream in the format `bin`.
+    fn hashes(bin: &[u8]) -> Vec<InfoHash> {
+        let entries = as_chunks::<28>(bin).0;
+        let hash = |entry: &[u8; 28]| *entry.first_chunk::<20>().expect("is longer");
+        entries.iter().map(hash).collect()
+    }
+
+    #[test]
+    fn torrents_that_stay_appear_once_while_others_come_and_go() {
+        let mut random = Random::seeded(77);
+        let table = table(2);
+        let staying: BTreeMap<InfoHash, ()> =
+            (0..3000).map(|_| (random_hash(&mut random), ())).collect();
+        for hash in staying.keys() {
+            announce(&table, hash, 1, Role::Leecher, Event::None);
+        }
+        for most in [1, 2, 7, 127, 128, 129, 1000] {
+            let mut scrape = FullScrape::new(Format::Bin, false);
+            let mut passing: Vec<InfoHash> = Vec::new();
+            let mut out = Vec::new();
+            while scrape.read_at_most(most, (&table, 0), None, &mut out) {
+                for _ in 0..random.below(2 * most) {
+                    let hash = random_hash(&mut random);
+                    announce(&table, &hash, 1, Role::Seeder, Event::None);
+                    passing.push(hash);
+                }
+                while random.below(3) > 0 && !passing.is_empty() {
+                    let hash = passing.swap_remove(random.below(passing.len()));
+                    announce(&table, &hash, 1, Role::Seeder, Event::Stopped);
+                }
+            }
+            let seen = hashes(&out);
+            assert!(seen.is_sorted_by(|a, b| a < b), "by {most}");
+            let stayed = seen.iter().filter(|hash| staying.contains_key(*hash));
+            assert_eq!(stayed.count(), staying.len(), "by {most}");
+            for hash in passing {
+                announce(&table, &hash, 1, Role::Seeder, Event::Stopped);
+            }
+        }
+    }
+
+    #[test]
+    fn scrape_goes_on_where_its_next_torrent_was_removed() {
+        let table = table(1);
+        let all: Vec<InfoHash> = (0..200).map(|n| [n; 20]).collect();
+        for hash in &all {
+            announce(&table, hash, 1, Role::Leecher, Event::None);
+        }
+        let mut scrape = FullScrape::new(Format::Bin, false);
+        let mut out = Vec::new();
+        assert!(scrape.read_at_most(50, (&table, 0), None, &mut out));
+        for hash in &all[40..120] {
+            announce(&table, hash, 1, Role::Leecher, Event::Stopped);
+        }
+        while scrape.read_at_most(50, (&table, 0), None, &mut out) {}
+        assert_eq!(hashes(&out), [&all[..50], &all[120..]].concat());
+    }
+
+    #[test]
+    fn gzip_decompresses_to_the_plain_scrape() {
+        let mut random = Random::seeded(8);
+        let table = table(2);
+        for _ in 0..5000 {
+            let hash = random_hash(&mut random);
+            announce(&table, &hash, 1, Role::Leecher, Event::None);
+        }
+        let mut scrape = FullScrape::new(Format::Ben, true);
+        let mut out = Vec::new();
+        while step(&mut scrape, &table, &mut out) {}
+        let inflated = decompress_to_vec(&out[10..out.len() - 8]).expect("is deflated");
+        assert!(inflated == whole(Format::Ben, usize::MAX, &table));
+        assert!(out.len() < inflated.len() / 2);
+    }
+}

@@ -1,0 +1,766 @@
+//! The command line and the configuration files.
+//!
+//! A flag is one row of [`FLAGS`], from which the parser, files, `--help` and `-n` follow. Letters mean what they mean
+//! in opentracker, except `-v`. Values are written into [`Options`] as they are read, files first, so that the command
+//! line has the last word. At the end [`Options::check`] judges once how they go together.
+
+pub mod file;
+mod flags;
+mod values;
+
+pub use flags::{DEFAULT_USER, FLAGS, Flag};
+pub use values::{Address, FullScrapes, Listen, PeerName, Protocol, Target};
+
+use crate::base::nets::Net;
+use flags::{Action, Field, parse_file};
+use std::ffi::{OsStr, OsString};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use values::{Endpoint, invalid};
+
+const DEFAULT_PORT: u16 = 6969;
+
+/// The fields have the names of the flags.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Each `-i`, and whether it is the address of a port. The last one is that of the ports that follow.
+    addresses: Vec<(IpAddr, bool)>,
+    tcp: Vec<Endpoint>,
+    udp: Vec<Endpoint>,
+    /// A name, or `UID:GID`.
+    pub user: String,
+    pub root: Option<PathBuf>,
+    /// Empty for none.
+    pub redirect: String,
+    pub admins: Vec<Net>,
+    pub public_stats: bool,
+    /// With its slash.
+    pub stats_path: String,
+    pub whitelist: Option<PathBuf>,
+    pub blacklist: Option<PathBuf>,
+    pub list_add: Option<PathBuf>,
+    pub list_remove: Option<PathBuf>,
+    pub full_scrapes: FullScrapes,
+    pub interval: u32,
+    /// 0 for the least that the interval allows.
+    peer_timeout: u32,
+    pub numwant_max: u32,
+    pub decoys: u32,
+    pub max_peers: u32,
+    pub max_torrents: u32,
+    pub max_connections: u32,
+    /// 0 if not given.
+    threads: u32,
+    /// opentracker's threads for a UDP socket, in effect if `threads` is not given.
+    udp_workers: u32,
+    pub pin_threads: bool,
+    pub state: Option<PathBuf>,
+    pub state_interval: u32,
+    pub load_dump: Option<PathBuf>,
+    pub cluster_listen: Vec<SocketAddr>,
+    pub cluster_peers: Vec<PeerName>,
+    pub cluster_key: Option<PathBuf>,
+    /// An interface by its address, 0.0.0.0 for the system's choice, and the port of the group.
+    pub sync_multicast: Option<SocketAddrV4>,
+    pub sync_nodes: Vec<Net>,
+    pub sync_mapped: bool,
+    pub proxies: Vec<Net>,
+    pub proxy_protocol: bool,
+    pub verbosity: u32,
+    pub syslog: bool,
+    pub daemon: bool,
+    pub pidfile: Option<PathBuf>,
+    pub log_completed: bool,
+}
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    Serve(Options),
+    /// The options, and whether to print all of them.
+    Check(Options, bool),
+    /// Writes a key to this file.
+    MakeKey(PathBuf),
+    Health(Target),
+    Version,
+    Help,
+}
+
+/// Reads the arguments that follow the program's name, and the files that they name. An error names the flag.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut options = Options::new();
+    let mut given = Vec::new();
+    let mut health = None;
+    let mut is_check = false;
+    while let Some(argument) = parser.next().map_err(explain)? {
+        let flag = find(&argument)?;
+        if let Field::CommandLine(Action::Health) = flag.field {
+            health = Some(optional_value(&mut parser));
+            continue;
+        }
+        let value = match flag.value() {
+            "" => OsString::new(),
+            name => parser
+                .value()
+                .map_err(|_| format!("{} requires a value: {name}", flag.names()))?,
+        };
+        match flag.field {
+            Field::CommandLine(Action::Help) => return Ok(Command::Help),
+            Field::CommandLine(Action::Version) => return Ok(Command::Version),
+            Field::CommandLine(Action::MakeKey) => {
+                return named(flag, parse_file(&value)).map(Command::MakeKey);
+            }
+            Field::CommandLine(Action::Config) => file::read(&value, &mut options)?,
+            Field::CommandLine(Action::Check) => is_check = true,
+            _ => given.push((flag, value)),
+        }
+    }
+    let mut is_verbose = false;
+    for (flag, value) in given {
+        match flag.field {
+            // It is about the check, not about the server.
+            Field::Count(_) if is_check => is_verbose = true,
+            _ => named(flag, flag.field.set(&mut options, &value))?,
+        }
+    }
+    options.end()?;
+    options.check()?;
+    Ok(match (health, is_check) {
+        (Some(Some(value)), _) => {
+            let target = Target::parse(&value).map_err(|why| format!("--health: {why}"));
+            Command::Health(target?)
+        }
+        (Some(None), _) => Command::Health(options.health_target()?),
+        (None, true) => Command::Check(options, is_verbose),
+        (None, false) => Command::Serve(options),
+    })
+}
+
+fn find(argument: &lexopt::Arg) -> Result<&'static Flag, String> {
+    let (flag, name) = match argument {
+        lexopt::Arg::Short(short) => {
+            let flag = FLAGS.iter().find(|flag| flag.short() == Some(*short));
+            (flag, format!("-{short}"))
+        }
+        lexopt::Arg::Long(long) => (flags::find(long), format!("--{long}")),
+        lexopt::Arg::Value(value) => {
+            let value = value.to_string_lossy();
+            return Err(format!("unexpected argument '{value}'"));
+        }
+    };
+    flag.ok_or_else(|| format!("unknown option {name}; -h lists all options"))
+}
+
+fn named<T>(flag: &Flag, result: Result<T, String>) -> Result<T, String> {
+    result.map_err(|why| format!("{}: {why}", flag.names()))
+}
+
+/// The value of a flag that may have none: behind `=`, or the next argument if that does not begin with `-`.
+fn optional_value(parser: &mut lexopt::Parser) -> Option<OsString> {
+    if let Some(value) = parser.optional_value() {
+        return Some(value);
+    }
+    let is_value = |argument: &OsStr| !argument.as_encoded_bytes().starts_with(b"-");
+    parser.try_raw_args()?.next_if(is_value)
+}
+
+/// The only error that splitting the command line itself can have: `--check=yes`.
+fn explain(error: lexopt::Error) -> String {
+    match error {
+        lexopt::Error::UnexpectedValue { option, value } => {
+            let value = value.to_string_lossy();
+            format!("{option}: unexpected value '{value}'")
+        }
+        // Formatting lexopt's own errors would bring in tables of Unicode for their quoting.
+        _ => String::from("invalid command line"),
+    }
+}
+
+impl Options {
+    /// The defaults.
+    fn new() -> Options {
+        let mut options = Options::default();
+        for flag in FLAGS.iter().filter(|flag| !flag.default.is_empty()) {
+            // A test holds defaults to be valid.
+            let _ = flag.field.set(&mut options, OsStr::new(flag.default));
+        }
+        options
+    }
+
+    /// Gives a port the address of the last `-i`.
+    fn at_address(&mut self, endpoint: Endpoint) -> Endpoint {
+        match (endpoint, self.addresses.last_mut()) {
+            (Endpoint::Port(port), Some((ip, is_used))) => {
+                *is_used = true;
+                Endpoint::Socket(SocketAddr::new(*ip, port))
+            }
+            (endpoint, _) => endpoint,
+        }
+    }
+
+    /// The command line or a file ends. An address without any port stands for both protocols on the default port.
+    fn end(&mut self) -> Result<(), String> {
+        if self.tcp.is_empty() && self.udp.is_empty() && !self.addresses.is_empty() {
+            let endpoint = self.at_address(Endpoint::Port(DEFAULT_PORT));
+            self.udp.push(endpoint.clone());
+            self.tcp.push(endpoint);
+        }
+        match self.addresses.drain(..).find(|(_, is_used)| !is_used) {
+            Some((ip, _)) => Err(format!("-i/--address '{ip}' requires a -p or -P after it")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the options go together.
+    fn check(&mut self) -> Result<(), String> {
+        if self.threads == 0 {
+            self.threads = self.udp_workers;
+        }
+        self.check_required()?;
+        if self.whitelist.is_some() && self.blacklist.is_some() {
+            return Err("-w/--whitelist conflicts with -b/--blacklist".into());
+        }
+        let [add, remove] =
+            [&self.list_add, &self.list_remove].map(|path| path.as_deref().map(Path::as_os_str));
+        if add.is_some() && add == remove {
+            return Err("--list-add and --list-remove require different FIFOs".into());
+        }
+        if self.proxy_protocol && self.proxies.is_empty() && !self.has_unix_socket() {
+            return Err("--proxy-protocol requires --proxy or -p/--tcp-port unix:/PATH".into());
+        }
+        if self.pin_threads && self.threads() == 1 {
+            return Err("--pin-threads requires -j/--threads with 2 or more".into());
+        }
+        let (interval, least) = (self.interval, self.least_timeout());
+        if self.peer_timeout == least {
+            self.peer_timeout = 0;
+        }
+        if self.peer_timeout() < least {
+            let value = self.peer_timeout.to_string();
+            let expected = format!("at least {least}, 1.5 times the --interval of {interval}");
+            let wrong = invalid(OsStr::new(&value), &expected);
+            return Err(format!("--peer-timeout: {wrong}"));
+        }
+        let mut addresses = self.cluster_peers.iter().filter_map(PeerName::address);
+        match addresses.find(|address| !self.listens_like(address)) {
+            Some(address) => Err(format!(
+                "--cluster-peer '{address}' requires a --cluster-listen of the same family"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn check_required(&mut self) -> Result<(), String> {
+        let mut defaults = Options::new();
+        let mut is_set = |flag: &Flag| flag.field.values(self) != flag.field.values(&mut defaults);
+        for flag in FLAGS {
+            let others = || flag.requires.iter().filter_map(|long| flags::find(long));
+            if !flag.requires.is_empty() && is_set(flag) && !others().any(&mut is_set) {
+                let others: Vec<String> = others().map(Flag::names).collect();
+                return Err(format!("{} requires {}", flag.names(), others.join(" or ")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The longest interval that a client is sent, and time for its announce to arrive.
+    fn least_timeout(&self) -> u32 {
+        (self.interval + self.interval.div_ceil(2)).max(2)
+    }
+
+    /// In seconds.
+    pub fn peer_timeout(&self) -> u32 {
+        match self.peer_timeout {
+            0 => self.least_timeout(),
+            seconds => seconds,
+        }
+    }
+
+    pub fn threads(&self) -> usize {
+        self.threads.max(1) as usize
+    }
+
+    /// The sockets of clients.
+    pub fn sockets(&self) -> Vec<Listen> {
+        let default = [Endpoint::Port(DEFAULT_PORT)];
+        let (udp, tcp) = match self.tcp.is_empty() && self.udp.is_empty() {
+            true => (&default[..], &default[..]),
+            false => (&self.udp[..], &self.tcp[..]),
+        };
+        let udp = udp.iter().map(|endpoint| endpoint.listens(Protocol::Udp));
+        let tcp = tcp.iter().map(|endpoint| endpoint.listens(Protocol::Tcp));
+        udp.chain(tcp).flatten().collect()
+    }
+
+    /// Whether this node listens for others at an address of this family.
+    fn listens_like(&self, address: &SocketAddr) -> bool {
+        let is_v6 = address.is_ipv6();
+        let mut listens = self.cluster_listen.iter();
+        listens.any(|listen| listen.is_ipv6() == is_v6)
+    }
+
+    pub fn has_unix_socket(&self) -> bool {
+        let is_unix = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Unix(_));
+        self.tcp.iter().any(is_unix)
+    }
+
+    /// The first TCP listener, or the loopback if that is a wildcard.
+    fn health_target(&self) -> Result<Target, String> {
+        let tcp = self
+            .sockets()
+            .into_iter()
+            .find_map(|listen| match listen.address {
+                Address::Ip(Protocol::Tcp, address) => Some(address),
+                _ => None,
+            });
+        let why = match tcp {
+            None => "no -p/--tcp-port is a TCP port",
+            Some(address) if address.port() == 0 => "the system chooses port 0 at each start",
+            Some(address) => {
+                let host = match address.ip() {
+                    IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+                    ip => ip,
+                };
+                let (host, port) = (host.to_string(), address.port());
+                return Ok(Target::Tcp(PeerName { host, port }));
+            }
+        };
+        Err(format!("--health requires an address: {why}"))
+    }
+
+    /// A configuration file with the options that differ from the defaults, or with all options.
+    pub fn to_file(&mut self, is_full: bool) -> Vec<u8> {
+        let mut defaults = Options::new();
+        let mut text = Vec::new();
+        for flag in FLAGS {
+            let values = flag.field.values(self).0;
+            let mut line = |mark: &str, value: &OsStr| {
+                let line = [mark, flag.long(), " "].concat();
+                let line = [line.as_bytes(), value.as_encoded_bytes()].concat();
+                text.extend_from_slice(line.trim_ascii_end());
+                text.push(b'\n');
+            };
+            if is_full || values != flag.field.values(&mut defaults).0 {
+                values.iter().for_each(|value| line("", value));
+            }
+            let is_option = !matches!(flag.field, Field::CommandLine(_));
+            if is_full && is_option && values.is_empty() {
+                line("#", OsStr::new(flag.value()));
+            }
+        }
+        text
+    }
+}
+
+/// The text of `--help`.
+pub fn help() -> String {
+    let mut text =
+        String::from("usage: announced [options]\n\nA BitTorrent tracker over UDP and HTTP.\n\n");
+    for flag in FLAGS {
+        text.push_str(&flag.help_line());
+        text.push('\n');
+    }
+    text.push_str("\nSee announced(8).\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::cores;
+
+    fn parsed(line: &str) -> Result<Command, String> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    fn options(line: &str) -> Options {
+        match parsed(line) {
+            Ok(Command::Serve(options)) => options,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    /// The options of a line that differ from the defaults, as lines of a file.
+    fn shown(line: &str) -> Vec<String> {
+        let text = options(line).to_file(false);
+        let text = String::from_utf8(text).expect("is UTF-8");
+        text.lines().map(String::from).collect()
+    }
+
+    fn sockets(line: &str) -> Vec<String> {
+        let all = options(line).sockets();
+        let mark = |listen: &Listen| if listen.is_optional { "?" } else { "" };
+        let shown = all.iter().map(|l| format!("{}{}", l.address, mark(l)));
+        shown.collect()
+    }
+
+    #[test]
+    fn without_flags_every_option_has_its_default() {
+        assert_eq!(
+            sockets(""),
+            [
+                "udp 0.0.0.0:6969",
+                "udp [::]:6969?",
+                "tcp 0.0.0.0:6969",
+                "tcp [::]:6969?"
+            ]
+        );
+        let options = options("");
+        assert_eq!((&*options.user, &*options.stats_path), ("nobody", "/stats"));
+        assert_eq!((options.interval, options.peer_timeout()), (1800, 2700));
+        assert_eq!((options.numwant_max, options.decoys), (200, 0));
+        assert_eq!((options.threads(), options.state_interval), (1, 600));
+        assert_eq!(options.full_scrapes, FullScrapes::Modest);
+        assert_eq!(shown(""), [""; 0]);
+    }
+
+    #[test]
+    fn the_defaults_of_the_table_are_valid() {
+        for flag in FLAGS.iter().filter(|flag| !flag.default.is_empty()) {
+            let set = flag
+                .field
+                .set(&mut Options::new(), OsStr::new(flag.default));
+            assert_eq!(set, Ok(()), "{}", flag.long());
+        }
+    }
+
+    #[test]
+    fn ports_take_the_address_before_them() {
+        assert_eq!(sockets("-p 80"), ["tcp 0.0.0.0:80", "tcp [::]:80?"]);
+        assert_eq!(
+            sockets("-i 192.0.2.1 -p 80 -P 81 -i 2001:db8::1 -P 82 -P83 -p 192.0.2.2:84"),
+            [
+                "udp 192.0.2.1:81",
+                "udp [2001:db8::1]:82",
+                "udp [2001:db8::1]:83",
+                "tcp 192.0.2.1:80",
+                "tcp 192.0.2.2:84",
+            ]
+        );
+        assert_eq!(
+            sockets("-i 192.0.2.1"),
+            ["udp 192.0.2.1:6969", "tcp 192.0.2.1:6969"]
+        );
+        assert_eq!(
+            sockets("--address=:: --udp-port=7"),
+            ["udp 0.0.0.0:7", "udp [::]:7"]
+        );
+        assert_eq!(sockets("-i 0.0.0.0 -P 7"), ["udp 0.0.0.0:7"]);
+        assert_eq!(
+            sockets("-p unix:/run/a.sock -i ::1 -p 80 -punix:/run/b"),
+            ["unix /run/a.sock", "tcp [::1]:80", "unix /run/b"]
+        );
+    }
+
+    #[test]
+    fn unix_sockets_have_absolute_paths_of_limited_length() {
+        let long = format!("unix:/{}", "x".repeat(200));
+        for path in ["unix:", "unix:run/a.sock", &long] {
+            let error = parsed(&format!("-p {path}")).expect_err(path);
+            let start = format!("-p/--tcp-port: invalid value '{path}': expected ");
+            assert!(error.starts_with(&start), "{error}");
+        }
+        assert!(parsed("-P unix:/run/a.sock").is_err(), "UDP has none");
+        let error = parsed("-i 192.0.2.1 -p unix:/run/a.sock");
+        assert!(error.is_err(), "an address without a port");
+    }
+
+    #[test]
+    fn a_timeout_follows_the_interval_unless_given() {
+        assert_eq!(options("--interval 3600").peer_timeout(), 5400);
+        assert_eq!(options("--interval 1").peer_timeout(), 2);
+        assert_eq!(options("--interval 3 --peer-timeout 5").peer_timeout(), 5);
+    }
+
+    #[test]
+    fn statistics_have_a_path_of_their_own() {
+        for good in ["/stats", "/s", "/S.x-1_~", "/stats/now", "/metrics2"] {
+            assert_eq!(options(&format!("--stats-path {good}")).stats_path, good);
+        }
+        for bad in [
+            "/",
+            "/announce",
+            "/a",
+            "//a",
+            "/scrape",
+            "/sc",
+            "/s?x",
+            "/s%61",
+            "/é",
+            "/metrics",
+            "/health",
+            "/robots.txt",
+        ] {
+            let error = parsed(&format!("--stats-path {bad}")).expect_err(bad);
+            let start = format!("--stats-path: invalid value '{bad}': expected a path");
+            assert!(error.starts_with(&start), "{error}");
+        }
+    }
+
+    #[test]
+    fn users_are_names_or_numbers_but_not_root() {
+        assert_eq!(options("-u 33:44").user, "33:44");
+        for bad in [
+            "0:0",
+            "33:0",
+            "0:33",
+            "root",
+            "33:",
+            "a:b",
+            "1:2:3",
+            "99999999999:1",
+        ] {
+            let error = parsed(&format!("-u {bad}")).expect_err(bad);
+            let start = format!("-u/--user: invalid value '{bad}': expected a user other than");
+            assert!(error.starts_with(&start), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_interface_of_multicast_is_that_of_its_address_or_of_the_one_before() {
+        for (line, interface) in [
+            ("-s 9696", "0.0.0.0:9696"),
+            ("-i 192.0.2.1 -s 9697", "192.0.2.1:9697"),
+            ("-i 192.0.2.1 -P 1 -s 192.0.2.2:1", "192.0.2.2:1"),
+            ("-i :: -s 9696", "0.0.0.0:9696"),
+            ("--sync-multicast 192.0.2.2", "192.0.2.2:9696"),
+            ("-s 1 -i 192.0.2.2 -s 2 -i 192.0.2.3 -p 1", "192.0.2.2:2"),
+        ] {
+            let expected = format!("sync-multicast {interface}");
+            assert_eq!(shown(line).last(), Some(&expected), "{line}");
+        }
+        for bad in [
+            "0",
+            "65536",
+            "+1",
+            "x",
+            "192.0.2.1:",
+            "192.0.2.1:0",
+            ":9696",
+            "192.0.2:9696",
+            "[::1]:9696",
+            "::1",
+            "224.0.23.5:9696",
+            "tracker.example:9696",
+            "unix:/run/a",
+        ] {
+            let error = parsed(&format!("-s {bad}")).expect_err(bad);
+            let start = format!("-s/--sync-multicast: invalid value '{bad}': expected an IPv4");
+            assert!(error.starts_with(&start), "{error}");
+        }
+        assert!(parsed("-i ::1 -s 9696").is_err());
+    }
+
+    #[test]
+    fn nodes_have_addresses_that_mean_one_host() {
+        let line =
+            |peer| format!("--cluster-key k --cluster-listen 192.0.2.1:1 --cluster-peer {peer}");
+        for good in ["b.example:6970", "localhost:1", "192.0.2.1:6970"] {
+            assert!(parsed(&line(good)).is_ok(), "{good}");
+        }
+        for bad in [
+            "[fe80::1]:6970",
+            "[ff02::1]:6970",
+            "[::]:6970",
+            "[::ffff:192.0.2.1]:6970",
+            "0.0.0.0:6970",
+            "224.0.23.5:6970",
+            "255.255.255.255:6970",
+        ] {
+            let error = parsed(&line(bad)).expect_err(bad);
+            let start = format!("--cluster-peer: invalid value '{bad}': expected a name or");
+            assert!(error.starts_with(&start), "{error}");
+        }
+        let many: String = (0..257)
+            .map(|n| format!(" --cluster-peer n{n}:1"))
+            .collect();
+        assert!(parsed(&line(&format!("a:1{many}"))).is_err());
+    }
+
+    #[test]
+    fn the_first_of_help_version_and_error_wins() {
+        assert_eq!(parsed("-h --bad"), Ok(Command::Help));
+        assert_eq!(parsed("--version"), Ok(Command::Version));
+        assert!(parsed("--bad -h").is_err());
+    }
+
+    #[test]
+    fn verbose_with_check_asks_for_all_options() {
+        let check = |is_full| Ok(Command::Check(options("-p 80"), is_full));
+        assert_eq!(parsed("-n -p 80"), check(false));
+        assert_eq!(parsed("-vp 80 -n"), check(true));
+    }
+
+    #[test]
+    fn errors_name_the_flag_the_value_and_the_expected_values() {
+        let number = "a number from 0 to 65535, IP:PORT or [IPv6]:PORT";
+        let net = "an address or a network, such as 192.0.2.1 or 2001:db8::/32";
+        let ip = "an IPv4 or IPv6 address, such as 192.0.2.1 or ::";
+        let url = "a URL, http:// or https://, in printable ASCII";
+        let listen = "an address and a port, such as 192.0.2.1:6970 or [2001:db8::1]:6970, at most one of each \
+                      family";
+        for (flag, names, value, expected) in [
+            ("-P", "-P/--udp-port", "+1", number),
+            ("-P", "-P/--udp-port", "-1", number),
+            ("-P", "-P/--udp-port", "65536", number),
+            ("-P", "-P/--udp-port", "unix:/run/a", number),
+            ("-i", "-i/--address", "1.2.3", ip),
+            ("--interval", "--interval", "0", "a number from 1 to 86400"),
+            (
+                "--numwant-max",
+                "--numwant-max",
+                "201",
+                "a number from 1 to 200",
+            ),
+            ("--decoys", "--decoys", "101", "a number from 0 to 100"),
+            (
+                "--full-scrape",
+                "--full-scrape",
+                "on",
+                "off, admin, modest or open",
+            ),
+            ("-r", "-r/--redirect", "http://a\u{7f}b", url),
+            ("-r", "-r/--redirect", "a", url),
+            ("-l", "-l/--load-dump", "/tmp/", "a file"),
+            ("--make-key", "--make-key", "/tmp/", "a file"),
+            ("-A", "-A/--admin", "10.0.0.0/33", net),
+            ("--proxy", "--proxy", "10.0.0.1:80", net),
+            ("--cluster-listen", "--cluster-listen", "6970", listen),
+            (
+                "--cluster-listen 192.0.2.1:1 --cluster-listen",
+                "--cluster-listen",
+                "192.0.2.2:1",
+                listen,
+            ),
+        ] {
+            let message = format!("{names}: invalid value '{value}': expected {expected}");
+            assert_eq!(parsed(&format!("{flag} {value}")), Err(message));
+        }
+        for (line, message) in [
+            ("--state=", "--state: invalid value '': expected a file"),
+            ("-p", "-p/--tcp-port requires a value: [IP:]PORT"),
+            ("--check=yes -n", "--check: unexpected value 'yes'"),
+            ("--bad", "unknown option --bad; -h lists all options"),
+            ("-x", "unknown option -x; -h lists all options"),
+            ("now", "unexpected argument 'now'"),
+            (
+                "-i 192.0.2.1 -i 192.0.2.2 -p 80",
+                "-i/--address '192.0.2.1' requires a -p or -P after it",
+            ),
+            (
+                "-p 80 -i 192.0.2.1",
+                "-i/--address '192.0.2.1' requires a -p or -P after it",
+            ),
+            (
+                "--interval 10 --peer-timeout 14",
+                "--peer-timeout: invalid value '14': expected at least 15, 1.5 times the --interval of 10",
+            ),
+            ("-w a -b b", "-w/--whitelist conflicts with -b/--blacklist"),
+            (
+                "--list-remove f",
+                "--list-remove requires -w/--whitelist or -b/--blacklist",
+            ),
+            (
+                "-b a --list-add f --list-remove f",
+                "--list-add and --list-remove require different FIFOs",
+            ),
+            ("--state-interval 5", "--state-interval requires --state"),
+            (
+                "--proxy-protocol",
+                "--proxy-protocol requires --proxy or -p/--tcp-port unix:/PATH",
+            ),
+            (
+                "--cluster-listen 192.0.2.1:1",
+                "--cluster-listen requires --cluster-key",
+            ),
+            (
+                "--cluster-key k --cluster-peer b.example:1",
+                "--cluster-peer requires --cluster-listen",
+            ),
+            ("--cluster-key k", "--cluster-key requires --cluster-listen"),
+            (
+                "--cluster-key k --cluster-listen 192.0.2.1:1 --cluster-peer [::1]:1",
+                "--cluster-peer '[::1]:1' requires a --cluster-listen of the same family",
+            ),
+            (
+                "--sync-node 10.0.0.1",
+                "--sync-node requires -s/--sync-multicast",
+            ),
+            (
+                "--sync-mapped",
+                "--sync-mapped requires -s/--sync-multicast",
+            ),
+        ] {
+            assert_eq!(parsed(line), Err(message.to_string()), "{line}");
+        }
+    }
+
+    #[test]
+    fn names_of_flags_are_unique_and_the_flags_that_they_require_exist() {
+        let help = help();
+        for (i, flag) in FLAGS.iter().enumerate() {
+            for other in &FLAGS[i + 1..] {
+                assert!(flag.long() != other.long());
+                assert!(flag.short().is_none() || flag.short() != other.short());
+            }
+            assert!(help.contains(&format!("--{}", flag.long())));
+            assert!(flag.requires.iter().all(|long| flags::find(long).is_some()));
+        }
+        assert!(help.lines().all(|line| line.len() <= 100));
+    }
+
+    #[test]
+    fn health_takes_an_address_or_the_first_tcp_listener() {
+        let health = |line: &str| match parsed(line)? {
+            Command::Health(target) => Ok(target.to_string()),
+            other => panic!("{line}: {other:?}"),
+        };
+        for (line, target) in [
+            ("--health b.example:80", "b.example:80"),
+            ("--health=[::1]:80 -p 81", "[::1]:80"),
+            ("-p 81 --health unix:/run/a", "unix:/run/a"),
+            ("--health", "127.0.0.1:6969"),
+            ("--health -p 80", "127.0.0.1:80"),
+            ("-P 80 -i 192.0.2.1 -p 81 -p 82 --health -v", "192.0.2.1:81"),
+            ("-i ::1 -p unix:/run/a -p 80 --health", "[::1]:80"),
+            ("-i :: --health", "127.0.0.1:6969"),
+        ] {
+            assert_eq!(health(line).as_deref(), Ok(target), "{line}");
+        }
+        for bad in [
+            "80",
+            "127.0.0.1",
+            "127.0.0.1:0",
+            "::1:80",
+            "[x]:80",
+            "a:65536",
+            ":80",
+            "unix:run/a",
+        ] {
+            let expected = "HOST:PORT, [IPv6]:PORT or unix:/PATH";
+            let message = format!("--health: invalid value '{bad}': expected {expected}");
+            assert_eq!(health(&format!("--health {bad}")), Err(message));
+        }
+        for (line, why) in [
+            ("--health -P 80", "no -p/--tcp-port is a TCP port"),
+            ("--health -p unix:/run/a", "no -p/--tcp-port is a TCP port"),
+            ("--health -p 0", "the system chooses port 0 at each start"),
+        ] {
+            let message = format!("--health requires an address: {why}");
+            assert_eq!(health(line), Err(message), "{line}");
+        }
+        assert!(health("--health=").is_err(), "an empty address");
+    }
+
+    #[test]
+    fn pinned_threads_are_refused_where_the_system_has_none() {
+        match (parsed("-j 2 --pin-threads"), cores::IS_SUPPORTED) {
+            (Ok(Command::Serve(options)), true) => assert!(options.pin_threads),
+            (Err(error), false) => {
+                assert_eq!(error, "--pin-threads: not supported on this system");
+            }
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+}

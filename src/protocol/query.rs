@@ -1,0 +1,343 @@
+//! Query strings of announces and scrapes over HTTP (BEP 3, 48).
+//!
+//! Published torrents and old clients cannot change, so the parser accepts all that it can make sense of. Only an
+//! invalid `info_hash` or `port` is an error.
+
+use super::{find, hex_byte, split_at_byte};
+use crate::tracker::{Event, InfoHash};
+
+/// The parameters that have an effect. `compact`, `no_peer_id`, `key`, `ip` and all others have none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announce {
+    pub info_hash: InfoHash,
+    /// Never 0.
+    pub port: u16,
+    /// None if missing or invalid.
+    pub left: Option<u64>,
+    pub event: Event,
+    /// None for the tracker's default.
+    pub num_want: Option<usize>,
+}
+
+/// A failure reason, which clients show to their users.
+pub type FailureReason = &'static str;
+
+const NO_INFO_HASH: FailureReason = "info_hash is missing: expected 20 bytes, percent-encoded";
+const BAD_INFO_HASH: FailureReason = "invalid info_hash: expected 20 bytes, percent-encoded";
+const TWO_INFO_HASHES: FailureReason = "info_hash is given twice: an announce is for one torrent";
+const NO_PORT: FailureReason = "port is missing: expected a number from 1 to 65535";
+const BAD_PORT: FailureReason = "invalid port: expected a number from 1 to 65535";
+
+pub fn announce(query: &[u8]) -> Result<Announce, FailureReason> {
+    let mut info_hash = None;
+    let mut port = None;
+    let mut left = None;
+    let mut event = Event::None;
+    let mut num_want = None;
+    for (name, value) in parameters(query) {
+        match name.decode(&mut [0; MAX_DECODED]) {
+            Some(b"info_hash") if info_hash.is_some() => return Err(TWO_INFO_HASHES),
+            Some(b"info_hash") => info_hash = Some(value.hash().ok_or(BAD_INFO_HASH)?),
+            Some(b"port") => port = Some(value.port().ok_or(BAD_PORT)?),
+            Some(b"left") => left = value.number(),
+            Some(b"event") => event = value.event(),
+            Some(b"numwant") => num_want = value.number().and_then(|n| usize::try_from(n).ok()),
+            _ => {}
+        }
+    }
+    Ok(Announce {
+        info_hash: info_hash.ok_or(NO_INFO_HASH)?,
+        port: port.ok_or(NO_PORT)?,
+        left,
+        event,
+        num_want,
+    })
+}
+
+/// A guess at the info-hash of an announce, from the bytes of a request that is not parsed yet.
+pub fn guess_hash(request: &[u8]) -> Option<InfoHash> {
+    let (_, query) = split_at_byte(request, b'?');
+    let (_, value) = parameters(query?).find(|(name, _)| name.0 == b"info_hash")?;
+    value.hash()
+}
+
+/// The peer's id, which is decoded only to log completed downloads.
+pub fn peer_id(query: &[u8]) -> Option<[u8; 20]> {
+    let (_, value) = parameters(query).find(|(name, _)| name.0 == b"peer_id")?;
+    value.hash()
+}
+
+/// Collects the info-hashes of a scrape, sorted and without repeats, as the bencoded reply needs them. No info-hash
+/// asks for a full scrape.
+pub fn scrape(query: &[u8], hashes: &mut Vec<InfoHash>) -> Result<(), FailureReason> {
+    hashes.clear();
+    for (name, value) in parameters(query) {
+        if name.decode(&mut [0; MAX_DECODED]) == Some(b"info_hash") {
+            let hash = value.hash().ok_or(BAD_INFO_HASH)?;
+            if let Err(index) = hashes.binary_search(&hash) {
+                hashes.insert(index, hash);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The first value of this name, decoded; empty if it cannot be decoded.
+pub fn value(query: &[u8], name: &[u8]) -> Option<Vec<u8>> {
+    let is_it = |found: Encoded| found.decode(&mut [0; MAX_DECODED]) == Some(name);
+    let (_, value) = parameters(query).find(|(found, _)| is_it(*found))?;
+    Some(value.collect::<Option<_>>().unwrap_or_default())
+}
+
+/// The longest name or number that has a meaning is 2^64 in 20 digits.
+const MAX_DECODED: usize = 24;
+
+/// `name=value` pairs between ampersands. A name without `=` has an empty value.
+fn parameters(query: &[u8]) -> impl Iterator<Item = (Encoded<'_>, Encoded<'_>)> {
+    let mut rest = Some(query);
+    std::iter::from_fn(move || {
+        let (pair, after) = split_at_byte(rest?, b'&');
+        rest = after;
+        let (name, value) = split_at_byte(pair, b'=');
+        Some((Encoded(name), Encoded(value.unwrap_or_default())))
+    })
+}
+
+/// Percent-encoded bytes, in either case. All others stand for themselves: `+` and 8-bit bytes too.
+#[derive(Clone, Copy)]
+pub struct Encoded<'a>(pub &'a [u8]);
+
+impl Iterator for Encoded<'_> {
+    /// A byte; none for a `%` without two digits after it.
+    type Item = Option<u8>;
+
+    fn next(&mut self) -> Option<Option<u8>> {
+        let (&byte, rest) = self.0.split_first()?;
+        self.0 = rest;
+        if byte != b'%' {
+            return Some(Some(byte));
+        }
+        let Some((digits, rest)) = rest.split_first_chunk() else {
+            return Some(None);
+        };
+        self.0 = rest;
+        Some(hex_byte(*digits))
+    }
+}
+
+impl Encoded<'_> {
+    /// All bytes decoded; none if the buffer is too short or one is invalid.
+    fn decode<'a>(self, buffer: &'a mut [u8]) -> Option<&'a [u8]>
+    where
+        Self: 'a,
+    {
+        // Names and numbers are rarely encoded.
+        if self.0.len() <= buffer.len() && find(self.0, b'%').is_none() {
+            return Some(self.0);
+        }
+        let mut length = 0;
+        for byte in self {
+            *buffer.get_mut(length)? = byte?;
+            length += 1;
+        }
+        buffer.get(..length)
+    }
+
+    fn hash(self) -> Option<InfoHash> {
+        self.decode(&mut [0; 20])?.try_into().ok()
+    }
+
+    fn number(self) -> Option<u64> {
+        let mut buffer = [0; MAX_DECODED];
+        let digits = self.decode(&mut buffer)?;
+        let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+        std::str::from_utf8(digits)
+            .ok()?
+            .parse()
+            .ok()
+            .filter(|_| is_number)
+    }
+
+    fn port(self) -> Option<u16> {
+        let port = u16::try_from(self.number()?).ok()?;
+        (port != 0).then_some(port)
+    }
+
+    fn event(self) -> Event {
+        match self.decode(&mut [0; MAX_DECODED]) {
+            Some(b"started") => Event::Started,
+            Some(b"completed") => Event::Completed,
+            Some(b"stopped") => Event::Stopped,
+            _ => Event::None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::random::Random;
+
+    const HASH: &str = "%124Vx%9a%BC%de%f1%23Eg%89%ab%cd%ef%124Vx%9a";
+    const BYTES: InfoHash = *b"\x124Vx\x9a\xbc\xde\xf1#Eg\x89\xab\xcd\xef\x124Vx\x9a";
+
+    fn parse(rest: &str) -> Result<Announce, FailureReason> {
+        announce(format!("info_hash={HASH}&{rest}").as_bytes())
+    }
+
+    #[test]
+    fn all_known_parameters_are_read() {
+        let expected = Announce {
+            info_hash: BYTES,
+            port: 6881,
+            left: Some(0),
+            event: Event::Completed,
+            num_want: Some(30),
+        };
+        let query = "peer_id=-XX0001-%00bcdefghijkl&port=6881&uploaded=1&downloaded=2&left=0\
+            &corrupt=0&key=ABCD&event=completed&numwant=30&compact=1&no_peer_id=1&ip=9.9.9.9\
+            &supportcrypto=1&trackerid=x&&=&odd";
+        assert_eq!(parse(query), Ok(expected));
+    }
+
+    #[test]
+    fn only_info_hash_and_port_are_required() {
+        let announce = parse("port=1").expect("is enough");
+        assert_eq!(announce.left, None);
+        assert_eq!(announce.event, Event::None);
+        assert_eq!(announce.num_want, None);
+        assert_eq!(super::announce(b"port=1"), Err(NO_INFO_HASH));
+        assert_eq!(super::announce(b""), Err(NO_INFO_HASH));
+        assert_eq!(parse(""), Err(NO_PORT));
+        for bad in [
+            "0",
+            "65536",
+            "-1",
+            "",
+            "80x",
+            "6881.0",
+            "%",
+            "%3",
+            "%zz",
+            "99999999999999999999999",
+        ] {
+            assert_eq!(parse(&format!("port={bad}")), Err(BAD_PORT), "{bad}");
+        }
+        assert_eq!(parse("port=%36881").map(|a| a.port), Ok(6881));
+        assert_eq!(parse("%70ort=6881").map(|a| a.port), Ok(6881));
+        assert_eq!(
+            parse(&format!("port=1&info_hash={HASH}")),
+            Err(TWO_INFO_HASHES)
+        );
+    }
+
+    #[test]
+    fn left_has_64_bits_and_an_invalid_one_is_none() {
+        let left = |text: &str| parse(&format!("port=1&left={text}")).map(|a| a.left);
+        assert_eq!(left("18446744073709551615"), Ok(Some(u64::MAX)));
+        assert_eq!(left("0000"), Ok(Some(0)));
+        for text in ["18446744073709551616", "-1", "", "x", "1e3", "%", "0%zz"] {
+            assert_eq!(left(text), Ok(None), "{text}");
+        }
+    }
+
+    #[test]
+    fn invalid_numwant_and_event_have_defaults() {
+        let num_want = |text: &str| parse(&format!("port=1&numwant={text}")).map(|a| a.num_want);
+        assert_eq!(num_want("0"), Ok(Some(0)));
+        assert_eq!(num_want("4000000000"), Ok(Some(4_000_000_000)));
+        for text in ["-1", "", "many", "-9999"] {
+            assert_eq!(num_want(text), Ok(None), "{text}");
+        }
+        let event = |text: &str| parse(&format!("port=1&event={text}")).map(|a| a.event);
+        assert_eq!(event("started"), Ok(Event::Started));
+        assert_eq!(event("stopped"), Ok(Event::Stopped));
+        for text in ["", "paused", "Started", "none", "startedx", "%"] {
+            assert_eq!(event(text), Ok(Event::None), "{text}");
+        }
+    }
+
+    #[test]
+    fn info_hash_is_accepted_percent_encoded_or_raw() {
+        let with = |hash: &[u8]| {
+            let query = [b"port=1&info_hash=", hash].concat();
+            announce(&query).map(|a| a.info_hash)
+        };
+        assert_eq!(
+            with(HASH.to_lowercase().as_bytes()),
+            Ok(*b"\x124vx\x9a\xbc\xde\xf1#eg\x89\xab\xcd\xef\x124vx\x9a")
+        );
+        assert_eq!(with(&[0xfe; 20]), Ok([0xfe; 20]), "8-bit bytes as they are");
+        assert_eq!(
+            with(b"++++++++++++++++++++"),
+            Ok([b'+'; 20]),
+            "a plus is a plus"
+        );
+        assert_eq!(with(b"a b c d e f g h i j "), Ok(*b"a b c d e f g h i j "));
+        for bad in [
+            &b""[..],
+            b"%",
+            b"abc",
+            &[b'a'; 19],
+            &[b'a'; 21],
+            b"aaaaaaaaaaaaaaaaaaa%",
+        ] {
+            assert_eq!(with(bad), Err(BAD_INFO_HASH));
+        }
+        assert_eq!(with(b"aaaaaaaaaaaaaaaaaaa%g0"), Err(BAD_INFO_HASH));
+    }
+
+    #[test]
+    fn scrape_is_sorted_and_without_repeats() {
+        let mut hashes = Vec::new();
+        let query = [
+            &b"info_hash="[..],
+            &[b'b'; 20],
+            b"&x=y&info_hash=",
+            &[b'a'; 20],
+            b"&info_hash=",
+            &[b'b'; 20],
+        ];
+        assert_eq!(scrape(&query.concat(), &mut hashes), Ok(()));
+        assert_eq!(hashes, [[b'a'; 20], [b'b'; 20]]);
+        assert_eq!(scrape(b"x=y", &mut hashes), Ok(()));
+        assert!(hashes.is_empty());
+        assert_eq!(scrape(b"info_hash=short", &mut hashes), Err(BAD_INFO_HASH));
+    }
+
+    #[test]
+    fn value_is_found_by_its_name() {
+        assert_eq!(
+            value(b"a=1&mode=p%65er&mode=x", b"mode"),
+            Some(b"peer".to_vec())
+        );
+        assert_eq!(value(b"m%6fde", b"mode"), Some(vec![]));
+        assert_eq!(value(b"mode=%", b"mode"), Some(vec![]));
+        assert_eq!(value(b"modes=1", b"mode"), None);
+    }
+
+    #[test]
+    fn parser_survives_truncated_and_mutated_queries() {
+        let good = format!("info_hash={HASH}&peer_id=abc&port=6881&left=5&event=started&numwant=9");
+        let mut random = Random::seeded(41);
+        let mut hashes = Vec::new();
+        for length in 0..good.len() {
+            let _ = announce(&good.as_bytes()[..length]);
+        }
+        for _ in 0..100_000 {
+            let mut query = good.clone().into_bytes();
+            for _ in 0..=random.below(5) {
+                let at = random.below(query.len());
+                match random.below(3) {
+                    0 => query[at] = random.draw() as u8,
+                    1 => query[at] = b"%&=+? \0"[random.below(7)],
+                    _ => drop(query.remove(at)),
+                }
+            }
+            if let Ok(announce) = announce(&query) {
+                assert_ne!(announce.port, 0);
+            }
+            let _ = scrape(&query, &mut hashes);
+        }
+    }
+}

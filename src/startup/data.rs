@@ -1,0 +1,115 @@
+//! The files that a start reads: the cluster's key, the list of info-hashes and its FIFOs, the state, and
+//! opentracker's counts. All but the key are looked for inside the root directory.
+
+use super::{Problem, file_problem};
+use crate::access::{Access, Fifo, ListKind};
+use crate::base::log;
+use crate::cluster::key;
+use crate::options::Options;
+use crate::state::{self, Loaded};
+use crate::sys::files;
+use crate::sys::privileges::Identity;
+use crate::tracker::{InfoHash, Limits, Table, Tracked};
+use std::path::Path;
+use std::sync::Arc;
+
+const STATE: &str = "--state";
+const LOAD_DUMP: &str = "-l/--load-dump";
+
+/// The cluster's key, if this is to be a node of one.
+pub fn read_key(options: &Options) -> Result<Option<Vec<u8>>, Problem> {
+    let path = options.cluster_key.as_deref();
+    let read = |path| key::read(path).map_err(file_problem("--cluster-key", path));
+    path.map(read).transpose()
+}
+
+pub fn load_list(options: &Options) -> Result<Option<Access>, Problem> {
+    let (kind, path) = match (&options.whitelist, &options.blacklist) {
+        (Some(path), _) => (ListKind::White, path),
+        (None, Some(path)) => (ListKind::Black, path),
+        (None, None) => return Ok(None),
+    };
+    let mut access = Access::new(kind, path.clone());
+    // The path alone would mislead: the one in Debian's opentracker.conf is right only without a chroot.
+    access.load().map_err(|why| match &options.root {
+        Some(root) => format!("{why}, looked for inside -d/--root '{}'", root.display()),
+        None => why,
+    })?;
+    Ok(Some(access))
+}
+
+/// The FIFOs with their flags, and whether they add to the list.
+fn fifos(options: &Options) -> impl Iterator<Item = (&'static str, &Path, bool)> {
+    let add = options.list_add.as_deref();
+    let remove = options.list_remove.as_deref();
+    let add = add.map(|path| ("--list-add", path, true));
+    let remove = remove.map(|path| ("--list-remove", path, false));
+    add.into_iter().chain(remove)
+}
+
+/// Judges the FIFOs that exist; the others would be made.
+pub fn check_fifos(options: &Options, owner: Option<Identity>) -> Result<(), Problem> {
+    for (flag, path, _) in fifos(options) {
+        if let Ok(found) = path.metadata() {
+            files::expect_fifo(&found, owner).map_err(file_problem(flag, path))?;
+        }
+    }
+    Ok(())
+}
+
+pub fn open_fifos(options: &Options, owner: Option<Identity>) -> Result<Vec<Fifo>, Problem> {
+    let open = |(flag, path, adds)| {
+        let fifo = files::open_fifo(path, owner).map_err(file_problem(flag, path))?;
+        Ok(Fifo::new(fifo, flag, adds))
+    };
+    fifos(options).map(open).collect()
+}
+
+/// The errors that loading would end with, as far as they show without touching a file.
+pub fn check_state(options: &Options) -> Result<(), Problem> {
+    if let Some(path) = &options.state {
+        state::check(path).map_err(file_problem(STATE, path))?;
+    }
+    if let Some(path) = &options.load_dump {
+        files::open_regular(path).map_err(file_problem(LOAD_DUMP, path))?;
+    }
+    Ok(())
+}
+
+/// The table with the state and the counts from before.
+pub fn load_table(options: &Options, access: Option<&Access>) -> Result<Arc<Table>, Problem> {
+    let limits = Limits {
+        peer_timeout: options.peer_timeout(),
+        max_peers: options.max_peers as usize,
+        max_torrents: options.max_torrents as usize,
+    };
+    let mut table = Table::new(limits, options.threads());
+    let rules = access.map(Access::rules);
+    let is_tracked = |hash: &InfoHash| {
+        let refused = rules.as_ref().and_then(|rules| rules.refuses(hash));
+        refused.is_none()
+    };
+    let tracked: Tracked = rules.is_some().then_some(&is_tracked);
+    if let Some(path) = &options.state {
+        let loaded = state::load(path, &table, tracked, state::wall_ms());
+        let loaded = loaded.map_err(file_problem(STATE, path))?;
+        let path = path.display();
+        match loaded {
+            Loaded::Nothing => log::line(format_args!("state: starting empty: no '{path}' yet")),
+            Loaded::State(summary) => log::line(format_args!("state: loaded: {summary}")),
+            Loaded::Damaged(damage, aside) => {
+                table = Table::new(limits, options.threads());
+                let aside = aside.display();
+                log::line(format_args!(
+                    "state: starting empty: '{path}': {damage}; moved to '{aside}'"
+                ));
+            }
+        }
+    }
+    if let Some(path) = &options.load_dump {
+        let loaded = state::load_dump(path, &table, tracked);
+        let summary = loaded.map_err(file_problem(LOAD_DUMP, path))?;
+        log::line(format_args!("dump: loaded: {summary}"));
+    }
+    Ok(Arc::new(table))
+}

@@ -1,0 +1,51 @@
+//! From root to another user: which one, the directory that confines it, and the point of no return.
+
+use super::{Problem, file_problem, problem};
+use crate::base::log;
+use crate::options::{DEFAULT_USER, Options};
+use crate::sys::privileges::{self, Identity};
+use crate::sys::sandbox;
+
+/// The user to become; none if this is not root.
+pub fn identity(options: &Options) -> Result<Option<Identity>, Problem> {
+    if !privileges::is_root() {
+        return Ok(None);
+    }
+    let user = &options.user;
+    let ids = user.split_once(':');
+    let identity = match ids.map(|(uid, gid)| (uid.parse(), gid.parse())) {
+        Some((Ok(uid), Ok(gid))) => Identity { uid, gid },
+        _ => {
+            let found = privileges::find_user(user.as_ref());
+            let found = found.map_err(problem(&format!("cannot look up user '{user}'")))?;
+            found.ok_or_else(|| format!("-u/--user '{user}': no such user"))?
+        }
+    };
+    match identity.uid == 0 || identity.gid == 0 {
+        true => Err("-u/--user: refusing to run as root or in root's group".into()),
+        false => Ok(Some(identity)),
+    }
+}
+
+pub fn enter_root(options: &Options) -> Result<(), Problem> {
+    match &options.root {
+        Some(root) => privileges::enter(root).map_err(file_problem("-d/--root", root)),
+        None => Ok(()),
+    }
+}
+
+/// Drops the privileges of root for good, and then all that a server does not need.
+pub fn give_up(options: &Options, identity: Option<Identity>) -> Result<(), Problem> {
+    if let Some(identity) = identity {
+        privileges::become_user(identity).map_err(problem("cannot drop privileges"))?;
+        let Identity { uid, gid } = identity;
+        log::line(format_args!("running as user {uid}, group {gid}"));
+    } else if options.user != DEFAULT_USER {
+        log::line(format_args!("not started as root: -u/--user has no effect"));
+    }
+    let promises = match options.has_unix_socket() {
+        true => sandbox::SERVE_UNIX,
+        false => sandbox::SERVE,
+    };
+    sandbox::enter(promises).map_err(problem("cannot enter the sandbox"))
+}

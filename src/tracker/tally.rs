@@ -1,0 +1,83 @@
+//! What a shard counts for statistics: completions, renewals by age, and clients that announce too early.
+
+use super::clock::{self, Clock};
+use super::peer::{LOCAL, Peer};
+use super::swarms::Seen;
+use super::{Announce, Event};
+use crate::base::busiest::Busiest;
+use crate::base::random::Random;
+
+/// Counts that only the table knows.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    /// Completed downloads.
+    pub completed: u64,
+    /// Renewals by the units since the announce before.
+    pub renewals: [u64; Tally::RENEWALS],
+    /// Milliseconds in a unit.
+    pub unit_ms: u64,
+    /// Clients that announce too early, by [`Tally::source`]; none before the first.
+    pub woodpeckers: Option<Box<Busiest>>,
+}
+
+impl Tally {
+    /// Stamps are modulo this.
+    pub const RENEWALS: usize = Clock::STAMPS as usize;
+
+    /// Units in the peer timeout.
+    pub const LIFE: u64 = clock::LIFE;
+
+    /// An announce without an event is too early at up to this many units after the last one: two thirds of the
+    /// interval, if the timeout is the usual 1.5 intervals.
+    const EARLY: u8 = 21;
+
+    /// Units after which the counts of woodpeckers are halved: an interval.
+    pub(super) const FORGETS: u64 = 32;
+
+    pub fn new(unit_ms: u64) -> Tally {
+        Tally {
+            completed: 0,
+            renewals: [0; Tally::RENEWALS],
+            unit_ms,
+            woodpeckers: None,
+        }
+    }
+
+    /// An IPv4 address, or the upper half of an IPv6 one: a host has the lower half to itself.
+    fn source(peer: Peer) -> u64 {
+        match peer {
+            Peer::V4([a, b, c, d, ..]) => u32::from_be_bytes([a, b, c, d]).into(),
+            Peer::V6([a, b, c, d, e, f, g, h, ..]) => u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+        }
+    }
+
+    pub(super) fn count(
+        &mut self,
+        seen: Seen,
+        announce: &Announce,
+        clock: Clock,
+        random: &mut Random,
+    ) {
+        self.completed += u64::from(seen.newly_completed);
+        let Some((_, tag)) = seen.before else {
+            return;
+        };
+        let age = clock.age(tag);
+        if let Some(count) = self.renewals.get_mut(usize::from(age)) {
+            *count += 1;
+        }
+        // The announce before may have been to another node.
+        let is_own = tag & LOCAL != 0;
+        if age <= Tally::EARLY && is_own && announce.event == Event::None {
+            let woodpeckers = &mut self.woodpeckers;
+            let woodpeckers = woodpeckers.get_or_insert_with(|| Busiest::new(random).into());
+            woodpeckers.count(Tally::source(announce.peer));
+        }
+    }
+
+    pub(super) fn forget(&mut self) {
+        if let Some(woodpeckers) = &mut self.woodpeckers {
+            woodpeckers.halve();
+        }
+    }
+}

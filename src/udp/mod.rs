@@ -1,0 +1,236 @@
+//! UDP announces and scrapes (BEP 15), by the batch.
+//!
+//! System calls and cache misses are most of what an announce costs. So one call receives up to 32 datagrams, the table
+//! is asked for all of their torrents at once, and one call sends the replies.
+//!
+//! A socket's turn: [`Batch::receive`], [`codec::parse`], then connects and errors are answered at once. Announces
+//! go to [`Responder::announce`] together, which writes the peers straight into the packets; the codec puts the header
+//! before them. Scrapes follow, and [`Batch::send`] ends the round. A client is known by its connection id, which
+//! [`ConnectionIds`] makes and verifies without memory.
+
+mod connection_id;
+
+pub use connection_id::ConnectionIds;
+
+use crate::protocol::udp::{self as codec, ANNOUNCE_HEADER, Action, MAX_SCRAPED};
+use crate::responder::{Announce, Reply, Responder};
+use crate::sys::mmsg::{BATCH, Batch, Exchange};
+use crate::tracker::{Counts, Hint, MAX_BATCH, MAX_REPLY_PEERS, Role, Sink, Sinks};
+use mio::net::UdpSocket;
+use std::io::ErrorKind;
+use std::net::IpAddr;
+
+/// A batch is two system calls, beside which the poll between turns is cheap. More batches would only delay the
+/// other sockets.
+const BATCHES_PER_TURN: usize = 4;
+
+const _: () = assert!(BATCH <= MAX_BATCH);
+const _: () = assert!(ANNOUNCE_HEADER + MAX_REPLY_PEERS * 6 <= crate::sys::mmsg::REPLY);
+// IPv6 peers that fit beside the header into an unfragmented packet: 67.
+const _: () = assert!(ANNOUNCE_HEADER + 67 * 18 <= crate::sys::mmsg::REPLY);
+
+/// Serves a socket for one turn. Returns whether more datagrams may be waiting.
+pub fn serve(
+    socket: &UdpSocket,
+    batch: &mut Batch,
+    ids: &ConnectionIds,
+    responder: &mut Responder,
+) -> bool {
+    let mut has_failed = false;
+    for _ in 0..BATCHES_PER_TURN {
+        let received = match batch.receive(socket) {
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+            // An interruption, or the error of an earlier reply, which stands before the next datagram.
+            Err(_) => {
+                has_failed = true;
+                continue;
+            }
+        };
+        answer_batch(batch, ids, responder);
+        let sent = batch.send(socket);
+        responder.counters.udp_sent += sent.bytes as u64;
+        responder.counters.udp_refused += sent.refused as u64;
+        responder.counters.udp_dropped += sent.dropped as u64;
+        if received < BATCH {
+            return false;
+        }
+    }
+    // An error that stays must not keep the loop awake; the next datagram will.
+    !has_failed
+}
+
+/// Answers a batch: announces together, as the table is locked shard by shard, and scrapes after them, so that a
+/// client finds what it has just announced.
+fn answer_batch(batch: &mut Batch, ids: &ConnectionIds, responder: &mut Responder) {
+    let mut hashes = [None; BATCH];
+    for (hash, request) in hashes.iter_mut().zip(batch.requests()) {
+        *hash = codec::announced_hash(request).copied();
+    }
+    let hints = responder.look_ahead(&hashes);
+    let mut announces = [const { None }; BATCH];
+    let mut transactions = [None; BATCH];
+    let results = announces.iter_mut().zip(&mut transactions).zip(hints);
+    for (exchange, ((announce, transaction), hint)) in batch.exchanges().zip(results) {
+        responder.counters.udp_received += exchange.request.len() as u64;
+        if let Some((id, request)) = answer(exchange, ids, responder) {
+            *transaction = Some(id);
+            *announce = request.map(|request| Announce { hint, ..request });
+        }
+    }
+    responder.announce(&mut announces);
+    let replies = announces.map(|announce| announce.map(|a| (a.reply, a.sinks.len())));
+    for (exchange, (reply, transaction)) in batch.exchanges().zip(replies.iter().zip(transactions))
+    {
+        let Some(transaction) = transaction else {
+            continue;
+        };
+        *exchange.reply_length = match *reply {
+            Some((Reply::Accepted(counts, interval), peers)) => {
+                codec::write_announce(exchange.reply, transaction, interval, counts) + peers
+            }
+            Some((Reply::Refused(kind), _)) => {
+                responder.counters.udp_unauthorized += 1;
+                codec::write_error(exchange.reply, transaction, kind.message())
+            }
+            None => scrape(exchange.request, transaction, exchange.reply, responder),
+        };
+    }
+}
+
+/// Answers connects and bad requests. Of a verified announce or scrape it returns the transaction, with the announce.
+/// A datagram without a valid connection id, whose source may be forged, gets no reply longer than itself.
+fn answer<'a>(
+    exchange: Exchange<'a>,
+    ids: &ConnectionIds,
+    responder: &mut Responder,
+) -> Option<(u32, Option<Announce<'a>>)> {
+    let Exchange { source, reply, .. } = exchange;
+    let counters = &mut responder.counters;
+    let Some(request) = codec::parse(exchange.request) else {
+        counters.udp_invalid += 1;
+        return None;
+    };
+    let transaction = request.transaction;
+    *exchange.reply_length = match request.action {
+        Action::Connect => {
+            counters.udp_connects += 1;
+            codec::write_connect(reply, transaction, ids.make(source))
+        }
+        _ if !ids.verify(source, request.connection) => {
+            counters.udp_strangers += 1;
+            // 22 bytes; the shortest scrape has 36.
+            codec::write_error(reply, transaction, "Connect again.")
+        }
+        Action::Announce(announce) if announce.port == 0 => {
+            counters.udp_invalid += 1;
+            codec::write_error(reply, transaction, "invalid port 0: expected 1 to 65535")
+        }
+        Action::Announce(announce) => {
+            counters.udp_announces += 1;
+            let peers = reply.get_mut(ANNOUNCE_HEADER..)?;
+            return Some((transaction, Some(to_announce(&announce, source, peers))));
+        }
+        Action::Scrape(_) => {
+            counters.udp_scrapes += 1;
+            return Some((transaction, None));
+        }
+    };
+    None
+}
+
+/// Writes the reply to a verified scrape.
+fn scrape(request: &[u8], transaction: u32, reply: &mut [u8], responder: &Responder) -> usize {
+    let Some(Action::Scrape(hashes)) = codec::parse(request).map(|request| request.action) else {
+        return 0;
+    };
+    let mut counts = [Counts::default(); MAX_SCRAPED];
+    let mut index = 0;
+    responder.scrape(hashes, &mut |_, known| {
+        if let Some(counts) = counts.get_mut(index) {
+            *counts = known.unwrap_or_default();
+        }
+        index += 1;
+    });
+    codec::write_scrape(reply, transaction, counts.get(..index).unwrap_or(&counts))
+}
+
+/// `peers` is where the reply's peers go. They are of the client's family.
+fn to_announce<'a>(
+    announce: &codec::Announce<'a>,
+    source: IpAddr,
+    peers: &'a mut [u8],
+) -> Announce<'a> {
+    let (v4, v6): (&mut [u8], &mut [u8]) = match source.to_canonical() {
+        IpAddr::V4(_) => (peers, &mut []),
+        IpAddr::V6(_) => (&mut [], peers),
+    };
+    Announce {
+        info_hash: announce.info_hash,
+        source,
+        port: announce.port,
+        role: Role::of_left(Some(announce.left)),
+        event: announce.event,
+        numwant: usize::try_from(announce.num_want).ok(),
+        peer_id: Some(*announce.peer_id),
+        hint: Hint::default(),
+        sinks: Sinks {
+            v4: Sink::new(v4),
+            v6: Sink::new(v6),
+        },
+        reply: Reply::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::random::Random;
+    use crate::tracker::{Limits, Table};
+    use std::sync::Arc;
+
+    #[test]
+    fn replies_without_a_valid_connection_id_are_no_longer_than_requests() {
+        let mut ids = ConnectionIds::new([1, 2]);
+        ids.advance(1_200_000);
+        let limits = Limits {
+            peer_timeout: 2700,
+            max_peers: 1000,
+            max_torrents: 1000,
+        };
+        let table = Arc::new(Table::new(limits, 1));
+        let mut responder = Responder::new(table, 1800, 200, Random::seeded(1));
+        let mut random = Random::seeded(61);
+        let mut reply = [0; 1232];
+        for _ in 0..100_000 {
+            let mut datagram: Vec<u8> = (0..random.below(120))
+                .map(|_| random.draw() as u8)
+                .collect();
+            if let Some(head) = datagram.first_chunk_mut::<12>() {
+                if random.below(2) == 0 {
+                    head[..8].copy_from_slice(&0x0417_2710_1980_u64.to_be_bytes());
+                }
+                head[8..].copy_from_slice(&[0, 0, 0, random.below(4) as u8]);
+            }
+            let source = [192, 0, 2, 1].into();
+            let mut length = 0;
+            let exchange = Exchange {
+                request: &datagram,
+                source,
+                reply: &mut reply,
+                reply_length: &mut length,
+            };
+            assert!(answer(exchange, &ids, &mut responder).is_none());
+            assert!(length <= datagram.len());
+        }
+        assert_eq!(responder.table.survey(0).totals.torrents, 0);
+        let counters = &responder.counters;
+        for seen in [
+            counters.udp_connects,
+            counters.udp_strangers,
+            counters.udp_invalid,
+        ] {
+            assert!(seen > 1000, "{counters:?}");
+        }
+    }
+}

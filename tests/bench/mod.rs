@@ -1,0 +1,117 @@
+//! The figures by which this tracker is judged, measured side by side.
+//!
+//! Absolute numbers move with the machine, so every figure of speed is a ratio: the tracker and a reference take
+//! turns on the same core under the same load, and the report gives the median of the turns' ratios with its spread.
+//! The references are bare loops that do nothing but move bytes ([`bare`]), and opentracker where it is installed.
+//! Nothing here is a timed test: figures are printed with the goals beside them.
+//!
+//! - [`options`]: the command line
+//! - [`throughput`], [`memory`], [`latency`], [`fullscrape`], [`join`]: cases that measure server processes
+//! - [`table`], [`sync`]: cases that measure tables and nodes of a cluster within this process
+//! - [`population`]: the torrents and peers, and the order in which they announce
+//! - [`contest`]: servers taking turns; [`udp_load`], [`http_load`]: the load generators
+//! - [`server`]: a server process on its own core
+//! - [`report`]: the printed figures
+//! - [`sys`]: system calls, and all the `unsafe`
+
+mod bare;
+#[path = "../common/mod.rs"]
+mod common;
+mod contest;
+mod fullscrape;
+mod http_load;
+mod join;
+mod latency;
+mod memory;
+mod options;
+mod population;
+mod report;
+mod server;
+mod sync;
+mod sys;
+mod table;
+mod throughput;
+mod udp_load;
+
+use options::{Command, Options};
+use report::Report;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+/// The numwant of all announces under load.
+const NUMWANT: usize = 30;
+
+type Run = fn(&Options, &mut Report) -> io::Result<()>;
+
+struct Case {
+    name: &'static str,
+    /// Whether it runs when no case is chosen.
+    is_default: bool,
+    about: &'static str,
+    run: Run,
+}
+
+#[rustfmt::skip]
+const fn case(name: &'static str, is_default: bool, about: &'static str, run: Run) -> Case {
+    Case { name, is_default, about, run }
+}
+
+/// All cases in the order of the table.
+#[rustfmt::skip] // One row a case.
+const CASES: &[Case] = &[
+    case("udp", true, "UDP announces, of a bare echo loop's", |o, r| throughput::udp(o, false, 0.93, r)),
+    case("udp-large", false, "with 10 million torrents", |o, r| throughput::udp(o, true, 0.90, r)),
+    case("http", true, "HTTP announces, of a bare epoll loop's", |o, r| throughput::http(o, true, r)),
+    case("http-new", true, "with a connection each", |o, r| throughput::http(o, false, r)),
+    case("threads", true, "UDP announces of 2 and 4 threads, of one's", |o, r| throughput::threads(o, false, r)),
+    case("threads-large", false, "with 10 million torrents", |o, r| throughput::threads(o, true, r)),
+    case("threads-memory", true, "memory of 4 threads, of one's", memory::threads),
+    case("memory", true, "memory a peer", memory::growth),
+    case("idle", true, "memory without peers", memory::idle),
+    case("table", true, "announces to a table, by size of the swarms", table::by_swarm_size),
+    case("inserts", false, "torrents with colliding hashes, and large swarms", table::inserts),
+    case("latency", true, "wait of a UDP connect under full load", latency::load),
+    case("sweep", false, "the same while 10 million torrents expire", latency::sweep),
+    case("reload", false, "the same while a million lines are reloaded", latency::reload),
+    case("state", false, "the same while a million torrents are saved", latency::state),
+    case("fullscrape-latency", true, "the same during full scrapes", fullscrape::latency),
+    case("fullscrape", true, "full scrapes, of opentracker's", fullscrape::compare),
+    case("join", true, "a node that joins a cluster", join::join),
+    case("sync-apply", true, "CPU of a renewal from another node", sync::apply),
+    case("sync-note", true, "CPU of an announce with a cluster", sync::note),
+    case("sync-wire", true, "bytes on the wire of a renewal", sync::wire),
+    case("sync-heal", true, "time to agree after a partition", sync::heal),
+];
+
+pub fn main() -> ExitCode {
+    match options::parse(std::env::args_os()) {
+        Ok(Command::Help(text)) => print!("{text}"),
+        Ok(Command::Bare(kind, address)) => match bare::run(&kind, address) {
+            Ok(()) => {}
+            Err(error) => eprintln!("bench: {kind}: {error}"),
+        },
+        Ok(Command::Measure(options)) => measure(&options),
+        Err(error) => {
+            eprintln!("bench: {error} (--help lists the options)");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Runs the chosen cases, then prints the table. A case that fails has its row, and the others run all the same.
+fn measure(options: &Options) {
+    server::pin_generator();
+    let mut report = Report::default();
+    for case in &options.cases {
+        let run = AssertUnwindSafe(|| (case.run)(options, &mut report));
+        let error = match catch_unwind(run) {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "a panic, see above".to_string(),
+        };
+        report.skip(case.name, "all", &error);
+    }
+    report.print();
+}

@@ -1,0 +1,200 @@
+//! Announces to a table within this process, as a server makes them. What a server would add, system calls most of
+//! all, would hide differences between tables.
+//!
+//! Tables are compared in turns, so that the machine is the same for all.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use announced::base::random::Random;
+use announced::tracker::{
+    Announce, Event, Hint, InfoHash, Limits, Peer, Progress, Role, Sink, Sinks, Sweeper, Table,
+};
+
+use super::options::Options;
+use super::population::info_hash;
+use super::report::{Goal, Report, Spread};
+use super::sys;
+
+/// In seconds: the usual one, for an interval of 30 minutes.
+pub const PEER_TIMEOUT: u32 = 2700;
+
+/// Announces whose torrents are looked up ahead, as a server does.
+const AHEAD: usize = 32;
+
+/// Peers in each table before it is measured, and announces of a turn.
+const PEERS: u32 = 1_000_000;
+const A_TURN: u32 = 50_000;
+
+/// A peer of a torrent, by number.
+#[derive(Clone, Copy)]
+pub struct Member {
+    pub torrent: u32,
+    pub peer: u32,
+    pub is_v6: bool,
+}
+
+impl Member {
+    fn peer(self) -> Peer {
+        let port = 1024 + (self.peer % 60_000) as u16;
+        let n = self.peer.wrapping_mul(0x9e37_79b1) ^ self.torrent;
+        let v6 = 0x2001_0db8_u128 << 96 | u128::from(n);
+        match self.is_v6 {
+            true => Peer::new(Ipv6Addr::from_bits(v6).into(), port),
+            false => Peer::new(Ipv4Addr::from_bits(n).into(), port),
+        }
+    }
+}
+
+pub fn new_table() -> Table {
+    let limits = Limits {
+        peer_timeout: PEER_TIMEOUT,
+        max_peers: usize::MAX,
+        max_torrents: usize::MAX,
+    };
+    Table::new(limits, 1)
+}
+
+/// Lets members announce, odd ones as seeders; the processor time that it takes.
+pub fn announce(
+    table: &Table,
+    hash: fn(u32) -> InfoHash,
+    members: &[Member],
+    now: u64,
+    random: &mut Random,
+) -> Duration {
+    let before = processor_time();
+    let mut tracker = table.lock(0, now);
+    for part in members.chunks(AHEAD) {
+        let hashes: Vec<_> = part.iter().map(|member| hash(member.torrent)).collect();
+        let ahead: Vec<_> = hashes.iter().map(|hash| tracker.look_ahead(hash)).collect();
+        let hints = hashes.iter().zip(&ahead);
+        let hints: Vec<Hint> = hints.map(|(h, a)| tracker.look_further(h, a)).collect();
+        for ((member, info_hash), hint) in part.iter().zip(&hashes).zip(hints) {
+            let announce = Announce {
+                info_hash,
+                peer: member.peer(),
+                role: [Role::Leecher, Role::Seeder][member.peer as usize % 2],
+                event: Event::None,
+                want: 0,
+                hint,
+            };
+            let [v4, v6] = [(); 2].map(|()| Sink::new(&mut []));
+            tracker.announce(&announce, random, &mut Sinks { v4, v6 });
+        }
+    }
+    processor_time().saturating_sub(before)
+}
+
+/// Processor time of this process.
+pub fn processor_time() -> Duration {
+    sys::processor_time(std::process::id()).expect("a clock of its own")
+}
+
+/// Sweeps a whole table.
+pub fn sweep(table: &Table, sweeper: &mut Sweeper, now: u64) {
+    while sweeper.step(table, now, 1 << 16, None) == Progress::Underway {}
+}
+
+/// A table to compare: peers in turn of so many torrents.
+struct Side {
+    name: &'static str,
+    hash: fn(u32) -> InfoHash,
+    torrents: u32,
+}
+
+impl Side {
+    fn new(name: &'static str, hash: fn(u32) -> InfoHash, torrents: u32) -> Side {
+        Side {
+            name,
+            hash,
+            torrents,
+        }
+    }
+
+    fn member(&self, number: u32) -> Member {
+        Member {
+            torrent: number % self.torrents,
+            peer: number / self.torrents,
+            is_v6: false,
+        }
+    }
+}
+
+/// Renewals in large swarms against those in swarms of a thousand.
+pub fn by_swarm_size(options: &Options, report: &mut Report) -> io::Result<()> {
+    let sides = [
+        Side::new("of 1000", info_hash, PEERS / 1000),
+        Side::new("of 1", info_hash, PEERS),
+        Side::new("of 30", info_hash, PEERS / 30),
+        Side::new("of 50,000", info_hash, PEERS / 50_000),
+        Side::new("of a million", info_hash, 1),
+    ];
+    let what = "CPU of a renewal in swarms of each size, of that in swarms of 1000";
+    compare(what, &sides, false, Goal::AtMost(1.5), options, report);
+    Ok(())
+}
+
+/// Torrents whose first 16 bytes are those of a million others against random ones, and peers of a swarm of a million
+/// against those of a thousand swarms.
+pub fn inserts(options: &Options, report: &mut Report) -> io::Result<()> {
+    let hashes = [
+        Side::new("random", info_hash, u32::MAX),
+        Side::new("16 bytes shared", colliding, u32::MAX),
+    ];
+    let swarms = [
+        Side::new("of 1000", info_hash, 1000),
+        Side::new("of a million", info_hash, 1),
+    ];
+    let what = "CPU of inserting a torrent with a colliding hash, of one with a random hash";
+    compare(what, &hashes, true, Goal::AtMost(3.0), options, report);
+    let what = "CPU of inserting a peer in a swarm of a million, of that in swarms of 1000";
+    compare(what, &swarms, true, Goal::AtMost(2.0), options, report);
+    Ok(())
+}
+
+fn colliding(torrent: u32) -> InfoHash {
+    let mut hash = [0x5a; 20];
+    hash[16..].copy_from_slice(&torrent.wrapping_mul(0x9e37_79b1).to_le_bytes());
+    hash
+}
+
+/// Lets peers announce to each table in turn, new ones or known ones, and reports each against the first.
+fn compare(
+    what: &str,
+    sides: &[Side],
+    is_new: bool,
+    goal: Goal,
+    options: &Options,
+    report: &mut Report,
+) {
+    report.begin(what);
+    let mut random = Random::seeded(1);
+    let fill = |side: &Side| {
+        let table = new_table();
+        let members: Vec<_> = (0..PEERS).map(|number| side.member(number)).collect();
+        announce(&table, side.hash, &members, 0, &mut Random::seeded(2));
+        (table, Vec::new())
+    };
+    let mut tables: Vec<_> = sides.iter().map(fill).collect();
+    for turn in 0..options.pairs as u32 {
+        for ((table, costs), side) in tables.iter_mut().zip(sides) {
+            let numbers = (0..A_TURN).map(|number| match is_new {
+                true => PEERS + turn * A_TURN + number,
+                false => random.below(PEERS as usize) as u32,
+            });
+            let members: Vec<_> = numbers.map(|number| side.member(number)).collect();
+            let time = announce(table, side.hash, &members, 0, &mut Random::seeded(2));
+            costs.push(time.as_secs_f64() * 1e9 / f64::from(A_TURN));
+        }
+    }
+    let reference = tables[0].1.clone();
+    for ((_, costs), side) in tables.iter().zip(sides).skip(1) {
+        let ratio = Spread::of(costs.iter().zip(&reference).map(|(own, other)| own / other));
+        let medians = [costs, &reference].map(|costs| Spread::of(costs.iter().copied()).median);
+        let remark = format!("{:.0} to {:.0} ns", medians[0], medians[1]);
+        let figure = (ratio.median, ratio.to_string());
+        report.row(what, side.name, figure, goal, &remark);
+    }
+}
