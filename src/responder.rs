@@ -171,7 +171,7 @@ impl Responder {
                     return;
                 };
                 let numwant = request.numwant.unwrap_or(DEFAULT_NUMWANT).min(max_numwant);
-                if let Some(count) = counters.wanted.get_mut(numwant) {
+                if let Some(count) = counters.numwants.get_mut(numwant) {
                     *count += 1;
                 }
                 let announce = tracker::Announce {
@@ -351,7 +351,7 @@ mod tests {
         let counted = |max_numwant, numwant, counted: usize| {
             let mut responder = responder(1800, max_numwant);
             announce(&mut responder, numwant);
-            responder.counters.wanted[counted] == 1
+            responder.counters.numwants[counted] == 1
         };
         assert!(counted(200, None, 50));
         assert!(counted(200, Some(0), 0));

@@ -66,7 +66,7 @@ mod tests {
     fn counters(announces: u64) -> Counters {
         Counters {
             udp_announces: announces,
-            wanted: [announces; 201],
+            numwants: [announces; 201],
             ..Counters::default()
         }
     }
@@ -79,7 +79,7 @@ mod tests {
         threads[1].publish(&counters(5));
         let sum = |board: &Board, own| {
             let sum = board.sum(&counters(own));
-            assert_eq!(sum.wanted, [sum.udp_announces; 201]);
+            assert_eq!(sum.numwants, [sum.udp_announces; 201]);
             sum.udp_announces
         };
         assert_eq!(sum(&chores, 0), 8);

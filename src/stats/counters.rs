@@ -14,12 +14,12 @@ macro_rules! counters {
         pub struct Counters {
             $($($(#[$doc])* pub $field: u64,)+)+
             /// Announces by numwant.
-            pub wanted: [u64; MAX_REPLY_PEERS + 1],
+            pub numwants: [u64; MAX_REPLY_PEERS + 1],
         }
 
         impl Default for Counters {
             fn default() -> Counters {
-                Counters { $($($field: 0,)+)+ wanted: [0; MAX_REPLY_PEERS + 1] }
+                Counters { $($($field: 0,)+)+ numwants: [0; MAX_REPLY_PEERS + 1] }
             }
         }
 
@@ -27,7 +27,7 @@ macro_rules! counters {
             /// Adds the counts of another thread.
             pub fn add(&mut self, other: &Counters) {
                 $($(self.$field = self.$field.wrapping_add(other.$field);)+)+
-                for (sum, count) in self.wanted.iter_mut().zip(other.wanted) {
+                for (sum, count) in self.numwants.iter_mut().zip(other.numwants) {
                     *sum = sum.wrapping_add(count);
                 }
             }

@@ -222,7 +222,7 @@ fn renewals(view: &View, out: &mut Vec<u8>) {
 }
 
 fn numwants(view: &View, out: &mut Vec<u8>) {
-    list(out, &view.counters.wanted, "", 3, " => $\n");
+    list(out, &view.counters.numwants, "", 3, " => $\n");
 }
 
 /// Appends a line for each count, with its index.
