@@ -8,7 +8,7 @@ use announced::stats::modes::{MODES, Report};
 use announced::stats::{Counters, Monitor, View, log_lines, page, write_metrics};
 use announced::tracker::{Limits, Table, Tally, Totals};
 use common::http::{Client, get};
-use common::{Daemon, skip, udp, wait_for};
+use common::{Daemon, Directory, skip, udp, wait_for};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -375,28 +375,6 @@ fn prometheus_reads_the_metrics() {
     }
 }
 
-#[test]
-fn the_manual_names_every_metric_and_mode() {
-    let pages = fs::read_dir("man").expect("there is a manual");
-    let read =
-        |page: std::io::Result<fs::DirEntry>| fs::read_to_string(page.expect("a page").path());
-    let manual: String = pages.map(|page| read(page).expect("is text")).collect();
-    let words: Vec<&str> = manual.split_whitespace().collect();
-    let has = |name: &str| words.contains(&name) || words.contains(&&*format!("announced_{name}"));
-    let metrics = all_metrics();
-    let names = metrics
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE announced_"));
-    let names: Vec<&str> = names.filter_map(|rest| rest.split(' ').next()).collect();
-    assert!(names.len() > 40, "{names:?}");
-    let modes = MODES
-        .iter()
-        .filter(|mode| !matches!(mode.report, Report::Gone));
-    for name in names.into_iter().chain(modes.map(|mode| mode.name)) {
-        assert!(has(name), "{name}");
-    }
-}
-
 /// The file with the size of the process is opened before the chroot.
 #[test]
 #[cfg(target_os = "linux")]
@@ -742,4 +720,72 @@ fn the_page_is_well_formed_and_whole() {
     for page in [&empty, &full] {
         python("html.parser", "python3", WELL_FORMED, page);
     }
+}
+
+/// Runs a browser on a page, which requests nothing else. Returns its output, or nothing without a browser.
+fn chromium(profile: &Directory, arguments: &[&str], url: &str) -> Option<String> {
+    let output = Command::new("timeout")
+        .args([
+            "300",
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+        ])
+        .args([
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+        ])
+        .args(["--disable-sync", "--hide-scrollbars"])
+        .arg(format!("--user-data-dir={}", profile.file("profile")))
+        .args(arguments)
+        .arg(url)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    match output {
+        Ok(output) if output.status.success() => {
+            Some(String::from_utf8_lossy(&output.stdout).into_owned())
+        }
+        Ok(output) if output.status.code() == Some(127) => {
+            skip("there is no chromium (Debian package chromium)");
+            None
+        }
+        other => panic!("chromium: {other:?}"),
+    }
+}
+
+#[test]
+fn page_is_drawn_by_a_browser_in_light_and_dark() {
+    let daemon = with_some_peers();
+    let profile = Directory::new("browser");
+    let url = format!("http://{}/stats?mode=html", daemon.tcp4());
+    let Some(dom) = chromium(&profile, &["--dump-dom"], &url) else {
+        return;
+    };
+    assert!(dom.contains("<dt>Leechers</dt><dd>2</dd>"), "{dom}");
+    assert_eq!(dom.matches("<svg ").count(), 4);
+    // Plots are drawn, in the colours of either scheme.
+    let file = profile.write("full.html", full_page());
+    let file = format!("file://{file}");
+    let mut sizes = Vec::new();
+    for (name, scheme) in [("light", "1"), ("dark", "0")] {
+        let picture = profile.file(&format!("{name}.png"));
+        let screenshot = format!("--screenshot={}", picture);
+        let scheme = format!("--blink-settings=preferredColorScheme={scheme}");
+        chromium(
+            &profile,
+            &[&screenshot, &scheme, "--window-size=1100,1250"],
+            &file,
+        );
+        sizes.push(fs::read(&picture).expect("a picture"));
+    }
+    assert!(
+        sizes
+            .iter()
+            .all(|picture| picture.starts_with(b"\x89PNG") && picture.len() > 20_000)
+    );
+    assert_ne!(sizes[0], sizes[1]);
 }

@@ -21,7 +21,7 @@ pub fn siphash24_128(key: [u64; 2], message: &[u8]) -> [u64; 2] {
 /// The same of a message that comes in pieces.
 pub struct Hasher {
     state: State,
-    /// What does not fill a word yet.
+    /// The bytes that do not fill a word yet.
     rest: [u8; 8],
     length: usize,
 }

@@ -1,4 +1,4 @@
-//! What other nodes send comes into the table here, unless the list refuses its torrent.
+//! Records of other nodes enter the table here, unless the list refuses their torrent.
 
 use super::link::Link;
 use super::node::{Node, World};

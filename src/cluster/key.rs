@@ -11,7 +11,7 @@ use std::path::Path;
 const LEAST: usize = 32;
 const MOST: usize = 4096;
 
-/// Writes a key that nobody can guess to a new file, which only its owner may read.
+/// Writes an unpredictable key to a new file, which only its owner may read.
 pub fn make(path: &Path) -> io::Result<()> {
     let mut key = [0; LEAST];
     getrandom::fill(&mut key).map_err(|_| io::Error::other("no random bytes available"))?;

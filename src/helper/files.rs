@@ -164,7 +164,7 @@ struct Save {
 }
 
 impl Save {
-    /// The temporary file is created anew, so that nobody can have put a link or a file of their own in its place. Only
+    /// The temporary file is created anew, so that no link or file of another user can stand in its place. Only
     /// its owner may read it.
     fn begin(target: &Path) -> io::Result<Save> {
         let mut temporary = target.as_os_str().to_owned();

@@ -73,7 +73,7 @@ pub struct Options {
     pub log_completed: bool,
 }
 
-/// What the command line asks for.
+/// The action that the command line requests.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
     Serve(Options),

@@ -30,7 +30,7 @@ pub fn find(haystack: &[u8], needle: u8) -> Option<usize> {
     rest.iter().position(|&b| b == needle).map(|i| start + i)
 }
 
-/// What is before the first such byte, and what is after it if there is one.
+/// The bytes before the first such byte, and those after it if there is one.
 pub fn split_at_byte(bytes: &[u8], byte: u8) -> (&[u8], Option<&[u8]>) {
     match find(bytes, byte) {
         Some(at) => (&bytes[..at], bytes.get(at + 1..)),

@@ -252,7 +252,7 @@ fn use_decoys(options: &Options, keys: Option<&Keys>, table: &Table) -> Result<(
 }
 
 fn policy(options: &Options, sockets: &[Vec<Socket>]) -> Policy {
-    // Those of the first thread: the others have the same addresses.
+    // The sockets of the first thread: those of the others have the same addresses.
     let sockets = sockets.first().into_iter().flatten();
     Policy {
         redirect: Some(options.redirect.clone()).filter(|url| !url.is_empty()),

@@ -17,7 +17,7 @@ use std::path::Path;
 pub fn open_for_threads(options: &Options) -> Result<Vec<Vec<Socket>>, Problem> {
     let sharing = match options.threads() > 1 && sockets::BALANCES {
         true => Sharing::Threads,
-        false => Sharing::Nobody,
+        false => Sharing::Off,
     };
     let root = options.root.as_deref().filter(|_| privileges::is_root());
     let mut listens = options.sockets();
@@ -60,7 +60,7 @@ fn choose_ports(listens: &mut [Listen]) -> Result<(), Problem> {
         if matches!(listen.address, Address::Unix(_)) {
             continue;
         }
-        if let Some((address, socket)) = open(listen, Sharing::Nobody, None)? {
+        if let Some((address, socket)) = open(listen, Sharing::Off, None)? {
             listen.address = address;
             opened.push(socket);
         }
@@ -235,7 +235,7 @@ mod tests {
 
     /// Each of two loops in turn is the only one that looks after its events.
     fn expect_both_to_serve<T>(socket: Socket, send: impl Fn() -> T) {
-        let other = open_another(&socket, Sharing::Nobody).expect("a descriptor");
+        let other = open_another(&socket, Sharing::Off).expect("a descriptor");
         let mut loops = [Loop::new(socket), Loop::new(other)];
         assert!(loops.iter().all(Loop::has_nothing));
         for turn in [0, 1, 1, 0] {
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn each_thread_is_woken_for_its_duplicate_of_a_udp_socket() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let socket = sockets::udp(any, Sharing::Nobody).expect("a port");
+        let socket = sockets::udp(any, Sharing::Off).expect("a port");
         let address = socket.local_addr().expect("is bound");
         let client = std::net::UdpSocket::bind(any).expect("a port");
         expect_both_to_serve(Socket::Udp(socket), || client.send_to(b"x", address));
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn each_thread_is_woken_for_its_duplicate_of_a_tcp_socket() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let socket = sockets::tcp(any, Sharing::Nobody).expect("a port");
+        let socket = sockets::tcp(any, Sharing::Off).expect("a port");
         let address = socket.local_addr().expect("is bound");
         expect_both_to_serve(Socket::Http(Listener::Tcp(socket)), || {
             let mut client = std::net::TcpStream::connect(address).expect("connects");

@@ -3,13 +3,13 @@
 //! Ages go on by the wall clock: a peer that announced ten minutes before the save and is loaded an hour after it is
 //! seventy minutes old. If the peer timeout was changed meanwhile, ages keep their length in time and the new timeout
 //! applies. If the wall clock is behind the time of the save, ages stay as they were saved. The day for which a torrent
-//! without peers is remembered does not advance while the tracker is down, as nobody can announce then.
+//! without peers is remembered does not advance while the tracker is down, as no client can announce then.
 
 use super::read::StateItem;
 use crate::tracker::{Hint, InfoHash, LIFE, Peer, Role, Table, Tracked};
 use std::fmt;
 
-/// What was loaded and what was not.
+/// The numbers that were loaded, and those that were left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     pub torrents: u64,

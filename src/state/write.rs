@@ -21,7 +21,7 @@ pub struct StateWriter {
     written: Written,
 }
 
-/// What has been written so far.
+/// The numbers written so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     pub torrents: u64,

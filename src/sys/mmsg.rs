@@ -330,7 +330,7 @@ mod tests {
         };
         let targets = [vec!["127.0.0.1", another], vec!["::1"]];
         for (wildcard, targets) in wildcards.iter().zip(targets) {
-            let socket = sockets::udp(wildcard.parse().expect("an address"), Sharing::Nobody)
+            let socket = sockets::udp(wildcard.parse().expect("an address"), Sharing::Off)
                 .expect("a socket");
             let port = socket.local_addr().expect("bound").port();
             for target in targets {
@@ -349,8 +349,8 @@ mod tests {
 
     #[test]
     fn a_batch_is_received_in_order_and_answered_where_a_reply_is_set() {
-        let socket = sockets::udp("127.0.0.1:0".parse().expect("an address"), Sharing::Nobody)
-            .expect("bound");
+        let socket =
+            sockets::udp("127.0.0.1:0".parse().expect("an address"), Sharing::Off).expect("bound");
         let client = client(socket.local_addr().expect("bound"));
         for n in 0..(BATCH as u8 + 3) {
             client.send(&[n; 3]).expect("sent");

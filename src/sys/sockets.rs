@@ -38,7 +38,7 @@ const SHARE: Option<libc::c_int> = None;
 /// Which other sockets may have the same address and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
-    Nobody,
+    Off,
     /// Other sockets of this user with the same option.
     Threads,
 }
@@ -302,7 +302,7 @@ fn new_socket(address: SocketAddr, kind: libc::c_int) -> io::Result<OwnedFd> {
 
 fn share(socket: &OwnedFd, sharing: Sharing) -> io::Result<()> {
     match (sharing, SHARE) {
-        (Sharing::Nobody, _) => Ok(()),
+        (Sharing::Off, _) => Ok(()),
         (Sharing::Threads, Some(option)) => set_option(socket, libc::SOL_SOCKET, option, 1),
         (Sharing::Threads, None) => Err(io::ErrorKind::Unsupported.into()),
     }
@@ -402,7 +402,7 @@ mod tests {
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         // FreeBSD rounds it up to whole segments, which are long on the loopback.
         let most = 2 * TCP_RECEIVE_BUFFER;
-        let clients = tcp(loopback, Sharing::Nobody).expect("a port");
+        let clients = tcp(loopback, Sharing::Off).expect("a port");
         assert!(accepted_receive_buffer(&clients) <= most);
         let nodes = cluster_tcp(loopback).expect("a port");
         assert!(accepted_receive_buffer(&nodes) > most);

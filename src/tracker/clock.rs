@@ -27,7 +27,7 @@ const _: () = assert!(Clock::STAMPS - 1 > LIFE + Clock::AHEAD as u64);
 // An ordinary sweep ends before the clock would have to be held.
 const _: () = assert!(Clock::SWEEP_WITHIN < Clock::SWEEP_VALID);
 
-/// What the table takes for now.
+/// The table's present time.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     unit: u64,

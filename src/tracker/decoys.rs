@@ -168,9 +168,9 @@ impl Decoys {
 #[derive(Clone, Debug)]
 pub struct SwarmDecoys<'a> {
     all: &'a Decoys,
-    /// What all addresses follow from, and the order in replies.
+    /// The seed of all addresses and of the order in replies.
     key: [u64; 2],
-    /// What all times follow from.
+    /// The seed of all times.
     times: u64,
     entry: usize,
     followed: Followed,

@@ -1,4 +1,4 @@
-//! What a record of the table is made of: info-hash, role, address and port, tag.
+//! The parts of a record of the table: info-hash, role, address and port, tag.
 
 use super::clock::{Clock, STAMP_MASK};
 use crate::sys::chunks::as_chunks;
@@ -164,14 +164,14 @@ fn v6_key(&[ref address @ .., high, low, _]: &[u8; V6_BYTES]) -> (u128, u16) {
     (u128::from_be_bytes(*address), port)
 }
 
-/// What the lists of leechers and of seeders have for such an asker: a seeder has no use for seeders (BEP 3).
+/// The counts of leechers and seeders to pick from for such an asker: a seeder has no use for seeders (BEP 3).
 pub fn of_use(lists: [usize; 4], (family, role): (Family, Role)) -> [usize; 2] {
     let seeders = lists[family.list(Role::Seeder)];
     let seeders = if role == Role::Seeder { 0 } else { seeders };
     [lists[family.list(Role::Leecher)], seeders]
 }
 
-/// What records are sorted by first: address and port of IPv4, the network of 64 bits of IPv6.
+/// The first sort key of records: address and port of IPv4, the network of 64 bits of IPv6.
 pub fn prefix(record: &[u8]) -> u64 {
     match *record {
         [a, b, c, d, high, low, _] => u64::from_be_bytes([0, 0, a, b, c, d, high, low]),

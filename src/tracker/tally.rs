@@ -1,4 +1,4 @@
-//! What a shard counts for statistics: completions, renewals by age, and clients that announce too early.
+//! Counts of a shard for statistics: completions, renewals by age, and clients that announce too early.
 
 use super::clock::{self, Clock};
 use super::peer::{LOCAL, Peer};

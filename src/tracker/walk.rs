@@ -38,7 +38,7 @@ impl Cursor {
     }
 }
 
-/// What a walk visits: each torrent before its peers, lists and records in order.
+/// An item of a walk: each torrent comes before its peers, lists and records in order.
 #[derive(Clone, Copy, Debug)]
 pub enum Found<'a> {
     Torrent {

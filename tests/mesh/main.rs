@@ -103,10 +103,19 @@ fn tables_are_equal_after_nodes_are_killed_and_start_again() {
             load.wait_for_announces(500);
             mesh.wait_for_links(node);
         }
-        // A completion that is told during the join of node 0 can be missing from its counts.
-        let mut expected = load.stop().table();
-        expected.downloaded.clear();
-        mesh.wait_until_equal(&expected);
+        let expected = load.stop().table();
+        // Nodes that joined may lack some completions that were told meanwhile, see the page of the protocol.
+        let mut joined = expected.clone();
+        joined.downloaded.clear();
+        mesh.wait_for_tables(&[&joined, &joined, &expected]);
+        for (table, _) in &mesh.tables()[..2] {
+            let differs = |(hash, count): (&_, &u32)| {
+                let found = table.downloaded.get(hash);
+                u64::from(found.map_or(*count, |found| found.abs_diff(*count)))
+            };
+            let missing: u64 = expected.downloaded.iter().map(differs).sum();
+            assert!(missing <= 5, "{missing} downloads differ");
+        }
         mesh.pass_on(0, &[1, 2]);
     });
 }

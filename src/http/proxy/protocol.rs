@@ -11,7 +11,7 @@ const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The longest header of version 1, with its end of line.
 const MAX_V1_BYTES: usize = 107;
 
-/// What may follow the first 16 bytes of version 2: addresses, and fields that are skipped.
+/// At most this many bytes follow the first 16 of version 2: addresses, and fields that are skipped.
 const MAX_V2_BYTES: usize = 8 * 1024 - 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
