@@ -15,14 +15,16 @@ WEB_CARGO = RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 /usr/bin/cargo
 
 # A panic is an abort without a word, and nothing is kept to say where or to unwind. Repeated sequences
 # of instructions become functions; opt-level "s" without that is a tenth larger.
-TINY = -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size -Zpanic-immediate-abort \
+TINY = --release --locked -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size -Zpanic-immediate-abort \
 	--config 'profile.release.opt-level="z"' --config 'profile.release.panic="immediate-abort"' \
 	--config 'profile.release.package.miniz_oxide.opt-level="z"'
 TINY_FLAGS = -Zunstable-options -Zlocation-detail=none -Zfmt-debug=none -Cforce-unwind-tables=no \
 	-Cllvm-args=-enable-machine-outliner=always -Crelocation-model=static \
 	-Clink-arg=-Wl,--build-id=none -Clink-arg=-Wl,-z,noseparate-code -Clink-arg=-Wl,-z,norelro
-STATIC_FLAGS = -Clinker=musl-gcc -Clink-self-contained=no -Ctarget-feature=+crt-static \
-	-Lnative=target/tiny/empty
+# Nothing unwinds, but the standard library asks for libunwind; an empty one will do.
+STATIC_FLAGS = -Clinker=musl-gcc -Clink-self-contained=no -Ctarget-feature=+crt-static -Lnative=target/empty
+GNU = --target x86_64-unknown-linux-gnu
+MUSL = --target x86_64-unknown-linux-musl
 
 # Only the link differs from a plain `cargo build --release`: the binary has no tables for unwinding, since a panic aborts.
 LINK_FLAGS = -Clink-arg=-Wl,--no-eh-frame-hdr -Clink-arg=-Wl,--build-id=none -Clink-arg=-Wl,-T,contrib/small.ld
@@ -32,17 +34,24 @@ all:
 
 # The smallest binary: target/tiny/x86_64-unknown-linux-gnu/release/announced
 tiny:
-	RUSTFLAGS='$(TINY_FLAGS)' $(WEB_CARGO) build --release --locked --target-dir target/tiny \
-		--target x86_64-unknown-linux-gnu $(TINY)
+	RUSTFLAGS='$(TINY_FLAGS)' $(WEB_CARGO) build $(TINY) --target-dir target/tiny $(GNU)
 
 # The same without shared libraries, for any x86-64 Linux; needs musl-gcc (Debian's musl-tools):
 # target/tiny/x86_64-unknown-linux-musl/release/announced
-# Nothing unwinds, but the standard library asks for libunwind; an empty one will do.
-tiny-static:
-	mkdir -p target/tiny/empty
-	ar cr target/tiny/empty/libunwind.a
-	RUSTFLAGS='$(TINY_FLAGS) $(STATIC_FLAGS)' $(WEB_CARGO) build --release --locked \
-		--target-dir target/tiny --target x86_64-unknown-linux-musl $(TINY)
+tiny-static: target/empty/libunwind.a
+	RUSTFLAGS='$(TINY_FLAGS) $(STATIC_FLAGS)' $(WEB_CARGO) build $(TINY) --target-dir target/tiny $(MUSL)
+
+# The same two without the optional parts, for routers: target/router/…/release/announced
+router:
+	RUSTFLAGS='$(TINY_FLAGS)' $(WEB_CARGO) build $(TINY) --no-default-features --target-dir target/router $(GNU)
+
+router-static: target/empty/libunwind.a
+	RUSTFLAGS='$(TINY_FLAGS) $(STATIC_FLAGS)' $(WEB_CARGO) build $(TINY) --no-default-features \
+		--target-dir target/router $(MUSL)
+
+target/empty/libunwind.a:
+	mkdir -p target/empty
+	ar cr target/empty/libunwind.a
 
 # Most tests wait most of the time, for daemons that have timeouts of their own: on two cores, six at a time take
 # half as long as two.
@@ -68,6 +77,13 @@ check-targets:
 # Compiles with Rust 1.85, which .ci/msrv fetches from the archive of Debian 12.
 check-msrv:
 	.ci/msrv
+
+# Compiles each combination of the optional parts.
+check-parts:
+	for parts in '' cluster full-scrape; do \
+		RUSTFLAGS='-D warnings' $(CARGO) check --locked --all-targets --no-default-features --features "$$parts" \
+			--target-dir target/parts || exit 1; \
+	done
 
 bench:
 	$(CARGO) bench --locked --bench bench -- $(BENCHFLAGS)
@@ -99,4 +115,4 @@ uninstall:
 clean:
 	$(CARGO) clean
 
-.PHONY: all tiny tiny-static check check-threads check-targets check-msrv bench lint count install uninstall clean
+.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-msrv check-parts bench lint count install uninstall clean

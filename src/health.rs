@@ -1,10 +1,10 @@
-//! The client of `--health`: asks a running tracker for `/health` over HTTP, as a load balancer does.
+//! The client of `--health`: it requests `/health` of a running tracker over HTTP, as a load balancer does.
 //!
-//! It runs outside of the daemon, so it may block and may hold the whole reply.
+//! It runs outside the daemon, so it may block and may hold the whole reply.
 
 use crate::base::text::reason;
 use crate::options::{PeerName, Target};
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -13,7 +13,7 @@ use std::time::Duration;
 /// For each step: connecting to an address, receiving the next bytes.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A longer reply is cut.
+/// A longer reply is truncated.
 const MAX_REPLY_BYTES: u64 = 1 << 16;
 
 /// Where only proxies connect, a proxy names the client. Elsewhere the tracker ignores it.
@@ -29,17 +29,15 @@ pub fn ask(target: &Target) -> Result<(String, bool), String> {
         // To the system both are streams.
         Target::Unix(path) => UnixStream::connect(path).map(|s| TcpStream::from(OwnedFd::from(s))),
     };
-    let reply = stream
-        .and_then(exchange)
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                String::from("no answer in time")
-            }
+    match stream.and_then(exchange) {
+        Ok(reply) => judge(&reply),
+        Err(error) => Err(match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => "no answer in time".into(),
             // The system resets a connection that is closed before the request was read.
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => CLOSED.into(),
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => CLOSED.into(),
             _ => reason(&error),
-        })?;
-    judge(&reply)
+        }),
+    }
 }
 
 /// Connects to the first of a name's addresses that accepts.
@@ -79,7 +77,7 @@ fn judge(reply: &[u8]) -> Result<(String, bool), String> {
     };
     let end = reply.windows(4).position(|bytes| bytes == b"\r\n\r\n");
     let body = end.and_then(|end| reply.get(end + 4..)).unwrap_or_default();
-    // It goes to a terminal.
+    // The text goes to a terminal, on which control characters have effects.
     let plain = |&byte: &u8| match byte {
         b'\n' | b' '..=b'~' => char::from(byte),
         _ => '?',
@@ -92,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_status_decides_and_the_text_is_made_safe_to_print() {
+    fn status_decides_and_control_characters_are_replaced() {
         for (reply, expected) in [
             ("HTTP/1.1 200 OK\r\n\r\nok\n", Ok(("ok\n", true))),
             (

@@ -4,9 +4,10 @@
 //!
 //! 1. [`server`] polls. A socket is readable and has its turn: [`udp::serve`] or a connection of [`http`].
 //! 2. UDP receives up to 32 datagrams with one call. HTTP reads until a request's head is complete.
-//! 3. [`protocol`] decodes the request: `udp` the datagram, `query` the parameters of a path.
-//! 4. UDP verifies the connection id. HTTP finds the client's address, its own or the one that a proxy names.
-//! 5. [`responder`] looks up all torrents of the batch, so that their memory is on its way before it is needed.
+//! 3. [`responder`] looks up all torrents of the batch, so that their memory is on its way before it is needed. This comes
+//!    before the connection ids are verified: a lookup changes nothing.
+//! 4. [`protocol`] decodes the request: `udp` the datagram, `query` the parameters of a path.
+//! 5. UDP verifies the connection id. HTTP finds the client's address, its own or the one that a proxy names.
 //! 6. [`access`] refuses the torrent, or the responder locks the shard of [`tracker`] that owns its info-hash.
 //! 7. The tracker finds the peer's list, renews or inserts the peer, and notes news for the cluster.
 //! 8. It picks peers at random ranks and writes them into the reply's own memory.
@@ -46,6 +47,7 @@ pub mod http;
 pub mod responder;
 
 /// Links to other nodes; opentracker's live sync.
+#[cfg(feature = "cluster")]
 pub mod cluster;
 
 /// Counters, and every report made of them.

@@ -3,10 +3,9 @@
 #![forbid(unsafe_code)]
 
 use announced::base::log;
-use announced::cluster::key;
 use announced::health;
 use announced::options::{self, Command};
-use announced::startup::{self, Problem, file_problem, problem, threads};
+use announced::startup::{self, Problem, cluster, problem, threads};
 use announced::sys::stdout;
 use std::io::Write;
 use std::process::ExitCode;
@@ -44,7 +43,7 @@ fn run(command: Command) -> Result<bool, Problem> {
             }
             log::line(format_args!("configuration is valid"));
         }
-        Command::MakeKey(path) => key::make(&path).map_err(file_problem("--make-key", &path))?,
+        Command::MakeKey(path) => cluster::make_key(&path)?,
         Command::Health(target) => {
             let answer = health::ask(&target);
             let (text, is_ok) = answer.map_err(|why| format!("--health '{target}': {why}"))?;

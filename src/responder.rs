@@ -1,6 +1,6 @@
 //! An announce or scrape, from the decoded request to counts and peers: what UDP and HTTP share.
 //!
-//! An announce comes in as an [`Announce`], which a codec has filled in, one of a batch or alone:
+//! An announce comes in as a [`Pending`] one, which a codec has decoded, one of a batch or alone:
 //!
 //! 1. [`Responder::look_ahead`], for a batch: finds the torrents and brings them into the cache, so that the batch
 //!    waits for memory once and not once for each request.
@@ -12,32 +12,20 @@
 //! shared: a batch takes the list's read lock once, and each shard's lock once for each of three passes. A position
 //! that was looked up is verified when it is used, as another thread may have changed the shard in between.
 
-use crate::access::{ListKind, Rules, SharedRules};
+use crate::access::{ListKind, SharedRules};
 use crate::base::random::Random;
 use crate::stats::cluster::{Health, SharedOverview};
 use crate::stats::completed;
 use crate::stats::{Board, Counters, Monitor, View};
 use crate::tracker::{
-    self, Counts, Event, Hint, InfoHash, Locked, MAX_BATCH, Peer, Role, Sinks, Table,
+    Announce, Counts, Event, Hint, InfoHash, Locked, MAX_BATCH, Sinks, Table, Tracked,
 };
-use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Peers in a reply to a client without numwant.
-const DEFAULT_NUMWANT: usize = 50;
-
-/// An announce as a codec has decoded it.
-pub struct Announce<'a> {
-    pub info_hash: &'a InfoHash,
-    pub source: IpAddr,
-    /// Never 0.
-    pub port: u16,
-    pub role: Role,
-    pub event: Event,
-    /// None for the default.
-    pub numwant: Option<usize>,
+/// An announce that waits for its reply.
+pub struct Pending<'a> {
+    pub announce: Announce,
     pub peer_id: Option<[u8; 20]>,
-    pub hint: Hint,
     /// The room of the reply for peers.
     pub sinks: Sinks<'a>,
     pub reply: Reply,
@@ -47,7 +35,7 @@ pub struct Announce<'a> {
 #[derive(Clone, Copy, Debug)]
 pub enum Reply {
     /// The access list refuses the torrent: a list of this kind.
-    Refused(ListKind),
+    Refused(&'static ListKind),
     /// Counts, and the interval in seconds.
     Accepted(Counts, u32),
 }
@@ -131,7 +119,7 @@ impl Responder {
     }
 
     /// Answers announces: a batch, or a single one.
-    pub fn announce(&mut self, requests: &mut [Option<Announce>]) {
+    pub fn announce(&mut self, requests: &mut [Option<Pending>]) {
         let mut completions = [false; MAX_BATCH];
         self.apply(requests, &mut completions);
         for (request, is_completion) in requests.iter_mut().zip(completions) {
@@ -140,28 +128,31 @@ impl Responder {
                 *interval = self.jittered_interval();
             }
             if is_completion && self.log_completed {
+                let announce = &request.announce;
                 let peer_id = request.peer_id.as_ref();
-                completed::log(request.info_hash, peer_id, request.source);
+                completed::log(&announce.info_hash, peer_id, announce.peer.ip());
             }
         }
     }
 
     /// The part that holds locks.
-    fn apply(&mut self, requests: &mut [Option<Announce>], completions: &mut [bool; MAX_BATCH]) {
+    fn apply(&mut self, requests: &mut [Option<Pending>], completions: &mut [bool; MAX_BATCH]) {
         let rules = self.rules.as_ref().map(SharedRules::read);
         let (random, counters) = (&mut self.random, &mut self.counters);
         if let Some(rules) = &rules {
-            let hashes = requests.iter().flatten().map(|request| request.info_hash);
-            hashes.for_each(|hash| rules.look_ahead(hash));
+            for request in requests.iter().flatten() {
+                rules.look_ahead(&request.announce.info_hash);
+            }
         }
         for request in requests.iter_mut().flatten() {
-            let refused = refused(rules.as_deref(), request.info_hash);
+            let info_hash = &request.announce.info_hash;
+            let refused = rules.as_ref().and_then(|rules| rules.refuses(info_hash));
             request.reply = refused.map_or(Reply::default(), Reply::Refused);
         }
         let tracked = requests.iter().map(|request| {
             let request = request.as_ref()?;
             let is_tracked = matches!(request.reply, Reply::Accepted(..));
-            is_tracked.then_some(request.info_hash)
+            is_tracked.then_some(&request.announce.info_hash)
         });
         let order = self.table.order(tracked);
         let max_numwant = self.max_numwant;
@@ -170,19 +161,12 @@ impl Responder {
                 let Some(Some(request)) = requests.get_mut(index) else {
                     return;
                 };
-                let numwant = request.numwant.unwrap_or(DEFAULT_NUMWANT).min(max_numwant);
-                if let Some(count) = counters.numwants.get_mut(numwant) {
+                let announce = &mut request.announce;
+                announce.want = announce.want.min(max_numwant);
+                if let Some(count) = counters.numwants.get_mut(announce.want) {
                     *count += 1;
                 }
-                let announce = tracker::Announce {
-                    info_hash: request.info_hash,
-                    peer: Peer::new(request.source, request.port),
-                    role: request.role,
-                    event: request.event,
-                    want: numwant,
-                    hint: request.hint,
-                };
-                let outcome = tracker.announce(&announce, random, &mut request.sinks);
+                let outcome = tracker.announce(announce, random, &mut request.sinks);
                 request.reply = Reply::Accepted(outcome.counts, 0);
                 if let Some(completion) = completions.get_mut(index) {
                     *completion = outcome.is_completion;
@@ -212,7 +196,10 @@ impl Responder {
         let rules = self.rules.as_ref().map(SharedRules::read);
         let mut locked: Option<(usize, Locked)> = None;
         for hash in hashes {
-            if refused(rules.as_deref(), hash).is_some() {
+            if rules
+                .as_ref()
+                .is_some_and(|rules| rules.refuses(hash).is_some())
+            {
                 visit(hash, None);
                 continue;
             }
@@ -225,6 +212,15 @@ impl Responder {
                 locked.get_or_insert_with(|| (shard, self.table.lock(shard, self.table_now)));
             visit(hash, tracker.scrape(hash));
         }
+    }
+
+    /// Does work over the table that leaves out torrents that the list refuses.
+    pub fn with_tracked<T>(&self, work: impl FnOnce(Tracked) -> T) -> T {
+        let Some(rules) = &self.rules else {
+            return work(None);
+        };
+        let rules = rules.read();
+        work(Some(&|hash| rules.refuses(hash).is_none()))
     }
 
     /// Milliseconds since the start, as the table counts them.
@@ -286,16 +282,11 @@ impl Responder {
     }
 }
 
-/// The kind of list that refuses a torrent; none if it is tracked.
-fn refused(rules: Option<&Rules>, info_hash: &InfoHash) -> Option<ListKind> {
-    rules?.refuses(info_hash)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::Access;
-    use crate::tracker::{Limits, Sink};
+    use crate::access::{Access, WHITELIST};
+    use crate::tracker::{Limits, Peer, Role};
 
     fn responder(interval: u32, max_numwant: usize) -> Responder {
         let limits = Limits {
@@ -309,20 +300,19 @@ mod tests {
 
     const HASH: InfoHash = [7; 20];
 
-    fn announce(responder: &mut Responder, numwant: Option<usize>) -> Reply {
-        let mut requests = [Some(Announce {
-            info_hash: &HASH,
-            source: [192, 0, 2, 1].into(),
-            port: 1,
+    fn announce(responder: &mut Responder, want: usize) -> Reply {
+        let announce = Announce {
+            info_hash: HASH,
+            peer: Peer::new([192, 0, 2, 1].into(), 1),
             role: Role::Leecher,
             event: Event::None,
-            numwant,
+            want,
+            hint: None,
+        };
+        let mut requests = [Some(Pending {
+            announce,
             peer_id: None,
-            hint: Hint::default(),
-            sinks: Sinks {
-                v4: Sink::new(&mut []),
-                v6: Sink::new(&mut []),
-            },
+            sinks: Sinks::new(&mut [], &mut []),
             reply: Reply::default(),
         })];
         responder.announce(&mut requests);
@@ -335,7 +325,7 @@ mod tests {
     #[test]
     fn intervals_are_spread_by_a_thirtieth() {
         let mut responder = responder(1800, 200);
-        let interval = |_| match announce(&mut responder, None) {
+        let interval = |_| match announce(&mut responder, 50) {
             Reply::Accepted(_, interval) => interval,
             Reply::Refused(_) => 0,
         };
@@ -347,23 +337,22 @@ mod tests {
     }
 
     #[test]
-    fn numwant_has_a_default_and_a_maximum() {
-        let counted = |max_numwant, numwant, counted: usize| {
+    fn numwant_has_a_maximum() {
+        let counted = |max_numwant, want, counted: usize| {
             let mut responder = responder(1800, max_numwant);
-            announce(&mut responder, numwant);
+            announce(&mut responder, want);
             responder.counters.numwants[counted] == 1
         };
-        assert!(counted(200, None, 50));
-        assert!(counted(200, Some(0), 0));
-        assert!(counted(200, Some(100_000), 200));
-        assert!(counted(10, None, 10));
+        assert!(counted(200, 0, 0));
+        assert!(counted(200, 100_000, 200));
+        assert!(counted(10, 50, 10));
     }
 
     #[test]
     fn announces_and_scrapes_of_a_torrent_in_the_table_are_refused_if_the_list_refuses_it() {
         let mut responder = responder(1800, 200);
-        announce(&mut responder, None);
-        let mut access = Access::new(ListKind::White, "list".into());
+        announce(&mut responder, 50);
+        let mut access = Access::new(&WHITELIST, "list".into());
         responder.rules = Some(access.rules());
         let known = |responder: &Responder| {
             let mut known = false;
@@ -372,17 +361,17 @@ mod tests {
         };
         for listed in [false, true, false] {
             access.change("flag", &[HASH], listed);
-            let reply = announce(&mut responder, None);
+            let reply = announce(&mut responder, 50);
             assert_eq!(matches!(reply, Reply::Accepted(..)), listed);
             assert_eq!(known(&responder), listed);
         }
     }
 
     #[test]
-    fn a_torrent_is_found_where_looking_ahead_has_found_it() {
+    fn looking_ahead_finds_known_torrents_only() {
         let mut responder = responder(1800, 200);
-        announce(&mut responder, None);
+        announce(&mut responder, 50);
         let hints = responder.look_ahead(&[None, Some([8; 20]), Some(HASH)]);
-        assert_eq!(hints.map(Hint::is_known)[..3], [false, false, true]);
+        assert_eq!(hints.map(|hint| hint.is_some())[..3], [false, false, true]);
     }
 }

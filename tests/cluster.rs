@@ -1,4 +1,4 @@
-//! Nodes of a cluster on the loopback: health, the log of failed handshakes, names, and the last news of a node.
+//! Nodes of a cluster on the loopback: announces, health, failed handshakes, names, the end of a node.
 
 mod common;
 
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 const V4: &str = "127.0.0.1:0";
 
-/// Nodes are alone ten seconds after their start if they reach no other one, on a busy machine later.
+/// A node is alone ten seconds after its start, or later on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A key, and the directory that it is in.
+/// A directory with a key.
 fn key(name: &str) -> (Directory, String) {
     let directory = Directory::new(&format!("cluster-{name}"));
     let key = directory.file("key");
@@ -22,7 +22,7 @@ fn key(name: &str) -> (Directory, String) {
     (directory, key)
 }
 
-/// A node that listens on this address, with these other nodes.
+/// Starts a node that listens on this address and has these peers.
 fn node(listen: &str, key: &str, peers: &[&str], flags: &[&str]) -> Daemon {
     let mut all = vec!["--cluster-listen", listen, "--cluster-key", key];
     for peer in peers {
@@ -32,7 +32,7 @@ fn node(listen: &str, key: &str, peers: &[&str], flags: &[&str]) -> Daemon {
     Daemon::start(&all)
 }
 
-/// A node and another one that connects to it, with a link between them.
+/// Two nodes with a link, to which the second one has connected.
 fn two(key: &str, flags: &[&str]) -> [Daemon; 2] {
     let a = node(V4, key, &[], flags);
     let b = node(V4, key, &[&a.cluster().to_string()], flags);
@@ -43,7 +43,7 @@ fn two(key: &str, flags: &[&str]) -> [Daemon; 2] {
 
 const TORRENT: [u8; 20] = [0xaa; 20];
 
-/// Waits until a node has so many seeders, completed downloads and leechers of the torrent.
+/// Waits until the torrent has these seeders, completed downloads and leechers on a node.
 fn wait_for_counts(of: &Daemon, expected: [u32; 3]) {
     let client = Client::new(of.udp4());
     wait_longer("counts", PATIENCE, || {
@@ -51,7 +51,7 @@ fn wait_for_counts(of: &Daemon, expected: [u32; 3]) {
     });
 }
 
-/// Status and word of `/health`.
+/// The status and the body of `/health`.
 fn health(of: &Daemon) -> (u16, String) {
     let reply = get(of.tcp4(), "/health");
     (reply.status, reply.text())
@@ -71,7 +71,7 @@ fn wait_for_report(of: &Daemon, part: &str) {
 }
 
 #[test]
-fn announces_at_one_node_are_known_to_the_other() {
+fn announces_at_one_node_are_in_replies_and_counts_of_the_other() {
     let (_directory, key) = key("two");
     for threads in ["1", "2"] {
         let [a, b] = two(&key, &["-j", threads]);
@@ -139,7 +139,7 @@ fn node_that_is_its_own_peer_logs_it_once() {
 }
 
 #[test]
-fn news_before_the_end_of_a_node_reaches_the_other() {
+fn node_that_ends_sends_its_last_news() {
     let (_directory, key) = key("last");
     let [mut a, b] = two(&key, &[]);
     Client::new(a.udp4()).announce_fields(TORRENT, 1, 1, 2);
@@ -165,7 +165,7 @@ fn names_are_resolved_at_the_start_and_at_sighup() {
     let (_directory, key) = key("names");
     let a = node(V4, &key, &[], &[]);
     let name = format!("localhost:{}", a.cluster().port());
-    // Longer than a name may be, so that no name server is asked.
+    // Too long for a name, so that no name server is asked.
     let nowhere = format!("{}:1", "x".repeat(64));
     let b = node(V4, &key, &[&name, &nowhere], &[]);
     b.wait_for_line(&format!("cluster: {name}: link up"));

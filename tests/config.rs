@@ -1,38 +1,31 @@
-//! Configuration files from outside: opentracker's, ours, and files that are none.
+//! Configuration files from outside: opentracker's, announced's, and invalid ones.
 
 mod common;
 
 use announced::options::{self, FLAGS};
 use announced::sys::cores;
-use common::{Daemon, run, skip, udp};
+use common::{Daemon, Directory, is_root, run, skip, udp};
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A file in a directory of its own; both go with it.
-struct Conf(PathBuf);
+/// A file in a directory of its own.
+struct Conf(Directory);
 
 impl Conf {
-    fn new(name: &str, text: impl AsRef<[u8]>) -> Conf {
-        let directory = format!("announced-conf-{}-{name}", std::process::id());
-        let directory = std::env::temp_dir().join(directory);
-        fs::create_dir_all(&directory).expect("can be made");
-        let path = directory.join("announced.conf");
-        fs::write(&path, text).expect("can be written");
-        Conf(path)
+    fn new(text: impl AsRef<[u8]>) -> Conf {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let directory = Directory::new(&format!("conf-{number}"));
+        directory.write("announced.conf", text);
+        Conf(directory)
     }
 
-    fn path(&self) -> &str {
-        self.0.to_str().expect("is UTF-8")
-    }
-}
-
-impl Drop for Conf {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-        let _ = self.0.parent().map(fs::remove_dir);
+    fn path(&self) -> String {
+        self.0.file("announced.conf")
     }
 }
 
@@ -45,118 +38,80 @@ fn checked(flags: &[&str]) -> Vec<String> {
 }
 
 /// The lines that `-n` prints for a file.
-fn checked_file(name: &str, text: &str) -> Vec<String> {
-    let conf = Conf::new(name, text);
-    checked(&["-f", conf.path()])
+fn checked_file(text: &str) -> Vec<String> {
+    let conf = Conf::new(text);
+    checked(&["-f", &conf.path()])
 }
 
-/// Exit status and error of a file, its name taken away.
-fn refused(name: &str, text: impl AsRef<[u8]>) -> (Option<i32>, String) {
-    let conf = Conf::new(name, text);
-    let (code, out, err) = run(&["-i", "127.0.0.1", "-P", "0", "-f", conf.path()]);
+/// Exit status and error of a file, whose path is replaced by `FILE`.
+fn refused(text: impl AsRef<[u8]>) -> (Option<i32>, String) {
+    let conf = Conf::new(text);
+    let (code, out, err) = run(&["-i", "127.0.0.1", "-P", "0", "-f", &conf.path()]);
     assert_eq!(out, "");
-    (code, err.replace(conf.path(), "FILE"))
+    (code, err.replace(&conf.path(), "FILE"))
 }
 
 #[test]
-fn a_file_and_the_command_line_say_the_same() {
-    let pairs: &[(&str, &[&str])] = &[
-        ("", &[]),
-        ("interval 60", &["--interval", "60"]),
-        ("\tinterval \t 60\t\r\n", &["--interval", "60"]),
-        ("# a\n\n  # b\n \n#\nsyslog # c\n", &["--syslog"]),
-        ("\u{feff}interval 60", &["--interval", "60"]),
-        ("root /", &["-d", "/"]),
-        (
-            "address ::1\ntcp-port 80\nudp-port 81",
-            &["-i", "::1", "-p", "80", "-P", "81"],
-        ),
-        ("address 192.0.2.1", &["-i", "192.0.2.1"]),
-        (
-            "syslog\npidfile /run/a b",
-            &["--syslog", "--pidfile", "/run/a b"],
-        ),
-        ("log-completed\ndaemon", &["--daemon", "--log-completed"]),
-        // opentracker's words.
-        ("listen.tcp 192.0.2.1:80", &["-i", "192.0.2.1", "-p", "80"]),
-        (
-            "listen.udp [2001:db8::1]:8",
-            &["-i", "2001:db8::1", "-P", "8"],
-        ),
-        (
-            "listen.tcp_udp 0.0.0.0 # all",
-            &["-i", "0.0.0.0", "-p", "6969", "-P", "6969"],
-        ),
-        (
-            "listen.tcp_udp 10.0.0.5:6969\nlisten.tcp ::1",
-            &[
-                "-i", "10.0.0.5", "-p", "6969", "-P", "6969", "-i", "::1", "-p", "6969",
-            ],
-        ),
-        ("listen.tcp ::1\nlisten.udp 7", &["-P", "7", "-p", "[::1]"]),
-        ("listen.tcp ::", &["-i", "::", "-p", "6969"]),
-        (
-            "access.stats 10.1.1.23\naccess.stats 10.2.0.0/16",
-            &["-A10.1.1.23", "-A10.2.0.0/16"],
-        ),
-        ("access.stats_path stat-s", &["--stats-path", "/stat-s"]),
-        (
-            "access.proxy 2400:cb00::/32",
-            &["--proxy", "2400:cb00::/32"],
-        ),
-        (
-            "livesync.cluster.listen 10.0.0.1\nlivesync.cluster.node_ip 10.0.0.2",
-            &["-s", "10.0.0.1:9696", "--sync-node", "10.0.0.2"],
-        ),
-        ("tracker.rootdir /", &["-d", "/"]),
-        ("tracker.user    nobody", &["-u", "nobody"]),
-        (
-            "tracker.redirect_url https://your.tracker.local/",
-            &["-r", "https://your.tracker.local/"],
-        ),
+fn keywords_and_flags_are_equivalent() {
+    let live = "livesync.cluster.listen 10.0.0.1\nlivesync.cluster.node_ip 10.0.0.2";
+    #[rustfmt::skip] // A table reads best a line each.
+    let pairs = [
+        ("", ""),
+        ("interval 60", "--interval 60"),
+        ("\tinterval \t 60\t\r\n", "--interval 60"),
+        ("# a\n\n  # b\n \n#\nsyslog # c\n", "--syslog"),
+        ("\u{feff}interval 60", "--interval 60"),
+        ("root /", "-d /"),
+        ("address ::1\ntcp-port 80\nudp-port 81", "-i ::1 -p 80 -P 81"),
+        ("address 192.0.2.1", "-i 192.0.2.1"),
+        ("log-completed\ndaemon", "--daemon --log-completed"),
+        // opentracker's keywords.
+        ("listen.tcp 192.0.2.1:80", "-i 192.0.2.1 -p 80"),
+        ("listen.udp [2001:db8::1]:8", "-i 2001:db8::1 -P 8"),
+        ("listen.tcp_udp 0.0.0.0 # all", "-i 0.0.0.0 -p 6969 -P 6969"),
+        ("listen.tcp_udp 10.0.0.5:6969\nlisten.tcp ::1", "-i 10.0.0.5 -p 6969 -P 6969 -i ::1 -p 6969"),
+        ("listen.tcp ::1\nlisten.udp 7", "-P 7 -p [::1]"),
+        ("listen.tcp ::", "-i :: -p 6969"),
+        ("access.stats 10.1.1.23\naccess.stats 10.2.0.0/16", "-A10.1.1.23 -A10.2.0.0/16"),
+        ("access.stats_path stat-s", "--stats-path /stat-s"),
+        ("access.proxy 2400:cb00::/32", "--proxy 2400:cb00::/32"),
+        (live, "-s 10.0.0.1:9696 --sync-node 10.0.0.2"),
+        ("tracker.rootdir /", "-d /"),
+        ("tracker.user    nobody", "-u nobody"),
+        ("tracker.redirect_url https://your.tracker.local/", "-r https://your.tracker.local/"),
     ];
     for (text, flags) in pairs {
-        assert_eq!(checked_file("same", text), checked(flags), "{text:?}");
+        let flags: Vec<&str> = flags.split_whitespace().collect();
+        assert_eq!(checked_file(text), checked(&flags), "{text:?}");
     }
-    assert_eq!(
-        checked_file("verbose", "verbose\nverbose"),
-        ["verbose", "verbose"]
-    );
+    assert_eq!(checked_file("verbose\nverbose"), ["verbose", "verbose"]);
+    let with_a_space = checked_file("pidfile /run/a b");
+    assert_eq!(with_a_space, checked(&["--pidfile", "/run/a b"]));
 }
 
 #[test]
 fn lists_and_their_fifos_have_opentracker_s_names_too() {
-    let list = Conf::new("list", "aa".repeat(20));
-    let list = list.path();
+    let list = Conf::new("aa".repeat(20));
+    let list = &list.path();
     let text = format!("access.whitelist {list}");
-    assert_eq!(checked_file("white", &text), checked(&["-w", list]));
+    assert_eq!(checked_file(&text), checked(&["-w", list]));
     let (add, remove) = (format!("{list}.add"), format!("{list}.remove"));
     let text =
         format!("access.blacklist {list}\naccess.fifo_add {add}\naccess.fifo_delete {remove}");
     let flags = ["-b", list, "--list-add", &add, "--list-remove", &remove];
-    assert_eq!(checked_file("black", &text), checked(&flags));
+    assert_eq!(checked_file(&text), checked(&flags));
     let both = format!("access.blacklist {list}\naccess.whitelist {list}");
-    assert_eq!(refused("both", both).0, Some(2));
+    assert_eq!(refused(both).0, Some(2));
 }
 
 #[test]
-fn the_command_line_has_the_last_word_and_lists_add_up() {
-    let first = Conf::new(
-        "first",
-        "interval 60\nlisten.udp 127.0.0.1:7\nredirect http://a/",
-    );
-    let second = Conf::new("second", "interval 61\nlisten.udp 127.0.0.1:8\n");
-    let (first, second) = (first.path(), second.path());
-    let lines = checked(&[
-        "-i",
-        "::1",
-        "-P9",
-        "--interval=62",
-        "-f",
-        first,
-        "--config",
-        second,
-    ]);
+fn the_command_line_overrides_files_and_lists_add_up() {
+    let text = "interval 60\nlisten.udp 127.0.0.1:7\nredirect http://a/";
+    let first = Conf::new(text);
+    let second = Conf::new("interval 61\nlisten.udp 127.0.0.1:8\n");
+    let (first, second) = (&first.path(), &second.path());
+    let flags = format!("-i ::1 -P9 --interval=62 -f {first} --config {second}");
+    let lines = checked(&flags.split(' ').collect::<Vec<_>>());
     let expected = [
         "udp-port 127.0.0.1:7",
         "udp-port 127.0.0.1:8",
@@ -165,7 +120,7 @@ fn the_command_line_has_the_last_word_and_lists_add_up() {
         "interval 62",
     ];
     assert_eq!(lines, expected);
-    // Among files, the last has it.
+    // A file overrides the files before it.
     let lines = checked(&["-f", first, "-f", second]);
     assert_eq!(lines.last().map(String::as_str), Some("interval 61"));
 }
@@ -178,7 +133,7 @@ fn parsed(arguments: &[&str]) -> options::Options {
     }
 }
 
-/// The flags that files do not have.
+/// The flags that are no keywords.
 const COMMAND_LINE: [&str; 6] = ["check", "config", "health", "help", "make-key", "version"];
 
 #[test]
@@ -199,151 +154,101 @@ fn printed_options_can_be_read_back() {
     let mut given = parsed(&line.split_whitespace().collect::<Vec<_>>());
     for is_full in [false, true] {
         let text = String::from_utf8(given.to_file(is_full)).expect("is UTF-8");
-        for flag in FLAGS
-            .iter()
-            .filter(|flag| !COMMAND_LINE.contains(&flag.long()))
-        {
+        for name in FLAGS.iter().map(|flag| flag.long()) {
             let has_line = text
                 .lines()
-                .any(|line| line.split(' ').next() == Some(flag.long()));
+                .any(|line| line.split(' ').next() == Some(name));
             // Ports are printed with their addresses, and one list excludes the other.
-            assert!(
-                has_line || ["address", "blacklist"].contains(&flag.long()),
-                "{}: {text}",
-                flag.long()
-            );
+            let is_left_out =
+                COMMAND_LINE.contains(&name) || ["address", "blacklist"].contains(&name);
+            assert_eq!(has_line, !is_left_out, "{name}: {text}");
         }
-        let conf = Conf::new("back", &text);
-        assert_eq!(parsed(&["-f", conf.path()]), given, "{text}");
+        let conf = Conf::new(&text);
+        assert_eq!(parsed(&["-f", &conf.path()]), given, "{text}");
     }
     // The same for the defaults.
     let text = parsed(&[]).to_file(true);
-    let conf = Conf::new("back-defaults", text);
-    assert_eq!(parsed(&["-f", conf.path()]), parsed(&[]));
+    let conf = Conf::new(text);
+    assert_eq!(parsed(&["-f", &conf.path()]), parsed(&[]));
 }
 
 #[test]
 fn errors_begin_with_file_and_line() {
-    let invalid: &[(&str, &str, &str)] = &[
+    let port = "a number from 0 to 65535, IP:PORT or [IPv6]:PORT";
+    let node = "an IPv4 address of this host and a port, such as 192.0.2.1:9696, or a port (an -i before it must be \
+                IPv4)";
+    #[rustfmt::skip] // A table reads best a line each.
+    let invalid = [
         ("interval", "0", "a number from 1 to 86400"),
-        (
-            "tracker.user",
-            "root",
-            "a user other than root, by name or as UID:GID",
-        ),
-        (
-            "listen.udp",
-            "192.0.2.1:66666",
-            "a number from 0 to 65535, IP:PORT or [IPv6]:PORT",
-        ),
-        (
-            "listen.udp",
-            "example.org:80",
-            "a number from 0 to 65535, IP:PORT or [IPv6]:PORT",
-        ),
+        ("tracker.user", "root", "a user other than root, by name or as UID:GID"),
+        ("listen.udp", "192.0.2.1:66666", port),
+        ("listen.udp", "example.org:80", port),
         ("listen.udp.workers", "65", "a number from 0 to 64"),
-        (
-            "access.proxy",
-            "10.0.0.0/33",
-            "an address or a network, such as 192.0.2.1 or 2001:db8::/32",
-        ),
-        (
-            "tracker.redirect_url",
-            "ftp://x",
-            "a URL, http:// or https://, in printable ASCII",
-        ),
-        (
-            "livesync.cluster.listen",
-            "[::1]:9696",
-            "an IPv4 address of this host and a port, such as 192.0.2.1:9696, or a port (an -i before it must be IPv4)",
-        ),
+        ("access.proxy", "10.0.0.0/33", "an address or a network, such as 192.0.2.1 or 2001:db8::/32"),
+        ("tracker.redirect_url", "ftp://x", "a URL, http:// or https://, in printable ASCII"),
+        ("livesync.cluster.listen", "[::1]:9696", node),
     ];
-    let invalid = invalid.iter().map(|(keyword, value, expected)| {
+    for (keyword, value, expected) in invalid {
         let error = format!("FILE:1: {keyword}: invalid value '{value}': expected {expected}");
-        (format!("{keyword} {value}").into_bytes(), error)
-    });
-    let others: &[(&[u8], &str)] = &[
-        (
-            b"nonsense 1",
-            "FILE:1: unknown keyword 'nonsense'; announced.conf(5) lists all keywords",
-        ),
-        (
-            b"\n#\ninterval=60",
-            "FILE:3: unknown keyword 'interval=60'; announced.conf(5) lists all keywords",
-        ),
-        (
-            b"listen.tcpx 1",
-            "FILE:1: unknown keyword 'listen.tcpx'; announced.conf(5) lists all keywords",
-        ),
+        assert_is_refused(format!("{keyword} {value}"), &error);
+    }
+    for (text, line, keyword) in [
+        ("nonsense 1", 1, "nonsense"),
+        ("\n#\ninterval=60", 3, "interval=60"),
+        ("listen.tcpx 1", 1, "listen.tcpx"),
+    ] {
+        let unknown = format!("unknown keyword '{keyword}'; announced.conf(5) lists all keywords");
+        assert_is_refused(text, &format!("FILE:{line}: {unknown}"));
+    }
+    let sync = "batchsync.cluster.admin_ip";
+    let dropped = "sync over HTTP is not supported; opentracker has dropped it too";
+    assert_is_refused(
+        format!("{sync} 10.1.1.1"),
+        &format!("FILE:1: {sync}: {dropped}"),
+    );
+    #[rustfmt::skip] // A table reads best a line each.
+    let others: [(&[u8], &str); 8] = [
         (b"interval", "FILE:1: interval requires a value: SECONDS"),
-        (
-            b"tracker.rootdir",
-            "FILE:1: tracker.rootdir requires a value: DIR",
-        ),
+        (b"tracker.rootdir", "FILE:1: tracker.rootdir requires a value: DIR"),
         (b"verbose yes", "FILE:1: verbose: unexpected value 'yes'"),
-        (
-            b"config other.conf",
-            "FILE:1: config is allowed only on the command line",
-        ),
-        (
-            b"livesync.cluster.node_ip 192.168.0.4",
-            "--sync-node requires -s/--sync-multicast",
-        ),
-        (
-            b"batchsync.cluster.admin_ip 10.1.1.1",
-            "FILE:1: batchsync.cluster.admin_ip: sync over HTTP is not supported; opentracker has dropped it too",
-        ),
-        (
-            b"tcp-port 80\naddress ::1\n",
-            "FILE: -i/--address '::1' requires a -p or -P after it",
-        ),
-        (
-            b"interval 60\x07",
-            "FILE:1: control characters: not a configuration file",
-        ),
-        (
-            b"\x7fELF\x02\x01",
-            "FILE:1: control characters: not a configuration file",
-        ),
+        (b"livesync.cluster.node_ip 192.168.0.4", "--sync-node requires -s/--sync-multicast"),
+        (b"tcp-port 80\naddress ::1\n", "FILE: -i/--address '::1' requires a -p or -P after it"),
+        (b"interval 60\x07", "FILE:1: control characters: not a configuration file"),
+        (b"\x7fELF\x02\x01", "FILE:1: control characters: not a configuration file"),
         (b"\xff\xfe 1", "FILE:1: the keyword is not UTF-8"),
     ];
-    let others = others
-        .iter()
-        .map(|(text, error)| (text.to_vec(), error.to_string()));
-    for (text, error) in invalid.chain(others) {
-        let expected = (Some(2), format!("announced: {error}\n"));
-        assert_eq!(refused("wrong", &text), expected, "{text:?}");
+    for (text, error) in others {
+        assert_is_refused(text, error);
     }
+}
+
+fn assert_is_refused(text: impl AsRef<[u8]>, error: &str) {
+    let expected = (Some(2), format!("announced: {error}\n"));
+    assert_eq!(refused(text), expected);
 }
 
 #[test]
 fn every_long_flag_is_a_keyword() {
     for flag in FLAGS {
         let (name, value) = (flag.long(), flag.value());
-        let (text, message) = match (name, value) {
-            _ if COMMAND_LINE.contains(&name) => (
-                name.to_string(),
-                format!("{name} is allowed only on the command line"),
-            ),
-            (_, "") => (format!("{name} x"), format!("{name}: unexpected value 'x'")),
-            _ => (
-                name.to_string(),
-                format!("{name} requires a value: {value}"),
-            ),
+        let (text, message) = match value {
+            _ if COMMAND_LINE.contains(&name) => {
+                ("", " is allowed only on the command line".into())
+            }
+            "" => (" x", ": unexpected value 'x'".into()),
+            _ => ("", format!(" requires a value: {value}")),
         };
-        let expected = (Some(2), format!("announced: FILE:1: {message}\n"));
-        assert_eq!(refused("flags", text), expected);
+        let text = format!("{name}{text}");
+        assert_is_refused(&text, &format!("FILE:1: {name}{message}"));
     }
 }
 
 #[test]
-fn other_files_are_refused_soon() {
-    let conf = Conf::new("odd", "");
-    let directory = conf.0.parent().and_then(Path::to_str).expect("UTF-8");
-    let missing = format!("{directory}/missing");
+fn files_that_are_no_configuration_are_refused() {
+    let conf = Conf::new("");
     for (path, reason) in [
-        (missing.as_str(), "No such file"),
-        (directory, "Is a directory"),
+        (&*conf.0.file("missing"), "No such file"),
+        (conf.0.path(), "Is a directory"),
         ("", "No such file"),
         ("/dev/zero", "too large"),
     ] {
@@ -352,39 +257,26 @@ fn other_files_are_refused_soon() {
         let start = format!("announced: -f/--config '{path}': ");
         assert!(err.starts_with(&start) && err.contains(reason), "{err}");
     }
-    // Two gigabytes of zeros, and not a byte of them on the disk.
-    let zeros = fs::File::create(&conf.0).and_then(|file| file.set_len(2 << 30));
+    // A sparse file of two gigabytes.
+    let zeros = fs::File::create(conf.path()).and_then(|file| file.set_len(2 << 30));
     assert!(zeros.is_ok());
-    let (code, _, err) = run(&["-f", conf.path()]);
+    let (code, _, err) = run(&["-f", &conf.path()]);
     assert!(code == Some(2) && err.contains("too large"), "{err}");
-    let garbage: Vec<u8> = (0..100_000_u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
-    let (code, err) = refused("garbage", garbage);
-    assert!(
-        code == Some(2) && err.starts_with("announced: FILE:1: "),
-        "{err}"
-    );
     let long = format!("interval 60\nredirect http://{}\n", "x".repeat(5000));
-    let expected = "announced: FILE:2: the line is longer than 4096 bytes\n".to_string();
-    assert_eq!(refused("long", long), (Some(2), expected));
+    assert_is_refused(long, "FILE:2: the line is longer than 4096 bytes");
 }
 
 #[test]
 fn a_file_that_may_not_be_read_is_named() {
-    let conf = Conf::new("secret", "interval 60");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o000);
-    fs::set_permissions(&conf.0, mode).expect("is ours");
-    let mut command = Command::new(common::program());
-    command.args(["-n", "-f", conf.path()]);
-    let id = Command::new("id")
-        .arg("-u")
-        .output()
-        .expect("there is an id");
-    if id.stdout == b"0\n" {
-        // Nothing is kept from root.
-        command.uid(65534);
+    if !is_root() {
+        return;
     }
+    let conf = Conf::new("interval 60");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o000);
+    fs::set_permissions(conf.path(), mode).expect("is ours");
+    // Root may read every file.
+    let mut command = Command::new(common::program());
+    command.args(["-n", "-f", &conf.path()]).uid(65534);
     match command.output() {
         Ok(output) => {
             let err = String::from_utf8_lossy(&output.stderr);
@@ -400,12 +292,11 @@ fn a_file_that_may_not_be_read_is_named() {
 }
 
 #[test]
-fn a_daemon_does_what_its_file_says() {
+fn a_daemon_starts_from_a_configuration_file() {
     let conf = Conf::new(
-        "daemon",
         "listen.udp.workers 1\nlisten.tcp_udp 127.0.0.1:0\nlisten.udp [::1]:0\nnumwant-max 1",
     );
-    let daemon = Daemon::start_with(&["-f", conf.path()]);
+    let daemon = Daemon::start_with(&["-f", &conf.path()]);
     udp::Client::new(daemon.udp4()).announce(&udp::Announce::default());
     udp::Client::new(daemon.udp6()).announce(&udp::Announce::default());
     drop(common::http::Client::new(daemon.tcp4()));
@@ -415,15 +306,10 @@ fn a_daemon_does_what_its_file_says() {
 #[test]
 fn threads_override_opentracker_s_workers() {
     let threads = |texts: &[&str], flags: &[&str]| {
-        let name = |n: usize| format!("threads-{n}");
-        let confs = texts.iter().enumerate();
-        let confs: Vec<Conf> = confs.map(|(n, text)| Conf::new(&name(n), text)).collect();
-        let files = confs.iter().flat_map(|conf| ["-f", conf.path()]);
-        let arguments = files.chain(flags.iter().copied()).map(OsString::from);
-        match options::parse(arguments) {
-            Ok(options::Command::Serve(options)) => options.threads(),
-            other => panic!("{texts:?}: {other:?}"),
-        }
+        let confs: Vec<Conf> = texts.iter().map(Conf::new).collect();
+        let files: Vec<String> = confs.iter().map(Conf::path).collect();
+        let files = files.iter().flat_map(|file| ["-f", file]);
+        parsed(&files.chain(flags.iter().copied()).collect::<Vec<_>>()).threads()
     };
     assert_eq!(threads(&["interval 60"], &[]), 1);
     assert_eq!(threads(&["listen.udp.workers 4"], &[]), 4);
@@ -439,12 +325,12 @@ fn threads_override_opentracker_s_workers() {
 }
 
 #[test]
-fn debian_s_file_for_opentracker_does_as_it_is() {
+fn debian_s_file_for_opentracker_is_valid() {
     let path = "/etc/opentracker/opentracker.conf";
     if !Path::new(path).exists() {
         return skip("Debian's opentracker is not installed");
     }
-    // As Debian starts it: as this user, to whom a root directory is one to work in.
+    // As Debian starts it: as this user, for which the root directory is only the working directory.
     let id = Command::new("id").args(["-u", "_opentracker"]).output();
     let id = id.map(|output| String::from_utf8_lossy(&output.stdout).trim().parse());
     let Ok(Ok(id)) = id else {
@@ -465,7 +351,7 @@ fn debian_s_file_for_opentracker_does_as_it_is() {
     ] {
         assert!(out.contains(part), "{part}: {out}");
     }
-    // Root is told why the same path does not lead there.
+    // For root the error names the root directory.
     let (code, _, err) = run(&["-n", "-f", path]);
     let end = "looked for inside -d/--root '/etc/opentracker'\n";
     assert!(code == Some(0) || err.ends_with(end), "{err}");
@@ -479,8 +365,8 @@ fn source(path: &str) -> String {
 #[test]
 fn the_example_has_the_defaults() {
     let text = source("contrib/announced.conf");
-    assert_eq!(checked_file("example", &text), [""; 0]);
-    // The lines that are switched off in it are valid, too.
+    assert_eq!(checked_file(&text), [""; 0]);
+    // The lines that are commented out are valid, too.
     let is_off = |line: &&str| {
         let rest = line.strip_prefix('#').unwrap_or_default();
         rest.starts_with(|c: char| c.is_ascii_lowercase())
@@ -493,24 +379,21 @@ fn the_example_has_the_defaults() {
     let cluster = cluster.join("\n");
     lines.push(&cluster);
     for line in lines {
-        let conf = Conf::new("example-line", line);
-        // A directory may be missing here, but nothing is wrong with the line.
-        let (code, _, err) = run(&["-n", "-f", conf.path()]);
+        let conf = Conf::new(line);
+        // A directory may be missing here, but the line is valid.
+        let (code, _, err) = run(&["-n", "-f", &conf.path()]);
         assert_ne!(code, Some(2), "{line}: {err}");
     }
 }
 
 #[test]
-fn the_unit_is_one_that_systemd_takes() {
-    let conf = Conf::new("unit", "");
-    let unit = conf.0.with_file_name("announced.service");
-    let text =
-        source("contrib/announced.service").replace("/usr/local/sbin/announced", "/bin/true");
-    fs::write(&unit, text).expect("can be written");
+fn the_unit_is_valid_for_systemd() {
+    let directory = Directory::new("unit");
+    let text = source("contrib/announced.service");
+    let text = text.replace("/usr/local/sbin/announced", "/bin/true");
+    let unit = directory.write("announced.service", text);
     let mut verify = Command::new("systemd-analyze");
-    let output = verify.args(["verify", "--man=no"]).arg(&unit).output();
-    let _ = fs::remove_file(&unit);
-    match output {
+    match verify.args(["verify", "--man=no", &unit]).output() {
         Ok(output) => {
             let err = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success() && err.is_empty(), "{err}");
@@ -519,17 +402,8 @@ fn the_unit_is_one_that_systemd_takes() {
     }
 }
 
-#[test]
-fn the_rc_scripts_are_scripts() {
-    for name in ["announced.freebsd", "announced.openbsd"] {
-        let path = format!("{}/contrib/{name}", env!("CARGO_MANIFEST_DIR"));
-        let status = Command::new("sh").args(["-n", &path]).status();
-        assert!(status.is_ok_and(|status| status.success()), "{path}");
-    }
-}
-
-/// What rc.subr(8) of FreeBSD and rc.d(8) of OpenBSD do with the scripts' variables and functions, as far as
-/// these go; what would be started is printed.
+/// A stand-in for rc.subr(8) of FreeBSD and rc.d(8) of OpenBSD, as far as the scripts use them. It prints the command
+/// instead of starting it.
 const FREEBSD_SUBR: &str = r#"
 load_rc_config() { announced_flags="-j 1"; }
 run_rc_command() {
@@ -551,50 +425,40 @@ rc_cmd() {
 
 #[test]
 fn the_rc_scripts_start_the_daemon_and_refuse_a_bad_configuration() {
-    let conf = Conf::new("rc", "listen.udp 127.0.0.1:0\n");
-    let directory = common::Directory::new("rc");
-    let path = conf.0.to_str().expect("is UTF-8");
+    let directory = Directory::new("rc");
+    let conf = directory.file("announced.conf");
     let program = common::program();
     let scripts = [
         (
-            [
-                "announced.freebsd",
-                "/etc/rc.subr",
-                "/usr/local/etc/announced.conf",
-            ],
+            "announced.freebsd /etc/rc.subr /usr/local/etc/announced.conf",
             FREEBSD_SUBR,
-            format!("{program} -j 1 --daemon --pidfile /var/run/announced.pid -f {path}\n"),
+            format!("{program} -j 1 --daemon --pidfile /var/run/announced.pid -f {conf}\n"),
         ),
         (
-            [
-                "announced.openbsd",
-                "/etc/rc.d/rc.subr",
-                "/etc/announced.conf",
-            ],
+            "announced.openbsd /etc/rc.d/rc.subr /etc/announced.conf",
             OPENBSD_SUBR,
-            format!("{program} --daemon -f {path}\n"),
+            format!("{program} --daemon -f {conf}\n"),
         ),
     ];
-    for ([name, subr, config], stub, started) in scripts {
+    for (names, stub, started) in scripts {
+        let names: Vec<&str> = names.split(' ').collect();
         let stub = directory.write("rc.subr", stub);
-        let text = source(&format!("contrib/{name}"))
-            .replace(subr, &stub)
+        let text = source(&format!("contrib/{}", names[0]))
+            .replace(names[1], &stub)
             .replace("/usr/local/sbin/announced", &program)
-            .replace(config, path);
-        let script = directory.write(name, text);
+            .replace(names[2], &conf);
+        let script = directory.write(names[0], text);
         let run = |action: &str| {
             let output = Command::new("sh").arg(&script).arg(action).output();
             let output = output.expect("there is a shell");
-            (
-                output.status.success(),
-                String::from_utf8_lossy(&output.stdout).into_owned(),
-            )
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            (output.status.success(), text)
         };
-        fs::write(&conf.0, "listen.udp 127.0.0.1:0\n").expect("can be written");
-        assert_eq!(run("start"), (true, started), "{name}");
-        assert_eq!(run("configtest"), (true, String::new()), "{name}");
-        fs::write(&conf.0, "listen.udp nowhere\n").expect("can be written");
-        assert_eq!(run("start"), (false, String::new()), "{name}");
-        assert_eq!(run("configtest"), (false, String::new()), "{name}");
+        directory.write("announced.conf", "listen.udp 127.0.0.1:0\n");
+        assert_eq!(run("start"), (true, started), "{names:?}");
+        assert_eq!(run("configtest"), (true, String::new()), "{names:?}");
+        directory.write("announced.conf", "listen.udp nowhere\n");
+        assert_eq!(run("start"), (false, String::new()), "{names:?}");
+        assert_eq!(run("configtest"), (false, String::new()), "{names:?}");
     }
 }

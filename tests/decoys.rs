@@ -11,13 +11,11 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 fn peer(torrent: u8, port: u16, left: u64) -> Announce {
-    Announce {
-        info_hash: [torrent; 20],
+    let announce = Announce {
         left,
-        port,
-        num_want: 200,
-        ..Announce::default()
-    }
+        ..Announce::leecher(port)
+    };
+    announce.of([torrent; 20]).num_want(200)
 }
 
 /// Fills a swarm with leechers and then seeders.
@@ -108,10 +106,7 @@ fn replies_hold_numwant_peers_and_their_share_of_decoys() {
     for want in [10, 50, 200] {
         let mut named = 0;
         for _ in 0..100 {
-            let reply = client.announce(&Announce {
-                num_want: want,
-                ..peer(1, 7, 1)
-            });
+            let reply = client.announce(&peer(1, 7, 1).num_want(want));
             assert_eq!(reply.peers.len(), want as usize);
             let distinct: BTreeSet<_> = reply.peers.iter().collect();
             assert_eq!(distinct.len(), want as usize, "each once");
@@ -127,10 +122,7 @@ fn replies_hold_numwant_peers_and_their_share_of_decoys() {
     let [seeders, _, leechers] = client.scrape(&[[1; 20]])[0];
     assert!((290..=330).contains(&leechers), "{leechers}");
     assert!((175..=200).contains(&seeders), "{seeders}");
-    let none = client.announce(&Announce {
-        num_want: 0,
-        ..peer(1, 7, 1)
-    });
+    let none = client.announce(&peer(1, 7, 1).num_want(0));
     assert!(none.peers.is_empty());
 }
 

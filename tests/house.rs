@@ -1,19 +1,19 @@
 //! The rules of the house, held by reading the source: which room may use which, and what a file may hold.
 //!
 //! The rooms are the modules of `lib.rs`, in dependency order: each uses only those after it. A rule that only
-//! reviewers know is broken within a month, so each is a test. The parsing is no more than rustfmt's output needs:
-//! an item's closing brace stands in the column where the item begins.
+//! reviewers know is broken within a month, so each is a test. The parsing relies on rustfmt: an item's closing brace
+//! stands in the column where the item begins.
 
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use announced::options::FLAGS;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const MAX_LINE: usize = 120;
 const MAX_FUNCTION_LINES: usize = 60;
 
-/// Files with a panic on no path, since strangers' bytes pass through them.
+/// Files in which nothing may panic, since bytes of strangers pass through them.
 const WIRE: [&str; 6] = [
     "src/cluster/",
     "src/http/",
@@ -32,11 +32,7 @@ impl Source {
     /// The lines before the test module at the end of the file, numbered from 1; none of a file of tests.
     fn program(&self) -> impl Iterator<Item = (usize, &str)> {
         let is_test = self.path.ends_with("tests.rs") || self.path.contains("/tests/");
-        let lines = self
-            .text
-            .lines()
-            .zip(1..)
-            .map(|(line, number)| (number, line));
+        let lines = (1..).zip(self.text.lines());
         lines.take_while(move |(_, line)| !is_test && !line.starts_with("mod tests {"))
     }
 
@@ -66,13 +62,14 @@ fn sources(root: &str) -> Vec<Source> {
     let mut found = Vec::new();
     walk(&home.join(root), &mut found);
     found.sort();
-    let read = |path: PathBuf| Source {
-        text: fs::read_to_string(&path).expect("UTF-8"),
-        path: path
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).expect("UTF-8");
+        let path = path
             .strip_prefix(home)
             .expect("inside")
             .display()
-            .to_string(),
+            .to_string();
+        Source { path, text }
     };
     found.into_iter().map(read).collect()
 }
@@ -85,202 +82,107 @@ fn assert_none(faults: Vec<String>) {
 fn rooms() -> Vec<String> {
     let home = Path::new(env!("CARGO_MANIFEST_DIR"));
     let map = fs::read_to_string(home.join("src/lib.rs")).expect("the map");
-    let names = map
-        .lines()
-        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
-    names.map(str::to_string).collect()
-}
-
-/// Every path that begins with `crate`, `super` or `announced`, as segments; `use` trees are spelt out.
-fn paths(text: &str) -> Vec<Vec<String>> {
-    let code: String = text
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("//"))
-        .flat_map(|line| [line, "\n"])
-        .collect();
-    let mut found = Vec::new();
-    for (at, _) in code.match_indices("::") {
-        let start = code[..at]
-            .rfind(|c: char| !is_name(c))
-            .map_or(0, |before| before + 1);
-        let is_first = !code[..start].ends_with("::");
-        if is_first && ["crate", "super", "announced"].contains(&&code[start..at]) {
-            spell_out(&code[start..], &mut Vec::new(), &mut found);
-        }
-    }
-    found
-}
-
-fn is_name(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
-
-/// Reads one path or tree of paths after a prefix, and returns the text behind it.
-fn spell_out<'a>(
-    mut text: &'a str,
-    prefix: &mut Vec<String>,
-    found: &mut Vec<Vec<String>>,
-) -> &'a str {
-    let depth = prefix.len();
-    loop {
-        text = text.trim_start();
-        if let Some(mut rest) = text.strip_prefix('{') {
-            while !rest.trim_start().starts_with('}') {
-                rest = spell_out(rest, prefix, found).trim_start();
-                rest = rest.strip_prefix(',').unwrap_or(rest);
-            }
-            text = rest.trim_start().get(1..).unwrap_or("");
-            break;
-        }
-        let end = text.find(|c: char| !is_name(c)).unwrap_or(text.len());
-        prefix.push(text[..end].to_string());
-        text = &text[end..];
-        match text.strip_prefix("::") {
-            Some(rest) if rest.starts_with('*') => {
-                text = &rest[1..];
-                found.push(prefix.clone());
-                break;
-            }
-            Some(rest) if rest.starts_with(|c: char| is_name(c) || c == '{') => text = rest,
-            _ => {
-                found.push(prefix.clone());
-                break;
-            }
-        }
-    }
-    prefix.truncate(depth);
-    match text.trim_start().strip_prefix("as ") {
-        Some(alias) => alias.trim_start_matches(is_name),
-        None => text,
-    }
-}
-
-/// The room that a path leads to, seen from a module; none if it is not one of `rooms`.
-fn room_of(path: &[String], module: &[&str], rooms: &[String]) -> Option<String> {
-    let supers = path.iter().take_while(|name| *name == "super").count();
-    let own = module.len().checked_sub(supers).map(|kept| &module[..kept]);
-    let first = match (supers, own) {
-        (0, _) => path.get(1).cloned(),
-        (_, Some([room, ..])) => Some((*room).to_string()),
-        _ => path.get(supers).cloned(),
+    let name = |line: &str| {
+        Some(
+            line.strip_prefix("pub mod ")?
+                .strip_suffix(';')?
+                .to_string(),
+        )
     };
-    first.filter(|name| rooms.contains(name))
+    map.lines().filter_map(name).collect()
+}
+
+/// The rooms that a file of a room names, with the lines: after `crate::`, or after as many `super::` as lead out of
+/// its own. A tree of several rooms after `crate::` counts as the room `{`.
+fn rooms_named<'a>(source: &'a Source, rooms: &[String]) -> Vec<(&'a str, usize)> {
+    let out = "super::".repeat(source.module().len());
+    let code = |(line, _): &(&str, usize)| !line.trim_start().starts_with("//");
+    let mut named = Vec::new();
+    for (line, number) in source.text.lines().zip(1..).filter(code) {
+        let after = line
+            .split("crate::")
+            .chain(line.split(&out).skip(1))
+            .skip(1);
+        named.extend(after.map(|rest| {
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
+            (&rest[..end.unwrap_or(rest.len())], number)
+        }));
+        named.extend(line.contains("crate::{").then_some(("{", number)));
+    }
+    named.retain(|(name, _)| *name == "{" || rooms.iter().any(|room| room == name));
+    named
 }
 
 #[test]
 fn rooms_use_only_rooms_below_them() {
     let rooms = rooms();
-    let mut uses: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    let rank = |name: &str| rooms.iter().position(|room| room == name);
+    let (mut faults, mut count) = (Vec::new(), 0);
     for source in sources("src") {
         let module = source.module();
-        let Some(from) = module
-            .first()
-            .filter(|name| rooms.contains(&name.to_string()))
-        else {
+        let Some(own) = module.first().filter(|room| rank(room).is_some()) else {
             continue;
         };
-        for path in paths(&source.text) {
-            if let Some(to) = room_of(&path, &module, &rooms).filter(|to| to != from) {
-                let place = format!("{} uses {}", source.path, path.join("::"));
-                uses.entry(from.to_string()).or_default().insert(to, place);
+        for (other, number) in rooms_named(&source, &rooms) {
+            count += 1;
+            if rank(other) < rank(own) {
+                let path = &source.path;
+                faults.push(format!(
+                    "{path}:{number}: uses {other}, which is not below {own}"
+                ));
             }
         }
     }
-    let rank = |room: &String| rooms.iter().position(|name| name == room);
-    let mut faults = Vec::new();
-    for (from, targets) in &uses {
-        for (to, place) in targets.iter().filter(|(to, _)| rank(to) < rank(from)) {
-            let cycle = match way(to, from, &uses, &mut BTreeSet::new()) {
-                Some(way) => format!("a cycle: {from} -> {}", way.join(" -> ")),
-                None => format!("{from} stands below {to} in lib.rs"),
-            };
-            faults.push(format!("{place}: {cycle}"));
-        }
-    }
-    assert!(
-        uses.len() > rooms.len() / 2,
-        "the reading finds no paths: {uses:?}"
-    );
+    assert!(count > 100, "only {count} uses were read");
     assert_none(faults);
 }
 
-/// The rooms on a way of uses from one room to another.
-fn way(
-    from: &String,
-    to: &String,
-    uses: &BTreeMap<String, BTreeMap<String, String>>,
-    seen: &mut BTreeSet<String>,
-) -> Option<Vec<String>> {
-    if from == to {
-        return Some(vec![to.clone()]);
-    }
-    if !seen.insert(from.clone()) {
-        return None;
-    }
-    let rest = uses
-        .get(from)?
-        .keys()
-        .find_map(|next| way(next, to, uses, seen))?;
-    Some([vec![from.clone()], rest].concat())
-}
-
 #[test]
-fn trees_of_paths_are_spelt_out() {
-    let text = "use crate::a::{self, b::{C, D as E}, f::*};\nlet x = super::super::g::h(crate::i);";
-    let found: Vec<String> = paths(text).iter().map(|path| path.join("::")).collect();
-    let expected = [
-        "crate::a::self",
-        "crate::a::b::C",
-        "crate::a::b::D",
-        "crate::a::f",
-        "super::super::g::h",
-        "crate::i",
-    ];
-    assert_eq!(found, expected);
+fn uses_are_read_in_code_and_not_in_comments() {
+    let source = Source {
+        path: "src/base/text.rs".into(),
+        text: "use crate::sys::b;\n// crate::http\nlet x = super::super::udp::h(crate::{a});"
+            .into(),
+    };
+    let rooms = ["sys", "http", "udp"].map(String::from);
+    assert_eq!(
+        rooms_named(&source, &rooms),
+        [("sys", 1), ("udp", 3), ("{", 3)]
+    );
 }
 
 #[test]
 fn every_room_is_in_the_map_and_every_file_in_a_module() {
     let mut faults = Vec::new();
     let all = sources("src");
-    for source in all
-        .iter()
-        .filter(|source| !["src/lib.rs", "src/main.rs"].contains(&&*source.path))
-    {
+    let roots = ["src/lib.rs", "src/main.rs"];
+    for source in all.iter().filter(|source| !roots.contains(&&*source.path)) {
+        let path = &source.path;
         let module = source.module();
-        let name = module.last().expect("a name");
-        let parent = &module[..module.len() - 1];
+        let (name, parent) = module.split_last().expect("a name");
         let declares = |other: &&Source| {
+            let declaration = format!("mod {name};");
+            let path = format!("#[path = \"{name}.rs\"]");
+            let declares = |line: &str| {
+                let line = line.trim_start();
+                line.trim_start_matches("pub ") == declaration || line == path
+            };
             other.module() == parent
                 && other.path != "src/main.rs"
-                && other.text.lines().any(|line| {
-                    let line = line.trim_start();
-                    let line = line
-                        .strip_prefix("pub ")
-                        .or(line.strip_prefix("pub(crate) "))
-                        .unwrap_or(line);
-                    line.strip_prefix("mod ") == Some(&format!("{name};"))
-                })
+                && other.text.lines().any(declares)
         };
         match all.iter().find(declares) {
-            None => faults.push(format!("{}: no module names it", source.path)),
+            None => faults.push(format!("{path}: no module names it")),
             Some(other) => {
-                let declaration = format!("#[cfg(test)]\nmod {name};\n");
-                let is_test = other.text.contains(&declaration);
+                let is_test = other.text.contains(&format!("#[cfg(test)]\nmod {name};\n"));
                 if is_test && !name.ends_with("tests") {
-                    faults.push(format!(
-                        "{}: a test module is named tests or …_tests",
-                        source.path
-                    ));
+                    faults.push(format!("{path}: a test module is named tests or …_tests"));
                 }
             }
         }
-        let folder = source.path.trim_end_matches(".rs");
-        if all
-            .iter()
-            .any(|other| other.path == format!("{folder}/mod.rs"))
-        {
-            faults.push(format!("{}: is beside {folder}/mod.rs", source.path));
+        let beside = path.trim_end_matches(".rs").to_owned() + "/mod.rs";
+        if all.iter().any(|other| other.path == beside) {
+            faults.push(format!("{path}: is beside {beside}"));
         }
     }
     assert_none(faults);
@@ -342,23 +244,15 @@ fn functions_are_at_most_60_lines_long() {
 }
 
 fn is_function(code: &str) -> bool {
-    const BEFORE: [&str; 7] = [
-        "pub",
-        "pub(crate)",
-        "pub(super)",
-        "const",
-        "unsafe",
-        "extern",
-        "\"C\"",
-    ];
-    let mut words = code
-        .split_whitespace()
-        .skip_while(|word| BEFORE.contains(word));
-    words.next() == Some("fn")
+    let before = "pub pub(crate) pub(super) const unsafe extern \"C\"";
+    let mut words = code.split_whitespace();
+    words.find(|word| !before.split(' ').any(|other| other == *word)) == Some("fn")
 }
 
 #[test]
 fn banned_items_stay_out() {
+    const NO_ATOMICS: &str = "routers have no 64-bit atomics";
+    const NO_PANIC: &str = "a panic on a path of outside data";
     let mut faults = Vec::new();
     for source in sources("src") {
         let is_wire = WIRE.iter().any(|wire| source.path.starts_with(wire));
@@ -369,22 +263,21 @@ fn banned_items_stay_out() {
                 continue;
             }
             let after = source.text.lines().nth(number).unwrap_or("");
-            let is_table = ["const ", "static ", "! {"]
-                .iter()
-                .any(|word| after.contains(word));
+            let tables = ["const ", "static ", "! {"];
+            let is_table = tables.iter().any(|word| after.contains(word));
             let bans = [
-                (true, "AtomicU64", "routers have no 64-bit atomics"),
-                (true, "AtomicI64", "routers have no 64-bit atomics"),
+                (true, "AtomicU64", NO_ATOMICS),
+                (true, "AtomicI64", NO_ATOMICS),
                 (
                     !is_system,
                     "target_os",
                     "differences between systems are in sys/",
                 ),
                 (!is_system, "unsafe ", "unsafe is in sys/"),
-                (is_wire, ".unwrap()", "a panic on a path of outside data"),
-                (is_wire, ".expect(", "a panic on a path of outside data"),
-                (is_wire, "panic!", "a panic on a path of outside data"),
-                (is_wire, "unreachable!", "a panic on a path of outside data"),
+                (is_wire, ".unwrap()", NO_PANIC),
+                (is_wire, ".expect(", NO_PANIC),
+                (is_wire, "panic!", NO_PANIC),
+                (is_wire, "unreachable!", NO_PANIC),
                 (true, "todo!", "unfinished"),
                 (
                     !is_table,
@@ -392,13 +285,31 @@ fn banned_items_stay_out() {
                     "only tables are laid out by hand",
                 ),
             ];
-            for (_, item, why) in bans
-                .iter()
-                .filter(|(is_banned, item, _)| *is_banned && code.contains(item))
-            {
+            let is_here = |ban: &&(bool, &str, &str)| ban.0 && code.contains(ban.1);
+            for (_, item, why) in bans.iter().filter(is_here) {
                 faults.push(format!("{}:{number}: {item}: {why}", source.path));
             }
         }
     }
+    assert_none(faults);
+}
+
+#[test]
+fn errors_and_comments_name_flags_that_exist() {
+    let (mut faults, mut count) = (Vec::new(), 0);
+    for source in sources("src") {
+        for (number, line) in source.program() {
+            for name in line.split("--").skip(1) {
+                let is_part = |c: char| c.is_ascii_lowercase() || c == '-';
+                let name = &name[..name.find(|c| !is_part(c)).unwrap_or(name.len())];
+                let is_flag = name.starts_with(|c: char| c.is_ascii_lowercase());
+                count += usize::from(is_flag);
+                if is_flag && !FLAGS.iter().any(|flag| flag.long() == name) {
+                    faults.push(format!("{}:{number}: --{name}", source.path));
+                }
+            }
+        }
+    }
+    assert!(count > 2 * FLAGS.len(), "{count}");
     assert_none(faults);
 }

@@ -1,16 +1,16 @@
 //! Limits of descriptors, connections, memory and time.
 
-// Most tests need Linux, which tells a process's memory, time and descriptors.
+// Most tests need Linux, which reports the memory, time and descriptors of a process.
 #![cfg_attr(not(target_os = "linux"), allow(dead_code, unused_imports))]
 
 mod common;
 
-use common::http::{Client, get};
-use common::udp::{self, Announce};
+use common::http::{Client, get, metric};
+use common::udp;
 use common::{Daemon, program, wait_for};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const TARGET: &str = "/scrape?info_hash=AAAAAAAAAAAAAAAAAAAA";
@@ -23,9 +23,8 @@ fn ticks_while_idle(daemon: &Daemon, time: Duration) -> u64 {
         let stat = std::fs::read_to_string(path).expect("is running");
         let (_, fields) = stat.rsplit_once(") ").expect("a name");
         let fields = fields.split(' ').skip(11).take(2);
-        fields
-            .map(|n| n.parse::<u64>().expect("a number"))
-            .sum::<u64>()
+        let ticks = fields.map(|field| field.parse::<u64>().expect("a number"));
+        ticks.sum::<u64>()
     };
     let before = ticks();
     // Spinning can only show over time.
@@ -33,30 +32,18 @@ fn ticks_while_idle(daemon: &Daemon, time: Duration) -> u64 {
     ticks() - before
 }
 
-#[cfg(target_os = "linux")]
-fn resident_kib(daemon: &Daemon) -> u64 {
-    let text = daemon.proc_status("VmRSS");
-    let number = text.split(' ').next().and_then(|n| n.parse().ok());
-    number.expect("a number")
-}
-
-/// The value of a counter or gauge that has no labels.
-fn metric(report: &str, name: &str) -> Option<u64> {
-    let start = format!("announced_{name} ");
-    let mut lines = report.lines();
-    lines.find_map(|line| line.strip_prefix(&start)?.parse().ok())
+/// A connection whose first request is answered.
+fn served(daemon: &Daemon) -> Client {
+    let mut client = Client::new(daemon.tcp4());
+    assert_eq!(client.request(REQUEST).status, 200);
+    client
 }
 
 /// With several threads it is the idlest of the thread that accepts the newcomer.
 #[test]
 fn newcomer_replaces_the_idlest_connection_at_the_limit() {
     let daemon = Daemon::start(&["-j", "1", "--max-connections", "10"]);
-    let mut clients: Vec<Client> = Vec::new();
-    for _ in 0..11 {
-        let mut client = Client::new(daemon.tcp4());
-        assert_eq!(client.request(REQUEST).status, 200);
-        clients.push(client);
-    }
+    let mut clients: Vec<Client> = (0..11).map(|_| served(&daemon)).collect();
     assert_eq!(clients.remove(0).read_to_end(), b"");
     for client in &mut clients {
         assert_eq!(client.request(REQUEST).status, 200);
@@ -67,24 +54,19 @@ fn newcomer_replaces_the_idlest_connection_at_the_limit() {
 #[test]
 fn eviction_is_counted_only_if_a_connection_is_closed() {
     let daemon = Daemon::start(&["-j", "2", "--max-connections", "1"]);
-    let mut clients: Vec<Client> = Vec::new();
-    for _ in 0..40 {
-        let mut client = Client::new(daemon.tcp4());
-        client.request(REQUEST);
-        clients.push(client);
-    }
+    let mut clients: Vec<Client> = (0..40).map(|_| served(&daemon)).collect();
     let last = clients.last_mut().expect("is not closed");
     wait_for("consistent counts", || {
         let report = last.request("GET /metrics HTTP/1.1\r\n\r\n").text();
-        let accepted = metric(&report, "connections_accepted_total")?;
-        let open = metric(&report, "connections")?;
-        let evicted = metric(&report, "connections_evicted_total")?;
+        let accepted = metric(&report, "connections_accepted_total");
+        let open = metric(&report, "connections");
+        let evicted = metric(&report, "connections_evicted_total");
         assert!(accepted <= 40 && open <= 2);
         (accepted == 40 && evicted == accepted - open).then_some(())
     });
 }
 
-/// Standard streams, signals, poll, listeners and the file that tells of memory take 9 descriptors.
+/// Standard streams, signals, poll, listeners and the file that reports the memory in use take 9 descriptors.
 #[cfg(target_os = "linux")]
 #[test]
 fn newcomers_are_served_at_the_descriptor_limit_without_spinning() {
@@ -137,14 +119,14 @@ fn limit_descriptors(daemon: &Daemon, limits: &str) -> bool {
 
 #[cfg(target_os = "linux")]
 fn start_with_descriptors(max: u32) -> Daemon {
-    let mut command = Command::new("sh");
     let flags = "-i 127.0.0.1 -p 0 -P 0";
     let line = format!("ulimit -n {max}; exec {} {flags}", program());
+    let mut command = Command::new("sh");
     command.args(["-c", &line]);
     Daemon::spawn(command)
 }
 
-/// A byte now and then is not a request, and an answered request begins the time anew.
+/// Single bytes are not a request, and an answered request restarts the time.
 #[test]
 fn connection_is_closed_30_seconds_after_its_last_request() {
     let daemon = Daemon::start(&[]);
@@ -152,10 +134,8 @@ fn connection_is_closed_30_seconds_after_its_last_request() {
     let mut clients = [(); 3].map(|()| Client::new(daemon.tcp4()));
     for client in &clients {
         let timeout = Some(Duration::from_secs(60));
-        client
-            .stream()
-            .set_read_timeout(timeout)
-            .expect("an option");
+        let set = client.stream().set_read_timeout(timeout);
+        set.expect("an option");
     }
     let [_, slow, kept] = &mut clients;
     assert_eq!(kept.request(REQUEST).status, 200);
@@ -174,12 +154,10 @@ fn connection_is_closed_30_seconds_after_its_last_request() {
 #[test]
 fn memory_for_clients_that_send_and_do_not_read_is_bounded() {
     let daemon = Daemon::start(&[]);
-    let mut clients = Vec::new();
     let flood = REQUEST.repeat(2000);
-    for _ in 0..200 {
-        let client = Client::new(daemon.tcp4());
+    let clients: Vec<Client> = (0..200).map(|_| Client::new(daemon.tcp4())).collect();
+    for client in &clients {
         client.stream().set_nonblocking(true).expect("an option");
-        clients.push(client);
     }
     for round in 0..20 {
         for client in &clients {
@@ -187,7 +165,7 @@ fn memory_for_clients_that_send_and_do_not_read_is_bounded() {
         }
         assert_eq!(get(daemon.tcp4(), TARGET).status, 200, "round {round}");
     }
-    let resident = resident_kib(&daemon);
+    let resident = daemon.resident_kib();
     assert!(resident < 10_000, "{resident} KiB for 200 connections");
 }
 
@@ -243,8 +221,7 @@ fn replies_that_were_read_late_leave_no_bytes_counted() {
         left -= read as usize;
     }
     sender.join().expect("no panic");
-    let mut idle = Client::new(daemon.tcp4());
-    idle.request(REQUEST);
+    let mut idle = served(&daemon);
     let mut newcomer = Client::new(daemon.tcp4());
     assert!(answers_two_segments(&daemon, &mut newcomer));
     assert!(answers_two_segments(&daemon, &mut idle));
@@ -253,6 +230,7 @@ fn replies_that_were_read_late_leave_no_bytes_counted() {
 /// Full scrapes that are not read hold a quarter of a megabyte each. At the bound they are closed, and not the
 /// connections that have been idle for longer and hold little or nothing.
 #[cfg(target_os = "linux")]
+#[cfg(feature = "full-scrape")]
 #[test]
 fn connections_that_hold_the_most_are_closed_at_the_memory_limit() {
     let daemon = Daemon::start(&["--full-scrape", "open"]);
@@ -260,9 +238,9 @@ fn connections_that_hold_the_most_are_closed_at_the_memory_limit() {
     for n in 0..20_000_u32 {
         let part = n.wrapping_mul(0x9e37_79b1).to_be_bytes();
         let info_hash = [part; 5].concat().try_into().expect("20 bytes");
-        udp.announce(&Announce {
+        udp.announce(&udp::Announce {
             info_hash,
-            ..Announce::default()
+            ..udp::Announce::default()
         });
     }
     let mut idle: Vec<Client> = (0..50).map(|_| Client::new(daemon.tcp4())).collect();
@@ -289,42 +267,9 @@ fn connections_that_hold_the_most_are_closed_at_the_memory_limit() {
     wait_for("an eviction", || {
         ask_all();
         let report = get(daemon.tcp4(), "/metrics").text();
-        (metric(&report, "connections_evicted_total")? > 0).then_some(())
+        (metric(&report, "connections_evicted_total") > 0).then_some(())
     });
     ask_all();
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn log_that_is_not_read_does_not_block_the_daemon() {
-    let mut child = Command::new(program())
-        .args(["-i", "127.0.0.1", "-P", "0"])
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts");
-    let mut log = BufReader::new(child.stderr.take().expect("is piped"));
-    let mut line = String::new();
-    while !line.contains("listening on udp") {
-        line.clear();
-        log.read_line(&mut line).expect("is a line");
-    }
-    let address = line.split([' ', ',']).nth(4).and_then(|a| a.parse().ok());
-    let mut client = udp::Client::new(address.expect("an address"));
-    let id = child.id().to_string();
-    let signal = |name: &str| {
-        let sent = Command::new("kill").args(["-s", name, &id]).status();
-        assert!(sent.expect("there is a kill").success());
-    };
-    // Lines of some 50 bytes: twice what a pipe holds.
-    for _ in 0..3000 {
-        signal("HUP");
-        // All of them may take longer than a connection id is valid.
-        client.connect();
-        client.scrape(&[[0; 20]]);
-    }
-    signal("TERM");
-    let status = wait_for("its end", || child.try_wait().expect("can be asked"));
-    assert_eq!(status.code(), Some(0));
 }
 
 #[cfg(target_os = "linux")]
@@ -337,7 +282,7 @@ fn invalid_datagrams_and_requests_leave_no_memory_in_use() {
             let length = round as usize % 1400;
             client.send(&vec![(round % 251) as u8; length]);
             if round % 64 == 0 {
-                wait_for("it to keep up", || Some(client.is_silent_on(b"x")));
+                wait_for("the daemon to keep up", || Some(client.is_silent_on(b"x")));
             }
             if round % 50 == 0 {
                 let mut http = Client::new(daemon.tcp4());
@@ -346,8 +291,8 @@ fn invalid_datagrams_and_requests_leave_no_memory_in_use() {
         }
     };
     send_nonsense(5_000);
-    let before = resident_kib(&daemon);
+    let before = daemon.resident_kib();
     send_nonsense(20_000);
-    let grown = resident_kib(&daemon).saturating_sub(before);
+    let grown = daemon.resident_kib().saturating_sub(before);
     assert!(grown < 512, "{grown} KiB more");
 }

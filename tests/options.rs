@@ -2,10 +2,8 @@
 
 mod common;
 
-use announced::options::FLAGS;
-use common::{Daemon, run};
+use common::{Daemon, Directory, run};
 use std::net::{TcpListener, UdpSocket};
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 #[test]
@@ -23,30 +21,56 @@ fn version_and_help_are_printed() {
 
 #[test]
 fn a_bad_flag_exits_2_before_any_socket_is_open() {
+    let port = "-p/--tcp-port: invalid value 'x': expected a number from 0 to 65535, IP:PORT, [IPv6]:PORT or \
+                unix:/PATH with an absolute path of at most 100 bytes";
+    let interval = "--interval: invalid value '0': expected a number from 1 to 86400";
+    let url = "-r/--redirect: invalid value 'http://x/??Set-Cookie: a': expected a URL, http:// or https://, in \
+               printable ASCII";
     for (flags, message) in [
+        (&["-p", "x"][..], port),
+        (&["--interval", "0"], interval),
         (
-            &["-p", "x"][..],
-            "-p/--tcp-port: invalid value 'x': expected a number from 0 to 65535, IP:PORT, [IPv6]:PORT or \
-             unix:/PATH with an absolute path of at most 100 bytes",
-        ),
-        (
-            &["--interval", "0"],
-            "--interval: invalid value '0': expected a number from 1 to 86400",
-        ),
-        (
-            &["-P", "0", "--bad"],
+            &["-P0", "--bad"],
             "unknown option --bad; -h lists all options",
         ),
-        (&["-P", "0", "now"], "unexpected argument 'now'"),
-        (
-            &["-P", "0", "-r", "http://x/\r\nSet-Cookie: a"],
-            "-r/--redirect: invalid value 'http://x/??Set-Cookie: a': expected a URL, http:// or \
-             https://, in printable ASCII",
-        ),
+        (&["-P0", "now"], "unexpected argument 'now'"),
+        (&["-P0", "-r", "http://x/\r\nSet-Cookie: a"], url),
     ] {
         let (code, out, err) = run(flags);
         assert_eq!((code, out.as_str()), (Some(2), ""), "{flags:?}");
         assert_eq!(err, format!("announced: {message}\n"));
+    }
+}
+
+#[test]
+fn flags_of_parts_that_a_build_lacks_are_refused_by_name_and_not_in_the_help() {
+    let directory = Directory::new("parts");
+    let file = directory.file("conf");
+    let (_, help, _) = run(&["-h"]);
+    let (cluster, full_scrape) = (cfg!(feature = "cluster"), cfg!(feature = "full-scrape"));
+    for (names, value, why, is_there) in [
+        ("--cluster-key", "k", "cluster support", cluster),
+        ("--make-key", "k", "cluster support", cluster),
+        (
+            "-s/--sync-multicast",
+            "192.0.2.1",
+            "cluster support",
+            cluster,
+        ),
+        ("--full-scrape", "off", "full scrapes", full_scrape),
+    ] {
+        let (_, name) = names.split_once("--").expect("a name");
+        assert_eq!(help.contains(&format!("--{name} ")), is_there, "{name}");
+        if is_there {
+            continue;
+        }
+        let (code, _, error) = run(&["-n", &format!("--{name}={value}")]);
+        let message = format!("announced: {names}: this build has no {why}\n");
+        assert_eq!((code, error), (Some(2), message));
+        std::fs::write(&file, format!("{name} {value}")).expect("is written");
+        let (code, _, error) = run(&["-n", "-f", &file]);
+        let message = format!("announced: {file}:1: {name}: this build has no {why}\n");
+        assert_eq!((code, error), (Some(2), message));
     }
 }
 
@@ -138,40 +162,4 @@ fn wildcards_of_both_families_and_protocols_share_a_port() {
     let daemon = daemon.expect("one of twenty ports is free");
     let ports = [daemon.tcp4(), daemon.tcp6(), daemon.udp4(), daemon.udp6()].map(|a| a.port());
     assert_eq!(ports, [ports[0]; 4]);
-}
-
-/// The Rust files of a directory and of those below it.
-fn sources(directory: &Path, all: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(directory).expect("can be read") {
-        let path = entry.expect("can be read").path();
-        match path.extension() {
-            None => sources(&path, all),
-            Some(extension) if extension == "rs" => all.push(path),
-            Some(_) => {}
-        }
-    }
-}
-
-#[test]
-fn errors_and_comments_name_flags_that_exist() {
-    let mut files = Vec::new();
-    sources(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
-        &mut files,
-    );
-    let mut count = 0;
-    for path in files {
-        let text = std::fs::read_to_string(&path).expect("is UTF-8");
-        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-        for name in code.split("--").skip(1) {
-            let is_part = |c: char| c.is_ascii_lowercase() || c == '-';
-            let name = &name[..name.find(|c| !is_part(c)).unwrap_or(name.len())];
-            if name.starts_with(|c: char| c.is_ascii_lowercase()) {
-                let exists = FLAGS.iter().any(|flag| flag.long() == name);
-                assert!(exists, "{}: --{name}", path.display());
-                count += 1;
-            }
-        }
-    }
-    assert!(count > 2 * FLAGS.len(), "{count}");
 }

@@ -15,9 +15,14 @@ fn page(name: &str) -> String {
 
 /// The rest of each line of a page that begins so, up to a separator.
 fn items<'a>(page: &'a str, start: &str) -> Vec<&'a str> {
-    page.lines()
-        .filter_map(|line| line.strip_prefix(start))
-        .collect()
+    let item = |line: &'a str| line.strip_prefix(start);
+    page.lines().filter_map(item).collect()
+}
+
+/// The first word of each of these.
+fn first_words<'a>(page: &'a str, start: &str) -> Vec<&'a str> {
+    let items = items(page, start).into_iter();
+    items.filter_map(|item| item.split(' ').next()).collect()
 }
 
 /// `i , Fl -address Ar IP`
@@ -40,12 +45,9 @@ fn help_and_announced_8_have_all_flags() {
     let expected: Vec<String> = FLAGS.iter().map(item).collect();
     assert_eq!(documented, expected.iter().map(String::as_str).collect());
     for flag in FLAGS {
-        assert!(
-            help.contains(&format!("--{}", flag.long())),
-            "help: {}",
-            flag.long()
-        );
-        assert!(help.contains(flag.help), "help: {}", flag.help);
+        let long = format!("--{}", flag.long());
+        assert!(help.contains(&long), "{long}");
+        assert!(help.contains(flag.help), "{}", flag.help);
     }
 }
 
@@ -54,10 +56,7 @@ fn announced_conf_5_has_all_keywords() {
     const NOT_IN_FILES: [&str; 6] = ["config", "check", "health", "help", "make-key", "version"];
     let text = page("announced.conf.5");
     let (_, keywords) = text.split_once(".Sh KEYWORDS").expect("a section");
-    let documented: Vec<&str> = items(keywords, ".It Cm ")
-        .into_iter()
-        .filter_map(|item| item.split(' ').next())
-        .collect();
+    let documented = first_words(keywords, ".It Cm ");
     let flags = FLAGS.iter().map(|flag| flag.long());
     let expected: Vec<&str> = flags.filter(|long| !NOT_IN_FILES.contains(long)).collect();
     let [documented, expected] = [documented, expected].map(BTreeSet::from_iter);
@@ -67,10 +66,7 @@ fn announced_conf_5_has_all_keywords() {
 #[test]
 fn announced_opentracker_7_has_all_keywords_of_opentracker() {
     let text = page("announced-opentracker.7");
-    let documented: Vec<&str> = items(&text, ".It Cm ")
-        .into_iter()
-        .filter_map(|item| item.split(' ').next())
-        .collect();
+    let documented = first_words(&text, ".It Cm ");
     let expected: Vec<&str> = KEYWORDS.iter().map(|(name, _)| *name).collect();
     assert_eq!(documented, expected);
 }
@@ -97,28 +93,18 @@ fn announced_stats_5_has_all_metrics() {
     let directory = Directory::new("pages");
     let key = directory.file("key");
     assert_eq!(run(&["--make-key", &key]).0, Some(0));
-    let shared = [
-        "--cluster-listen",
-        "127.0.0.1:0",
-        "--cluster-key",
-        &key,
-        "--interval",
-        "1",
-    ];
+    let shared = format!("--cluster-listen 127.0.0.1:0 --cluster-key {key} --interval 1");
+    let shared: Vec<&str> = shared.split(' ').collect();
     let other = Daemon::start(&shared);
     let peer = other.cluster().to_string();
     let own = ["--cluster-peer", &peer, "-s", "127.0.0.1:9696", "-j", "2"];
     let daemon = Daemon::start(&[&shared[..], &own].concat());
     let metrics = wait_for("a walk of the other node", || {
         let metrics = get(daemon.tcp4(), "/metrics").text();
-        metrics
-            .contains("announced_cluster_walk_age_seconds{")
-            .then_some(metrics)
+        let has_walk = metrics.contains("announced_cluster_walk_age_seconds{");
+        has_walk.then_some(metrics)
     });
-    let served: BTreeSet<&str> = items(&metrics, "# HELP ")
-        .into_iter()
-        .filter_map(|line| line.split(' ').next())
-        .collect();
+    let served = BTreeSet::from_iter(first_words(&metrics, "# HELP "));
     let text = page("announced-stats.5");
     let documented: BTreeSet<&str> = items(&text, ".It Li ")
         .into_iter()

@@ -23,10 +23,8 @@ fn fill(client: &Client) {
     let numbers: Vec<u32> = (0..MANY).collect();
     for batch in numbers.chunks(64) {
         for n in batch {
-            client.send(&client.announce_request(&Announce {
-                info_hash: hash(*n),
-                ..Announce::default()
-            }));
+            let announce = Announce::default().of(hash(*n));
+            client.send(&client.announce_request(&announce));
         }
         for _ in batch {
             assert_eq!(client.receive()[..4], 1_u32.to_be_bytes());

@@ -7,7 +7,7 @@ mod common;
 
 use announced::base::random::Random;
 use announced::state::{StateWriter, wall_ms};
-use announced::tracker::{self, Event, Hint, Limits, Peer, Role, Sink, Sinks, Table};
+use announced::tracker::{self, Event, Limits, Peer, Role, Sinks, Table};
 use common::udp::{Announce, Client};
 use common::{Daemon, Directory, http, is_root, make_fifo, run, skip, wait_for};
 use std::fs;
@@ -64,11 +64,11 @@ fn is_saved(line: &str) -> bool {
     line.starts_with("announced: state: saved: ")
 }
 
-/// A path that ends a start with this reason, and a check too.
+/// Asserts that this path ends a start for this reason, and a check too.
 fn start_and_check_fail(flag: &str, path: &str, why: &str) {
     for first in ["-n", "-p0"] {
-        let (code, _, err) = run(&[first, flag, path]);
-        assert_eq!(code, Some(1), "{first} {flag}: {err}");
+        let (code, out, err) = run(&[first, flag, path]);
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{first} {flag}: {err}");
         let last = err.lines().last().unwrap_or_default();
         assert!(last.contains(&format!("{flag} '{path}': {why}")), "{err}");
     }
@@ -89,17 +89,14 @@ fn write_state(path: &str, peer_timeout: u32, seconds_ago: i64) {
             tracker.sweep(100, None);
         }
         let announce = tracker::Announce {
-            info_hash: &A,
+            info_hash: A,
             peer: Peer::new([10, 0, 0, 1].into(), port),
             role: Role::Seeder,
             event: Event::Completed,
             want: 0,
-            hint: Hint::default(),
+            hint: None,
         };
-        let mut sinks = Sinks {
-            v4: Sink::new(&mut []),
-            v6: Sink::new(&mut []),
-        };
+        let mut sinks = Sinks::new(&mut [], &mut []);
         tracker.announce(&announce, &mut Random::seeded(1), &mut sinks);
     }
     let mut bytes = Vec::new();
@@ -152,15 +149,8 @@ fn loaded_peers_keep_their_age() {
     let path = directory.file("state");
     let seeders = |seconds_ago, timeout: &str| {
         write_state(&path, 96, seconds_ago);
-        let flags = [
-            "--state",
-            &path,
-            "--interval",
-            "60",
-            "--peer-timeout",
-            timeout,
-        ];
-        let daemon = Daemon::start(&flags);
+        let flags = format!("--state {path} --interval 60 --peer-timeout {timeout}");
+        let daemon = Daemon::start(&flags.split(' ').collect::<Vec<_>>());
         Client::new(daemon.udp4()).scrape(&[A])[0]
     };
     assert_eq!(seeders(0, "96"), [2, 2, 0]);
@@ -195,14 +185,14 @@ fn kill_9_leaves_the_last_complete_save() {
     let mut daemon = with_state(&path);
     let client = Client::new(daemon.udp4());
     client.announce(&announce(A, 1, 1, 2));
-    assert!(save(&daemon).contains("saved: 1 torrents, 1 peers"));
+    assert!(save(&daemon).contains("saved: 1 torrent, 1 peer; "));
     client.announce(&announce(A, 2, 1, 2));
     daemon.signal("KILL");
     daemon.wait();
     // As if it had been killed in the middle of another save.
     fs::write(directory.file("state.new"), "half of it").expect("is written");
     let daemon = with_state(&path);
-    daemon.wait_for_line("loaded: 1 torrents, 1 peers");
+    daemon.wait_for_line("loaded: 1 torrent, 1 peer, saved ");
     assert_eq!(names(&directory), ["state"]);
 }
 
@@ -216,20 +206,19 @@ fn damaged_and_foreign_files_are_moved_aside() {
     flipped[50] ^= 1;
     let mut newer = whole.clone();
     newer[11] = 2;
-    let cases: [(&[u8], &str); 6] = [
+    let cases: [(&[u8], &str); 5] = [
         (&whole[..whole.len() - 1], "truncated at byte "),
         (&flipped, "damaged: wrong checksum"),
         (&newer, "format version 2, expected 1"),
         (b"", "truncated at byte 0"),
         (b"info_hash,peers\n", "not a state file of announced"),
-        (&[0xff; 5000], "not a state file of announced"),
     ];
     let mut expected = Vec::new();
-    for (i, (bytes, why)) in cases.into_iter().enumerate() {
+    for (number, (bytes, why)) in (1..).zip(cases) {
         fs::write(&path, bytes).expect("is written");
-        let aside = match i {
-            0 => String::from("state.damaged"),
-            _ => format!("state.damaged.{}", i + 1),
+        let aside = match number {
+            1 => String::from("state.damaged"),
+            _ => format!("state.damaged.{number}"),
         };
         let daemon = with_state(&path);
         let moved = format!("; moved to '{}'", directory.file(&aside));
@@ -250,7 +239,7 @@ fn damaged_and_foreign_files_are_moved_aside() {
     assert!(save(&daemon).contains("saved: 0 torrents"));
 }
 
-/// A sparse file, of which little may be read.
+/// A sparse file. Only its start is read.
 #[test]
 fn two_gigabytes_of_zeros_are_foreign() {
     let directory = Directory::new("zeros");
@@ -277,7 +266,7 @@ fn a_path_that_is_no_file_ends_the_start() {
     start_and_check_fail("--state", &format!("{fifo}/state"), "Not a directory");
 }
 
-/// Root may write everywhere but in this directory. A check writes nothing, and does not find it.
+/// Root may write everywhere but in this directory. A check does not find that, as it writes nothing.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_directory_that_takes_no_file_ends_the_start() {
@@ -292,7 +281,7 @@ fn the_state_is_saved_at_intervals_and_at_sigusr1() {
     let path = directory.file("state");
     let daemon = Daemon::start(&["--state", &path, "--state-interval", "1"]);
     Client::new(daemon.udp4()).announce(&announce(A, 1, 1, 2));
-    daemon.wait_for_line("saved: 1 torrents, 1 peers");
+    daemon.wait_for_line("saved: 1 torrent, 1 peer; ");
     drop(daemon);
     let daemon = with_state(&path);
     Client::new(daemon.udp4()).announce(&announce(B, 1, 1, 2));
@@ -342,12 +331,10 @@ fn a_save_that_fails_is_logged_and_the_next_may_succeed() {
     Client::new(daemon.udp4()).announce(&announce(A, 1, 1, 2));
     fs::remove_dir(&inner).expect("is empty");
     daemon.signal("USR1");
-    daemon.wait_for_line(&format!(
-        "state: save failed: '{path}': No such file or directory"
-    ));
+    daemon.wait_for_line(&format!("state: save failed: '{path}': No such file"));
     assert_eq!(Client::new(daemon.udp4()).scrape(&[A]), [[0, 0, 1]]);
     fs::create_dir(&inner).expect("can be made");
-    assert!(save(&daemon).contains("saved: 1 torrents"));
+    assert!(save(&daemon).contains("saved: 1 torrent, "));
     fs::remove_dir_all(&inner).expect("can be removed");
     daemon.signal("TERM");
     let (status, log) = daemon.wait();
@@ -418,7 +405,7 @@ fn inside_a_chroot_paths_begin_there() {
     stop(daemon);
     assert_eq!(names(&directory), ["dump", "state"]);
     let daemon = start();
-    daemon.wait_for_line("state: loaded: 2 torrents, 1 peers");
+    daemon.wait_for_line("state: loaded: 2 torrents, 1 peer, saved ");
     daemon.wait_for_line("dump: loaded: 0 downloaded counts; 1 skipped: torrent already loaded");
     assert_eq!(
         Client::new(daemon.udp4()).scrape(&[A, B]),
@@ -446,6 +433,9 @@ fn a_dump_is_loaded_and_its_first_invalid_lines_are_logged() {
     assert_eq!(client.scrape(&[A]), [[1, 13, 0]]);
 
     // A dump of our own has the same format.
+    if cfg!(not(feature = "full-scrape")) {
+        return;
+    }
     let dump = http::get(daemon.tcp4(), "/stats?mode=statedump");
     fs::write(&path, &dump.body).expect("is written");
     let daemon = Daemon::start(&["--load-dump", &path]);
@@ -460,9 +450,8 @@ fn limits_hold_while_loading() {
     let path = directory.file("state");
     write_state(&path, 2700, 0);
     let daemon = Daemon::start(&["--state", &path, "--max-peers", "1"]);
-    daemon.wait_for_line(
-        "seconds ago; no room for 0 torrents, 1 peers (--max-torrents, --max-peers)",
-    );
+    daemon
+        .wait_for_line("seconds ago; no room for 0 torrents, 1 peer (--max-torrents, --max-peers)");
     assert_eq!(Client::new(daemon.udp4()).scrape(&[A]), [[1, 2, 0]]);
 }
 
@@ -470,47 +459,18 @@ fn limits_hold_while_loading() {
 fn check_shows_the_files_that_would_be_loaded() {
     let directory = Directory::new("check");
     let (state, dump) = (directory.file("s"), directory.write("d", ""));
-    let (code, out, _) = run(&[
-        "-n",
-        "--state",
-        &state,
-        "--state-interval",
-        "0",
-        "-l",
-        &dump,
-    ]);
-    assert_eq!(code, Some(0));
-    assert_eq!(
-        out,
-        format!("state {state}\nstate-interval 0\nload-dump {dump}\n")
-    );
-
-    let (inside_nothing, below_a_file) = (directory.file("x/s"), directory.file("d/s"));
-    for (flag, path) in [
-        ("--state", directory.path()),
-        ("--state", &inside_nothing),
-        ("--state", &below_a_file),
-        ("--state", "/dev/null"),
-        ("-l", directory.path()),
-        ("-l", &state),
-    ] {
-        for flags in [&["-n", flag, path][..], &["-p", "0", "-P", "0", flag, path]] {
-            let (code, out, err) = run(flags);
-            assert_eq!((code, out.as_str()), (Some(1), ""), "{flags:?}: {err}");
-            assert!(err.contains(&format!(" '{path}': ")), "{flags:?}: {err}");
-        }
-    }
+    let flags = format!("-n --state {state} --state-interval 0 -l {dump}");
+    let (code, out, _) = run(&flags.split(' ').collect::<Vec<_>>());
+    let expected = format!("state {state}\nstate-interval 0\nload-dump {dump}\n");
+    assert_eq!((code, out), (Some(0), expected));
 }
 
 #[test]
 fn check_leaves_a_save_under_way_alone() {
     let directory = Directory::new("check-touches");
-    let (state, new) = (
-        directory.write("s", "damaged"),
-        directory.write("s.new", "half"),
-    );
+    let files = [("s", "damaged"), ("s.new", "half")];
+    let [state, new] = files.map(|(name, content)| directory.write(name, content));
     assert_eq!(run(&["-n", "--state", &state]).0, Some(0));
-    for (path, content) in [(state, "damaged"), (new, "half")] {
-        assert_eq!(std::fs::read_to_string(path).ok().as_deref(), Some(content));
-    }
+    let left = [&state, &new].map(|path| fs::read_to_string(path).expect("is there"));
+    assert_eq!(left, ["damaged", "half"]);
 }

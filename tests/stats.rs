@@ -2,13 +2,13 @@
 
 mod common;
 
-use announced::stats::cluster::{LinkReport, Multicast, Overview, WalkReport};
+use announced::stats::cluster::{LinkReport, Multicast, Overview, Traffic, WalkReport};
 use announced::stats::history::{INTERVAL_MS, Sample};
 use announced::stats::modes::{MODES, Report};
 use announced::stats::{Counters, Monitor, View, log_lines, page, write_metrics};
 use announced::tracker::{Limits, Table, Tally, Totals};
 use common::http::{Client, get};
-use common::{Daemon, Directory, skip, udp, wait_for};
+use common::{Daemon, Directory, is_root, skip, udp, wait_for};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -78,34 +78,18 @@ fn mrtg_reads_two_counts_the_time_and_a_title_with_rates() {
     assert_eq!(get(daemon.tcp4(), "/stats").text(), peers);
     let torrents = "2\n0\nopentracker serving 2 torrents\nopentracker";
     assert_eq!(report(&daemon, "torr"), torrents);
-    // Rates are in angle brackets as counts since the start. Each report is another connection.
-    for (mode, expected) in [
-        (
-            "tcp4",
-            "13\n3\nopentracker tcp4 stats, <13> conns/s :: <3> success/s.",
-        ),
-        (
-            "udp4",
-            "3\n2\nopentracker udp4 stats, <3> conns/s :: <2> success/s.",
-        ),
-        (
-            "conn",
-            "18\n5\nopentracker connections, <18> conns/s :: <5> success/s.",
-        ),
-        (
-            "scrp",
-            "1\n1\nopentracker scrape stats, <2> scrape/s (tcp and udp)",
-        ),
-        (
-            "fscr",
-            "0\n0\nopentracker full scrape stats, <0> conns/s :: <0> bytes/s.",
-        ),
+    // Rates are written as counts since the start, in angle brackets. Each report is another connection.
+    #[rustfmt::skip] // A table reads best a line each.
+    let reports = [
+        ("tcp4", "13\n3\nopentracker tcp4 stats, <13> conns/s :: <3> success/s."),
+        ("udp4", "3\n2\nopentracker udp4 stats, <3> conns/s :: <2> success/s."),
+        ("conn", "18\n5\nopentracker connections, <18> conns/s :: <5> success/s."),
+        ("scrp", "1\n1\nopentracker scrape stats, <2> scrape/s (tcp and udp)"),
+        ("fscr", "0\n0\nopentracker full scrape stats, <0> conns/s :: <0> bytes/s."),
         ("completed", "1\n0\nopentracker, 1 completed/h."),
-        (
-            "syncs",
-            "0\n0\nopentracker connections, <22> conns/s :: <5> success/s.",
-        ),
-    ] {
+        ("syncs", "0\n0\nopentracker connections, <22> conns/s :: <5> success/s."),
+    ];
+    for (mode, expected) in reports {
         let text = report(&daemon, mode);
         let mut lines: Vec<&str> = text.split('\n').collect();
         let seconds = lines.remove(2).strip_suffix(" seconds (0 hours)");
@@ -152,10 +136,8 @@ fn woodpeckers_are_addresses_that_announce_again_too_early() {
         Client::new(daemon.tcp4()).request(request).text()
     };
     announce_as(&daemon, "203.0.113.9", 1, 1, 5);
-    assert_eq!(
-        woodpeckers(),
-        "Networks, limit /32:\n\nNetworks, limit /64:\n\n"
-    );
+    let none = "Networks, limit /32:\n\nNetworks, limit /64:\n\n";
+    assert_eq!(woodpeckers(), none);
     wait_for("woodpeckers", || {
         announce_as(&daemon, "203.0.113.7", 1, 1, 5);
         announce_as(&daemon, "2001:db8::7", 1, 1, 5);
@@ -169,9 +151,8 @@ fn woodpeckers_are_addresses_that_announce_again_too_early() {
 #[test]
 fn the_largest_torrents_are_ranked_by_peers_seeders_and_leechers() {
     let daemon = Daemon::start(&[]);
-    let empty =
-        "Top 10 torrents by peers:\nTop 10 torrents by seeds:\nTop 10 torrents by leechers:\n";
-    assert_eq!(report(&daemon, "top10"), empty);
+    let empty = ["peers", "seeds", "leechers"].map(|by| format!("Top 10 torrents by {by}:\n"));
+    assert_eq!(report(&daemon, "top10"), empty.concat());
     let client = udp::Client::new(daemon.udp4());
     for torrent in 1..=120_u8 {
         for port in 1..=1 + u16::from(torrent) % 12 {
@@ -187,10 +168,9 @@ fn the_largest_torrents_are_ranked_by_peers_seeders_and_leechers() {
     let large: Vec<u8> = (11..120).step_by(12).collect();
     let ranking = |by: &str, count: u8, torrents: &[u8]| {
         let hash = |torrent: &u8| format!("{torrent:02X}").repeat(20);
-        let lines = torrents
-            .iter()
-            .map(|torrent| format!("\t{count}\t{}\n", hash(torrent)));
-        format!("Top 10 torrents by {by}:\n{}", lines.collect::<String>())
+        let line = |torrent| format!("\t{count}\t{}\n", hash(torrent));
+        let lines: String = torrents.iter().map(line).collect();
+        format!("Top 10 torrents by {by}:\n{lines}")
     };
     let expected = [
         ranking("peers", 12, &large),
@@ -257,12 +237,13 @@ fn everything_is_xml() {
     let daemon = with_some_peers();
     let text = report(&daemon, "everything");
     let dense: String = text.split_whitespace().collect();
+    let version = concat!(
+        "<version>announced",
+        env!("CARGO_PKG_VERSION"),
+        "</version>"
+    );
+    assert!(dense.contains(version), "{text}");
     for part in [
-        concat!(
-            "<version>announced",
-            env!("CARGO_PKG_VERSION"),
-            "</version>"
-        ),
         "<torrents><count_mutex>2</count_mutex><count_iterator>2</count_iterator></torrents>",
         "<peers><count>3</count></peers><seeds><count>1</count></seeds>",
         "<completed><count>1</count></completed>",
@@ -308,9 +289,11 @@ fn samples(metrics: &str) -> Option<BTreeMap<String, u64>> {
 }
 
 /// The metrics of a node with two threads, opentracker's live sync, and two links.
-fn all_metrics() -> String {
+fn all_metrics(is_admin: bool) -> String {
     let mut metrics = Vec::new();
-    with_view(Monitor::default(), |view| write_metrics(view, &mut metrics));
+    with_view(Monitor::default(), |view| {
+        write_metrics(view, is_admin, &mut metrics)
+    });
     String::from_utf8(metrics).expect("is text")
 }
 
@@ -348,7 +331,7 @@ fn prometheus_reads_the_metrics() {
     ] {
         assert_eq!(before.get(name), Some(&value), "{name}: {before:#?}");
     }
-    // Those of earlier requests may not be closed yet.
+    // The connections of earlier requests may still be open.
     assert!((1..=10).contains(&before["connections{}"]));
     assert!(before["received_bytes_total{protocol=http}"] > 500);
     assert!(before["sent_bytes_total{protocol=http}"] > 1000);
@@ -359,13 +342,13 @@ fn prometheus_reads_the_metrics() {
     let counts = before.iter().filter(|(name, _)| name.contains("_total"));
     counts.for_each(|(name, count)| assert!(later[name] >= *count, "{name}"));
 
-    let cluster = samples(&all_metrics()).expect("the same parser");
+    let cluster = samples(&all_metrics(true)).expect("the same parser");
     for (name, value) in [
         ("cluster_health{state=syncing}", 1),
         ("cluster_link_up{node=[2001:db8::1]:6970}", 1),
         (
             "cluster_link_records_total{node=192.0.2.1:6970,direction=in}",
-            0,
+            7,
         ),
         ("cluster_failed_handshakes_total{reason=wrong_key}", 0),
         ("multicast_ignored_packets_total{reason=shed}", 0),
@@ -375,51 +358,48 @@ fn prometheus_reads_the_metrics() {
     }
 }
 
+#[test]
+fn peers_received_from_other_nodes_are_counted_for_all_clients_and_nodes_named_for_admins() {
+    for is_admin in [false, true] {
+        let metrics = all_metrics(is_admin);
+        assert!(metrics.contains("\nannounced_synced_peers_total 14\n"));
+        assert_eq!(metrics.contains("{node="), is_admin);
+    }
+}
+
 /// The file with the size of the process is opened before the chroot.
 #[test]
 #[cfg(target_os = "linux")]
 fn memory_is_known_in_a_chroot_too() {
+    if !is_root() {
+        return;
+    }
     let resident = |daemon: &Daemon| -> u64 {
         let text = get(daemon.tcp4(), "/metrics").text();
         let mut lines = text.lines();
         let number = lines.find_map(|line| line.strip_prefix("announced_resident_memory_bytes "));
         number.expect("is there").parse().expect("a number")
     };
-    let root = Command::new("id").arg("-u").output();
-    let is_root = root.is_ok_and(|output| output.stdout == b"0\n");
-    let chroot = ["-u", "65534:65534", "-d", env!("CARGO_TARGET_TMPDIR")];
-    let daemon = Daemon::start(if is_root { &chroot } else { &[] });
+    let daemon = Daemon::start(&["-u", "65534:65534", "-d", env!("CARGO_TARGET_TMPDIR")]);
     let memory = resident(&daemon);
-    // The maximum until now.
+    // The maximum so far.
     let kilobytes = daemon.proc_status("VmHWM");
     let kilobytes: u64 = kilobytes.trim_end_matches(" kB").parse().expect("a number");
     assert!((200_000..=kilobytes * 1024).contains(&memory), "{memory}");
-    if !is_root {
-        skip("a chroot needs root");
-    }
 }
 
-const PRIVATE: [&str; 7] = [
-    "s24s",
-    "top10",
-    "top100",
-    "woodpeckers",
-    "cluster",
-    "tpbs",
-    "statedump",
-];
+const PRIVATE: &str = "s24s top10 top100 woodpeckers cluster tpbs statedump";
 
 #[test]
 fn reports_that_name_torrents_or_peers_are_for_admins_and_others_may_be_public() {
     let names = |is_private| {
         let modes = MODES
             .iter()
-            .filter(move |mode| mode.is_private == is_private);
-        modes
-            .filter(|mode| !matches!(mode.report, Report::Gone))
-            .map(|mode| mode.name)
+            .filter(|mode| !matches!(mode.report, Report::Gone));
+        let modes = modes.filter(move |mode| mode.is_private == is_private);
+        modes.map(|mode| mode.name)
     };
-    assert!(names(true).eq(PRIVATE));
+    assert!(names(true).eq(PRIVATE.split(' ')));
     let paths = |is_private| names(is_private).map(|mode| format!("/stats?mode={mode}"));
     let public: Vec<String> = paths(false)
         .chain(["/metrics".into(), "/stats".into()])
@@ -428,11 +408,10 @@ fn reports_that_name_torrents_or_peers_are_for_admins_and_others_may_be_public()
     let admins = "--proxy 127.0.0.1 -A 203.0.113.0/24 --admin 2001:db8::/32 --public-stats";
     let flags: Vec<&str> = admins.split(' ').collect();
     let (open, closed) = (Daemon::start(&flags), Daemon::start(&flags[..6]));
-    let status = |daemon: &Daemon, client, path: &str| {
-        Client::new(daemon.tcp4())
-            .request(request_as(client, path))
-            .status
+    let response = |daemon: &Daemon, client, path: &str| {
+        Client::new(daemon.tcp4()).request(request_as(client, path))
     };
+    let status = |daemon: &Daemon, client, path: &str| response(daemon, client, path).status;
     let unknown = "/stats?mode=unknown";
     for daemon in [&closed, &open] {
         for admin in ["203.0.113.9", "2001:db8:1::", "::1"] {
@@ -444,52 +423,36 @@ fn reports_that_name_torrents_or_peers_are_for_admins_and_others_may_be_public()
         }
     }
     for other in ["198.51.100.1", "2001:db9::1", "unknown"] {
-        for path in &public {
-            assert_eq!(status(&closed, other, path), 403, "{path}");
-            assert_eq!(status(&open, other, path), 200, "{path}");
+        for (paths, if_open) in [(&public, 200), (&private, 403)] {
+            for path in paths {
+                assert_eq!(status(&closed, other, path), 403, "{path}");
+                assert_eq!(status(&open, other, path), if_open, "{path}");
+            }
         }
-        for path in &private {
-            assert_eq!(status(&closed, other, path), 403, "{path}");
-            assert_eq!(status(&open, other, path), 403, "{path}");
-        }
-        // Whether a mode exists is private too.
+        // The names of modes are private too.
         assert_eq!(status(&closed, other, unknown), 403);
         assert_eq!(status(&open, other, unknown), 400);
         for path in ["/health", "/robots.txt", "/"] {
             assert_eq!(status(&closed, other, path), 200, "{path}");
         }
     }
-    let request = request_as("192.0.2.1", "/metrics");
-    assert_eq!(
-        Client::new(closed.tcp4()).request(request).text(),
-        "403 Forbidden\n"
-    );
+    let forbidden = response(&closed, "192.0.2.1", "/metrics").text();
+    assert_eq!(forbidden, "403 Forbidden\n");
 }
 
 #[test]
 fn head_has_no_body_and_other_methods_are_refused() {
     let daemon = Daemon::start(&[]);
     let mut client = Client::new(daemon.tcp4());
-    for path in [
-        "/stats",
-        "/stats?mode=html",
-        "/metrics",
-        "/health",
-        "/robots.txt",
-        "/",
-    ] {
+    for path in "/stats /stats?mode=html /metrics /health /robots.txt /".split(' ') {
         client.send(format!("HEAD {path} HTTP/1.1\r\n\r\n"));
         let head = client.receive_to("HEAD");
         let length = head.header("Content-Length").expect("has one");
-        assert!(
-            head.status == 200 && head.body.is_empty() && length != "0",
-            "{path}"
-        );
+        assert_eq!((head.status, &*head.body), (200, &b""[..]), "{path}");
+        assert_ne!(length, "0", "{path}");
         let posted = client.request(format!("POST {path} HTTP/1.1\r\n\r\n"));
-        assert_eq!(
-            (posted.status, posted.header("Allow")),
-            (405, Some("GET, HEAD"))
-        );
+        let allowed = posted.header("Allow");
+        assert_eq!((posted.status, allowed), (405, Some("GET, HEAD")));
     }
     client.send("HEAD /stats?mode=nonsense HTTP/1.1\r\n\r\n");
     assert_eq!(client.receive_to("HEAD").status, 400);
@@ -498,22 +461,20 @@ fn head_has_no_body_and_other_methods_are_refused() {
 #[test]
 fn the_path_can_be_moved() {
     let daemon = Daemon::start(&["--stats-path", "/secret/numbers"]);
-    for (target, status) in [
-        ("/stats", 404),
-        ("/secret/numbers/", 404),
-        ("/secret/numbers?mode=torr", 200),
-        ("//secret/numbers?format=x&mode=torr", 200),
+    let reply = |target| get(daemon.tcp4(), target);
+    for target in ["/stats", "/secret/numbers/"] {
+        assert_eq!(reply(target).status, 404);
+    }
+    for target in [
+        "/secret/numbers?mode=torr",
+        "//secret/numbers?format=x&mode=torr",
     ] {
-        let reply = get(daemon.tcp4(), target);
-        assert_eq!(
-            (reply.status, reply.text().starts_with("0\n0\n")),
-            (status, status == 200)
-        );
+        assert!(reply(target).text().starts_with("0\n0\n"));
     }
 }
 
 #[test]
-fn the_root_tells_how_to_announce() {
+fn the_root_lists_the_announce_urls() {
     let daemon = Daemon::start(&[]);
     let (tcp, udp4, udp6) = (daemon.tcp4(), daemon.udp4(), daemon.udp6());
     let introduction = concat!(
@@ -544,28 +505,21 @@ fn the_root_tells_how_to_announce() {
     let addresses = format!(
         "udp://{udp4}/announce\nudp://{udp6}/announce\nhttp://{tcp}/announce\nhttp://{tcp6}/announce\n"
     );
-    for header in [
-        "",
-        "Host:\r\n",
-        "Host: <script>\r\n",
-        "Host: a b\r\n",
-        "Host: x:y\r\n",
-    ] {
-        assert_eq!(ask(header), addresses, "{header}");
+    assert_eq!(ask(""), addresses);
+    for host in ["", " <script>", " a b", " x:y"] {
+        assert_eq!(ask(&format!("Host:{host}\r\n")), addresses, "{host}");
     }
-    assert_eq!(
-        get(tcp, "/robots.txt").text(),
-        "User-agent: *\nDisallow: /\n"
-    );
+    let robots = get(tcp, "/robots.txt").text();
+    assert_eq!(robots, "User-agent: *\nDisallow: /\n");
     assert_eq!(get(tcp, "/health").text(), "ok\n");
 }
 
-/// The daemon logs them after a minute, which a test does not wait for.
+/// The daemon logs them every minute, for which a test does not wait.
 #[test]
 fn the_log_has_all_counts_that_are_not_zero_however_large() {
     let lines = with_view(Monitor::default(), log_lines);
     let expected = "torrents 860000, leechers4 600000, seeders4 1500000, leechers6 100000, seeders6 60000, \
-        completed 91234, udp-announces 123456789, http-announces 4567890, udp-received 98765432100";
+        completed 91234, synced 14, udp-announces 123456789, http-announces 4567890, udp-received 98765432100";
     assert_eq!(lines, [expected]);
     macro_rules! largest {
         ($($field:ident)+) => { Counters { $($field: u64::MAX,)+ ..Counters::default() } };
@@ -587,10 +541,8 @@ fn the_log_has_all_counts_that_are_not_zero_however_large() {
     assert!(lines.len() > 1, "{lines:?}");
     let is_whole = |line: &String| line.len() <= announced::base::log::ROOM;
     assert!(lines.iter().all(is_whole), "{lines:?}");
-    assert_eq!(
-        lines.concat().matches(&format!(" {}", u64::MAX)).count(),
-        14
-    );
+    let text = lines.concat();
+    assert_eq!(text.matches(&format!(" {}", u64::MAX)).count(), 14);
 }
 
 /// A view of a busy tracker with two threads, a node of a cluster.
@@ -616,6 +568,10 @@ fn with_view<T>(monitor: Monitor, make: impl FnOnce(&View) -> T) -> T {
     let up = |name: &str| LinkReport {
         name: name.into(),
         is_up: true,
+        traffic: Traffic {
+            records_in: 7,
+            ..Traffic::default()
+        },
         walk: Some(WalkReport::default()),
         round_trip_ms: Some(3),
         clock_ahead_ms: Some(0),
@@ -624,6 +580,7 @@ fn with_view<T>(monitor: Monitor, make: impl FnOnce(&View) -> T) -> T {
     };
     let cluster = Overview {
         links: vec![up("192.0.2.1:6970"), up("[2001:db8::1]:6970")],
+        link_records_in: 14,
         multicast: Some(Multicast::default()),
         ..Overview::default()
     };
@@ -691,10 +648,8 @@ assert check.open == []
 fn the_page_is_well_formed_and_whole() {
     let daemon = with_some_peers();
     let reply = get(daemon.tcp4(), "/stats?mode=html");
-    assert_eq!(
-        reply.header("Content-Type"),
-        Some("text/html; charset=utf-8")
-    );
+    let content_type = Some("text/html; charset=utf-8");
+    assert_eq!(reply.header("Content-Type"), content_type);
     let (empty, full) = (reply.text(), full_page());
     for part in [
         "<dt>Torrents</dt><dd>2</dd>",
@@ -724,21 +679,10 @@ fn the_page_is_well_formed_and_whole() {
 
 /// Runs a browser on a page, which requests nothing else. Returns its output, or nothing without a browser.
 fn chromium(profile: &Directory, arguments: &[&str], url: &str) -> Option<String> {
+    let flags = "300 chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
+                 --disable-background-networking --disable-component-update --disable-sync --hide-scrollbars";
     let output = Command::new("timeout")
-        .args([
-            "300",
-            "chromium",
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-        ])
-        .args([
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-        ])
-        .args(["--disable-sync", "--hide-scrollbars"])
+        .args(flags.split_whitespace())
         .arg(format!("--user-data-dir={}", profile.file("profile")))
         .args(arguments)
         .arg(url)
@@ -770,22 +714,16 @@ fn page_is_drawn_by_a_browser_in_light_and_dark() {
     // Plots are drawn, in the colours of either scheme.
     let file = profile.write("full.html", full_page());
     let file = format!("file://{file}");
-    let mut sizes = Vec::new();
+    let mut pictures = Vec::new();
     for (name, scheme) in [("light", "1"), ("dark", "0")] {
         let picture = profile.file(&format!("{name}.png"));
-        let screenshot = format!("--screenshot={}", picture);
+        let screenshot = format!("--screenshot={picture}");
         let scheme = format!("--blink-settings=preferredColorScheme={scheme}");
-        chromium(
-            &profile,
-            &[&screenshot, &scheme, "--window-size=1100,1250"],
-            &file,
-        );
-        sizes.push(fs::read(&picture).expect("a picture"));
+        let arguments = [&*screenshot, &scheme, "--window-size=1100,1250"];
+        chromium(&profile, &arguments, &file);
+        let picture = fs::read(&picture).expect("a picture");
+        assert!(picture.starts_with(b"\x89PNG") && picture.len() > 20_000);
+        pictures.push(picture);
     }
-    assert!(
-        sizes
-            .iter()
-            .all(|picture| picture.starts_with(b"\x89PNG") && picture.len() > 20_000)
-    );
-    assert_ne!(sizes[0], sizes[1]);
+    assert_ne!(pictures[0], pictures[1]);
 }

@@ -8,9 +8,10 @@
 mod common;
 
 use announced::sys::cores;
-use common::bencode::Value;
 use common::udp::{Announce, Client, TRANSACTION};
-use common::{Daemon, Directory, free_address, http, program, run, skip, uninterrupted, wait_for};
+use common::{
+    Daemon, Directory, free_address, http, is_root, program, run, skip, uninterrupted, wait_for,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -42,12 +43,7 @@ fn hash(n: u32) -> Hash {
 }
 
 fn seeder(info_hash: Hash, port: u16) -> Announce {
-    Announce {
-        info_hash,
-        port,
-        left: 0,
-        ..Announce::default()
-    }
+    Announce::seeder(port).of(info_hash)
 }
 
 fn clients(tracker: SocketAddr) -> Vec<Client> {
@@ -85,10 +81,8 @@ fn answered(daemon: &Daemon, protocol: &str) -> Vec<u64> {
 /// Asserts that both of two threads have answered UDP requests; returns their sum.
 fn both_answered(daemon: &Daemon) -> u64 {
     let answered = answered(daemon, "udp");
-    assert!(
-        answered.len() == 2 && !answered.contains(&0),
-        "{answered:?}"
-    );
+    let have_both = answered.len() == 2 && !answered.contains(&0);
+    assert!(have_both, "{answered:?}");
     answered.iter().sum()
 }
 
@@ -127,10 +121,8 @@ fn under_load<T>(tracker: SocketAddr, work: impl FnOnce() -> T) -> T {
                 if is_over.load(Relaxed) {
                     return;
                 }
-                let announce = Announce {
-                    event: if round % 2 == 0 { 2 } else { 3 },
-                    ..seeder(hash(first + round / 2 % 250), client.address().port())
-                };
+                let hash = hash(first + round / 2 % 250);
+                let announce = seeder(hash, client.address().port()).event(2 + round % 2);
                 client.exchange(&client.announce_request(&announce));
             }
         }
@@ -152,10 +144,7 @@ fn counts_of_all_threads_add_up_to_those_of_the_clients() {
     let mut received = 0;
     for (n, mut client) in (0..).zip(clients(daemon.udp4())) {
         for port in 1 + n * EACH..=(n + 1) * EACH {
-            let completed = Announce {
-                event: 1,
-                ..seeder(hash(u32::from(port % 7)), port)
-            };
+            let completed = seeder(hash(u32::from(port % 7)), port).event(1);
             let request = client.announce_request(&completed);
             // The second is a renewal.
             received += client.exchange(&request).len() + client.exchange(&request).len();
@@ -203,10 +192,8 @@ fn counts_of_all_threads_add_up_to_those_of_the_clients() {
 fn every_thread_reports_for_all() {
     let daemon = two(&[]);
     for (port, client) in (1000..).zip(clients(daemon.udp4())) {
-        client.announce(&Announce {
-            num_want: i32::from(port % 10),
-            ..seeder(hash(u32::from(port)), port)
-        });
+        let announce = seeder(hash(u32::from(port)), port);
+        client.announce(&announce.num_want(i32::from(port % 10)));
         http::get(daemon.tcp4(), "/nowhere");
     }
     daemon.wait_until_idle();
@@ -227,10 +214,7 @@ fn woodpeckers_are_counted_over_all_threads_and_shards() {
     let clients = clients(daemon.udp4());
     for (event, count) in [(2, None), (2, None), (0, Some(4 * MANY))] {
         for (n, client) in (0..4 * MANY as u16).zip(clients.iter().cycle()) {
-            client.announce(&Announce {
-                event,
-                ..seeder(hash(n.into()), 1 + n)
-            });
+            client.announce(&seeder(hash(n.into()), 1 + n).event(event));
         }
         let line = count.map_or(String::new(), |count| format!("{count:08}: 127.0.0.1\n"));
         let expected = format!("Networks, limit /32:\n{line}\nNetworks, limit /64:\n\n");
@@ -243,26 +227,19 @@ fn woodpeckers_are_counted_over_all_threads_and_shards() {
 fn an_announce_is_in_the_next_reply_of_every_thread_under_load() {
     let daemon = two(&[]);
     let clients = clients(daemon.udp4());
-    let announce = |client: &Client, hash, port, left, event| {
-        client.announce(&Announce {
-            left,
-            event,
-            ..seeder(hash, port)
-        })
-    };
     under_load(daemon.udp4(), || {
         for (round, client) in (0..).zip(&clients) {
             let hash = hash(round);
             let other = &clients[(round as usize + 1) % MANY];
-            announce(client, hash, 7, 0, 2);
+            client.announce_fields(hash, 7, 0, 2);
             assert_eq!(scraped(&clients, hash), [[1, 0, 0]; MANY]);
-            let reply = announce(other, hash, 8, 1000, 2);
+            let reply = other.announce_fields(hash, 8, 1000, 2);
             assert_eq!(reply.peers, ["127.0.0.1:7".parse().expect("an address")]);
             assert_eq!((reply.seeders, reply.leechers), (1, 1));
-            announce(client, hash, 8, 0, 1);
+            client.announce_fields(hash, 8, 0, 1);
             assert_eq!(scraped(&clients, hash), [[2, 1, 0]; MANY]);
-            announce(other, hash, 7, 0, 3);
-            announce(other, hash, 8, 0, 3);
+            other.announce_fields(hash, 7, 0, 3);
+            other.announce_fields(hash, 8, 0, 3);
             assert_eq!(scraped(&clients, hash), [[0, 1, 0]; MANY]);
         }
     });
@@ -306,10 +283,8 @@ fn a_unix_socket_is_served_by_all_threads() {
         (!is_idle(0) && !is_idle(1)).then_some(())
     });
     stop(daemon);
-    assert!(
-        !Path::new(&path).exists(),
-        "the daemon leaves its socket behind"
-    );
+    let is_left = Path::new(&path).exists();
+    assert!(!is_left, "the daemon removes its socket");
 }
 
 /// Where all sockets share ports, Linux may choose a shared port for port 0.
@@ -444,10 +419,8 @@ fn peers_are_limited_for_the_table_as_a_whole() {
         }
         peers(&metrics(&daemon))
     });
-    assert!(
-        (2000..2500).contains(&stored[0]) && stored[0] == stored[1],
-        "{stored:?}"
-    );
+    assert_eq!(stored[0], stored[1]);
+    assert!((2000..2500).contains(&stored[0]), "{stored:?}");
     // While a thread answers a batch, it does not see the peers that another stores.
     let daemon = two(&["--max-peers", "2000"]);
     announce_at_once(&daemon, 1000);
@@ -471,6 +444,7 @@ fn torrents_are_limited_for_the_table_as_a_whole() {
     assert!((500..=564).contains(&together), "{together}");
 }
 
+#[cfg(feature = "full-scrape")]
 #[test]
 fn a_full_scrape_is_whole_and_sorted_while_all_threads_write() {
     let daemon = two(&["--full-scrape", "open"]);
@@ -483,8 +457,8 @@ fn a_full_scrape_is_whole_and_sorted_while_all_threads_write() {
         for _ in 0..16 {
             let body = http::get(daemon.tcp4(), "/scrape").body;
             // The parser insists on keys that are sorted, each once.
-            let reply = Value::parse(&body);
-            let Some(Value::Dictionary(files)) = reply.get("files") else {
+            let reply = common::bencode::Value::parse(&body);
+            let Some(common::bencode::Value::Dictionary(files)) = reply.get("files") else {
                 panic!("no files: {reply:?}");
             };
             for hash in &staying {
@@ -500,6 +474,7 @@ fn a_full_scrape_is_whole_and_sorted_while_all_threads_write() {
 }
 
 /// Stores enough torrents for a full scrape to be larger than a socket's buffers.
+#[cfg(feature = "full-scrape")]
 fn fill(daemon: &Daemon) {
     let clients = clients(daemon.udp4());
     for first in (0..90_000).step_by(MANY) {
@@ -511,6 +486,7 @@ fn fill(daemon: &Daemon) {
 }
 
 /// Begins a full scrape as the client with this number, behind a trusted proxy; the connection and the status.
+#[cfg(feature = "full-scrape")]
 fn begin_full_scrape(daemon: &Daemon, n: usize) -> (http::Client, String) {
     let mut connection = http::Client::new(daemon.tcp4());
     let head = format!("GET /scrape HTTP/1.1\r\nX-Forwarded-For: 192.0.2.{n}\r\n\r\n");
@@ -520,6 +496,7 @@ fn begin_full_scrape(daemon: &Daemon, n: usize) -> (http::Client, String) {
     (connection, status)
 }
 
+#[cfg(feature = "full-scrape")]
 #[test]
 fn full_scrapes_are_limited_to_four_at_once_and_one_per_client_over_all_threads() {
     let daemon = two(&["--proxy", "127.0.0.1"]);
@@ -617,10 +594,7 @@ fn the_state_is_the_same_whatever_the_number_of_threads() {
         }
         for (port, client) in (first..).zip(&clients) {
             for info_hash in &hashes {
-                client.announce(&Announce {
-                    event: 1,
-                    ..seeder(*info_hash, port)
-                });
+                client.announce(&seeder(*info_hash, port).event(1));
             }
         }
         known = known
@@ -720,21 +694,10 @@ fn a_signal_under_load_ends_all_threads_and_the_state_has_every_answered_announc
         let client = Client::new(daemon.udp4());
         for some in answered.chunks(70) {
             let scraped = client.scrape(some);
-            assert!(
-                scraped.iter().all(|[seeders, ..]| *seeders == 1),
-                "{scraped:?}"
-            );
+            let have_all = scraped.iter().all(|[seeders, ..]| *seeders == 1);
+            assert!(have_all, "{scraped:?}");
         }
     }
-}
-
-fn is_root() -> bool {
-    let id = Command::new("id").arg("-u").output();
-    let root = id.is_ok_and(|output| output.stdout == b"0\n");
-    if !root {
-        skip("privileges can be dropped by root only");
-    }
-    root
 }
 
 #[test]
@@ -827,10 +790,8 @@ fn own_addresses_that_overlap_are_refused_with_any_number_of_threads() {
             log.last().cloned().unwrap_or_default()
         });
         let start = format!("announced: cannot listen on {name} ");
-        assert!(
-            one.starts_with(&start) && one.contains("Address already in use"),
-            "{one}"
-        );
+        assert!(one.starts_with(&start), "{one}");
+        assert!(one.contains("Address already in use"), "{one}");
         assert_eq!(two, one);
     }
 }
@@ -839,18 +800,10 @@ fn own_addresses_that_overlap_are_refused_with_any_number_of_threads() {
 #[test]
 fn each_socket_at_port_0_has_a_port_of_its_own() {
     const SOCKETS: usize = 400;
-    let flags = [
-        &["-j", "2", "-i", "127.0.0.1"],
-        &["-P", "0"].repeat(SOCKETS)[..],
-    ]
-    .concat();
-    let log = Daemon::start_with(&flags).log();
-    let addresses: BTreeSet<&str> = log
-        .iter()
-        .filter_map(|line| line.strip_prefix("announced: listening on udp "))
-        .filter_map(|line| line.split(',').next())
-        .collect();
-    assert_eq!(addresses.len(), SOCKETS, "{log:?}");
+    let mut flags = vec!["-j", "2", "-i", "127.0.0.1"];
+    flags.extend(["-P", "0"].repeat(SOCKETS));
+    let addresses = Daemon::start_with(&flags).addresses("udp");
+    assert_eq!(BTreeSet::from_iter(addresses).len(), SOCKETS);
 }
 
 #[test]

@@ -10,18 +10,11 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 fn seeder(port: u16) -> Announce {
-    Announce {
-        left: 0,
-        port,
-        ..Announce::default()
-    }
+    Announce::seeder(port)
 }
 
 fn leecher(port: u16) -> Announce {
-    Announce {
-        port,
-        ..Announce::default()
-    }
+    Announce::leecher(port)
 }
 
 fn start(flags: &[&str]) -> (Daemon, Client) {
@@ -92,10 +85,7 @@ fn num_want_is_50_by_default_and_at_most_200_or_67_of_ipv6() {
             client.announce(&seeder(port));
         }
         for (num_want, count) in [(i32::MAX, max), (30, 30), (-1, 50), (i32::MIN, 50), (0, 0)] {
-            let request = client.announce_request(&Announce {
-                num_want,
-                ..leecher(1)
-            });
+            let request = client.announce_request(&leecher(1).num_want(num_want));
             let length = client.exchange(&request).len();
             assert_eq!(length, 20 + count.min(max) * size, "{num_want}");
         }
@@ -150,17 +140,9 @@ fn event_and_left_decide_the_counts() {
         // Remembered without peers.
         (3, 0, [0, 1, 0]),
     ] {
-        let announce = Announce {
-            event,
-            left,
-            ..Announce::default()
-        };
-        client.announce(&announce);
-        assert_eq!(
-            client.scrape(&[announce.info_hash]),
-            [counts],
-            "{event} {left}"
-        );
+        client.announce_fields([0xaa; 20], 6881, left, event);
+        let scraped = client.scrape(&[[0xaa; 20]]);
+        assert_eq!(scraped, [counts], "{event} {left}");
     }
 }
 
@@ -169,27 +151,19 @@ fn stopped_peer_is_removed_and_is_sent_no_peers() {
     let (_daemon, client) = start(&[]);
     client.announce(&seeder(1));
     client.announce(&leecher(2));
-    let stop = |announce| Announce {
-        event: 3,
-        ..announce
-    };
     for _ in 0..2 {
-        let reply = client.announce(&stop(leecher(2)));
+        let reply = client.announce(&leecher(2).event(3));
         assert_eq!((reply.seeders, reply.leechers), (1, 0));
         assert_eq!(reply.peers, []);
     }
-    assert_eq!(client.announce(&stop(seeder(1))).seeders, 0);
+    assert_eq!(client.announce(&seeder(1).event(3)).seeders, 0);
 }
 
 #[test]
 fn scrape_answers_in_order_for_up_to_74_torrents() {
     let (_daemon, client) = start(&[]);
     for n in [0_u8, 2, 73, 74] {
-        client.announce(&Announce {
-            info_hash: [n; 20],
-            left: u64::from(n),
-            ..Announce::default()
-        });
+        client.announce_fields([n; 20], 6881, n.into(), 2);
     }
     let hashes: Vec<[u8; 20]> = (0..75).map(|n| [n; 20]).collect();
     let mut expected = vec![[0; 3]; 74];
@@ -242,28 +216,17 @@ fn invalid_datagrams_get_no_reply_or_a_shorter_one() {
     assert!(client.is_silent_on(&connect), "another number");
     let mut stranger = Client::from("127.0.0.1", daemon.udp4());
     stranger.connection = client.connection ^ (1 << 40);
+    let (announce, scrape) = (leecher(1), [[0; 20]]);
+    let again = "Connect again.";
+    let port = "invalid port 0: expected 1 to 65535";
     for (sender, request, error) in [
-        (
-            &stranger,
-            stranger.announce_request(&leecher(1)),
-            "Connect again.",
-        ),
-        (
-            &stranger,
-            stranger.scrape_request(&[[0; 20]]),
-            "Connect again.",
-        ),
-        (
-            &client,
-            client.announce_request(&leecher(0)),
-            "invalid port 0: expected 1 to 65535",
-        ),
+        (&stranger, stranger.announce_request(&announce), again),
+        (&stranger, stranger.scrape_request(&scrape), again),
+        (&client, client.announce_request(&leecher(0)), port),
     ] {
         let reply = sender.exchange(&request);
-        assert_eq!(
-            (action(&reply), &reply[4..8]),
-            (3, &TRANSACTION.to_be_bytes()[..])
-        );
+        assert_eq!(action(&reply), 3);
+        assert_eq!(reply[4..8], TRANSACTION.to_be_bytes());
         assert_eq!(String::from_utf8_lossy(&reply[8..]), error);
         assert!(reply.len() <= request.len());
     }
@@ -292,10 +255,7 @@ fn peer_expires_after_its_timeout() {
     wait_for("all peers to be stored", || {
         client.announce(&seeder(1));
         client.announce(&leecher(2));
-        client.announce(&Announce {
-            info_hash: [1; 20],
-            ..leecher(3)
-        });
+        client.announce(&leecher(3).of([1; 20]));
         (client.scrape(&hashes) == [[1, 0, 1], [0, 0, 1]]).then_some(())
     });
     wait_for("all peers to expire", || {
@@ -311,11 +271,7 @@ fn at_its_limits_the_tracker_answers_and_does_not_store() {
     }
     let reply = client.announce(&leecher(4));
     assert_eq!((reply.leechers, reply.peers.len()), (3, 3));
-    let other = Announce {
-        info_hash: [1; 20],
-        ..leecher(1)
-    };
-    assert_eq!(client.announce(&other).leechers, 0);
+    assert_eq!(client.announce(&leecher(1).of([1; 20])).leechers, 0);
     let counts = client.scrape(&[[0xaa; 20], [1; 20]]);
     assert_eq!(counts, [[0, 0, 3], [0, 0, 0]]);
 }

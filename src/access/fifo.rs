@@ -1,6 +1,7 @@
 //! A FIFO through which single info-hashes are added to the list or removed while the daemon runs.
 
 use crate::base::log;
+use crate::base::text::counted;
 use crate::protocol::hash_list::{Line, Lines};
 use crate::tracker::InfoHash;
 use mio::unix::SourceFd;
@@ -18,14 +19,13 @@ const REPORT_MS: u64 = 60_000;
 /// An open FIFO. It is open for writing too, so that the end of a writer is not the end of the file.
 pub struct Fifo {
     file: File,
-    /// The one that names it.
     pub flag: &'static str,
-    /// Whether its info-hashes are put on the list, or else taken off it.
+    /// Whether its info-hashes are added to the list, or else removed.
     pub adds: bool,
     lines: Lines,
-    /// Lines without an info-hash that are not logged yet.
+    /// Lines without an info-hash since the last report.
     skipped: u64,
-    /// When they may be.
+    /// The earliest time of the next report.
     report_at: u64,
 }
 
@@ -47,7 +47,7 @@ impl Fifo {
         registry.register(&mut SourceFd(&fd), token, Interest::READABLE)
     }
 
-    /// Reads what has arrived, up to a bound: the info-hashes in it. None when nothing has.
+    /// Reads a bounded piece of the text that has arrived, and returns its info-hashes; none if there is no text.
     pub fn turn(&mut self) -> Option<Vec<InfoHash>> {
         let mut bytes = [0; TURN_BYTES];
         let count = loop {
@@ -74,19 +74,14 @@ impl Fifo {
 
     /// Logs how many lines were skipped, at most once a minute.
     pub fn report(&mut self, now: u64) {
-        if let Some(count) = self.take_skipped(now) {
+        if self.next_report().is_some_and(|at| at <= now) {
+            self.report_at = now.saturating_add(REPORT_MS);
+            let lines = counted(std::mem::take(&mut self.skipped), "line");
             let flag = self.flag;
-            let plural = if count == 1 { "" } else { "s" };
             log::line(format_args!(
-                "{flag}: skipped {count} line{plural}: expected an info-hash"
+                "{flag}: skipped {lines}: expected an info-hash"
             ));
         }
-    }
-
-    fn take_skipped(&mut self, now: u64) -> Option<u64> {
-        self.next_report().filter(|at| *at <= now)?;
-        self.report_at = now.saturating_add(REPORT_MS);
-        Some(std::mem::take(&mut self.skipped))
     }
 }
 
@@ -101,16 +96,17 @@ mod tests {
             "--list-add",
             true,
         );
-        assert_eq!((fifo.next_report(), fifo.take_skipped(5)), (None, None));
-        fifo.skipped += 3;
-        assert_eq!(fifo.take_skipped(5), Some(3));
-        assert_eq!(fifo.next_report(), None);
-        for _ in 0..100 {
-            fifo.skipped += 7;
-            assert_eq!(fifo.take_skipped(5 + REPORT_MS - 1), None);
-        }
-        assert_eq!(fifo.next_report(), Some(5 + REPORT_MS));
-        assert_eq!(fifo.take_skipped(5 + REPORT_MS), Some(700));
-        assert_eq!(fifo.take_skipped(5 + 2 * REPORT_MS), None, "none is left");
+        let mut skip = |lines, now| {
+            fifo.skipped += lines;
+            fifo.report(now);
+            (fifo.skipped, fifo.next_report())
+        };
+        assert_eq!(skip(0, 5), (0, None));
+        assert_eq!(skip(3, 5), (0, None));
+        let next = 5 + REPORT_MS;
+        assert_eq!(skip(7, next - 1), (7, Some(next)));
+        assert_eq!(skip(7, next - 1), (14, Some(next)));
+        assert_eq!(skip(0, next), (0, None));
+        assert_eq!(skip(1, next), (1, Some(next + REPORT_MS)));
     }
 }

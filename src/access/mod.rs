@@ -11,6 +11,7 @@ mod set;
 pub use fifo::Fifo;
 
 use crate::base::log;
+use crate::base::text::counted;
 use crate::helper::{Helper, list};
 use crate::sys::chunks::as_chunks;
 use crate::tracker::InfoHash;
@@ -19,56 +20,40 @@ use set::InfoHashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListKind {
-    /// Only the torrents in it are tracked.
-    White,
-    /// All torrents but those in it are tracked.
-    Black,
+/// A kind of list, and the replies to a torrent that it refuses.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ListKind {
+    /// Only the torrents in it are tracked, else only those that are not.
+    is_white: bool,
+    flag: &'static str,
+    name: &'static str,
+    /// Over HTTP: a `failure reason` and BEP 31's `retry in`.
+    pub failure: &'static [u8],
+    /// Over UDP, where an error has no other field.
+    pub message: &'static str,
 }
 
-impl ListKind {
-    fn flag(self) -> &'static str {
-        match self {
-            ListKind::White => "-w/--whitelist",
-            ListKind::Black => "-b/--blacklist",
-        }
-    }
+/// A torrent may be added later: its author announces it first.
+pub static WHITELIST: ListKind = ListKind {
+    is_white: true,
+    flag: "-w/--whitelist",
+    name: "whitelist",
+    failure: b"d14:failure reason46:This torrent is not authorized on this tracker8:retry ini30ee",
+    message: "This torrent is not authorized on this tracker. Retry in 30 minutes.",
+};
 
-    fn name(self) -> &'static str {
-        match self {
-            ListKind::White => "whitelist",
-            ListKind::Black => "blacklist",
-        }
-    }
-
-    /// The refusal over HTTP: a `failure reason` and BEP 31's `retry in`. The torrent may be put on a whitelist later:
-    /// its author announces it first.
-    pub fn failure(self) -> &'static [u8] {
-        match self {
-            ListKind::White => {
-                b"d14:failure reason46:This torrent is not authorized on this tracker8:retry ini30ee"
-            }
-            ListKind::Black => {
-                b"d14:failure reason46:This torrent is not authorized on this tracker8:retry in5:nevere"
-            }
-        }
-    }
-
-    /// The refusal over UDP, which has a message only.
-    pub fn message(self) -> &'static str {
-        match self {
-            ListKind::White => {
-                "This torrent is not authorized on this tracker. Retry in 30 minutes."
-            }
-            ListKind::Black => "This torrent is not authorized on this tracker. Never retry.",
-        }
-    }
-}
+pub static BLACKLIST: ListKind = ListKind {
+    is_white: false,
+    flag: "-b/--blacklist",
+    name: "blacklist",
+    failure:
+        b"d14:failure reason46:This torrent is not authorized on this tracker8:retry in5:nevere",
+    message: "This torrent is not authorized on this tracker. Never retry.",
+};
 
 /// The list in force. All threads read it, and take the lock for a batch of requests.
 pub struct Rules {
-    kind: ListKind,
+    kind: &'static ListKind,
     list: InfoHashSet,
     /// Made through FIFOs since the list was read.
     changes: Changes,
@@ -76,16 +61,19 @@ pub struct Rules {
 
 impl Rules {
     /// The kind of list that refuses this torrent; none if it is tracked.
-    pub fn refuses(&self, hash: &InfoHash) -> Option<ListKind> {
+    pub fn refuses(&self, hash: &InfoHash) -> Option<&'static ListKind> {
         let changed = self.changes.get(hash);
         let is_listed = changed.unwrap_or_else(|| self.list.contains(hash));
-        let is_tracked = is_listed == (self.kind == ListKind::White);
-        (!is_tracked).then_some(self.kind)
+        (is_listed != self.kind.is_white).then_some(self.kind)
     }
 
     /// Prefetches what [`Rules::refuses`] will read.
     pub fn look_ahead(&self, hash: &InfoHash) {
         self.list.prefetch(hash);
+    }
+
+    fn hashes(&self) -> String {
+        counted(self.list.len() as u64, "hash")
     }
 }
 
@@ -104,26 +92,20 @@ impl SharedRules {
     }
 
     /// The kind of list that refuses this torrent; none if it is tracked.
-    pub fn refuses(&self, hash: &InfoHash) -> Option<ListKind> {
+    pub fn refuses(&self, hash: &InfoHash) -> Option<&'static ListKind> {
         self.read().refuses(hash)
-    }
-}
-
-impl Reload {
-    fn is_complete(&self) -> bool {
-        self.count.is_some_and(|count| self.list.len() >= count)
     }
 }
 
 /// Keeps the rules up to date: reloads the list, and applies changes from FIFOs.
 pub struct Access {
-    kind: ListKind,
+    kind: &'static ListKind,
     path: PathBuf,
     rules: SharedRules,
     reload: Option<Reload>,
     /// Another reload was requested while one was under way.
     is_requested: bool,
-    /// More changes were made than are kept, which is logged once a list.
+    /// Changes beyond the maximum were ignored, which is logged once a list.
     is_full: bool,
     /// The list before, as far as its memory has not been freed.
     old: InfoHashSet,
@@ -133,24 +115,31 @@ pub struct Access {
 #[derive(Default)]
 struct Reload {
     list: InfoHashSet,
-    /// How many hashes it has; none until the helper has read the file.
+    /// The number of its hashes; none until the helper has read the file.
     count: Option<usize>,
     skipped: String,
     /// Made since the reload began. The file need not have them, so they stay in force after it.
     changes: Changes,
 }
 
+impl Reload {
+    fn is_complete(&self) -> bool {
+        self.count.is_some_and(|count| self.list.len() >= count)
+    }
+}
+
 impl Access {
     /// An empty list, to be loaded from this file.
-    pub fn new(kind: ListKind, path: PathBuf) -> Access {
+    pub fn new(kind: &'static ListKind, path: PathBuf) -> Access {
+        let rules = Rules {
+            kind,
+            list: InfoHashSet::default(),
+            changes: Changes::default(),
+        };
         Access {
             kind,
             path,
-            rules: SharedRules(Arc::new(RwLock::new(Rules {
-                kind,
-                list: InfoHashSet::default(),
-                changes: Changes::default(),
-            }))),
+            rules: SharedRules(Arc::new(RwLock::new(rules))),
             reload: None,
             is_requested: false,
             is_full: false,
@@ -158,15 +147,13 @@ impl Access {
         }
     }
 
-    /// Reads the file here and now. An error names the file and the flag.
+    /// Reads the file in this process, and blocks meanwhile. An error names the file and the flag.
     pub fn load(&mut self) -> Result<(), String> {
-        let file = list::read(&self.path, &mut || true).map_err(|why| {
-            let path = self.path.as_os_str().to_string_lossy();
-            format!("{} '{path}': {why}", self.kind.flag())
+        let file = list::read(&self.path, &mut || Ok(())).map_err(|why| {
+            let (flag, path) = (self.kind.flag, self.path.display());
+            format!("{flag} '{path}': {why}")
         })?;
-        let mut list = InfoHashSet::with_capacity(file.hashes.len());
-        list.extend(&file.hashes);
-        self.rules.write().list = list;
+        self.rules.write().list = InfoHashSet::of(file.hashes);
         self.report(&file.skipped);
         Ok(())
     }
@@ -175,20 +162,8 @@ impl Access {
         self.rules.clone()
     }
 
-    /// Puts info-hashes from a FIFO on the list or takes them off it. `flag` is the FIFO's.
+    /// Adds info-hashes from a FIFO to the list or removes them. `flag` is the FIFO's.
     pub fn change(&mut self, flag: &str, hashes: &[InfoHash], is_listed: bool) {
-        let has_room = self.set(hashes, is_listed);
-        if !has_room && !self.is_full {
-            self.is_full = true;
-            let most = changes::MAX_CHANGES;
-            log::line(format_args!(
-                "{flag}: changes ignored: more than {most} since the last reload"
-            ));
-        }
-    }
-
-    /// False if there was no room for all of them.
-    fn set(&mut self, hashes: &[InfoHash], is_listed: bool) -> bool {
         let mut rules = self.rules.write();
         let mut has_room = true;
         for hash in hashes {
@@ -197,7 +172,13 @@ impl Access {
                 has_room &= reload.changes.set(*hash, is_listed);
             }
         }
-        has_room
+        drop(rules);
+        if !has_room && !std::mem::replace(&mut self.is_full, true) {
+            let max = changes::MAX_CHANGES;
+            log::line(format_args!(
+                "{flag}: changes ignored: more than {max} since the last reload"
+            ));
+        }
     }
 
     /// Begins a reload, or notes that another is to follow the one under way.
@@ -205,13 +186,13 @@ impl Access {
         self.is_requested = self.reload.is_some();
         if !self.is_requested {
             self.reload = Some(Reload::default());
-            if !helper.load_list() {
-                self.fail("the helper process has ended");
+            if let Err(why) = helper.load_list() {
+                self.fail(why);
             }
         }
     }
 
-    /// The helper has read the file and will send so many hashes.
+    /// The helper has read the file and will send this many hashes.
     pub fn begin(&mut self, count: usize, skipped: String) {
         if let Some(reload) = &mut self.reload {
             reload.list = InfoHashSet::with_capacity(count);
@@ -230,14 +211,14 @@ impl Access {
     /// Ends the reload under way, if there is one.
     pub fn fail(&mut self, why: &str) {
         if self.reload.take().is_some() {
-            let (name, hashes) = (self.kind.name(), self.hashes());
+            let (name, hashes) = (self.kind.name, self.rules.read().hashes());
             log::error(format_args!(
                 "{name}: reload failed: {why}; keeping the old list ({hashes})"
             ));
         }
     }
 
-    /// Whether there is something to do now: [`Access::step`].
+    /// Whether [`Access::step`] has something to do.
     pub fn is_busy(&self) -> bool {
         let is_due = match &self.reload {
             Some(reload) => reload.is_complete(),
@@ -252,13 +233,10 @@ impl Access {
             if !self.old.shrink() {
                 self.old = InfoHashSet::default();
             }
-            return false;
-        }
-        if let Some(reload) = self.reload.take_if(|reload| reload.is_complete()) {
+        } else if let Some(reload) = self.reload.take_if(|reload| reload.is_complete()) {
             self.put_in_force(reload);
             return true;
-        }
-        if self.is_requested && self.reload.is_none() {
+        } else if self.is_requested && self.reload.is_none() {
             self.reload(helper);
         }
         false
@@ -276,18 +254,11 @@ impl Access {
 
     /// Logs the list that has come into force.
     fn report(&self, skipped: &str) {
-        let (name, hashes) = (self.kind.name(), self.hashes());
+        let (name, hashes) = (self.kind.name, self.rules.read().hashes());
         if !skipped.is_empty() {
             log::line(format_args!("{name}: {skipped}"));
         }
         log::line(format_args!("{name}: loaded: {hashes}"));
-    }
-
-    fn hashes(&self) -> String {
-        match self.rules.read().list.len() {
-            1 => String::from("1 hash"),
-            count => format!("{count} hashes"),
-        }
     }
 }
 
@@ -299,13 +270,13 @@ mod tests {
 
     #[test]
     fn torrents_are_refused_by_the_list_and_by_its_changes() {
-        for kind in [ListKind::White, ListKind::Black] {
+        for kind in [&WHITELIST, &BLACKLIST] {
             let mut access = Access::new(kind, PathBuf::new());
-            let refused = |listed| (listed != (kind == ListKind::White)).then_some(kind);
+            let refused = |listed| (listed != kind.is_white).then_some(kind);
             let rules = access.rules();
             assert_eq!(rules.refuses(&HASH), refused(false));
             for listed in [true, false, true] {
-                assert!(access.set(&[HASH], listed));
+                access.change("flag", &[HASH], listed);
                 assert_eq!(rules.refuses(&HASH), refused(listed));
                 assert_eq!(rules.refuses(&[0; 20]), refused(false));
             }
@@ -314,12 +285,12 @@ mod tests {
 
     #[test]
     fn changes_made_during_a_reload_outlive_it() {
-        let mut access = Access::new(ListKind::White, PathBuf::new());
+        let mut access = Access::new(&WHITELIST, PathBuf::new());
         let rules = access.rules();
         let [before, during, in_file] = [[1; 20], [2; 20], [3; 20]];
-        assert!(access.set(&[before], true));
+        access.change("flag", &[before], true);
         access.reload = Some(Reload::default());
-        assert!(access.set(&[during], true));
+        access.change("flag", &[during], true);
         access.begin(1, String::new());
         let is_tracked = |hash| rules.refuses(&hash).is_none();
         assert_eq!(
@@ -339,11 +310,11 @@ mod tests {
     #[test]
     fn a_refusal_is_bencoded_as_in_bep_31() {
         let text = "This torrent is not authorized on this tracker";
-        for (kind, retry) in [(ListKind::White, "i30e"), (ListKind::Black, "5:never")] {
+        for (kind, retry) in [(&WHITELIST, "i30e"), (&BLACKLIST, "5:never")] {
             let length = text.len();
             let expected = format!("d14:failure reason{length}:{text}8:retry in{retry}e");
-            assert_eq!(kind.failure(), expected.as_bytes());
-            assert!(kind.message().starts_with(text));
+            assert_eq!(kind.failure, expected.as_bytes());
+            assert!(kind.message.starts_with(text));
         }
     }
 }

@@ -46,19 +46,32 @@ impl InfoHashSet {
         }
     }
 
+    /// A set of hashes that are sorted and without duplicates. It takes over their memory.
+    pub fn of(hashes: Vec<InfoHash>) -> InfoHashSet {
+        let mut set = InfoHashSet::with_capacity(hashes.len());
+        set.enter(&hashes);
+        set.hashes = hashes;
+        set
+    }
+
     pub fn len(&self) -> usize {
         self.hashes.len()
     }
 
     /// Appends hashes, in order and above all that are there.
     pub fn extend(&mut self, hashes: &[InfoHash]) {
-        for hash in hashes {
+        self.enter(hashes);
+        self.hashes.extend_from_slice(hashes);
+    }
+
+    /// Enters the next hashes in the index.
+    fn enter(&mut self, hashes: &[InfoHash]) {
+        for (before, hash) in (self.hashes.len()..).zip(hashes) {
             let bucket = self.bucket(hash);
             if self.index.len() <= bucket {
-                let before = u32::try_from(self.hashes.len()).unwrap_or(u32::MAX);
+                let before = u32::try_from(before).unwrap_or(u32::MAX);
                 self.index.resize(bucket + 1, before);
             }
-            self.hashes.push(*hash);
         }
     }
 

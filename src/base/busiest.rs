@@ -8,8 +8,8 @@ use crate::base::random::Random;
 
 #[derive(Clone, Debug)]
 pub struct Busiest {
-    /// An open hash table; a count of zero is a free slot. Clients choose the keys, so the multiplier is random, lest
-    /// they choose keys that collide.
+    /// An open hash table; a count of zero is a free slot. Clients choose the keys, so the multiplier is random:
+    /// they cannot choose keys that collide.
     slots: Box<[(u64, u32)]>,
     used: usize,
     multiplier: u64,

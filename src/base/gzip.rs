@@ -26,7 +26,8 @@ pub struct Gzip {
     length: u32,
     /// Bytes of them in the current block.
     in_block: usize,
-    has_begun: bool,
+    /// Until it is written.
+    header: &'static [u8],
 }
 
 impl Gzip {
@@ -40,26 +41,22 @@ impl Gzip {
             checksum: Crc32::new(),
             length: 0,
             in_block: 0,
-            has_begun: false,
+            header: &HEADER,
         }
     }
 
     /// Compresses the next bytes, and appends what is complete. Most calls append nothing, then one appends a block.
     pub fn compress(&mut self, bytes: &[u8], is_last: bool, out: &mut Vec<u8>) {
-        if !mem::replace(&mut self.has_begun, true) {
-            out.extend_from_slice(&HEADER);
-        }
+        out.extend_from_slice(mem::take(&mut self.header));
         self.checksum.update(bytes);
         // The trailer has room for 32 bits.
         self.length = self.length.wrapping_add(bytes.len() as u32);
         self.in_block += bytes.len();
-        let flush = match self.in_block >= BLOCK_BYTES {
-            _ if is_last => TDEFLFlush::Finish,
-            true => TDEFLFlush::Sync,
-            false => TDEFLFlush::None,
-        };
-        if flush == TDEFLFlush::Sync {
-            self.in_block = 0;
+        let mut flush = TDEFLFlush::None;
+        if is_last {
+            flush = TDEFLFlush::Finish;
+        } else if self.in_block >= BLOCK_BYTES {
+            (flush, self.in_block) = (TDEFLFlush::Sync, 0);
         }
         // It takes all of its input, and fails only if the output is refused.
         compress_to_output(&mut self.compressor, bytes, flush, |compressed| {

@@ -7,6 +7,7 @@
 //! The helper process forwards lines to syslog, as the daemon may be in a chroot and must not block. Until the daemon
 //! is ready, its lines go to standard error as well, for the admin who starts it.
 
+use super::text::counted;
 use crate::sys::process::is_stderr_writable;
 use std::fmt;
 use std::io::{self, Write as _};
@@ -99,8 +100,9 @@ pub fn is_told(level: Level) -> bool {
 /// Writes a line, whatever the verbosity.
 pub fn write(level: Level, message: fmt::Arguments) {
     let dropped = DROPPED.swap(0, Ordering::Relaxed);
+    let lines = || counted(dropped as u64, "line");
     let has_caught_up =
-        dropped == 0 || put(Level::Notice, format_args!("log: dropped {dropped} lines"));
+        dropped == 0 || put(Level::Notice, format_args!("log: dropped {}", lines()));
     let is_written = has_caught_up && put(level, message);
     let still_dropped = if has_caught_up { 0 } else { dropped };
     DROPPED.fetch_add(still_dropped + usize::from(!is_written), Ordering::Relaxed);

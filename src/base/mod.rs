@@ -2,6 +2,7 @@
 
 pub mod busiest;
 pub mod crc32;
+#[cfg(feature = "full-scrape")]
 pub mod gzip;
 pub mod log;
 pub mod nets;

@@ -16,25 +16,18 @@ const V4_BITS: u8 = 96;
 impl Net {
     /// `192.0.2.0/24`, `2001:db8::/32`, or a single address. Bits beyond the prefix are ignored.
     pub fn parse(text: &str) -> Option<Net> {
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().ok()?;
-        let (bits_of_address, before) = match address {
-            IpAddr::V4(_) => (32, V4_BITS),
-            IpAddr::V6(_) => (128, 0),
-        };
-        let prefix = match prefix {
+        let (ip, digits) = text.split_once('/').unzip();
+        let address: IpAddr = ip.unwrap_or(text).parse().ok()?;
+        let before = if address.is_ipv4() { V4_BITS } else { 0 };
+        let prefix: u8 = match digits {
             // `u8::parse` would accept a plus sign too.
-            Some(digits) if !digits.starts_with('+') => digits.parse().ok()?,
-            Some(_) => return None,
-            None => bits_of_address,
+            Some(digits) if digits.starts_with('+') => return None,
+            Some(digits) => digits.parse::<u8>().ok()?.checked_add(before)?,
+            None => 128,
         };
-        if prefix > bits_of_address {
+        if prefix > 128 {
             return None;
         }
-        let prefix = before + prefix;
         let address = bits(address) & mask(prefix);
         Some(Net { address, prefix })
     }

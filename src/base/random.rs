@@ -20,7 +20,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Uniform in `0..bound`, or 0 for a bound of 0. The bias, below 2^-32 × bound, is no matter
+    /// Uniform in `0..bound`, or 0 for a bound of 0. The bias, below 2^-32 × bound, does not matter
     /// for a choice among peers.
     pub fn below(&mut self, bound: usize) -> usize {
         ((u128::from(self.draw()) * bound as u128) >> 64) as usize

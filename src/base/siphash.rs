@@ -47,19 +47,13 @@ impl Hasher {
             self.state.absorb(u64::from_le_bytes(self.rest));
             bytes = others;
         }
-        let (words, rest) = as_chunks(bytes);
-        for word in words {
-            self.state.absorb(u64::from_le_bytes(*word));
-        }
+        let rest = self.state.absorb_words(bytes);
         self.rest[..rest.len()].copy_from_slice(rest);
     }
 
     pub fn finish(mut self) -> u64 {
-        let mut last = [0; 8];
-        let held = self.length % 8;
-        last[..held].copy_from_slice(&self.rest[..held]);
-        last[7] = (self.length & 0xff) as u8;
-        self.state.absorb(u64::from_le_bytes(last));
+        self.state
+            .absorb_last(&self.rest[..self.length % 8], self.length);
         self.state.finish()
     }
 }
@@ -100,14 +94,24 @@ impl State {
     }
 
     fn absorb_all(&mut self, message: &[u8]) {
-        let (words, rest) = as_chunks(message);
+        let rest = self.absorb_words(message);
+        self.absorb_last(rest, message.len());
+    }
+
+    /// Returns the bytes that do not fill a word.
+    fn absorb_words<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let (words, rest) = as_chunks(bytes);
         for word in words {
             self.absorb(u64::from_le_bytes(*word));
         }
-        // The last word holds what is left over, and the length's low byte on top.
+        rest
+    }
+
+    /// The last word holds the remaining bytes, with the low byte of the message's length on top.
+    fn absorb_last(&mut self, rest: &[u8], length: usize) {
         let mut last = [0; 8];
         last[..rest.len()].copy_from_slice(rest);
-        last[7] = (message.len() & 0xff) as u8;
+        last[7] = (length & 0xff) as u8;
         self.absorb(u64::from_le_bytes(last));
     }
 

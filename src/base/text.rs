@@ -141,6 +141,15 @@ pub fn milliseconds(out: &mut Vec<u8>, ms: u64) {
     }
 }
 
+/// A number with its noun: `1 torrent`, `2 torrents`, `0 hashes`.
+pub fn counted(number: u64, noun: &str) -> String {
+    let ending = match plural(number) {
+        "s" if noun.ends_with('h') => "es",
+        ending => ending,
+    };
+    format!("{number} {noun}{ending}")
+}
+
 /// The ending of a noun with a count.
 pub fn plural(count: u64) -> &'static str {
     if count == 1 { "" } else { "s" }
@@ -209,6 +218,9 @@ mod tests {
         hex(&mut digits, &[0x00, 0xab, 0x9f]);
         assert_eq!(digits, b"00AB9F");
         assert_eq!([0, 1, 2].map(plural), ["s", "", "s"]);
+        let hashes = [0, 1, 2].map(|number| counted(number, "hash"));
+        assert_eq!(hashes, ["0 hashes", "1 hash", "2 hashes"]);
+        assert_eq!(counted(2, "line"), "2 lines");
     }
 
     #[test]

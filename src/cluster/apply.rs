@@ -1,4 +1,4 @@
-//! Records of other nodes enter the table here, unless the list refuses their torrent.
+//! The records of other nodes enter the table here, unless the list refuses their torrent.
 
 use super::link::Link;
 use super::node::{Node, World};
@@ -6,7 +6,7 @@ use super::records::{self, Group, Groups, Reader};
 use crate::tracker::{Hint, InfoHash, MAX_BATCH};
 
 impl Node {
-    /// Applies records in order, looked up a batch of torrents ahead.
+    /// Applies records in order. The torrents of a batch are looked up ahead.
     pub(super) fn apply_records(
         &mut self,
         link: &mut Link,
@@ -42,10 +42,11 @@ impl Node {
             }
             news += u64::from(apply_groups(&groups, unit, world));
         }
-        link.counters.records_in += count;
-        if kind == records::WALK {
-            link.walk.records += count;
-            link.walk.news += news;
+        self.records_in += count;
+        link.traffic.records_in += count;
+        if let Some(walk) = link.walk.as_mut().filter(|_| kind == records::WALK) {
+            walk.records += count;
+            walk.news += news;
         }
     }
 
@@ -65,15 +66,13 @@ impl Node {
     }
 }
 
-/// Applies groups, which are mostly in the order of info-hashes; how many peers were news.
+/// Applies groups, most of which are in the order of info-hashes. Returns the number of peers that were news.
 fn apply_groups(groups: &[Option<Group>; MAX_BATCH], unit: u64, world: &World) -> u32 {
-    let hashes = groups
-        .iter()
-        .map(|group| group.map(|group| group.info_hash));
-    let order = world.table.order(hashes);
-    let mut hints = [Hint::default(); MAX_BATCH];
     let group = |index: usize| groups.get(index).copied().flatten();
+    let hashes = (0..MAX_BATCH).map(|index| group(index).map(|group| group.info_hash));
     let (table, now) = (world.table, world.now);
+    let order = table.order(hashes);
+    let mut hints = [Hint::default(); MAX_BATCH];
     let mut last = Hint::default();
     table.visit(&order, now, &mut |tracker, index| {
         if let (Some(group), Some(hint)) = (group(index), hints.get_mut(index)) {

@@ -1,4 +1,4 @@
-//! The clocks of the nodes: by how much they differ, which node's units begin when, whether a clock stood still.
+//! The clocks of the nodes: their differences, the phases of their units, and clocks that stood still.
 
 use super::link::{Link, ahead_ms};
 use super::node::{Node, World};
@@ -9,7 +9,7 @@ use crate::tracker::{LIFE, Table};
 const UNSURE_MS: u64 = 8000;
 
 impl Node {
-    /// Sees whether the wall clock was stepped, or the other clock stood still in a suspension.
+    /// Notices that the wall clock was stepped, or that the other clock stood still in a suspension.
     pub(super) fn watch_wall(&mut self, world: &World) {
         let ahead = ahead_ms(world.wall, world.now).unwrap_or(0);
         let before = self.wall_ahead_ms.replace(ahead);
@@ -18,11 +18,10 @@ impl Node {
         }
     }
 
-    /// Whether this node's clock stood still while it was away from the other: by how much less it advanced. Then the
-    /// table's clock is moved on.
+    /// Whether this node's clock has stood still since the last link: then it advanced less than the other node's, and
+    /// the table's clock is moved on by the difference.
     pub(super) fn was_suspended(&mut self, link: &mut Link, world: &World) -> bool {
-        let id = link.theirs.id;
-        let memory = self.memory.iter().find(|memory| memory.id == id);
+        let memory = self.memory_of(link.theirs.id);
         let before = memory.and_then(|memory| memory.ahead_ms);
         link.ahead_ms = ahead_ms(link.theirs.uptime_ms, clock(world.table, world.now).0);
         let (Some(before), Some(ahead)) = (before, link.ahead_ms) else {
@@ -37,20 +36,18 @@ impl Node {
             "the clock of this host stood still for {seconds} s: moved on"
         ));
         self.move_clock(missed, world);
-        // Records that came since it went on were related to the old clock.
+        // Records received since the suspension were related to the old clock.
         let memory = self.memory.iter_mut();
         memory.for_each(|memory| memory.received.unit = 0);
         true
     }
 
-    /// Whether this node gives up the phase of its units for the other's: versions of a peer that come on different
-    /// ways compare only if all nodes begin their units at about the same time. As that ages the peers that are
-    /// stored here by up to a unit, a node that has the phase of the whole nodes gives it up only if it differs by a
-    /// quarter of a unit.
+    /// Whether this node takes the other's phase of the units: versions of a peer that arrive on different ways compare
+    /// only if all nodes begin their units at about the same time. Stored peers age by up to a unit. So a node with the
+    /// phase of the whole nodes takes another one only if it differs by a quarter of a unit.
     pub(super) fn takes_phase(&mut self, link: &Link, world: &World) -> bool {
         let (own, theirs) = (&link.own, &link.theirs);
-        let mut links = self.links.iter();
-        let is_lowest = !links.any(|link| link.is_up && link.theirs.id < theirs.id);
+        let is_lowest = self.ups().all(|link| link.theirs.id >= theirs.id);
         let lifetime = LIFE * world.table.unit_ms();
         let is_free = self
             .phase_from
@@ -73,11 +70,9 @@ impl Node {
         takes
     }
 
-    /// Moves the table's clock on. All links begin anew, as their clocks are related otherwise now.
+    /// Moves the table's clock on. All links end, since clocks are related once for each link.
     fn move_clock(&mut self, ms: u64, world: &World) {
         world.table.move_clock(ms, world.now);
-        let (clock_ms, unit) = clock(world.table, world.now);
-        self.walk.resume(clock_ms, unit);
         self.moved_at = Some(world.now);
         for link in std::mem::take(&mut self.links) {
             self.end(link, Failure::Closed, world.now);
@@ -85,11 +80,11 @@ impl Node {
     }
 }
 
-/// Fixes by how many units the clocks differ. Both sides find the same number of opposite sign.
+/// Fixes the number of units by which the clocks differ.
 pub(super) fn relate_clocks(link: &mut Link, unit_ms: u64) {
     let unit = i128::from(unit_ms);
     let ahead = i128::from(link.own.clock_ms) - i128::from(link.theirs.clock_ms);
-    // Rounded so that the sign is the only difference between the two sides.
+    // The two sides must round to the same number of opposite sign.
     let units = match link.is_dialler {
         true => (ahead + unit / 2).div_euclid(unit),
         false => -((unit / 2 - ahead).div_euclid(unit)),

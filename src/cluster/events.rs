@@ -1,12 +1,11 @@
-//! Stops and completions of this node, numbered from 1 and kept for five minutes: a node that was away for
-//! less is sent what it lacks.
+//! Stops and completions of this node, numbered from 1 and kept for five minutes, for nodes that were away.
 
 use crate::tracker::{News, STOP_MS};
 use std::collections::VecDeque;
 
 #[derive(Debug, Default)]
 pub struct Kept {
-    /// With the time when each was noted.
+    /// With the time at which each was noted.
     events: VecDeque<(u64, News)>,
     first: u64,
     max: usize,
@@ -22,11 +21,12 @@ impl Kept {
         }
     }
 
-    /// The number of the oldest event that is kept, and the number that the next one will have.
+    /// The number of the oldest kept event.
     pub fn first(&self) -> u64 {
         self.first
     }
 
+    /// The number of the next event.
     pub fn next(&self) -> u64 {
         self.first + self.events.len() as u64
     }
@@ -38,13 +38,9 @@ impl Kept {
         self.events.push_back((now, event));
     }
 
-    /// Forgets what is older than five minutes.
+    /// Drops the events that are older than five minutes.
     pub fn forget(&mut self, now: u64) {
-        while self
-            .events
-            .front()
-            .is_some_and(|(at, _)| at + STOP_MS < now)
-        {
+        while self.reach_ms(now) > STOP_MS {
             self.drop_oldest();
         }
         self.events.shrink_to(4 * self.events.len());
@@ -54,7 +50,7 @@ impl Kept {
         self.first += u64::from(self.events.pop_front().is_some());
     }
 
-    /// Events were lost before they had numbers: nodes that are to be sent the next ones find that some are missing.
+    /// Events were lost before they had numbers. Their number is skipped, so that links notice it.
     pub fn skip(&mut self) {
         self.first = self.next() + 1;
         self.events.clear();
@@ -69,10 +65,9 @@ impl Kept {
         self.events.len()
     }
 
-    /// Milliseconds back to the oldest.
+    /// Milliseconds since the oldest kept event.
     pub fn reach_ms(&self, now: u64) -> u64 {
-        self.events
-            .front()
-            .map_or(0, |(at, _)| now.saturating_sub(*at))
+        let oldest = self.events.front();
+        oldest.map_or(0, |(at, _)| now.saturating_sub(*at))
     }
 }

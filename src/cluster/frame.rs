@@ -1,22 +1,21 @@
-//! Bytes between two nodes: the greeting of each, then authenticated frames.
+//! Bytes between two nodes: a hello of each, then authenticated frames.
 //!
-//! All numbers are big-endian. The node that connected sends its hello first, in the clear:
+//! All numbers are big-endian. The node that connects sends its hello first, in the clear:
 //!
 //! ```text
 //!  0   8  magic: "announce"
 //!  8   2  protocol version
 //! 10   8  peer timeout in seconds
-//! 18   8  port on which it takes connections
+//! 18   8  port on which it accepts connections
 //! 26   8  1 if it is whole, else 0
 //! 34   8  id, random for each start of a node
 //! 42  16  nonce, random for each connection
 //! 58   8  its table's clock in milliseconds
-//! 66   8  milliseconds since its start, by a clock that nothing moves on
+//! 66   8  milliseconds since its start, by a clock that is never moved
 //! ```
 //!
-//! Each direction has a key of its own: SipHash-2-4-128 of both hellos and the direction, under a key made of the
-//! cluster's key. So a frame is of no use in another connection, nor in the other direction. From then on there are
-//! frames:
+//! Each direction has a key of its own: SipHash-2-4-128 of both hellos and the direction, under a key made from the
+//! cluster's key. So a frame is valid neither in another connection nor in the other direction. Frames follow:
 //!
 //! ```text
 //!  0   2  length of kind and content
@@ -25,7 +24,7 @@
 //!  .   8  SipHash-2-4 of the frame's number (6 bytes, from 0), the length, the kind and the content
 //! ```
 //!
-//! Nothing in a frame is read before its hash is found right. Frames of unknown kinds are skipped.
+//! The hash of a frame is verified before its content is read. Frames of unknown kinds are skipped.
 
 use super::records::Reader;
 use crate::base::siphash::{Hasher, siphash24_128};
@@ -38,7 +37,7 @@ pub const VERSION: u16 = 2;
 const MAGIC: [u8; 8] = *b"announce";
 pub const HELLO_BYTES: usize = 74;
 
-/// Bytes of a frame, and those of them that are not kind and content.
+/// Bytes of a frame, and of its parts besides kind and content.
 pub const MAX_FRAME: usize = 16 * 1024;
 pub const OVERHEAD: usize = 2 + MAC_BYTES;
 const MAC_BYTES: usize = 8;
@@ -46,19 +45,20 @@ pub const MAX_CONTENT: usize = MAX_FRAME - OVERHEAD;
 
 type SipKey = [u64; 2];
 
-/// Keys for each purpose, all made from the bytes of the key file. None reveals another.
+/// A key for each purpose, all made from the bytes of the key file. None reveals another.
 #[derive(Clone, Debug, Default)]
 pub struct Keys {
     master: SipKey,
 }
 
 impl Keys {
-    /// `secret` has at least 32 bytes, which all count.
+    /// `secret` has at least 32 bytes. All of them count.
     pub fn new(secret: &[u8]) -> Keys {
         let mut first = [0; 32];
-        for (to, from) in first.iter_mut().zip(secret) {
-            *to = *from;
-        }
+        first
+            .iter_mut()
+            .zip(secret)
+            .for_each(|(to, from)| *to = *from);
         let words = as_chunks(&first).0;
         let [a, b, c, d]: [u64; 4] = std::array::from_fn(|i| u64::from_le_bytes(words[i]));
         let [e, f] = siphash24_128([a, b], secret);
@@ -66,17 +66,17 @@ impl Keys {
         Keys { master }
     }
 
-    /// For UDP connection ids that all nodes accept.
+    /// The key of UDP connection ids, which all nodes accept.
     pub fn connections(&self) -> SipKey {
         siphash24_128(self.master, b"connections")
     }
 
-    /// For decoys that all nodes name.
+    /// The key of decoys, which are the same on all nodes.
     pub fn decoys(&self) -> SipKey {
         siphash24_128(self.master, b"decoys")
     }
 
-    /// For the frames of one direction of a connection.
+    /// The key of the frames of one direction of a connection.
     fn direction(&self, is_from_dialler: bool, dialler: &RawHello, acceptor: &RawHello) -> SipKey {
         let mut message = [0; 1 + 2 * HELLO_BYTES];
         message[0] = u8::from(is_from_dialler);
@@ -120,8 +120,7 @@ impl Hello {
         raw
     }
 
-    /// None if there are too few bytes so far. Bytes that cannot be a hello of this version are an error as early as
-    /// possible.
+    /// None if there are too few bytes so far. An error as soon as they cannot become a hello of this version.
     pub fn read(bytes: &[u8]) -> Result<Option<(Hello, RawHello)>, Failure> {
         if MAGIC.iter().zip(bytes).any(|(a, b)| a != b) {
             return Err(Failure::Foreign);
@@ -132,20 +131,19 @@ impl Hello {
             Some(VERSION) => {}
             Some(other) => return Err(Failure::Version(other)),
         }
-        let (Some(raw), Some(numbers)) = (bytes.first_chunk(), reader.numbers()) else {
-            return Ok(None);
-        };
-        let [timeout, port, whole, id, high, low, clock_ms, uptime_ms] = numbers;
-        let hello = Hello {
-            peer_timeout: u32::try_from(timeout).unwrap_or(u32::MAX),
-            port: u16::try_from(port).unwrap_or(0),
-            is_whole: whole != 0,
-            id,
-            nonce: [high, low],
-            clock_ms,
-            uptime_ms,
-        };
-        Ok(Some((hello, *raw)))
+        let numbers = reader.numbers();
+        let hello = numbers.map(
+            |[timeout, port, whole, id, high, low, clock_ms, uptime_ms]| Hello {
+                peer_timeout: u32::try_from(timeout).unwrap_or(u32::MAX),
+                port: u16::try_from(port).unwrap_or(0),
+                is_whole: whole != 0,
+                id,
+                nonce: [high, low],
+                clock_ms,
+                uptime_ms,
+            },
+        );
+        Ok(hello.zip(bytes.first_chunk().copied()))
     }
 }
 
@@ -177,7 +175,7 @@ impl Session {
         out.extend_from_slice(&mac(&mut self.out, content));
     }
 
-    /// The content of the frame at the front of these bytes, once it is complete and if its hash is right.
+    /// The content of the frame at the front of these bytes; none before it is complete.
     pub fn open<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, Failure> {
         let mut reader = Reader(bytes);
         let Some(length) = reader.array().map(u16::from_be_bytes).map(usize::from) else {
@@ -199,7 +197,7 @@ impl Session {
 fn mac((key, number): &mut (SipKey, u64), content: &[u8]) -> [u8; MAC_BYTES] {
     let length = u16::try_from(content.len()).unwrap_or(u16::MAX);
     let mut hasher = Hasher::new(*key);
-    // Eight bytes at once keep the words of the content in place.
+    // Eight bytes, so that the words of the content stay aligned.
     let first = *number << 16 | u64::from(length);
     hasher.update(&first.to_be_bytes());
     hasher.update(content);

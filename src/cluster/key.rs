@@ -1,4 +1,4 @@
-//! The file with the key that the nodes of a cluster have in common.
+//! The file with the key of a cluster, which all its nodes have.
 
 use crate::base::text::plural;
 use crate::sys::files;
@@ -7,13 +7,13 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Bytes of a key: fewer could be guessed, and much more is some other file.
-const LEAST: usize = 32;
-const MOST: usize = 4096;
+/// Bytes of a key. A shorter one could be guessed, a longer one is another file.
+const MIN_BYTES: usize = 32;
+const MAX_BYTES: usize = 4096;
 
-/// Writes an unpredictable key to a new file, which only its owner may read.
+/// Writes a random key to a new file, which only its owner may read.
 pub fn make(path: &Path) -> io::Result<()> {
-    let mut key = [0; LEAST];
+    let mut key = [0; MIN_BYTES];
     getrandom::fill(&mut key).map_err(|_| io::Error::other("no random bytes available"))?;
     let mut options = OpenOptions::new();
     let mut file = options
@@ -24,7 +24,7 @@ pub fn make(path: &Path) -> io::Result<()> {
     file.write_all(&key).and_then(|()| file.sync_all())
 }
 
-/// The bytes of a key, if others can neither read nor change them.
+/// Reads a key. An error if other users can read or change it.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let wrong = |why| Err(io::Error::new(ErrorKind::InvalidData, why));
     let file = files::open_regular(path)?;
@@ -36,15 +36,15 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
         ));
     }
     let mut key = Vec::new();
-    file.take(MOST as u64 + 1).read_to_end(&mut key)?;
+    file.take(MAX_BYTES as u64 + 1).read_to_end(&mut key)?;
     match key.len() {
-        0..LEAST => wrong(format!(
-            "{} byte{}: expected at least {LEAST}",
+        0..MIN_BYTES => wrong(format!(
+            "{} byte{}: expected at least {MIN_BYTES}",
             key.len(),
             plural(key.len() as u64)
         )),
-        LEAST..=MOST => Ok(key),
-        _ => wrong(format!("expected at most {MOST} bytes")),
+        MIN_BYTES..=MAX_BYTES => Ok(key),
+        _ => wrong(format!("expected at most {MAX_BYTES} bytes")),
     }
 }
 
@@ -55,7 +55,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_key_is_made_once_and_read_where_it_is_secret() {
+    fn key_is_made_once_and_read_only_if_it_is_secret_and_of_valid_length() {
         let name = format!("announced-key-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         let _ = fs::remove_dir_all(&directory);

@@ -1,89 +1,82 @@
-//! The sockets of a node: connects to the nodes that the operator names, takes the connections of others, and moves
-//! bytes between them and the [`Node`]. Also where names come to addresses.
+//! The sockets of a node: it connects to the nodes that the operator names, accepts the connections of others, and
+//! moves bytes between these and the [`Node`]. It also keeps the addresses that names are resolved to.
 //!
 //! A turn reads a bounded number of bytes, so that clients do not wait for other nodes.
 
 use super::node::{ConnId, Node, Settings, World};
 use crate::base::log;
 use crate::options::PeerName;
-use crate::stats::cluster::{Failure, Multicast, SharedOverview};
+use crate::stats::cluster::Failure;
 use crate::sys::sockets;
 use crate::tracker::Table;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 
-/// Connections have the tokens below this, one for each place.
+/// Connections have the tokens from this one downwards.
 const LAST_TOKEN: usize = usize::MAX - 1;
 const MAX_CONNECTIONS: usize = 1024;
 
-/// Connections that are taken from a listener in a turn.
+/// Connections accepted in a tick.
 const MAX_ACCEPTED: usize = 64;
 
-/// Bytes that are read in a turn.
+/// Bytes read in a turn.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Bytes that are written to each connection in a turn.
+/// Bytes written to each connection in a turn.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// Milliseconds that the end takes at most.
-const GOODBYE_MS: u64 = 2000;
-
-/// Milliseconds between two ticks, between two questions for a silent node's name, and between two reports.
+/// Milliseconds between two ticks, and between two resolutions of a silent node's name.
 const TICK_MS: u64 = 50;
 const RESOLVE_MS: u64 = 60_000;
-const REPORT_MS: u64 = 1000;
 
 /// The name of a node that the operator names.
 struct Name {
     name: PeerName,
-    /// When it is resolved again; none for an address.
+    /// None for an address.
     resolve_at: Option<u64>,
-    is_failure_told: bool,
+    is_failure_logged: bool,
 }
 
 struct Connection {
     id: ConnId,
     stream: TcpStream,
-    /// This node connects, and the other has not taken the connection yet.
+    /// This node connects, and the other one has not accepted yet.
     is_connecting: bool,
     readable: bool,
     writable: bool,
 }
 
+#[derive(Default)]
 pub struct Mesh {
     pub node: Node,
     listeners: Vec<TcpListener>,
     names: Vec<Name>,
     connections: Vec<Option<Connection>>,
     next_id: ConnId,
-    /// The place that was read from last.
+    /// The index of the connection that was read last.
     last_read: usize,
-    has_unread: bool,
-    has_unwritten: bool,
-    /// Whether a listener may have more connections to take.
-    accepts: bool,
-    /// A listener had an error: it is tried again at the next tick.
-    retries_accept: bool,
-    /// When the end began, and whether nothing more is sent.
-    ending_at: Option<u64>,
-    is_shut: bool,
+    /// Bytes may be read or written at once.
+    has_bytes: bool,
+    /// The next tick is due at once.
     is_busy: bool,
     tick_at: u64,
-    report_at: u64,
-    overview: SharedOverview,
-    /// For the report.
-    pub multicast: Option<Multicast>,
+    /// At the end: nothing more is sent.
+    is_shut: bool,
 }
 
 impl Mesh {
+    /// Adds the names and the port of the listeners to the settings of the node.
     pub fn new(
-        settings: Settings,
+        mut settings: Settings,
         names: &[PeerName],
         listeners: Vec<TcpListener>,
         table: &Table,
     ) -> Mesh {
+        settings.peers = names.iter().map(ToString::to_string).collect();
+        let address = listeners.first().and_then(|it| it.local_addr().ok());
+        settings.port = address.map_or(0, |address| address.port());
         let mut node = Node::new(settings, table, 0);
         for (index, name) in names.iter().enumerate() {
             node.set_addresses(index, name.address().into_iter().collect());
@@ -91,78 +84,45 @@ impl Mesh {
         let names = names.iter().map(|name| Name {
             name: name.clone(),
             resolve_at: name.address().is_none().then_some(0),
-            is_failure_told: false,
+            is_failure_logged: false,
         });
         Mesh {
             names: names.collect(),
             node,
             listeners,
-            connections: Vec::new(),
-            next_id: 0,
-            last_read: 0,
-            has_unread: false,
-            has_unwritten: false,
-            accepts: true,
-            retries_accept: false,
-            ending_at: None,
-            is_shut: false,
-            is_busy: false,
-            tick_at: 0,
-            report_at: 0,
-            overview: SharedOverview::default(),
-            multicast: None,
+            ..Mesh::default()
         }
-    }
-
-    /// The report that the other threads read.
-    pub fn overview(&self) -> SharedOverview {
-        self.overview.clone()
     }
 
     pub fn owns(token: Token) -> bool {
         token.0 > LAST_TOKEN - MAX_CONNECTIONS && token.0 <= LAST_TOKEN
     }
 
-    /// Has the poll watch the listeners under these tokens.
-    pub fn register(&mut self, registry: &Registry, tokens: [Token; 2]) -> io::Result<()> {
-        for (listener, token) in self.listeners.iter_mut().zip(tokens) {
-            registry.register(listener, token, Interest::READABLE)?;
-        }
-        Ok(())
-    }
-
-    /// Notes that something has happened to a connection, or that a listener has some.
+    /// A connection can be read or written again.
     pub fn ready(&mut self, token: Token) {
-        if !Mesh::owns(token) {
-            self.accepts = true;
-        } else if let Some(Some(connection)) = self.connections.get_mut(LAST_TOKEN - token.0) {
+        let connection = self.connections.get_mut(LAST_TOKEN.wrapping_sub(token.0));
+        if let Some(Some(connection)) = connection {
             connection.readable = true;
             connection.writable = true;
-            self.has_unread = true;
+            self.has_bytes = true;
         }
     }
 
     pub fn is_busy(&self) -> bool {
-        self.is_busy || self.has_unread || self.has_unwritten || self.accepts
+        self.is_busy || self.has_bytes
     }
 
     pub fn next_deadline(&self) -> u64 {
         self.tick_at
     }
 
-    /// Whether [`Mesh::serve`] has something to do, as it mostly has not between two batches of requests.
-    pub fn is_due(&self, now: u64) -> bool {
-        self.is_busy() || now >= self.tick_at
-    }
-
-    /// A turn: takes connections, reads, lets the node work, writes.
+    /// A turn, if there is something to do: reads, lets the node work, writes.
     pub fn serve(&mut self, registry: &Registry, world: &World) {
-        self.accept(registry, world);
-        self.connect_on(world);
+        self.finish_connects(world);
         self.read(world);
         if self.is_busy || world.now >= self.tick_at {
             self.tick_at = world.now + TICK_MS;
-            self.accepts |= std::mem::take(&mut self.retries_accept);
+            self.accept(registry, world.now);
             self.is_busy = self.node.tick(world);
             self.dial(registry, world.now);
         }
@@ -170,41 +130,26 @@ impl Mesh {
         for line in self.node.lines.drain(..) {
             log::line(format_args!("cluster: {line}"));
         }
-        self.report(world.now);
         self.say_goodbye(world.now);
     }
 
-    fn accept(&mut self, registry: &Registry, world: &World) {
-        if !std::mem::take(&mut self.accepts) {
-            return;
-        }
-        let mut accepted = Vec::new();
-        for listener in &self.listeners {
-            while accepted.len() < MAX_ACCEPTED {
-                match listener.accept() {
-                    Ok(connection) => accepted.push(connection),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    // Of one connection, or there are too few descriptors.
-                    Err(_) => {
-                        self.retries_accept = true;
-                        break;
-                    }
-                }
-            }
-            self.accepts |= accepted.len() >= MAX_ACCEPTED;
-        }
+    /// Accepts the connections that wait. The poll does not watch the listeners, since a tick is never far.
+    fn accept(&mut self, registry: &Registry, now: u64) {
+        let accept = |listener: &TcpListener| listener.accept().ok();
+        let waiting = self.listeners.iter();
+        let waiting = waiting.flat_map(|listener| std::iter::from_fn(move || accept(listener)));
+        let accepted: Vec<_> = waiting.take(MAX_ACCEPTED).collect();
         for (stream, address) in accepted {
             let address = SocketAddr::new(address.ip().to_canonical(), address.port());
             if self.node.is_crowded(address.ip()) {
-                let why = Failure::Crowded;
-                self.node.fail(None, Some(address), why, world.now);
+                self.node.fail(None, Some(address), Failure::Crowded, now);
             } else if let Some(id) = self.add(registry, stream, false) {
-                self.node.open(id, None, address, world.now);
+                self.node.open(id, None, address, now);
             }
         }
     }
 
-    /// Has the poll watch a connection; none if there is no place for it.
+    /// Makes the poll watch a connection. None if there are too many.
     fn add(
         &mut self,
         registry: &Registry,
@@ -222,6 +167,7 @@ impl Mesh {
             .register(&mut stream, Token(LAST_TOKEN - place), interest)
             .ok()?;
         self.next_id += 1;
+        self.has_bytes = true;
         let connection = Some(Connection {
             id: self.next_id,
             stream,
@@ -247,54 +193,48 @@ impl Mesh {
         }
     }
 
-    /// Sees which connections have been made and which have failed.
-    fn connect_on(&mut self, world: &World) {
+    /// Finds the connections that have been made, and those that could not be.
+    fn finish_connects(&mut self, world: &World) {
         let connections = self.connections.iter_mut().flatten();
         for connection in connections.filter(|c| c.is_connecting && c.writable) {
             let stream = &connection.stream;
             let is_made = matches!(stream.take_error(), Ok(None)) && stream.peer_addr().is_ok();
             connection.is_connecting = false;
+            let (node, id) = (&mut self.node, connection.id);
             match is_made {
-                true => self.node.connected(connection.id, world),
-                false => {
-                    let why = Failure::Unreachable;
-                    self.node.closed(connection.id, why, world.now);
-                }
+                true => node.connected(id, world),
+                false => node.closed(id, Failure::Unreachable, world.now),
             }
         }
     }
 
     /// Reads from the next connection that has something.
     fn read(&mut self, world: &World) {
+        self.has_bytes = false;
         let count = self.connections.len();
-        let is_readable = |c: &Connection| c.readable && !c.is_connecting;
-        let mut places = (1..=count).map(|step| (self.last_read + step) % count);
-        let place = places.find(|place| {
-            let connection = self.connections.get(*place).and_then(Option::as_ref);
-            connection.is_some_and(is_readable)
-        });
-        self.has_unread = place.is_some();
-        let Some(place) = place else { return };
-        let Some(Some(connection)) = self.connections.get_mut(place) else {
-            return;
-        };
-        self.last_read = place;
-        let id = connection.id;
-        let mut bytes = [0; READ_BYTES];
-        match connection.stream.read(&mut bytes) {
-            Ok(count @ 1..) => {
-                let bytes = bytes.get(..count).unwrap_or_default();
-                self.node.receive(id, bytes, world);
+        for place in (1..=count).map(|step| (self.last_read + step) % count) {
+            let connection = self.connections.get_mut(place).and_then(Option::as_mut);
+            let is_readable = |c: &&mut Connection| c.readable && !c.is_connecting;
+            let Some(connection) = connection.filter(is_readable) else {
+                continue;
+            };
+            (self.last_read, self.has_bytes) = (place, true);
+            let (node, id) = (&mut self.node, connection.id);
+            let mut bytes = [0; READ_BYTES];
+            match connection.stream.read(&mut bytes) {
+                Ok(count @ 1..) => {
+                    node.receive(id, bytes.get(..count).unwrap_or_default(), world);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => connection.readable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => node.closed(id, Failure::Closed, world.now),
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => connection.readable = false,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Ok(0) | Err(_) => self.node.closed(id, Failure::Closed, world.now),
+            return;
         }
     }
 
     /// Writes the bytes that wait, and drops the connections that the node has ended.
     fn write(&mut self, now: u64) {
-        self.has_unwritten = false;
         for place in &mut self.connections {
             let Some(connection) = place else { continue };
             let id = connection.id;
@@ -313,23 +253,12 @@ impl Mesh {
                 Err(_) => self.node.closed(id, Failure::Closed, now),
             }
             let has_more = self.node.output(id).is_none_or(|output| !output.is_empty());
-            self.has_unwritten |= connection.writable && has_more;
+            self.has_bytes |= connection.writable && has_more;
             self.is_busy |= self.node.is_hungry(id);
         }
     }
 
-    /// Renews the report once a second, and at once if the health has changed.
-    fn report(&mut self, now: u64) {
-        if now < self.report_at && self.overview.health() == self.node.health() {
-            return;
-        }
-        self.report_at = now + REPORT_MS;
-        let mut overview = self.node.overview(now);
-        overview.multicast = self.multicast;
-        self.overview.set(overview);
-    }
-
-    /// The number of a name that is to be resolved now. To be called until there is none.
+    /// The index of a name that is to be resolved now. To be called until there is none.
     pub fn next_question(&mut self, now: u64) -> Option<usize> {
         let node = &self.node;
         let mut names = self.names.iter_mut().enumerate();
@@ -342,19 +271,19 @@ impl Mesh {
         Some(index)
     }
 
-    /// Has all names resolved again; how many there are.
+    /// Makes all names due to be resolved. Returns their number.
     pub fn resolve_again(&mut self) -> usize {
         let names = self.names.iter_mut();
         let names = names.filter_map(|name| name.resolve_at.as_mut());
         names.map(|at| *at = 0).count()
     }
 
-    /// A name has been resolved, or why it could not be.
+    /// Takes the addresses of a name, or the reason why it could not be resolved.
     pub fn resolved(&mut self, index: usize, addresses: Result<Vec<IpAddr>, String>) {
         let Some(name) = self.names.get_mut(index) else {
             return;
         };
-        let was_told = std::mem::replace(&mut name.is_failure_told, addresses.is_err());
+        let was_logged = std::mem::replace(&mut name.is_failure_logged, addresses.is_err());
         let name = &name.name;
         match addresses {
             Ok(mut addresses) => {
@@ -369,39 +298,36 @@ impl Mesh {
                 let addresses = addresses.map(|ip| SocketAddr::new(ip, name.port));
                 self.node.set_addresses(index, addresses.collect());
             }
-            Err(_) if was_told => {}
+            Err(_) if was_logged => {}
             Err(why) => log::line(format_args!("cluster: {name}: cannot resolve: {why}")),
         }
     }
 
     /// Begins the end: the node sends the news and renewals that the others lack.
     pub fn wind_up(&mut self, world: &World) {
-        self.accepts = false;
         self.listeners.clear();
         self.node.finish(world);
-        self.ending_at = Some(world.now);
         self.is_busy = true;
     }
 
-    /// Once all is sent, shuts its side down and reads on until the other nodes close: a connection that is closed
-    /// with bytes unread loses those that the system has not sent yet.
+    /// When all is sent, shuts down this side and reads until the other nodes close: if a connection is closed with
+    /// bytes unread, the system drops those that it has not sent yet.
     fn say_goodbye(&mut self, now: u64) {
-        if self.ending_at.is_some() && !self.is_shut && self.node.is_finished(now) {
+        if !self.is_shut && self.node.is_finished(now) {
             self.is_shut = true;
             for connection in self.connections.iter().flatten() {
-                // If it fails the connection has ended already.
+                // An error means that the connection has ended.
                 let _ = connection.stream.shutdown(Shutdown::Write);
             }
         }
     }
 
     pub fn is_over(&self, now: u64) -> bool {
-        let is_late = self.ending_at.is_some_and(|at| at + GOODBYE_MS <= now);
-        is_late || self.is_shut && self.connections.iter().all(Option::is_none)
+        self.node.is_late(now) || self.is_shut && self.connections.iter().all(Option::is_none)
     }
 }
 
-/// The addresses of a family on which this node takes connections.
+/// The addresses of a family on which this node accepts connections.
 fn own_addresses(listeners: &[TcpListener], family: IpAddr) -> impl Iterator<Item = IpAddr> {
     let addresses = listeners.iter().filter_map(|it| it.local_addr().ok());
     let own = addresses.map(|address| address.ip());

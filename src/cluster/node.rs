@@ -1,27 +1,27 @@
 //! A node as a plain value: bytes of connections and time go in, bytes come out. The daemon drives it with sockets,
-//! a test with a scheduler. Here links come up and go.
+//! a test with a scheduler. This file has the life of a link, from the connection to its end.
 
 use super::clocks::{clock, relate_clocks};
 use super::events::Kept;
 use super::frame::{Hello, Keys, OVERHEAD, RawHello, Session};
-use super::link::{Counters, Link, STALE_MS};
+use super::link::{Link, STALE_MS};
 use super::opentracker::renewals_from;
-use super::records::{self, Heartbeat, LATER, Reader, Received};
+use super::records::{self, Heartbeat, JOINING, LATER, LEARNT, Reader, Received, WITH_COUNTS};
 use super::walk::Walk;
 use crate::base::random::Random;
 use crate::base::siphash::siphash24_128;
-use crate::stats::cluster::{Failure, Health, LinkReport, Overview};
+use crate::stats::cluster::{Failure, Health, LinkReport, Overview, Traffic};
 use crate::tracker::{InfoHash, LATE, News, Table, max_events};
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 
-/// A connection, named by the driver; a name is used once.
+/// A connection, numbered by the driver. A number is used once.
 pub type ConnId = u64;
 
-/// Connections from addresses that no name resolves to, before they show the key.
+/// Unauthenticated connections from addresses that no `--cluster-peer` has.
 const MAX_STRANGERS: usize = 64;
 
-/// Milliseconds: a retry comes after one to five seconds, after a connection to itself much later.
+/// Milliseconds until a retry: random between the first two, after a connection to itself the third.
 const RETRY_MS: usize = 1000;
 const MAX_RETRY_MS: usize = 5000;
 const OWN_RETRY_MS: u64 = 60_000;
@@ -29,34 +29,34 @@ const OWN_RETRY_MS: u64 = 60_000;
 /// Connections to a peer that are closed in a row before that is logged.
 const MAX_CLOSES: u32 = 3;
 
-/// Unnamed addresses whose failures are logged, each once in this many milliseconds.
+/// Unnamed addresses whose failures are logged, and milliseconds until the same failure is logged again.
 const MAX_LOGGED: usize = 64;
 const LOG_AGAIN_MS: u64 = 3_600_000;
 
 /// Milliseconds after which a link that is down is logged.
 const DOWN_MS: u64 = 1000;
 
-/// Wall clocks that differ by more make connection ids and decoys differ.
+/// Above this difference of wall clocks, connection ids and decoys differ.
 const MAX_CLOCK_DIFFERENCE_MS: u64 = 120_000;
 
-/// Nodes whose positions are remembered while they are away.
+/// Nodes that are remembered while they are away.
 const MAX_REMEMBERED: usize = 1024;
 
 #[derive(Default)]
 pub struct Settings {
     pub keys: Keys,
-    /// Random for each start.
+    /// Random at each start.
     pub id: u64,
-    /// Makes nonces.
+    /// The seed of nonces and retries.
     pub seed: u64,
     /// In seconds.
     pub peer_timeout: u32,
     pub max_peers: usize,
     /// The nodes that the operator names.
     pub peers: Vec<String>,
-    /// On which this one takes connections.
+    /// The port on which this node accepts connections.
     pub port: u16,
-    /// News is collected for opentracker's live sync, and renewals as early as that needs them.
+    /// News is also collected for opentracker's live sync, which needs renewals earlier.
     pub has_live_sync: bool,
 }
 
@@ -75,32 +75,34 @@ pub struct World<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Peer {
     name: String,
-    /// Where it may be, tried in turn; by these a connection from it is known.
+    /// Tried in turn. A connection from one of them is the peer's.
     addresses: Vec<SocketAddr>,
     next: usize,
-    /// The id that it had when it was last reached.
+    /// The id of the node when it was last reached.
     id: Option<u64>,
     retry_at: u64,
     failure: Option<Failure>,
-    /// How often in a row a connection was closed before it was a link.
+    /// Connections in a row that were closed before they were links.
     closes: u32,
     is_logged_up: bool,
-    /// Of its earlier links.
-    counters: Counters,
-    /// When it went up or down.
+    /// Of earlier links.
+    traffic: Traffic,
+    /// When the link went up or down.
     since: u64,
 }
 
-/// The state of a node between two links.
+/// What this node has of another one, from one link to the next.
 #[derive(Debug)]
 pub(super) struct Memory {
-    pub(super) id: u64,
+    id: u64,
+    /// The position, and the flags of the next [`records::READY`].
     pub(super) received: Received,
+    wishes: u64,
     /// Milliseconds by which its uptime was ahead of this table's clock.
     pub(super) ahead_ms: Option<i64>,
 }
 
-/// A failure that was logged: of which peer or else address, and its number.
+/// A failure that was logged: the peer or else the address, and the number.
 type Logged = (Option<usize>, Option<IpAddr>, usize);
 
 #[derive(Default)]
@@ -112,23 +114,23 @@ pub struct Node {
     pub(super) kept: Kept,
     pub(super) walk: Walk,
     pub(super) news: Vec<News>,
-    /// News of all shards, for opentracker's live sync to take.
+    /// News of all shards for opentracker's live sync, which takes it.
     pub outside: Vec<News>,
     random: Random,
     nonces: u64,
-    pub(super) is_whole: bool,
-    pub(super) is_alone: bool,
-    /// One whole node has sent all that it has.
+    pub(super) health: Health,
+    /// A whole node has sent its whole table.
     pub(super) has_everything: bool,
-    /// When a link was last up, or not answered yet.
+    /// When a link was last up, or last unanswered.
     pub(super) linked_at: u64,
     pub(super) started: u64,
     pub(super) ticked_at: u64,
     pub(super) collected_at: u64,
     pub(super) granted_at: Option<u64>,
     pub(super) listed_at: Option<u64>,
-    /// The link that a catch-up frame was made for last.
+    /// The link for which catch-up frames were last made.
     pub(super) caught_up: ConnId,
+    /// The time limit of the end, once it has begun.
     pub(super) finish_by: Option<u64>,
     /// The last walk has ended.
     pub(super) has_walked: bool,
@@ -136,15 +138,15 @@ pub struct Node {
     pub(super) moved_at: Option<u64>,
     /// Milliseconds by which the wall clock is ahead of the time since the start.
     pub(super) wall_ahead_ms: Option<i64>,
-    /// Until then only nodes that are remembered are linked: they know whether the clock stood still.
+    /// Until then only remembered nodes are linked: they know whether the clock stood still.
     pub(super) unsure_until: u64,
-    /// The node from which the phase of the units was taken, and when. Two nodes in turn would move the clock on and
-    /// on.
+    /// The node whose phase of the units was taken, and when. Two nodes in turn would move the clock again and again.
     pub(super) phase_from: Option<(u64, u64)>,
     /// The phase is that of a whole node.
     pub(super) has_phase: bool,
+    pub(super) records_in: u64,
     pub(super) refused: u64,
-    /// Records that had been refused when the other nodes were asked because of a list.
+    /// Records refused before the other nodes were last asked because of the list.
     pub(super) refused_before: u64,
     pub(super) is_list_changed: bool,
     failures: [u64; Failure::COUNT],
@@ -171,7 +173,7 @@ impl Node {
         Node {
             peers: peers.collect(),
             kept: Kept::new(max_events(settings.max_peers)),
-            walk: Walk::new(clock_ms, unit),
+            walk: Walk::new(clock_ms, unit, table.unit_ms()),
             random: Random::seeded(settings.seed),
             linked_at: now,
             started: now,
@@ -181,14 +183,15 @@ impl Node {
     }
 
     pub fn health(&self) -> Health {
-        match (self.is_whole, self.is_alone) {
-            (true, _) => Health::Ok,
-            (false, true) => Health::Alone,
-            (false, false) => Health::Syncing,
-        }
+        self.health
     }
 
-    /// A peer that is to be connected to now, and where. To be called until there is none.
+    /// Whether it has the peers of all nodes.
+    pub(super) fn is_whole(&self) -> bool {
+        self.health == Health::Ok
+    }
+
+    /// A peer to connect to now, and its address. To be called until there is none.
     pub fn next_dial(&mut self, now: u64) -> Option<(usize, SocketAddr)> {
         if self.finish_by.is_some() {
             return None;
@@ -208,16 +211,15 @@ impl Node {
         Some((index, *address?))
     }
 
-    /// A peer has these addresses now, and is tried again at once if they are others.
+    /// Sets the addresses of a peer. If they have changed, it is tried at once.
     pub fn set_addresses(&mut self, index: usize, addresses: Vec<SocketAddr>) {
-        if let Some(peer) = self.peers.get_mut(index) {
-            if peer.addresses != addresses {
-                (peer.addresses, peer.next, peer.retry_at) = (addresses, 0, 0);
-            }
+        let peer = self.peers.get_mut(index);
+        if let Some(peer) = peer.filter(|peer| peer.addresses != addresses) {
+            (peer.addresses, peer.next, peer.retry_at) = (addresses, 0, 0);
         }
     }
 
-    /// Whether too many connections from addresses that no peer has wait for their handshake to take one from there.
+    /// Whether a connection from this address is one too many of unnamed addresses.
     pub fn is_crowded(&self, from: IpAddr) -> bool {
         let is_stranger = |ip| {
             let mut addresses = self.peers.iter().flat_map(|peer| &peer.addresses);
@@ -229,30 +231,34 @@ impl Node {
         is_stranger(from) && strangers.count() >= MAX_STRANGERS
     }
 
-    /// Whether no connection to this peer has become a link. False for the node itself.
+    /// Whether there is no link to this peer. False for the node itself.
     pub fn is_silent(&self, index: usize) -> bool {
         self.peers.get(index).is_some_and(|peer| {
             let is_its = |link: &Link| link.peer == Some(index) || peer.id == Some(link.theirs.id);
-            let is_linked = self.links.iter().any(|link| link.is_up && is_its(link));
-            peer.failure != Some(Failure::Own) && !is_linked
+            peer.failure != Some(Failure::Own) && !self.ups().any(is_its)
         })
     }
 
     pub fn overview(&self, now: u64) -> Overview {
-        let ups = || self.links.iter().filter(|link| link.is_up);
         let named = self.peers.iter().enumerate().map(|(index, peer)| {
-            let mut down = Link::default();
-            (down.since, down.counters) = (peer.since, peer.counters);
-            let link = ups().find(|link| link.peer == Some(index));
+            let down = LinkReport {
+                since_ms: now.saturating_sub(peer.since),
+                failure: peer.failure,
+                traffic: peer.traffic,
+                ..LinkReport::default()
+            };
+            let link = self.ups().find(|link| link.peer == Some(index));
             LinkReport {
                 name: peer.name.clone(),
-                failure: peer.failure.filter(|_| link.is_none()),
-                ..link.unwrap_or(&down).report(now)
+                is_unresolved: peer.addresses.is_empty(),
+                ..link.map_or(down, |link| link.report(now))
             }
         });
-        // In the order of their connections; a sort from the library would be 6 KB of code.
+        // In the order of their connections. A sort of the standard library would be 6 KB of code.
         let after = |conn: ConnId| {
-            let others = ups().filter(|link| link.peer.is_none() && link.conn > conn);
+            let others = self
+                .ups()
+                .filter(|link| link.peer.is_none() && link.conn > conn);
             others.min_by_key(|link| link.conn)
         };
         let others = std::iter::successors(after(0), |link| after(link.conn));
@@ -260,11 +266,10 @@ impl Node {
             name: link.home().map_or_else(String::new, |it| it.to_string()),
             ..link.report(now)
         });
-        let nowhere = self.peers.iter().filter(|peer| peer.addresses.is_empty());
         Overview {
-            health: self.health(),
+            health: self.health,
             links: named.chain(others).collect(),
-            unresolved: nowhere.map(|peer| peer.name.clone()).collect(),
+            link_records_in: self.records_in,
             events: self.kept.len() as u64,
             events_reach_ms: self.kept.reach_ms(now),
             refused: self.refused,
@@ -283,7 +288,8 @@ impl Node {
         });
     }
 
-    /// Counts a connection that did not become a link. The same failure is logged once, of a peer until it is linked.
+    /// Counts a connection that did not become a link, and logs it unless the same failure was logged lately; of a
+    /// peer, since its last link.
     pub fn fail(
         &mut self,
         peer: Option<usize>,
@@ -294,24 +300,22 @@ impl Node {
         if let Some(count) = self.failures.get_mut(why.number()) {
             *count += 1;
         }
+        let is_closed = why == Failure::Closed;
+        let mut is_logged = !is_closed;
+        if let Some(peer) = self.peer_mut(peer) {
+            peer.failure = Some(why);
+            // A node closes a connection if it has another or moves its clock, but not several in a row.
+            peer.closes = if is_closed { peer.closes + 1 } else { 0 };
+            is_logged |= peer.closes >= MAX_CLOSES;
+        }
         self.logged
             .retain(|((peer, ..), at)| peer.is_some() || at + LOG_AGAIN_MS > now);
         let strangers = self.logged.iter().filter(|((peer, ..), _)| peer.is_none());
-        let has_room = strangers.count() < MAX_LOGGED;
-        let is_closed = why == Failure::Closed;
-        let is_news = match peer.and_then(|index| self.peers.get_mut(index)) {
-            Some(peer) => {
-                // A node closes a connection when it moves its clock or has another: that is logged only if it does
-                // so again.
-                peer.closes = if is_closed { peer.closes + 1 } else { 0 };
-                peer.failure = Some(why);
-                !is_closed || peer.closes >= MAX_CLOSES
-            }
-            None => !is_closed && has_room,
-        };
+        let has_room = peer.is_some() || strangers.count() < MAX_LOGGED;
         let ip = address.filter(|_| peer.is_none()).map(|it| it.ip());
         let failure = (peer, ip, why.number());
-        if !is_news || self.logged.iter().any(|(other, _)| *other == failure) {
+        let is_new = self.logged.iter().all(|(other, _)| *other != failure);
+        if !is_logged || !has_room || !is_new {
             return;
         }
         self.logged.push((failure, now));
@@ -322,7 +326,7 @@ impl Node {
         }
     }
 
-    /// A connection is being made to a peer, or has been made by another node.
+    /// Notes a connection: to a peer, where it is being made, or from another node.
     pub fn open(&mut self, conn: ConnId, peer: Option<usize>, address: SocketAddr, now: u64) {
         self.links.push(Link::new(conn, peer, address, now));
     }
@@ -331,8 +335,7 @@ impl Node {
     pub fn connected(&mut self, id: ConnId, world: &World) {
         let own = self.hello(world);
         if let Some(link) = self.link_mut(id) {
-            link.own = own;
-            link.push_hello();
+            link.push_hello(own);
         }
     }
 
@@ -342,12 +345,17 @@ impl Node {
         Hello {
             peer_timeout: self.settings.peer_timeout,
             port: self.settings.port,
-            is_whole: self.is_whole,
+            is_whole: self.is_whole(),
             id: self.settings.id,
             nonce: siphash24_128(key, &self.nonces.to_be_bytes()),
             clock_ms: clock(world.table, world.now).0,
             uptime_ms: world.now,
         }
+    }
+
+    /// The links that are up.
+    pub(super) fn ups(&self) -> impl Iterator<Item = &Link> {
+        self.links.iter().filter(|link| link.is_up)
     }
 
     pub(super) fn link(&self, id: ConnId) -> Option<&Link> {
@@ -363,12 +371,20 @@ impl Node {
         Some(self.links.swap_remove(at))
     }
 
-    /// Whether the next tick has something to send through a connection.
+    fn peer_mut(&mut self, index: Option<usize>) -> Option<&mut Peer> {
+        self.peers.get_mut(index?)
+    }
+
+    pub(super) fn memory_of(&self, id: u64) -> Option<&Memory> {
+        self.memory.iter().find(|memory| memory.id == id)
+    }
+
+    /// Whether the next tick makes something to send through a connection.
     pub fn is_hungry(&self, id: ConnId) -> bool {
         self.link(id).is_some_and(Link::is_hungry)
     }
 
-    /// Bytes to be sent; none if the connection is to be closed.
+    /// Bytes to be sent. None if the connection is to be closed.
     pub fn output(&self, id: ConnId) -> Option<&[u8]> {
         Some(self.link(id)?.output())
     }
@@ -390,13 +406,14 @@ impl Node {
     pub(super) fn end(&mut self, link: Link, why: Failure, now: u64) {
         self.remember(&link);
         let why = link.ending.unwrap_or(why);
-        let is_linked = self.is_linked(link.theirs.id);
+        let is_linked = self.ups().any(|other| other.theirs.id == link.theirs.id);
         let wait = RETRY_MS + self.random.below(MAX_RETRY_MS - RETRY_MS);
-        if let Some(peer) = link.peer.and_then(|index| self.peers.get_mut(index)) {
+        let is_moved = self.moved_at == Some(now);
+        if let Some(peer) = self.peer_mut(link.peer) {
             if link.is_dialler {
                 peer.retry_at = match why {
                     Failure::Own => now + OWN_RETRY_MS,
-                    _ if self.moved_at == Some(now) => now,
+                    _ if is_moved => now,
                     _ => now + wait as u64,
                 };
             }
@@ -412,18 +429,13 @@ impl Node {
                     self.log(None, link.address, &format_args!("link down: {why}"));
                 }
             }
-            // The side that connected logs it.
+            // The side that connects logs it.
             (false, _) if why == Failure::Own && !link.is_dialler => {}
             (false, is_linked) if !is_linked || why == Failure::WrongKey => {
                 self.fail(link.peer, link.address, why, now);
             }
             _ => {}
         }
-    }
-
-    fn is_linked(&self, id: u64) -> bool {
-        let mut links = self.links.iter();
-        links.any(|link| link.is_up && link.theirs.id == id)
     }
 
     /// Takes bytes of a connection, and applies the frames that are complete.
@@ -436,10 +448,10 @@ impl Node {
             return self.links.push(link);
         }
         if world.table.is_held(world.now) {
-            // The table takes nothing until it has been swept: it is sent again after that.
+            // The table takes no records before it is swept. The next link asks for them again.
             return self.end(link, Failure::Closed, world.now);
         }
-        link.counters.bytes_in += bytes.len() as u64;
+        link.traffic.bytes_in += bytes.len() as u64;
         let mut input = std::mem::take(&mut link.input);
         input.extend_from_slice(bytes);
         let mut rest = &input[..];
@@ -457,7 +469,7 @@ impl Node {
         }
     }
 
-    /// Takes a hello or a frame from the front of these bytes; how many bytes that was.
+    /// Takes a hello or a frame from the front of these bytes. Returns its length, or 0 if it is not complete.
     fn take_one(&mut self, link: &mut Link, bytes: &[u8], world: &World) -> Result<usize, Failure> {
         let Some(session) = &mut link.session else {
             return match Hello::read(bytes)? {
@@ -477,21 +489,15 @@ impl Node {
         }
     }
 
-    /// Ends a connection because of bytes that it brought. The other side learns this node's version and timeout.
+    /// Ends a connection because of its bytes. If the other side can learn the reason from this node's hello or first
+    /// frame, these are sent before.
     fn refuse(&mut self, mut link: Link, why: Failure, world: &World) {
-        let is_unsaid = !link.is_dialler && link.session.is_none();
-        let is_told = match why {
-            Failure::Version(_) | Failure::PeerTimeout(_) | Failure::Own => is_unsaid,
-            // The other side learns that this node's first frame is under another key.
-            Failure::WrongKey => link.session.is_some(),
-            _ => false,
-        };
-        if !is_told {
-            return self.end(link, why, world.now);
-        }
-        if is_unsaid {
-            link.own = self.hello(world);
-            link.push_hello();
+        match why {
+            Failure::Version(_) | Failure::PeerTimeout(_) | Failure::Own if !link.is_dialler => {
+                link.push_hello(self.hello(world));
+            }
+            Failure::WrongKey if link.session.is_some() => {}
+            _ => return self.end(link, why, world.now),
         }
         link.ending = Some(why);
         self.links.push(link);
@@ -518,18 +524,22 @@ impl Node {
             return Err(Failure::PeerTimeout(theirs.peer_timeout));
         }
         if !link.is_dialler {
-            link.own = self.hello(world);
-            link.push_hello();
+            link.push_hello(self.hello(world));
         }
-        let keys = &self.settings.keys;
-        let own = link.own.write();
+        let (keys, own) = (&self.settings.keys, link.own.write());
         link.session = Some(Session::new(keys, link.is_dialler, &own, raw));
-        let mut memory = self.memory.iter().filter(|_| self.is_whole);
-        let memory = memory.find(|memory| memory.id == theirs.id);
-        let received = memory.map_or(Received::default(), |memory| memory.received);
-        let wishes = if self.is_whole { 0 } else { LATER };
-        link.ask(received, wishes);
+        self.ask(link);
         Ok(())
+    }
+
+    /// Asks for everything after the last link to this node. A node that is not whole takes only news for now.
+    fn ask(&self, link: &mut Link) {
+        let (received, wishes) = match self.memory_of(link.theirs.id) {
+            _ if !self.is_whole() => (Received::default(), LATER),
+            Some(memory) => (memory.received, memory.wishes),
+            None => (Received::default(), 0),
+        };
+        link.ask(received, wishes);
     }
 
     fn handle(&mut self, link: &mut Link, content: &[u8], world: &World) -> Result<(), Failure> {
@@ -537,20 +547,19 @@ impl Node {
             return Ok(());
         };
         let mut reader = Reader(content);
-        if !link.is_up {
-            // So it has the key.
-            let asked = reader.numbers().filter(|_| kind == records::READY);
-            let asked = asked.ok_or(Failure::WrongKey)?;
-            self.link_up(link, world)?;
-            self.answer(link, asked);
-            return Ok(());
-        }
         match kind {
-            records::READY => {
-                if let Some(asked) = reader.numbers() {
+            records::READY => match reader.numbers() {
+                Some(asked) => {
+                    // The first one shows that the other node has the key.
+                    if !link.is_up {
+                        self.link_up(link, world)?;
+                    }
                     self.answer(link, asked);
                 }
-            }
+                None if link.is_up => {}
+                None => return Err(Failure::WrongKey),
+            },
+            _ if !link.is_up => return Err(Failure::WrongKey),
             records::HEARTBEAT => {
                 if let Some(heartbeat) = Heartbeat::read(&mut reader) {
                     self.hear(link, heartbeat, world);
@@ -570,16 +579,16 @@ impl Node {
             let known = self.peers.iter().position(|peer| peer.id == Some(id));
             link.peer = known.or(link.peer);
         }
-        if let Some(peer) = link.peer.and_then(|index| self.peers.get_mut(index)) {
+        if let Some(peer) = self.peer_mut(link.peer) {
             peer.id = Some(id);
-            // A link from an address that has no name was the same node's.
+            // A link from an unnamed address was the same node's.
             let mut links = self.links.iter_mut();
             if let Some(other) = links.find(|other| other.is_up && other.theirs.id == id) {
                 other.peer = other.peer.or(link.peer);
             }
         }
         let is_unsure = world.now < self.unsure_until && !self.memory.is_empty();
-        if is_unsure && !self.memory.iter().any(|memory| memory.id == id)
+        if is_unsure && self.memory_of(id).is_none()
             || self.was_suspended(link, world)
             || self.takes_phase(link, world)
             || !self.replaces_others(link, world.now)
@@ -591,8 +600,8 @@ impl Node {
         link.is_up = true;
         link.since = world.now;
         link.heartbeat_at = world.now;
-        if let Some(peer) = link.peer.and_then(|index| self.peers.get_mut(index)) {
-            link.counters = peer.counters;
+        if let Some(peer) = self.peer_mut(link.peer) {
+            link.traffic = peer.traffic;
             peer.failure = None;
             peer.closes = 0;
             peer.since = world.now;
@@ -603,7 +612,7 @@ impl Node {
         Ok(())
     }
 
-    /// Of two links to a node one stays: the newer if the same side dialled both, else the one that the lower id
+    /// Of two links to a node one stays: the newer one if the same side dialled both, else the one that the lower id
     /// dialled. False if it is not this one.
     fn replaces_others(&mut self, link: &mut Link, now: u64) -> bool {
         let id = link.theirs.id;
@@ -621,10 +630,14 @@ impl Node {
             let other = self.links.swap_remove(at);
             self.remember(&other);
         }
-        // The other connection's frames may have come after this one's hello.
-        if let Some(memory) = self.memory.iter().find(|memory| memory.id == id) {
+        // Frames of the other link may have been received after this one had asked.
+        if let Some(memory) = self.memory_of(id) {
             link.received = memory.received;
             link.known = memory.received.event;
+            let is_joining = |wishes: u64| wishes & JOINING != 0;
+            if self.is_whole() && is_joining(memory.wishes) && !is_joining(link.wishes) {
+                self.ask(link);
+            }
         }
         true
     }
@@ -634,16 +647,24 @@ impl Node {
         if !link.is_up {
             return;
         }
-        if let Some(peer) = link.peer.and_then(|index| self.peers.get_mut(index)) {
-            peer.counters = link.counters;
+        if let Some(peer) = self.peer_mut(link.peer) {
+            peer.traffic = link.traffic;
         }
+        // A link that ends before its answer is complete lacks counts. Nor has it a position if it was joining: then
+        // the next link joins again, since the completions so far must not be added to counts that include them.
+        let is_joining = link.wishes & (JOINING | LATER) != 0;
+        let (received, wishes) = match link.is_answered() {
+            true => (link.received, 0),
+            false if is_joining => {
+                let wishes = link.wishes & LEARNT | JOINING | WITH_COUNTS;
+                (Received::default(), wishes)
+            }
+            false => (link.received, WITH_COUNTS),
+        };
         let memory = Memory {
             id: link.theirs.id,
-            // Without a whole answer, records from before the link are missing.
-            received: match link.received.unit {
-                0 => Received::default(),
-                _ => link.received,
-            },
+            received,
+            wishes,
             ahead_ms: link.ahead_ms,
         };
         self.memory.retain(|old| old.id != memory.id);
@@ -659,19 +680,14 @@ impl Node {
         let ahead = link.clock_ahead_ms.unwrap_or(0);
         let differs = ahead.unsigned_abs() > MAX_CLOCK_DIFFERENCE_MS;
         if differs && !std::mem::replace(&mut link.is_clock_logged, true) {
-            let seconds = ahead / 1000;
-            self.log(
-                link.peer,
-                link.address,
-                &format_args!(
-                    "its wall clock differs by {seconds} s: connection ids and decoys differ too"
-                ),
-            );
+            let text = "connection ids and decoys differ too";
+            let text = format!("its wall clock differs by {} s: {text}", ahead / 1000);
+            self.log(link.peer, link.address, &text);
         }
     }
 
-    /// Has the log name the peers whose links have come up, or have been down for a moment: one that is replaced by
-    /// another comes back at once.
+    /// Logs the peers whose links have come up, or have been down for a moment: a link that is replaced comes up again
+    /// at once.
     pub(super) fn log_links(&mut self, now: u64) {
         for index in 0..self.peers.len() {
             let is_up = !self.is_silent(index);
@@ -694,7 +710,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tracker::{Announce, Event, Limits, Peer as Address, Role, Sink, Sinks};
+    use crate::tracker::{Announce, Event, Limits, Peer as Address, Role, Sinks};
     use std::net::Ipv4Addr;
 
     const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
@@ -739,17 +755,14 @@ mod tests {
 
         fn announce(&mut self, number: u32, event: Event, role: Role, now: u64) {
             let announce = Announce {
-                info_hash: &hash(number),
+                info_hash: hash(number),
                 peer: Address::new([192, 0, 2, 1].into(), 7),
                 role,
                 event,
                 want: 0,
-                hint: crate::tracker::Hint::default(),
+                hint: None,
             };
-            let mut sinks = Sinks {
-                v4: Sink::new(&mut []),
-                v6: Sink::new(&mut []),
-            };
+            let mut sinks = Sinks::new(&mut [], &mut []);
             self.table
                 .lock(0, now)
                 .announce(&announce, &mut Random::seeded(1), &mut sinks);
@@ -762,7 +775,7 @@ mod tests {
         hash
     }
 
-    /// Connects one node to the other if it is due.
+    /// Connects one node to the other if that is due. Returns whether it was.
     fn connect(a: &mut Host, b: &mut Host, id: ConnId, now: u64) -> bool {
         let Some((peer, address)) = a.node.next_dial(now) else {
             return false;
@@ -773,7 +786,7 @@ mod tests {
         true
     }
 
-    /// Carries what both have to send through a connection.
+    /// Carries the bytes that both have to send through a connection.
     fn pass(a: &mut Host, b: &mut Host, id: ConnId, now: u64) {
         loop {
             let mut count = 0;
@@ -791,7 +804,7 @@ mod tests {
     }
 
     #[test]
-    fn renewals_are_not_lost_with_news_and_then_with_the_link() {
+    fn renewals_reach_the_other_node_after_lost_news_and_then_a_lost_link() {
         const UNIT_MS: u64 = 56_250;
         let (mut a, mut b) = (Host::new(1, &["b"]), Host::new(2, &[]));
         let announce_all = |host: &mut Host, now| {
@@ -812,7 +825,7 @@ mod tests {
             if now == 9 * UNIT_MS + 250 {
                 announce_all(&mut a, now);
             } else if now == 11 * UNIT_MS + 2250 {
-                // Between two slices of the walk, which is not half through.
+                // Between two slices of the first half of a walk.
                 let (_, unit) = clock(&a.table, now);
                 a.node.links.iter_mut().for_each(|link| link.lose(unit));
             } else if now == 11 * UNIT_MS + 20_250 {
@@ -826,7 +839,7 @@ mod tests {
                 sweeper.step(&host.table, now, 1 << 20, None);
             }
         }
-        let totals = [&a, &b].map(|host| host.table.totals(55 * UNIT_MS).seeders);
+        let totals = [&a, &b].map(|host| host.table.survey(55 * UNIT_MS).totals.seeders);
         assert_eq!((id, totals), (2, [5000, 5000]));
     }
 
@@ -859,10 +872,46 @@ mod tests {
             tick(&mut a, &mut b, now);
         }
         let downloaded = |number: u32| {
-            let counts = b.table.scrape(&hash(number), now);
+            let hash = hash(number);
+            let counts = b.table.lock_for(&hash, now).scrape(&hash);
             counts.map_or(0, |counts| counts.downloaded)
         };
         let wrong = (0..TORRENTS).filter(|number| downloaded(*number) != 1);
+        assert_eq!(wrong.count(), 0);
+    }
+
+    /// The counts that node b has include these completions, so they must come marked as counted again.
+    #[test]
+    fn completions_are_counted_once_though_a_link_drops_before_a_changed_list_is_answered() {
+        let (mut a, mut b) = (Host::new(1, &["b"]), Host::new(2, &[]));
+        let run = |a: &mut Host, b: &mut Host, id, now: u64| {
+            for now in (now..now + 20_000).step_by(100) {
+                connect(a, b, id, now);
+                pass(a, b, id, now);
+                a.with(now, |node, world| node.tick(world));
+                b.with(now, |node, world| node.tick(world));
+            }
+        };
+        run(&mut a, &mut b, 1, 500);
+        let now = 21_000;
+        for number in 0..100 {
+            a.announce(number, Event::Completed, Role::Seeder, now);
+            a.announce(number, Event::Stopped, Role::Seeder, now);
+        }
+        run(&mut a, &mut b, 1, now);
+        assert!(a.node.is_whole() && b.node.is_whole());
+        b.node.refused += 1;
+        b.node.list_changed();
+        let now = 42_000;
+        b.with(now, |node, world| node.tick(world));
+        a.node.closed(1, Failure::Closed, now);
+        b.node.closed(1, Failure::Closed, now);
+        run(&mut a, &mut b, 2, now);
+        assert!(a.node.links.iter().all(|link| link.is_up && link.conn == 2));
+        let now = 62_000;
+        let counts =
+            (0..100).map(|number| b.table.lock_for(&hash(number), now).scrape(&hash(number)));
+        let wrong = counts.filter(|counts| counts.is_none_or(|counts| counts.downloaded != 1));
         assert_eq!(wrong.count(), 0);
     }
 }

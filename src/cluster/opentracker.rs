@@ -1,31 +1,31 @@
-//! opentracker's live sync: packets to a multicast group, without a key, an order or an answer.
+//! opentracker's live sync: packets to a multicast group, without key, sequence or acknowledgement.
 //!
 //! ```text
 //! 0  tracker id 4, type 4 (0: IPv4, 1: IPv6)
 //! 8  records: info-hash 20, address 4 or 16, port 2, flags 1, time 1
 //! ```
-//! Numbers are big-endian; the time is always 0 on the wire. A packet is sent when it is full, or 15 seconds
-//! after its first record. Packets with the own id are dropped; other packets are accepted by their source address
-//! alone, as there is nothing else to know a sender by.
+//! Numbers are big-endian. The time is always 0 on the wire. A packet is sent when it is full, or 15 seconds after its
+//! first record. Packets with the own id are dropped. Other packets are accepted by their source address, since nothing
+//! else identifies a sender.
 //!
 //! opentracker sends a peer that is new, has stopped or has completed. It sends other announces only if it has not
-//! seen the peer for ten minutes. The same is done here, and a change of role is sent too. A renewal goes into a
-//! packet when the client makes it. The walks of the cluster send none: a burst would overrun the socket of an
+//! seen the peer for ten minutes. This module does the same, and sends changes of role too. A renewal is put into a
+//! packet when the client announces. The walks of the cluster send none: a burst would overrun the socket of an
 //! opentracker. So in a cluster of both kinds each node must take part in the live sync.
 //!
-//! Nothing in a record says how old it is. A record that arrives is applied as an announce of now, but the peer is
-//! not local, so it is never sent on by multicast.
+//! A record has no age. It is applied like an announce of the present, but the peer is not local, so it is never sent
+//! on by multicast.
 //!
-//! opentracker of 2024, which serves both families in one process, sends packets of type 0 and cannot read
-//! them: it stores their records as IPv6 peers that do not exist. It does read IPv4 peers in packets
-//! of type 1, as mapped addresses. Before 2024 it read type 0, and nothing else.
+//! opentracker of 2024 serves both families in one process. It sends packets of type 0 and cannot read them: it stores
+//! their records as IPv6 peers that do not exist. It does read IPv4 peers in packets of type 1, as mapped addresses.
+//! Before 2024 it read only type 0.
 
 use crate::base::log;
 use crate::base::nets::{self, Net};
 use crate::base::siphash::siphash24_128;
 use crate::stats::cluster::Multicast as Counters;
 use crate::sys::mmsg::{BATCH, Batch};
-use crate::tracker::{InfoHash, LATE, News, Peer, Record, Role, State, Table};
+use crate::tracker::{InfoHash, LATE, News, Peer, PeerState, Record, Role, Table};
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use std::io;
@@ -34,19 +34,17 @@ use std::net::IpAddr;
 /// Bytes of a packet, without the headers of UDP and IP.
 const MAX_BYTES: usize = 1480;
 
-/// Milliseconds that a record waits at most.
+/// A record waits at most so many milliseconds for others.
 const WAIT_MS: u64 = 15_000;
 
-/// Milliseconds from a peer's last announce from which on its next one is sent.
+/// A renewal is sent if it comes so many milliseconds after the last announce.
 const RENEWAL_MS: u64 = 600_000;
 
-/// Records that are accepted in a second. A flood takes at most an eighth of a core.
+/// Records accepted in a second, so that a flood takes at most an eighth of a core.
 const MAX_RECORDS: u64 = 250_000;
 
-/// Milliseconds between two lines about ignored packets, and at least from one about a packet that cannot be sent to
-/// the next.
-const IGNORED_AGAIN_MS: u64 = 3_600_000;
-const FAILURE_AGAIN_MS: u64 = 60_000;
+/// Milliseconds between two log lines of one reason: about ignored packets, or packets that cannot be sent.
+const LOG_AGAIN_MS: u64 = 3_600_000;
 
 const SEEDING: u8 = 0x80;
 const COMPLETED: u8 = 0x40;
@@ -58,20 +56,19 @@ const V6: u32 = 1;
 /// The bytes before an IPv4 address that is mapped into IPv6.
 const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
-/// Why a packet was not read, in the order of [`Counters::ignored`].
+/// The reason why a packet was ignored, in the order of [`Counters::ignored`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ignored {
     Own,
-    /// From an address that no `--sync-node` holds.
+    /// From an address in no `--sync-node`.
     Stranger,
-    /// Cut short, or of an unknown type.
+    /// Too short, or of an unknown type.
     Malformed,
-    /// There were too many.
+    /// Above [`MAX_RECORDS`].
     Shed,
 }
 
-/// The id of a cluster's nodes, by which they leave each other's packets alone: records would come back to them
-/// without their age.
+/// The id of all nodes of a cluster, so that they ignore the packets of each other: these records have no age.
 pub fn cluster_id(secret: &[u8]) -> [u8; 4] {
     let key = siphash24_128([0; 2], secret);
     let [word, _] = siphash24_128(key, b"multicast");
@@ -79,7 +76,7 @@ pub fn cluster_id(secret: &[u8]) -> [u8; 4] {
     [a, b, c, d]
 }
 
-/// Units after a peer's last announce from which on its next one is news.
+/// A renewal is news if it comes so many units after the last announce.
 pub fn renewals_from(unit_ms: u64) -> u8 {
     let units = RENEWAL_MS / unit_ms.max(1);
     u8::try_from(units).unwrap_or(LATE).clamp(1, LATE)
@@ -92,17 +89,17 @@ pub struct LiveSync {
     batch: Batch,
     filter: Filter,
     packets: Packets,
-    counters: Counters,
+    pub counters: Counters,
     /// When the next line about ignored packets may be logged, by reason.
     log_at: [u64; 4],
-    /// When the log said that packets cannot be sent, if it has not said otherwise.
-    failing_since: Option<u64>,
+    /// When the next line about packets that cannot be sent may be logged.
+    log_unsent_at: u64,
 }
 
 impl LiveSync {
-    /// `input` receives what is sent to the group, `output` sends to it. `id` is that of the cluster, or random.
-    /// (opentracker's is seeded by the second of its start: two that start together ignore each other.) `nodes`
-    /// are the senders that are accepted; `is_mapping` sends IPv4 peers as mapped IPv6 ones.
+    /// `input` receives the packets of the group, `output` sends to it. `id` is that of the cluster, or random.
+    /// (opentracker's is seeded by the second of its start: two that start together ignore each other.) Packets from
+    /// `nodes` are accepted. With `is_mapping`, IPv4 peers are sent as mapped IPv6 addresses.
     pub fn new(
         input: UdpSocket,
         output: UdpSocket,
@@ -113,12 +110,12 @@ impl LiveSync {
         LiveSync {
             input,
             output,
-            batch: Batch::new(),
+            batch: Batch::default(),
             filter: Filter::new(id, nodes),
             packets: Packets::new(id, is_mapping),
             counters: Counters::default(),
-            log_at: Default::default(),
-            failing_since: None,
+            log_at: [0; 4],
+            log_unsent_at: 0,
         }
     }
 
@@ -126,18 +123,14 @@ impl LiveSync {
         registry.register(&mut self.input, token, Interest::READABLE)
     }
 
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// Takes a batch of the packets that wait and applies them to the table; whether more may wait.
+    /// Applies a batch of the packets that wait to the table. Returns whether more may wait.
     pub fn receive(
         &mut self,
         now: u64,
         table: &Table,
         refuses: &dyn Fn(&InfoHash) -> bool,
     ) -> bool {
-        // After an error the next packet brings an event again.
+        // After an error the next packet causes another event.
         let Ok(received) = self.batch.receive(&self.input) else {
             return false;
         };
@@ -163,7 +156,7 @@ impl LiveSync {
                         Ignored::Own | Ignored::Malformed => continue,
                     };
                     if *at <= now {
-                        *at = now + IGNORED_AGAIN_MS;
+                        *at = now + LOG_AGAIN_MS;
                         log::line(format_args!(
                             "multicast: ignored packets from {from}: {why}"
                         ));
@@ -174,9 +167,9 @@ impl LiveSync {
         received == BATCH
     }
 
-    /// Puts news into packets, and sends the packets that are full or have waited for long enough. To be called
-    /// some ten times a second, without news too.
-    pub fn tell(&mut self, news: &[News], now: u64) {
+    /// Puts news into packets, and sends the packets that are due. To be called at least ten times a second, with or
+    /// without news.
+    pub fn send_news(&mut self, news: &[News], now: u64) {
         for news in news {
             if let Some(full) = self.packets.put(news, now) {
                 self.send(&full, now);
@@ -185,7 +178,7 @@ impl LiveSync {
         self.send_due(now, now);
     }
 
-    /// Sends all that waits.
+    /// Sends the packets that wait.
     pub fn wind_up(&mut self, now: u64) {
         self.send_due(u64::MAX, now);
     }
@@ -196,35 +189,27 @@ impl LiveSync {
         }
     }
 
-    /// Sends a packet. If the system refuses it, it is lost, as it could be on its way.
+    /// Sends a packet. If the system does not send it, it is lost, as on any network.
     fn send(&mut self, packet: &Packet, now: u64) {
-        match self.output.send(&packet.bytes) {
-            Ok(_) => {
-                self.counters.packets_out += 1;
-                self.counters.records_out += packet.records;
-                let since = self.failing_since;
-                if since.is_some_and(|since| since + FAILURE_AGAIN_MS <= now) {
-                    self.failing_since = None;
-                    log::line(format_args!("multicast: packets can be sent again"));
-                }
-            }
-            Err(error) => {
-                self.counters.unsent += 1;
-                if error.kind() != io::ErrorKind::WouldBlock && self.failing_since.is_none() {
-                    self.failing_since = Some(now);
-                    log::line(format_args!("multicast: cannot send: {error}"));
-                }
-            }
+        let Err(error) = self.output.send(&packet.bytes) else {
+            self.counters.packets_out += 1;
+            self.counters.records_out += packet.records;
+            return;
+        };
+        self.counters.unsent += 1;
+        if error.kind() != io::ErrorKind::WouldBlock && self.log_unsent_at <= now {
+            self.log_unsent_at = now + LOG_AGAIN_MS;
+            log::line(format_args!("multicast: cannot send: {error}"));
         }
     }
 }
 
-/// Records become packets: one of each family is being filled.
+/// Puts records into packets. One packet of each family is being filled.
 #[derive(Debug)]
 struct Packets {
     id: [u8; 4],
     is_mapping: bool,
-    /// By type.
+    /// By [`V4`] and [`V6`].
     filling: [Packet; 2],
 }
 
@@ -232,7 +217,7 @@ struct Packets {
 struct Packet {
     bytes: Vec<u8>,
     records: u64,
-    /// When the first record came.
+    /// When the first record was added.
     since: u64,
 }
 
@@ -245,14 +230,14 @@ impl Packets {
         }
     }
 
-    /// Adds a record; the packet, if that has filled it: with 52 records of IPv4 or 36 of IPv6.
+    /// Adds a record. Returns the packet if it is full: with 52 records of IPv4 or 36 of IPv6.
     fn put(&mut self, news: &News, now: u64) -> Option<Packet> {
-        let [v4, v6] = &mut self.filling;
-        let (kind, packet, prefix) = match news.record.peer {
-            Peer::V4(_) if self.is_mapping => (V6, v6, &MAPPED[..]),
-            Peer::V4(_) => (V4, v4, &[][..]),
-            Peer::V6(_) => (V6, v6, &[][..]),
+        let (kind, prefix) = match news.record.peer {
+            Peer::V4(_) if self.is_mapping => (V6, &MAPPED[..]),
+            Peer::V4(_) => (V4, &[][..]),
+            Peer::V6(_) => (V6, &[][..]),
         };
+        let packet = &mut self.filling[kind as usize];
         let bytes = &mut packet.bytes;
         if bytes.is_empty() {
             packet.since = now;
@@ -270,29 +255,29 @@ impl Packets {
         (bytes.len() + size > MAX_BYTES).then(|| std::mem::take(packet))
     }
 
-    /// A packet that has waited for long enough.
+    /// A packet whose first record is 15 seconds old.
     fn take_due(&mut self, now: u64) -> Option<Packet> {
         let is_due = |p: &&mut Packet| p.records > 0 && now.saturating_sub(p.since) >= WAIT_MS;
         self.filling.iter_mut().find(is_due).map(std::mem::take)
     }
 }
 
-/// An opentracker counts a completion each time that it receives one, so it is sent once.
+/// An opentracker counts a completion whenever it receives one, so renewals of the seeder do not repeat it.
 fn flags(news: &News) -> u8 {
     match news.record.state {
-        State::Present(Role::Seeder) if news.record.completed => SEEDING | COMPLETED,
-        State::Present(Role::Seeder) => SEEDING,
-        State::Present(Role::Leecher) => 0,
-        State::Stopped => STOPPED,
+        PeerState::Present(Role::Seeder) if news.record.completed => SEEDING | COMPLETED,
+        PeerState::Present(Role::Seeder) => SEEDING,
+        PeerState::Present(Role::Leecher) => 0,
+        PeerState::Stopped => STOPPED,
     }
 }
 
-/// Packets become records, if their senders are accepted and are not too fast.
+/// Reads the records of packets, unless their sender is not accepted or is too fast.
 #[derive(Debug)]
 struct Filter {
     id: [u8; 4],
     nodes: Vec<Net>,
-    /// Records that may be accepted now, and when they were granted.
+    /// Records that may be accepted now, and when the last ones were granted.
     credit: u64,
     granted_at: u64,
 }
@@ -307,7 +292,7 @@ impl Filter {
         }
     }
 
-    /// The records of a packet. A record that is cut short at the end is dropped, as opentracker does.
+    /// The records of a packet. An incomplete one at the end is dropped, as by opentracker.
     fn read<'a>(
         &mut self,
         from: IpAddr,
@@ -337,17 +322,17 @@ impl Filter {
     }
 }
 
-/// Reads a record of 28 or 40 bytes; none if its port is 0: no peer can be connected to there.
+/// Reads a record of 28 or 40 bytes. None if its port is 0, where no peer can be connected to.
 fn parse(record: &[u8]) -> Option<News> {
     let (info_hash, rest) = record.split_first_chunk()?;
     let (endpoint, &[flags, _time]) = rest.split_last_chunk()?;
     let state = match (flags & STOPPED != 0, flags & SEEDING != 0) {
-        (true, _) => State::Stopped,
-        (_, true) => State::Present(Role::Seeder),
-        (_, false) => State::Present(Role::Leecher),
+        (true, _) => PeerState::Stopped,
+        (_, true) => PeerState::Present(Role::Seeder),
+        (_, false) => PeerState::Present(Role::Leecher),
     };
     // Only a seeder can have completed.
-    let completed = flags & COMPLETED != 0 && state == State::Present(Role::Seeder);
+    let completed = flags & COMPLETED != 0 && state == PeerState::Present(Role::Seeder);
     let news = News {
         info_hash: *info_hash,
         record: Record {
@@ -375,8 +360,8 @@ mod tests {
         fd770000000000000000000000000001 045c 80 00";
     const CAPTURED: [u8; 4] = [0x7e, 0x08, 0xf4, 0x79];
 
-    const LEECHER: State = State::Present(Role::Leecher);
-    const SEEDER: State = State::Present(Role::Seeder);
+    const LEECHER: PeerState = PeerState::Present(Role::Leecher);
+    const SEEDER: PeerState = PeerState::Present(Role::Seeder);
 
     fn bytes(hex: &[&str]) -> Vec<u8> {
         let digits = hex.iter().flat_map(|part| part.chars());
@@ -389,7 +374,7 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    fn news(hash: u8, address: &str, port: u16, state: State, is_completion: bool) -> News {
+    fn news(hash: u8, address: &str, port: u16, state: PeerState, is_completion: bool) -> News {
         News {
             info_hash: [hash; 20],
             record: Record {
@@ -415,7 +400,7 @@ mod tests {
         packets.take_due(WAIT_MS).map(|packet| packet.bytes)
     }
 
-    /// With this id, accepts packets from 10.77.0.0/16.
+    /// A filter with this id, which accepts packets from 10.77.0.0/16.
     fn filter(id: [u8; 4]) -> Filter {
         Filter::new(id, vec![Net::parse("10.77.0.0/16").expect("a network")])
     }
@@ -451,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn completion_is_sent_once() {
+    fn renewal_after_a_completion_does_not_repeat_it() {
         let mut packets = Packets::new(CAPTURED, false);
         let renewed = news(0xbb, "10.77.0.1", 2222, SEEDER, false);
         packets.put(&renewed, 0);
@@ -482,7 +467,7 @@ mod tests {
             ("2001:db8::1", false, 36, 1448),
         ] {
             let mut packets = Packets::new([1; 4], is_mapping);
-            let news = news(7, address, 1, State::Stopped, false);
+            let news = news(7, address, 1, PeerState::Stopped, false);
             for _ in 1..most {
                 assert!(packets.put(&news, 0).is_none());
             }
@@ -528,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_packets_and_records_are_left_out() {
+    fn malformed_packets_and_records_are_ignored() {
         let whole = bytes(&[HEAD, ONE, TWO]);
         for length in 0..whole.len() {
             let records = read_any(&whole[..length]);
@@ -540,18 +525,18 @@ mod tests {
         }
         let unknown = bytes(&["7e08f479 00000002", ONE]);
         assert_eq!(read_any(&unknown), Err(Ignored::Malformed));
-        // A leecher that has completed, a seeder that has stopped, and port 0.
+        // A leecher with a completion, a seeder with a stop, and port 0.
         let mut odd = bytes(&[HEAD, ONE, TWO, ONE]);
         odd[HEADER + 26] = COMPLETED;
         odd[HEADER + 28 + 26] |= STOPPED;
         odd[HEADER + 56 + 24..][..2].fill(0);
         let [leecher, ..] = captured();
-        let stopped = news(0xbb, "10.77.0.1", 2222, State::Stopped, false);
+        let stopped = news(0xbb, "10.77.0.1", 2222, PeerState::Stopped, false);
         assert_eq!(read_any(&odd), Ok(vec![leecher, stopped]));
     }
 
     #[test]
-    fn renewals_are_sent_after_ten_minutes_or_as_late_as_other_nodes_are_told() {
+    fn renewals_are_sent_after_ten_minutes_or_after_three_quarters_of_the_peer_timeout() {
         let from = |peer_timeout| renewals_from(Clock::unit_ms(peer_timeout));
         // Units of 56 s: after ten minutes, at least ten of them have begun.
         assert_eq!(from(2700), 10);

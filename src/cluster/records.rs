@@ -1,26 +1,25 @@
 //! The contents of frames: records of peers, counts, requests and heartbeats.
 //!
-//! A content begins with its kind. Numbers are big-endian, units count on the sender's clock.
+//! A content begins with its kind. Numbers are big-endian. Units are those of the sender's clock.
 //!
 //! ```text
-//! 1 ready      the receiver has to send: events after this number 8, peers stamped in or after this unit 8;
-//!              flags 8: 1 learnt peers too, 2 counts too, 4 completions so far are counted otherwise,
-//!              8 only news for now
+//! 1 ready      a request for events after this number 8 and peers stamped in or after this unit 8; flags 8:
+//!              1 learnt peers too, 2 counts too, 4 counts include the completions so far, 8 only news for now
 //! 2 heartbeat  uptime 8, wall clock 8 (ms since 1970), torrents 8, seeders 8, leechers 8, number of the last
 //!              event sent 8, unit before which all peers were sent 8, contents of kind 1 that were answered 8,
 //!              echo 8: the last uptime received, and the milliseconds since then
 //! 3 records    unit 8, number of the first event 8, then groups:
-//!              flags 1: 128 IPv6, 64 the torrent of the group before, 48 their kind, 15 the number of records less 1;
+//!              flags 1: 128 IPv6, 64 same torrent as the group before, 48 its kind, 15 the number of records less 1;
 //!              info-hash 20 unless it is the same; records: state 1, address 4 or 16, port 2
-//! 4 walk       as 3
+//! 4 walk       like records
 //! 5 counts     each: info-hash 20, downloaded 4, seconds without peers 4
 //! ```
-//! A group is of peers that are present, or is one event: 16 a stop, 32 a completion, 48 a completion that the counts
-//! sent later include. A state is the age in units plus 2, so that units ahead have one; 64 is a seeder, 128 a peer
-//! whose completion was counted.
+//! A group holds peers that are present (kind 0) or one event: 16 a stop, 32 a completion, 48 a completion that is
+//! included in the counts sent later. A state is the age in units plus 2, since a unit may be ahead of the clock; 64
+//! means a seeder, 128 a peer whose completion was counted.
 
 use super::frame::MAX_CONTENT;
-use crate::tracker::{COMPLETED, InfoHash, MAX_BATCH, News, Peer, Record, Role, State, Totals};
+use crate::tracker::{COMPLETED, InfoHash, MAX_BATCH, News, Peer, PeerState, Record, Role, Totals};
 
 pub const READY: u8 = 1;
 pub const HEARTBEAT: u8 = 2;
@@ -49,10 +48,10 @@ const AGE: u8 = 0x3f;
 
 /// Added to ages: a record may be 2 units ahead of its frame.
 const AHEAD: u64 = 2;
-/// The age of what is older than any peer.
+/// The age of records that are older than any peer.
 const MAX_AGE: u64 = 60;
 
-/// The most bytes that a record adds: the group's flags, an info-hash, state, address and port.
+/// A record adds at most the flags of a group, an info-hash, state, address and port.
 const MAX_RECORD: usize = 1 + 20 + 1 + 18;
 
 /// Reads fields from the front of bytes.
@@ -85,7 +84,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A content that has only numbers.
+/// A content of numbers.
 pub fn numbers(kind: u8, numbers: &[u64]) -> Vec<u8> {
     let bytes = numbers.iter().flat_map(|number| number.to_be_bytes());
     std::iter::once(kind).chain(bytes).collect()
@@ -98,33 +97,29 @@ fn state_of(role: Role, completed: bool, unit: u64, now: u64) -> u8 {
     u8::try_from(age).unwrap_or(AGE) | role | completed
 }
 
-/// Contents that are being filled: another begins when one is full.
-#[derive(Debug)]
+/// Contents that are being filled: when one is full, the next begins.
+#[derive(Debug, Default)]
 pub struct Contents {
     kind: u8,
     unit: u64,
-    /// Of the next event.
+    /// The number of the next event.
     number: u64,
     full: Vec<Vec<u8>>,
     open: Vec<u8>,
-    /// Where the flags of the last group are.
+    /// The index of the last group's flags.
     group: usize,
     last: Option<InfoHash>,
     pub records: u64,
 }
 
 impl Contents {
-    /// `unit` is now; `number` is that of the first event, if there will be any.
+    /// `unit` is the present one, `number` the number of the first event.
     pub fn new(kind: u8, unit: u64, number: u64) -> Contents {
         Contents {
             kind,
             unit,
             number,
-            full: Vec::new(),
-            open: Vec::new(),
-            group: 0,
-            last: None,
-            records: 0,
+            ..Contents::default()
         }
     }
 
@@ -134,15 +129,14 @@ impl Contents {
             self.full.push(std::mem::take(&mut self.open));
         }
         if self.open.is_empty() {
-            match self.kind {
-                COUNTS => self.open.push(COUNTS),
-                kind => self.open = numbers(kind, &[self.unit, self.number]),
-            }
+            self.open = match self.kind {
+                COUNTS => vec![COUNTS],
+                kind => numbers(kind, &[self.unit, self.number]),
+            };
             self.last = None;
         }
     }
 
-    /// The contents, all of them now.
     pub fn finish(mut self) -> Vec<Vec<u8>> {
         if !self.open.is_empty() {
             self.full.push(self.open);
@@ -150,7 +144,7 @@ impl Contents {
         self.full
     }
 
-    /// Appends a peer that is present: address and port as on the wire, the role, the unit of the announce.
+    /// Appends a peer that is present. `endpoint` is address and port as on the wire.
     pub fn push(
         &mut self,
         info_hash: &InfoHash,
@@ -163,19 +157,17 @@ impl Contents {
         self.push_record(0, info_hash, endpoint, state);
     }
 
-    /// Appends news. A completion `is_counted` by the counts that are sent later.
+    /// Appends news. A completion `is_counted` if the counts sent later include it.
     pub fn push_news(&mut self, news: &News, is_counted: bool) {
-        let News {
-            info_hash, record, ..
-        } = news;
+        let record = news.record;
         let (what, role) = match record.state {
-            State::Stopped => (STOP, Role::Leecher),
-            State::Present(role) if !record.completed => (0, role),
-            State::Present(role) if is_counted => (COUNTED, role),
-            State::Present(role) => (COMPLETION, role),
+            PeerState::Stopped => (STOP, Role::Leecher),
+            PeerState::Present(role) if !record.completed => (0, role),
+            PeerState::Present(role) if is_counted => (COUNTED, role),
+            PeerState::Present(role) => (COMPLETION, role),
         };
         let state = state_of(role, record.completed, record.unit, self.unit);
-        self.push_record(what, info_hash, record.peer.endpoint(), state);
+        self.push_record(what, &news.info_hash, record.peer.endpoint(), state);
         self.number += u64::from(what != 0);
     }
 
@@ -184,15 +176,12 @@ impl Contents {
         self.records += 1;
         let kind = what | if endpoint.len() > 6 { V6 } else { 0 };
         let is_same = self.last.as_ref() == Some(info_hash);
-        let flags = self.open.get_mut(self.group).filter(|_| is_same);
-        match flags {
-            Some(flags)
-                if what == 0
-                    && *flags & (V6 | EVENT) == kind
-                    && (*flags & (MAX_GROUP - 1)) < MAX_GROUP - 1 =>
-            {
-                *flags += 1;
-            }
+        let joins = |flags: u8| {
+            let is_full = flags & (MAX_GROUP - 1) == MAX_GROUP - 1;
+            is_same && what == 0 && flags & (V6 | EVENT) == kind && !is_full
+        };
+        match self.open.get_mut(self.group) {
+            Some(flags) if joins(*flags) => *flags += 1,
             _ => {
                 self.group = self.open.len();
                 self.open.push(if is_same { kind | SAME } else { kind });
@@ -224,7 +213,7 @@ pub struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    /// The records, their units on a clock on which the frame was made in unit `now`.
+    /// The records, with units by the clock by which the frame was made in unit `now`.
     pub fn records(self, now: u64) -> impl Iterator<Item = Record> + 'a {
         let is_stop = self.flags & EVENT == STOP;
         let records = self.records.chunks_exact(self.size);
@@ -250,21 +239,21 @@ fn read_record(record: &[u8], is_stop: bool, now: u64) -> Option<Record> {
     Some(Record {
         peer: peer(endpoint)?,
         state: match state & SEEDER {
-            _ if is_stop => State::Stopped,
-            0 => State::Present(Role::Leecher),
-            _ => State::Present(Role::Seeder),
+            _ if is_stop => PeerState::Stopped,
+            0 => PeerState::Present(Role::Leecher),
+            _ => PeerState::Present(Role::Seeder),
         },
         completed: state & COMPLETED != 0,
         unit: now.saturating_add(AHEAD).saturating_sub(age),
     })
 }
 
-/// No node stores a peer at port 0.
+/// None at port 0, where no peer can be connected to.
 #[inline]
 fn peer(endpoint: &[u8]) -> Option<Peer> {
     match *endpoint {
         [.., 0, 0] => None,
-        // The usual case at once.
+        // The common case without a call.
         [a, b, c, d, high, low] => Some(Peer::V4([a, b, c, d, high, low, 0])),
         _ => Peer::from_endpoint(endpoint),
     }
@@ -281,7 +270,7 @@ impl<'a> Groups<'a> {
         Groups { reader, last: None }
     }
 
-    /// The next groups, and no more at the end or where the rest is malformed.
+    /// The next groups; none at the end, nor if the rest is malformed.
     pub fn next_batch(&mut self) -> [Option<Group<'a>>; MAX_BATCH] {
         std::array::from_fn(|_| {
             let group = self.next();
@@ -315,11 +304,11 @@ pub fn read_count(reader: &mut Reader) -> Option<(InfoHash, u32, u32)> {
     Some((info_hash, number()?, number()?))
 }
 
-/// The position of one node in the records of another, in the other's numbers and units; zeros at first.
+/// The position of one node in the records of another, by the other's numbers and clock; zeros at first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Received {
     pub event: u64,
-    /// All that was stamped before this unit.
+    /// All local peers stamped before this unit were received.
     pub unit: u64,
 }
 
@@ -328,32 +317,24 @@ pub struct Heartbeat {
     pub uptime_ms: u64,
     pub wall_ms: u64,
     pub totals: Totals,
-    /// The receiver's position once it has this.
+    /// The position of the receiver when it has read this.
     pub sent: Received,
     /// Contents of [`READY`] that were answered.
     pub answers: u64,
-    /// The receiver's uptime now, but for the time that bytes take both ways; zero if it is not known.
+    /// The receiver's uptime now, less the time that bytes take both ways; zero if it is unknown.
     pub echo_ms: u64,
 }
 
 impl Heartbeat {
     pub fn write(&self) -> Vec<u8> {
-        let Totals {
-            torrents,
-            seeders,
-            leechers,
-        } = self.totals;
-        let [torrents, seeders, leechers] = [torrents, seeders, leechers].map(|count| count as u64);
-        let Received { event, unit } = self.sent;
-        let (uptime_ms, wall_ms) = (self.uptime_ms, self.wall_ms);
         let fields = [
-            uptime_ms,
-            wall_ms,
-            torrents,
-            seeders,
-            leechers,
-            event,
-            unit,
+            self.uptime_ms,
+            self.wall_ms,
+            self.totals.torrents as u64,
+            self.totals.seeders as u64,
+            self.totals.leechers as u64,
+            self.sent.event,
+            self.sent.unit,
             self.answers,
             self.echo_ms,
         ];
@@ -361,25 +342,17 @@ impl Heartbeat {
     }
 
     pub fn read(reader: &mut Reader) -> Option<Heartbeat> {
-        let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-        let [
-            uptime_ms,
-            wall_ms,
-            torrents,
-            seeders,
-            leechers,
-            event,
-            unit,
-            answers,
-            echo_ms,
-        ] = reader.numbers()?;
+        let count = |number| usize::try_from(number).unwrap_or(usize::MAX);
+        let [uptime_ms, wall_ms] = reader.numbers()?;
+        let [torrents, seeders, leechers] = reader.numbers()?.map(count);
+        let [event, unit, answers, echo_ms] = reader.numbers()?;
         Some(Heartbeat {
             uptime_ms,
             wall_ms,
             totals: Totals {
-                torrents: count(torrents),
-                leechers: count(leechers),
-                seeders: count(seeders),
+                torrents,
+                leechers,
+                seeders,
             },
             sent: Received { event, unit },
             answers,

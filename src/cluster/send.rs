@@ -1,4 +1,4 @@
-//! A node sends news, the walk, catch-up and heartbeats; a tick does the part that is due.
+//! A tick of a node sends what is due: news, the walk, catch-up, heartbeats.
 
 use super::clocks::clock;
 use super::link::{
@@ -7,32 +7,30 @@ use super::link::{
 use super::node::{Node, World};
 use super::records::{self, Contents, Heartbeat, Received};
 use crate::stats::cluster::Failure;
-use crate::tracker::{
-    COMPLETED, Clock, Cursor, Found, InfoHash, LATE, LOCAL, Lost, RECORD_SIZES, Role, Tracker,
-};
+use crate::tracker::{COMPLETED, Cursor, Found, LATE, LOCAL, Lost, RECORD_SIZES, Role, Tracker};
 
-/// Torrents and peers that a step of a walk or of a catch-up looks at: some 100 µs.
+/// Torrents and peers visited by a step of a walk or of a catch-up: about 100 µs.
 const BUDGET: usize = 1024;
 
 /// Events in a step of a catch-up.
 const EVENTS_AT_ONCE: u64 = 300;
 
-/// Milliseconds that a node takes at its end to send the last news and renewals.
+/// Milliseconds in which a node that ends sends the last news and renewals.
 const FINISH_MS: u64 = 2000;
 
-/// Milliseconds between two ticks after which silence is not the other nodes' fault.
+/// After so many milliseconds without a tick, silence is not the fault of the other nodes.
 const PAUSE_MS: u64 = 2000;
 
-/// Stops of unknown peers that a node which is syncing notes in a second.
+/// Stops of unknown peers that are noted in a second while this node is syncing.
 const UNKNOWN_STOPS: u32 = 1000;
 
-/// Milliseconds between two times that the news of the shards is taken, and pieces of it that are sent at once.
+/// Milliseconds between two collections of the shards' news, and news that is sent at once.
 const COLLECT_MS: u64 = 25;
 const NEWS_AT_ONCE: usize = 4096;
 
 impl Node {
-    /// Sends what is due; true if there is more to do at once. To be called some ten times a second, after
-    /// [`Node::receive`] has had the bytes that have come: a link that is silent ends here.
+    /// Sends what is due. Returns whether there is more to do at once. To be called at least ten times a second, after
+    /// [`Node::receive`], since a silent link ends here.
     pub fn tick(&mut self, world: &World) -> bool {
         if world.now > self.ticked_at + PAUSE_MS {
             self.forgive(world.now);
@@ -50,17 +48,16 @@ impl Node {
         self.send_heartbeats(world);
         if self.granted_at.is_none_or(|at| world.now >= at + 1000) {
             self.granted_at = Some(world.now);
-            let stops = if self.is_whole { 0 } else { UNKNOWN_STOPS };
+            let stops = if self.is_whole() { 0 } else { UNKNOWN_STOPS };
             let shards = u32::try_from(world.table.shards()).unwrap_or(1);
             let stops = stops.div_ceil(shards);
-            world
-                .table
-                .each(world.now, &mut |tracker| tracker.allow_unknown_stops(stops));
+            let table = world.table;
+            table.each(world.now, &mut |tracker| tracker.allow_unknown_stops(stops));
         }
         has_news || is_walking || is_catching_up
     }
 
-    /// After a pause of this process: the other nodes have a moment to show that they are there.
+    /// After a pause of this process, gives the other nodes a moment to send something.
     fn forgive(&mut self, now: u64) {
         let heard_at = now.saturating_sub(SILENCE_MS - STALE_MS);
         for link in &mut self.links {
@@ -81,7 +78,7 @@ impl Node {
         }
     }
 
-    /// Takes the news of all shards and sends it; true if some is left for the next tick.
+    /// Takes the news of all shards and sends it. Returns whether some is left for the next tick.
     fn collect(&mut self, world: &World) -> bool {
         if self.news.is_empty() && world.now >= self.collected_at + COLLECT_MS {
             self.collected_at = world.now;
@@ -94,7 +91,7 @@ impl Node {
         !self.news.is_empty()
     }
 
-    /// News that a shard could not keep is as if all links had lost it.
+    /// News that a shard could not keep was lost by all links.
     fn note_loss(&mut self, lost: Lost, world: &World) {
         match lost {
             Lost::Nothing => return,
@@ -107,7 +104,7 @@ impl Node {
         }
     }
 
-    /// Sends news that was taken from the shards, a bounded number at once. Events have numbers.
+    /// Sends a bounded number of the news that was taken from the shards. Events get their numbers here.
     fn send_news(&mut self, world: &World) {
         if self.news.is_empty() {
             return;
@@ -119,8 +116,9 @@ impl Node {
         for news in now {
             if news.is_event() {
                 self.kept.push(*news, world.now);
-                contents.push_news(news, false);
-            } else if news.renews.is_none_or(|age| age >= LATE) {
+            }
+            // Earlier renewals are for the live sync alone.
+            if news.is_event() || news.renews.is_none_or(|age| age >= LATE) {
                 contents.push_news(news, false);
             }
         }
@@ -135,23 +133,23 @@ impl Node {
         self.news = later.to_vec();
     }
 
-    /// Sends contents to all links that keep up. One whose queue is full loses the peers that were stamped from unit
-    /// `oldest` on.
+    /// Sends contents to all links that keep up. A link with a full queue loses the peers stamped in or after unit
+    /// `oldest`.
     fn broadcast(&mut self, contents: Contents, oldest: u64) {
         let records = contents.records;
         let contents = contents.finish();
         for link in self.links.iter_mut().filter(|link| link.keeps_up()) {
-            // All or nothing: events that came in part would come again, with their completions.
+            // All or nothing: after a part of the events, the completions in it would be sent again.
             if link.queue() > MAX_QUEUE {
                 link.lose(oldest);
                 continue;
             }
-            link.counters.records_out += records;
+            link.traffic.records_out += records;
             contents.iter().for_each(|content| link.push(content));
         }
     }
 
-    /// Goes on with the walk as far as it is due; true if more is due now.
+    /// Goes on with the walk as far as it is due. Returns whether more is due.
     fn walk_on(&mut self, world: &World) -> bool {
         let is_last = self.finish_by.is_some();
         let is_full = |link: &Link| link.queue() > LOW_QUEUE;
@@ -166,41 +164,39 @@ impl Node {
         let Some(slice) = self.walk.next(clock_ms, unit, unit_ms, is_last) else {
             return false;
         };
-        // Links that come up later begin with a catch-up.
+        // A link that comes up later begins with a catch-up.
         let mut next = None;
         if has_takers {
             let (rest, contents, _) = self.step(world, records::WALK, &slice);
             self.broadcast(contents, slice.since);
             next = rest;
         }
-        let has_ended = self.walk.passed(next);
+        let ended = self.walk.passed(next, unit);
         for link in self.links.iter_mut().filter(|link| link.is_behind) {
             let pass = link.next_pass.as_ref();
             if pass.is_some_and(|pass| pass.since > link.sent_before) {
                 link.lose(slice.since);
             }
         }
-        if has_ended {
-            self.end_walk(clock_ms, unit, world);
+        if let Some(began) = ended {
+            self.end_walk(began, world.now);
         }
         true
     }
 
-    fn end_walk(&mut self, clock_ms: u64, unit: u64, world: &World) {
-        for link in self.links.iter_mut().filter(|link| link.is_up) {
-            let has_all = !link.is_behind && link.pass.is_none() && link.next_pass.is_none();
-            if link.has_whole_walk && has_all {
-                link.sent_before = link.sent_before.max(self.walk.began);
-                link.heartbeat_at = world.now;
-            }
-            link.has_whole_walk = !link.is_behind;
-        }
+    /// A walk has ended that began in this unit.
+    fn end_walk(&mut self, began: u64, now: u64) {
         self.has_walked = self.finish_by.is_some();
-        self.walk.begin(clock_ms, unit, world.table.unit_ms());
+        // The catch-up of a link has included the slices of the walk that were not sent to it.
+        let links = self.links.iter_mut();
+        for link in links.filter(|link| link.is_up && link.has_caught_up()) {
+            link.sent_before = link.sent_before.max(began);
+            link.heartbeat_at = now;
+        }
     }
 
-    /// Looks at some torrents of a shard, and returns where to go on in this shard, the records that are to be sent,
-    /// and the counts. News of the shard that waits is sent first, as a count may include it.
+    /// Visits some torrents of a shard. Returns where to go on in this shard, and the records and counts to be sent.
+    /// The news of the shard is sent before, since a count may include it.
     fn step(
         &mut self,
         world: &World,
@@ -222,15 +218,13 @@ impl Node {
         (next, records, counts)
     }
 
-    /// Makes catch-up frames for the next link that has little left to send; true if there are more to make.
+    /// Makes catch-up frames for the next link with little in its queue. Returns whether there are more to make.
     fn catch_up(&mut self, world: &World) -> bool {
-        let hungry = self.links.iter().filter(|link| link.is_hungry());
         let last = self.caught_up;
+        let hungry = self.links.iter().filter(|link| link.is_hungry());
+        let hungry = hungry.map(|link| link.conn);
         // In turn.
-        let Some(id) = hungry
-            .map(|link| link.conn)
-            .min_by_key(|id| (*id <= last, *id))
-        else {
+        let Some(id) = hungry.min_by_key(|id| (*id <= last, *id)) else {
             return false;
         };
         self.caught_up = id;
@@ -272,7 +266,7 @@ impl Node {
         }
     }
 
-    /// Goes on with the pass for a link that is not behind.
+    /// Goes on with the pass of a link that is not behind.
     fn pass_on(&mut self, id: u64, pass: Pass, world: &World) {
         let (next, records, counts) = self.step(world, records::RECORDS, &pass);
         let shard = world.table.shard_of(pass.cursor.torrent());
@@ -280,12 +274,12 @@ impl Node {
         let Some(link) = self.link_mut(id) else {
             return;
         };
-        // Counts come behind the records that carry the mark of a counted completion.
+        // Counts follow the records that mark their completions as counted.
         link.push_all(records);
         link.push_all(counts);
         link.pass = next.map(|cursor| Pass { cursor, ..pass });
         if link.pass.is_none() {
-            // A pass for news that was lost says nothing of renewals before it: the next walk does.
+            // A pass for lost news lacks the renewals before it, which the walk sends.
             if pass.since <= link.sent_before {
                 link.sent_before = link.sent_before.max(pass.began);
             }
@@ -294,7 +288,7 @@ impl Node {
         }
     }
 
-    /// Begins to send what the other node asks for: events after the last one that it has, then peers.
+    /// Begins to send what the other node asks for: events after the last one that it received, then peers.
     pub(super) fn answer(&mut self, link: &mut Link, [event, unit, wishes]: [u64; 3]) {
         let (first, next) = (self.kept.first(), self.kept.next());
         let is_joining = wishes & records::JOINING != 0;
@@ -305,7 +299,7 @@ impl Node {
             return;
         }
         link.next_event = event.saturating_add(1).clamp(first, next);
-        // The counts that a joining node is sent, by this node or another, include the completions so far.
+        // A joining node receives counts that include the completions so far, from this node or another.
         link.counted_before = if is_joining { next } else { 0 };
         link.is_behind = true;
         link.sent_before = unit;
@@ -324,7 +318,7 @@ impl Node {
         if !self.links.iter().any(is_due) {
             return;
         }
-        let totals = world.table.totals(world.now);
+        let totals = world.table.survey(world.now).totals;
         for link in self.links.iter_mut().filter(|link| is_due(link)) {
             link.heartbeat_at = world.now + HEARTBEAT_MS;
             let echo = link.last_heartbeat;
@@ -345,7 +339,7 @@ impl Node {
         }
     }
 
-    /// The end is near: sends the news, then all renewals that the walk has not sent yet.
+    /// Begins the end: sends the news, then the renewals that the walk has not sent yet.
     pub fn finish(&mut self, world: &World) {
         if self.finish_by.is_none() {
             self.finish_by = Some(world.now + FINISH_MS);
@@ -354,16 +348,21 @@ impl Node {
         self.tick(world);
     }
 
-    /// Whether all that is to be sent before the end was sent, or has had its time.
+    /// Whether the end has begun and all was sent, or its time is over.
     pub fn is_finished(&self, now: u64) -> bool {
         let has_sent = self.has_walked && self.links.iter().all(|link| link.queue() == 0);
-        let has_links = self.links.iter().any(|link| link.is_up);
-        self.finish_by
-            .is_none_or(|by| has_sent || !has_links || by <= now)
+        let has_links = self.ups().next().is_some();
+        self.is_late(now) || self.finish_by.is_some() && (has_sent || !has_links)
+    }
+
+    /// Whether the time of the end is over.
+    pub fn is_late(&self, now: u64) -> bool {
+        self.finish_by.is_some_and(|by| by <= now)
     }
 }
 
 impl Pass {
+    /// Visits torrents and peers of a shard, and appends those that are to be sent. Returns where to go on.
     fn walk(
         &self,
         tracker: &Tracker,
@@ -371,7 +370,7 @@ impl Pass {
         counts: &mut Contents,
     ) -> Option<Cursor> {
         let clock = tracker.clock();
-        // In the middle of a swarm the walk does not name its torrent again.
+        // A walk that goes on within a swarm does not name its torrent again.
         let (mut torrent, mut is_in_slice) = (*self.cursor.torrent(), true);
         tracker.walk(self.cursor, BUDGET, &mut |found| match found {
             Found::Torrent {
@@ -385,37 +384,23 @@ impl Pass {
                     counts.push_count(info_hash, downloaded, empty_for.unwrap_or(0));
                 }
             }
+            Found::Peers { .. } if !is_in_slice => {}
             Found::Peers {
                 list,
                 records: found,
-            } if is_in_slice => self.take(clock, &torrent, list, found, records),
-            Found::Peers { .. } => {}
-        })
-    }
-
-    fn take(
-        &self,
-        clock: Clock,
-        info_hash: &InfoHash,
-        list: u8,
-        found: &[u8],
-        records: &mut Contents,
-    ) {
-        let size = RECORD_SIZES.get(usize::from(list)).copied().unwrap_or(1);
-        let role = match list % 2 {
-            0 => Role::Leecher,
-            _ => Role::Seeder,
-        };
-        for record in found.chunks_exact(size) {
-            let Some((tag, endpoint)) = record.split_last() else {
-                continue;
-            };
-            let unit = clock.unit_of(*tag);
-            let is_told = self.is_everything || tag & LOCAL != 0;
-            if is_told && unit >= self.since && !clock.expired(*tag) {
-                let completed = self.has_counts && tag & COMPLETED != 0;
-                records.push(info_hash, endpoint, role, unit, completed);
+            } => {
+                let size = RECORD_SIZES.get(usize::from(list)).copied().unwrap_or(1);
+                let role = [Role::Leecher, Role::Seeder][usize::from(list % 2)];
+                let peers = found.chunks_exact(size).filter_map(<[u8]>::split_last);
+                for (tag, endpoint) in peers {
+                    let unit = clock.unit_of(*tag);
+                    let is_sent = self.is_everything || tag & LOCAL != 0;
+                    if is_sent && unit >= self.since && !clock.expired(*tag) {
+                        let completed = self.has_counts && tag & COMPLETED != 0;
+                        records.push(&torrent, endpoint, role, unit, completed);
+                    }
+                }
             }
-        }
+        })
     }
 }

@@ -1,9 +1,8 @@
-//! The walk: every eight units it passes the whole table and sends the peers that have announced here since the last
-//! one, so that renewals reach the other nodes.
+//! The walk: in every eight units it passes the whole table once and sends the peers that have announced here since the
+//! walk before, so that renewals reach the other nodes.
 //!
-//! The info-hashes are cut into 256 slices by their first byte. For each slice the unit is kept in which the walk
-//! reached it last: the next walk sends what was stamped in or after that unit. Slices are spread evenly over the
-//! eight units.
+//! The info-hashes are cut into 256 slices by their first byte, spread evenly over the eight units. For each slice the
+//! unit is kept in which the walk last reached it: the next walk sends the peers stamped in or after that unit.
 
 use super::link::Pass;
 use crate::tracker::Cursor;
@@ -15,22 +14,27 @@ const UNITS: u64 = 8;
 
 #[derive(Debug, Default)]
 pub struct Walk {
-    /// When it began, by the table's clock, and in which unit.
-    began_ms: u64,
-    pub began: u64,
-    slice: usize,
+    /// The number of slices from the table's time 0 to the next one.
+    at: u64,
+    /// The unit in which the walk began.
+    began: u64,
     /// Set in the middle of a slice.
     cursor: Option<Cursor>,
-    /// The unit from which the slice under way is sent.
+    /// The unit from which on the slice under way is sent.
     since: u64,
-    /// Of each slice, the unit in which it was reached last.
+    /// By slice, the unit in which it was last reached.
     reached: Vec<u64>,
 }
 
+/// The number of the slice that is due at a time of the table's clock.
+fn due(clock_ms: u64, unit_ms: u64) -> u64 {
+    clock_ms.saturating_mul(SLICES) / (UNITS * unit_ms).max(1)
+}
+
 impl Walk {
-    pub fn new(clock_ms: u64, unit: u64) -> Walk {
+    pub fn new(clock_ms: u64, unit: u64, unit_ms: u64) -> Walk {
         Walk {
-            began_ms: clock_ms,
+            at: due(clock_ms, unit_ms),
             began: unit,
             since: unit,
             reached: vec![unit; SLICES as usize],
@@ -38,59 +42,50 @@ impl Walk {
         }
     }
 
-    /// Begins anew, so that all that was not sent is sent.
+    fn slice(&self) -> usize {
+        (self.at % SLICES) as usize
+    }
+
+    /// Goes back to the first slice, so that all that was not sent is sent.
     pub fn restart(&mut self) {
-        if let (Some(_), Some(reached)) = (self.cursor.take(), self.reached.get_mut(self.slice)) {
+        let slice = self.slice();
+        if let (Some(_), Some(reached)) = (self.cursor.take(), self.reached.get_mut(slice)) {
             *reached = self.since;
         }
-        self.slice = 0;
+        self.at -= slice as u64;
     }
 
-    /// Goes on where it is after the clock was moved on.
-    pub fn resume(&mut self, clock_ms: u64, unit: u64) {
-        self.began_ms = clock_ms;
-        self.began = unit;
-    }
-
-    /// The slice that is due now, or its rest; with `is_last` all are due. None if none is.
+    /// The slice that is due, or the rest of it; with `is_last` each one is due. None if none is.
     pub fn next(&mut self, clock_ms: u64, unit: u64, unit_ms: u64, is_last: bool) -> Option<Pass> {
-        let first_byte = u8::try_from(self.slice).ok()?;
         if self.cursor.is_none() {
-            let passed = clock_ms.saturating_sub(self.began_ms);
-            let due = passed.saturating_mul(SLICES) / (UNITS * unit_ms).max(1);
-            if due <= self.slice as u64 && !is_last {
+            let due = due(clock_ms, unit_ms);
+            // Whole walks are skipped after the clock was moved on.
+            self.at += due.saturating_sub(self.at) / SLICES * SLICES;
+            if due <= self.at && !is_last {
                 return None;
             }
-            let reached = self.reached.get_mut(self.slice)?;
+            let slice = self.slice();
+            let reached = self.reached.get_mut(slice)?;
             self.since = std::mem::replace(reached, unit);
             let mut first = [0; 20];
-            first[0] = first_byte;
+            first[0] = slice as u8;
             self.cursor = Some(Cursor::at(first));
         }
         Some(Pass {
             cursor: self.cursor?,
             since: self.since,
-            slice: Some(first_byte),
+            slice: Some(self.slice() as u8),
             ..Pass::default()
         })
     }
 
-    /// Notes how far it came in this slice; true if that was the end of the walk.
-    pub fn passed(&mut self, next: Option<Cursor>) -> bool {
-        let slice = self.slice;
+    /// Takes the cursor after a step. At the end of a walk, returns the unit in which it began, and the next one
+    /// begins.
+    pub fn passed(&mut self, next: Option<Cursor>, unit: u64) -> Option<u64> {
+        let slice = self.slice();
         self.cursor = next.filter(|next| usize::from(next.torrent()[0]) == slice);
-        self.slice += usize::from(self.cursor.is_none());
-        self.slice >= SLICES as usize
-    }
-
-    /// Begins the next walk.
-    pub fn begin(&mut self, clock_ms: u64, unit: u64, unit_ms: u64) {
-        // Without a pause, so that each slice comes every eight units.
-        let due = self.began_ms.saturating_add(UNITS * unit_ms);
-        let is_late = clock_ms > due.saturating_add(UNITS * unit_ms);
-        self.began_ms = if is_late { clock_ms } else { due };
-        self.began = unit;
-        self.slice = 0;
-        self.cursor = None;
+        self.at += u64::from(self.cursor.is_none());
+        let has_ended = self.cursor.is_none() && self.slice() == 0;
+        has_ended.then(|| std::mem::replace(&mut self.began, unit))
     }
 }

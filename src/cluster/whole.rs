@@ -1,43 +1,48 @@
-//! A node asks the others for the records that it lacks, at its start and after a list has changed, until it is whole.
+//! A node asks the others for the records that it lacks: at its start until it is whole, and after its list has
+//! changed.
 
 use super::link::Link;
 use super::node::Node;
 use super::records::{JOINING, LATER, LEARNT, Received, WITH_COUNTS};
+use crate::stats::cluster::Health;
 
-/// Milliseconds without any link after which a node that is not whole serves alone.
+/// Milliseconds without a link after which a node that is not whole is alone.
 const ALONE_MS: u64 = 10_000;
 
-/// Milliseconds for which the links to the other nodes are awaited before any is asked for everything.
+/// Milliseconds for links to come up before any node is asked for everything.
 const SETTLE_MS: u64 = 3000;
 
 /// Milliseconds between two requests because of the list.
 const LIST_MS: u64 = 60_000;
 
 impl Node {
-    /// Asks for missing records, and sees whether this node is whole: a whole node has sent everything, or all nodes
-    /// that are named have. Else a node that is reached first could be an empty one.
+    /// Asks for missing records, and decides whether this node is whole: a whole node has sent everything, or all named
+    /// nodes have. The first node that is reached may be an empty one.
     pub(super) fn seek(&mut self, now: u64) {
         let are_all_linked =
-            self.is_whole || (0..self.peers.len()).all(|index| !self.is_silent(index));
-        // By then the news of all nodes comes here: hardly a completion is in neither the news nor the counts.
+            self.is_whole() || (0..self.peers.len()).all(|index| !self.is_silent(index));
+        // All nodes send their news by then, so hardly a completion is in neither the news nor the counts.
         if are_all_linked || now >= self.started + SETTLE_MS {
             self.ask_for_missing();
         }
-        if self.is_whole {
+        if self.is_whole() {
             return;
         }
-        let ups = || self.links.iter().filter(|link| link.is_up);
-        let sources = || ups().filter(|link| link.is_source() && link.is_answered());
-        self.has_everything |= sources().any(|link| link.theirs.is_whole);
-        let is_sure = self.has_everything || are_all_linked && sources().next().is_some();
-        if !ups().all(Link::is_answered) {
+        let answered = || {
+            self.ups()
+                .filter(|link| link.is_source() && link.is_answered())
+        };
+        let has_everything = self.has_everything || answered().any(|link| link.theirs.is_whole);
+        let is_sure = has_everything || are_all_linked && answered().next().is_some();
+        self.has_everything = has_everything;
+        if !self.ups().all(Link::is_answered) {
             self.linked_at = now;
         } else if is_sure {
-            self.is_whole = true;
+            self.health = Health::Ok;
             self.lines
                 .push("received the peers of the other nodes".into());
-        } else if !self.is_alone && now >= self.linked_at + ALONE_MS {
-            self.is_alone = true;
+        } else if self.health == Health::Syncing && now >= self.linked_at + ALONE_MS {
+            self.health = Health::Alone;
             self.lines
                 .push("cannot reach the other nodes: serving alone".into());
         }
@@ -48,10 +53,9 @@ impl Node {
     fn ask_for_missing(&mut self) {
         const EVERYTHING: u64 = JOINING | LEARNT | WITH_COUNTS;
         let is_whole_source = |link: &Link| link.is_source() && link.theirs.is_whole;
-        let mut has_source = self.is_whole || self.has_everything;
+        let mut has_source = self.is_whole() || self.has_everything;
         has_source |= self.links.iter().any(is_whole_source);
-        let mut ups = self.links.iter().filter(|link| link.is_up);
-        let is_any_whole = ups.any(|link| link.theirs.is_whole);
+        let is_any_whole = self.ups().any(|link| link.theirs.is_whole);
         for link in self.links.iter_mut().filter(|link| link.is_up) {
             let is_next = !has_source && link.theirs.is_whole == is_any_whole;
             if is_next && !link.is_source() {
@@ -63,8 +67,8 @@ impl Node {
         }
     }
 
-    /// The list of torrents has changed. If some were refused, the other nodes are asked for their peers and counts
-    /// again, at most once a minute.
+    /// The list of torrents has changed. If it has refused records, the other nodes are asked for their peers and
+    /// counts again, at most once a minute.
     pub fn list_changed(&mut self) {
         self.is_list_changed = self.refused > self.refused_before;
     }

@@ -1,7 +1,8 @@
 //! The process for files and syslog. It reads and writes one file at a time, at the pace of the daemon.
 //!
-//! A save is written to a temporary file beside the target, which is synced and renamed when the daemon says that it is
-//! complete, and removed if it fails or the daemon ends before. So the file is replaced as a whole or not at all.
+//! A save is written to a temporary file beside the target. The file is synced and renamed when the daemon has sent all
+//! of it. It is removed if the save fails or the daemon ends before. So the target is replaced as a whole or not at
+//! all.
 
 use super::syslog::Forwarder;
 use super::{
@@ -9,16 +10,15 @@ use super::{
 };
 use crate::base::text;
 use crate::sys::{files, privileges, process, sandbox, signals};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 
 const HASHES_A_FRAME: usize = frame::MAX_PAYLOAD / 20;
 
-/// Gives up what the process does not need, then serves. `name` goes before each line for syslog.
+/// Drops all that the process does not need, then serves. `name` goes before each line for syslog.
 pub fn run(
     plan: &Plan,
     socket: &UnixStream,
@@ -36,43 +36,36 @@ pub fn run(
     // On a core that both share, clients would wait for this process: a UDP connect 41 ms while a list is read. After
     // the sockets are closed, as a process of low priority may hold them for seconds.
     process::yield_to_others();
-    let forwarder = log.map(|log| Forwarder::new(log, name)).transpose()?;
-    if let Some(root) = &plan.root {
-        privileges::enter(root)?;
+    let forwarder = log.map(|log| Forwarder::new(log, name));
+    match confine(plan) {
+        Ok(()) => serve(plan, socket, forwarder),
+        // The daemon meets the same error and ends.
+        Err(_) => drop(frame::receive(socket)),
     }
-    sandbox::enter(sandbox::FILES)?;
-    serve(plan, socket, forwarder)?;
     // Last, as the daemon's lock on it shows whether the daemon has ended.
     pidfile.map_or(Ok(()), |pidfile| pidfile.remove())
 }
 
-/// Lines that are forwarded in a row before something else has its turn.
+fn confine(plan: &Plan) -> io::Result<()> {
+    if let Some(root) = &plan.root {
+        privileges::enter(root)?;
+    }
+    sandbox::enter(sandbox::FILES)
+}
+
+/// Lines that are forwarded in a row before other work has its turn.
 const MAX_FORWARDED: u32 = 16;
 
-/// Does what the daemon requests until it has ended.
-pub fn serve(plan: &Plan, socket: &UnixStream, forwarder: Option<Forwarder>) -> io::Result<()> {
+/// Serves the daemon until it has ended, which is an error of the socket.
+pub fn serve(plan: &Plan, socket: &UnixStream, forwarder: Option<Forwarder>) {
     let mut worker = Worker {
         plan,
         socket,
         save: None,
         forwarder,
     };
-    loop {
-        let forwarder = worker.forwarder.as_ref();
-        let retry_ms = forwarder.and_then(Forwarder::retry_ms);
-        // With a line at hand the next is not read.
-        let log = forwarder.filter(|_| retry_ms.is_none());
-        let fds = [Some(socket.as_fd()), log.map(AsFd::as_fd)];
-        let [has_request, _] = match process::wait_readable(fds, retry_ms) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            other => other?,
-        };
-        worker.forward();
-        if has_request && worker.serve_one().is_err() {
-            worker.forwarder.iter_mut().for_each(Forwarder::finish);
-            return Ok(());
-        }
-    }
+    while worker.turn(None).is_ok() {}
+    worker.forwarder.iter_mut().for_each(Forwarder::finish);
 }
 
 struct Worker<'a> {
@@ -82,60 +75,61 @@ struct Worker<'a> {
     forwarder: Option<Forwarder>,
 }
 
+/// Errors are those of the socket.
 impl Worker<'_> {
-    /// An error is met again at the next attempt.
-    fn forward(&mut self) {
+    /// Waits for a request or a line, at most this many milliseconds. Forwards lines and does the request; whether
+    /// there was one.
+    fn turn(&mut self, max_ms: Option<u16>) -> io::Result<bool> {
+        let forwarder = self.forwarder.as_ref();
+        let retry_ms = forwarder.and_then(Forwarder::retry_ms);
+        // While a line waits the next is not read.
+        let log = forwarder.filter(|_| retry_ms.is_none());
+        let fds = [Some(self.socket.as_fd()), log.map(AsFd::as_fd)];
+        let has_request = match process::wait_readable(fds, max_ms.or(retry_ms)) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => false,
+            // If polling fails, receiving waits for the next request.
+            ready => ready.map_or(max_ms.is_none(), |[has_request, _]| has_request),
+        };
         if let Some(forwarder) = &mut self.forwarder {
-            let mut attempts = 0..MAX_FORWARDED;
-            while attempts.next().is_some() && matches!(forwarder.forward(), Ok(true)) {}
+            // An error recurs at the next attempt.
+            let _ = (0..MAX_FORWARDED).all(|_| matches!(forwarder.forward(), Ok(true)));
         }
+        if has_request {
+            self.serve_one()?;
+        }
+        Ok(has_request)
     }
 
-    /// Receives a request and does it. An error is one of the socket.
+    /// Receives a request and does it.
     fn serve_one(&mut self) -> io::Result<()> {
         let (kind, payload) = frame::receive(self.socket)?;
-        let done = match kind {
-            LOAD_LIST => return self.send_list(),
-            SAVE => Save::begin(path(&self.plan.state)).map(|save| self.save = Some(save)),
-            SAVE_BYTES => match &mut self.save {
-                Some(save) => save.file.write_all(&payload),
-                // The save has failed before, which the daemon did not know yet.
-                None => Ok(()),
-            },
-            _ => match self.save.take().map(Save::finish) {
-                Some(Ok(())) => return frame::send(self.socket, SAVED, &[]),
-                Some(failed) => failed,
-                None => Ok(()),
+        let done = match (kind, &mut self.save) {
+            (LOAD_LIST, _) => return self.send_list(),
+            (SAVE, _) => Save::begin(path(&self.plan.state)).map(|save| self.save = Some(save)),
+            // The save has failed before, and the daemon has not received that yet.
+            (_, None) => Ok(()),
+            (SAVE_BYTES, Some(save)) => save.file.write_all(&payload),
+            (_, save) => match save.take().map_or(Ok(()), Save::finish) {
+                Ok(()) => return frame::send(self.socket, SAVED, &[]),
+                failed => failed,
             },
         };
         done.or_else(|error| {
             self.save = None;
-            let why = text::reason(&error).to_string();
-            frame::send(self.socket, SAVE_FAILED, why.as_bytes())
+            frame::send(self.socket, SAVE_FAILED, text::reason(&error).as_bytes())
         })
     }
 
-    /// Between two pieces of a list: forwards lines, and does what a save requests. The daemon requests one list at a
-    /// time. An error is one of the socket.
+    /// Serves other requests between two pieces of a list. The daemon requests one list at a time.
     fn meanwhile(&mut self) -> io::Result<()> {
-        self.forward();
-        while let [true] = process::wait_readable([Some(self.socket.as_fd())], Some(0))? {
-            self.serve_one()?;
-        }
+        while self.turn(Some(0))? {}
         Ok(())
     }
 
     /// Reading a list may take minutes on a busy machine, so lines are forwarded and saves are done meanwhile.
     fn send_list(&mut self) -> io::Result<()> {
-        let (plan, mut served) = (self.plan, Ok(()));
-        let list = list::read(path(&plan.list), &mut || {
-            if served.is_ok() {
-                served = self.meanwhile();
-            }
-            served.is_ok()
-        });
-        served?;
-        let list = match list {
+        let plan = self.plan;
+        let list = match list::read(path(&plan.list), &mut || self.meanwhile()) {
             Ok(list) => list,
             Err(why) => return frame::send(self.socket, LIST_FAILED, why.as_bytes()),
         };
@@ -160,38 +154,25 @@ struct Save {
     file: File,
     temporary: PathBuf,
     target: PathBuf,
-    is_finished: bool,
 }
 
 impl Save {
-    /// The temporary file is created anew, so that no link or file of another user can stand in its place. Only
-    /// its owner may read it.
     fn begin(target: &Path) -> io::Result<Save> {
-        let mut temporary = target.as_os_str().to_owned();
-        temporary.push(".new");
-        let temporary = PathBuf::from(temporary);
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
+        let (file, temporary) = files::create_beside(target)?;
         Ok(Save {
-            file: options.open(&temporary)?,
+            file,
             temporary,
             target: target.to_owned(),
-            is_finished: false,
         })
     }
 
-    fn finish(mut self) -> io::Result<()> {
+    fn finish(self) -> io::Result<()> {
         self.file.sync_all()?;
         if !self.is_in_place() {
             let why = "another process saves it";
             return Err(io::Error::new(ErrorKind::AlreadyExists, why));
         }
         fs::rename(&self.temporary, &self.target)?;
-        self.is_finished = true;
         let directory = match self.target.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -201,7 +182,8 @@ impl Save {
         Ok(())
     }
 
-    /// False once the helper of another daemon, which was started after this one was killed, has taken the name.
+    /// False once it is finished, or the helper of another daemon has taken the name: one that was started after this
+    /// daemon was killed.
     fn is_in_place(&self) -> bool {
         let metadata = self.file.metadata();
         metadata.is_ok_and(|metadata| files::is_at(&self.temporary, &metadata))
@@ -210,7 +192,7 @@ impl Save {
 
 impl Drop for Save {
     fn drop(&mut self) {
-        if !self.is_finished && self.is_in_place() {
+        if self.is_in_place() {
             // If this fails, the next save removes the file.
             let _ = fs::remove_file(&self.temporary);
         }

@@ -1,7 +1,7 @@
 //! Frames between the daemon and a helper process: kind 1, length 2 (little-endian), payload.
 //!
-//! Both ends are the same program, so nothing negotiates a version and an unknown kind cannot occur. The daemon's end
-//! never blocks; the helper's end always does.
+//! Both ends are the same program, so no version is negotiated and an unknown kind cannot occur. The daemon's end never
+//! blocks; the helper's end always does.
 
 use mio::{Interest, Registry, Token};
 use std::io::{self, ErrorKind, Read, Write};
@@ -10,6 +10,9 @@ use std::os::unix::net::UnixStream;
 const HEADER: usize = 3;
 
 pub const MAX_PAYLOAD: usize = 65_535;
+
+/// The kind and the payload.
+pub type Frame = (u8, Vec<u8>);
 
 /// The daemon's end.
 pub struct Channel {
@@ -41,25 +44,25 @@ impl Channel {
     }
 
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        match &mut self.stream {
-            Some(stream) => {
-                registry.register(stream, token, Interest::READABLE | Interest::WRITABLE)
-            }
-            None => Ok(()),
-        }
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let mut stream = self.stream.iter_mut();
+        stream.try_for_each(|stream| registry.register(stream, token, interest))
     }
 
-    /// Sends a frame, or does nothing if the helper has ended.
+    /// Sends a frame; without effect if the helper has ended.
     pub fn send(&mut self, kind: u8, payload: &[u8]) {
         put(&mut self.output, kind, payload);
-        // The turn that the poll then calls for meets the same error.
+        // The next turn returns the same error, and the poll reports the socket.
         let _ = self.flush();
     }
 
-    /// Flushes the queue, and receives the next frame if all of it is there. The first error ends the channel and is
-    /// returned once.
-    pub fn turn(&mut self) -> io::Result<Option<(u8, Vec<u8>)>> {
-        let received = self.flush().and_then(|()| self.receive());
+    /// Flushes the queue, and receives the next frame if it has arrived completely. The first error ends the channel
+    /// and is returned once.
+    pub fn turn(&mut self) -> io::Result<Option<Frame>> {
+        let received = self.flush().and_then(|()| match &mut self.stream {
+            Some(stream) => read(stream, &mut self.input),
+            None => Ok(None),
+        });
         if received.is_err() {
             self.stream = None;
         }
@@ -67,64 +70,49 @@ impl Channel {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let Some(stream) = &mut self.stream else {
-            self.output = Vec::new();
-            return Ok(());
-        };
-        let mut sent = 0;
-        let result = loop {
-            match stream.write(&self.output[sent..]) {
-                // Also if there is nothing to write.
-                Ok(0) => break Ok(()),
-                Ok(count) => sent += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
+        while let (Some(stream), false) = (&mut self.stream, self.output.is_empty()) {
+            match stream.write(&self.output) {
+                Ok(count) => drop(self.output.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => break Err(error),
-            }
-        };
-        self.output.drain(..sent);
-        if self.output.is_empty() {
-            self.output = Vec::new();
-        }
-        result
-    }
-
-    fn receive(&mut self) -> io::Result<Option<(u8, Vec<u8>)>> {
-        let Some(stream) = &mut self.stream else {
-            return Ok(None);
-        };
-        loop {
-            let missing = match self.input.split_first_chunk() {
-                Some((&[kind, low, high], payload)) => {
-                    let length = usize::from(u16::from_le_bytes([low, high]));
-                    if payload.len() >= length {
-                        let payload = payload.to_vec();
-                        self.input = Vec::new();
-                        return Ok(Some((kind, payload)));
-                    }
-                    length - payload.len()
-                }
-                None => HEADER - self.input.len(),
-            };
-            let mut missing = stream.take(missing as u64);
-            match missing.read_to_end(&mut self.input) {
-                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
                 Err(error) => return Err(error),
             }
+        }
+        // Frees the memory.
+        self.output = Vec::new();
+        Ok(())
+    }
+}
+
+/// Reads the rest of a frame, whose start is in `input`; none if it has not arrived yet.
+fn read(stream: &mut impl Read, input: &mut Vec<u8>) -> io::Result<Option<Frame>> {
+    loop {
+        let missing = match input.split_first_chunk() {
+            Some((&[kind, low, high], payload)) => {
+                let length = usize::from(u16::from_le_bytes([low, high]));
+                if payload.len() >= length {
+                    let payload = payload.to_vec();
+                    *input = Vec::new();
+                    return Ok(Some((kind, payload)));
+                }
+                length - payload.len()
+            }
+            None => HEADER - input.len(),
+        };
+        input.reserve(missing);
+        match stream.take(missing as u64).read_to_end(input) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error),
         }
     }
 }
 
 /// Receives a frame at the helper's end. An error means that the daemon has ended.
-pub fn receive(mut stream: &UnixStream) -> io::Result<(u8, Vec<u8>)> {
-    let mut header = [0; HEADER];
-    stream.read_exact(&mut header)?;
-    let [kind, low, high] = header;
-    let mut payload = vec![0; usize::from(u16::from_le_bytes([low, high]))];
-    stream.read_exact(&mut payload)?;
-    Ok((kind, payload))
+pub fn receive(mut stream: &UnixStream) -> io::Result<Frame> {
+    let frame = read(&mut stream, &mut Vec::new())?;
+    frame.ok_or(ErrorKind::WouldBlock.into())
 }
 
 /// Sends a frame from the helper's end.

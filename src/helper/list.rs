@@ -1,15 +1,15 @@
 //! A file of info-hashes, read and sorted. The daemon does this itself at the start, the helper at each reload.
 //!
-//! A file is rejected if it has lines but no info-hash, or a line that no text has: it is some other file, named by
-//! mistake, and a whitelist made of it would refuse all torrents. Of other files the lines that hold no info-hash are
-//! skipped and reported by number.
+//! A file is rejected if it has lines but no info-hash, or bytes that are not text: it is some other file, named by
+//! mistake, and a whitelist made of it would refuse all torrents. In a list, lines without an info-hash are skipped and
+//! reported by number.
 
 use crate::base::text;
 use crate::protocol::find;
 use crate::protocol::hash_list::{Line, Lines};
 use crate::sys::files::open_regular;
 use crate::tracker::InfoHash;
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
 /// 1.3 GB, so that no file can take all memory.
@@ -28,17 +28,18 @@ pub struct ListFile {
     pub skipped: String,
 }
 
-/// Calls `each_piece` for every 64 KiB, and gives up if it is false. An error says what is wrong with the file and
-/// where.
-pub fn read(path: &Path, each_piece: &mut dyn FnMut() -> bool) -> Result<ListFile, String> {
-    let system = |error| text::reason(&error).to_string();
+/// Calls `each_piece` before every 64 KiB; its error ends the reading. An error says what is wrong with the file, and
+/// in which line.
+pub fn read(
+    path: &Path,
+    each_piece: &mut dyn FnMut() -> io::Result<()>,
+) -> Result<ListFile, String> {
+    let system = |error| text::reason(&error);
     let mut file = open_regular(path).map_err(system)?;
     let mut reader = Reading::default();
     let mut bytes = vec![0; 64 * 1024];
     loop {
-        if !each_piece() {
-            return Err(String::from("interrupted"));
-        }
+        each_piece().map_err(system)?;
         match file.read(&mut bytes) {
             Ok(0) => return reader.finish(),
             Ok(count) => reader.take(&bytes[..count])?,
@@ -54,9 +55,9 @@ struct Reading {
     lines: Lines,
     line_count: usize,
     hashes: Vec<InfoHash>,
-    /// The numbers of the first skipped lines.
+    /// The numbers of the first skipped lines, and how many more were skipped.
     skipped: Vec<usize>,
-    skipped_count: usize,
+    more_skipped: usize,
 }
 
 impl Reading {
@@ -85,12 +86,8 @@ impl Reading {
         match line {
             Line::Hash(hash) => self.hashes.push(hash),
             Line::Nothing => {}
-            Line::Bad => {
-                if self.skipped.len() < MAX_REPORTED {
-                    self.skipped.push(self.line_count);
-                }
-                self.skipped_count += 1;
-            }
+            Line::Bad if self.skipped.len() < MAX_REPORTED => self.skipped.push(self.line_count),
+            Line::Bad => self.more_skipped += 1,
         }
     }
 
@@ -99,8 +96,9 @@ impl Reading {
             let last = self.lines.end();
             self.add(last);
         }
-        if self.hashes.is_empty() && self.skipped_count > 0 {
-            return Err(format!("no info-hash in {} lines", self.line_count));
+        if self.hashes.is_empty() && !self.skipped.is_empty() {
+            let lines = text::counted(self.line_count as u64, "line");
+            return Err(format!("no info-hash in {lines}"));
         }
         let skipped = self.report();
         let mut hashes = self.hashes;
@@ -111,16 +109,13 @@ impl Reading {
 
     fn report(&self) -> String {
         let numbers: Vec<String> = self.skipped.iter().map(usize::to_string).collect();
-        let numbers = numbers.join(", ");
-        let lines = match self.skipped_count {
-            0 => return String::new(),
-            1 => format!("line {numbers}"),
-            count if count > MAX_REPORTED => {
-                format!("lines {numbers} and {} more", count - MAX_REPORTED)
-            }
-            _ => format!("lines {numbers}"),
+        let (numbers, plural) = (numbers.join(", "), text::plural(numbers.len() as u64));
+        let more = match self.more_skipped {
+            _ if self.skipped.is_empty() => return String::new(),
+            0 => String::new(),
+            more => format!(" and {more} more"),
         };
-        format!("skipped {lines}: expected an info-hash")
+        format!("skipped line{plural} {numbers}{more}: expected an info-hash")
     }
 }
 
@@ -171,6 +166,7 @@ mod tests {
         for (text, error) in [
             ("", None),
             ("# nothing yet\n\n", None),
+            ("x", Some("no info-hash in 1 line")),
             ("x\ny", Some("no info-hash in 2 lines")),
             ("x\0", Some("line 1: not text")),
             ("a\nb\n\0\n\n", Some("line 3: not text")),

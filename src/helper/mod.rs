@@ -1,11 +1,11 @@
-//! The helper processes: they do for the poll loop what may block. This is the daemon's side of both.
+//! The helper processes, which do the blocking work of the poll loop. This is the daemon's side of both.
 //!
-//! One process ([`Helper`]) reads and writes the files that options name, and passes log lines on to syslog. It keeps
-//! the privileges and the root directory of the start, so that a list can be reloaded and the state be saved where the
-//! daemon's user may not. It opens no file but those of its [`Plan`]. It comes last on the CPU.
+//! One process ([`Helper`]) reads and writes the files that options name, and forwards log lines to syslog. It keeps
+//! the privileges of the start and enters the root directory, so that a list can be reloaded and the state saved where
+//! the daemon's user may not. It opens no file but those of its [`Plan`]. It has the lowest priority on the CPU.
 //!
-//! The other ([`Resolver`]) resolves the names of nodes. It is a process of its own, because it parses what name
-//! servers send and should do so as the daemon's user, and because a save or a line for syslog must not wait for a name
+//! The other ([`Resolver`]) resolves the names of nodes. It is a process of its own, because it parses the replies of
+//! name servers and should do so as the daemon's user, and because a save or a line for syslog must not wait for a name
 //! server.
 //!
 //! Each is forked before privileges are dropped, only if an option needs it, and ends when the daemon ends. Both
@@ -25,7 +25,7 @@ use crate::sys::process;
 use frame::Channel;
 use mio::{Registry, Token};
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 
@@ -42,8 +42,8 @@ const LIST_FAILED: u8 = 7;
 const SAVED: u8 = 8;
 const SAVE_FAILED: u8 = 9;
 
-// To and from the process for names. All begin with the number of a name 2. FOUND: addresses of 16 bytes, IPv4 mapped
-// into IPv6. NOT_FOUND: the reason.
+// To and from the process for names. All begin with the number of a name 2. FOUND: addresses as text, each in a line.
+// NOT_FOUND: the reason.
 const RESOLVE: u8 = 1;
 const FOUND: u8 = 2;
 const NOT_FOUND: u8 = 3;
@@ -51,7 +51,10 @@ const NOT_FOUND: u8 = 3;
 /// Bytes that may wait to be sent to the helper during a save.
 const MAX_QUEUED: usize = 256 * 1024;
 
-/// All that the helper will ever do, fixed before it is forked. Paths are those inside the root directory.
+/// The reason for which a list is not loaded or the state not saved.
+pub const ENDED: &str = "the helper process has ended";
+
+/// Everything that the helper may do, fixed before it is forked. Paths are those inside the root directory.
 #[derive(Debug, Default)]
 pub struct Plan {
     /// Entered first, as the daemon itself does.
@@ -72,17 +75,17 @@ impl Plan {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The list is valid: so many info-hashes follow. The text says which lines were skipped; empty if none.
+    /// The list is valid, and this many info-hashes follow. The text names the lines that were skipped; empty if none.
     List { count: usize, skipped: String },
     /// The next info-hashes of the list, in order.
     Hashes(Vec<u8>),
-    /// Nothing of the list follows, because of this.
+    /// The list was not read, for this reason.
     ListFailed(String),
     /// The file has been replaced and will survive a power cut.
     Saved,
-    /// The file is as it was, because of this. Ends a save at any time.
+    /// The file is as it was, for this reason. Ends a save at any time.
     SaveFailed(String),
-    /// The process has ended, and with it whatever was under way.
+    /// The process has ended, and with it the requests under way.
     Ended,
 }
 
@@ -93,17 +96,14 @@ impl Helper {
     /// Forks the process. There must be no other thread. The daemon must not have entered the root directory yet, as
     /// syslog's socket is outside.
     pub fn start(plan: &Plan) -> io::Result<Helper> {
-        let (log, their_log) = match plan.syslog {
-            true => UnixDatagram::pair().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
-            false => (None, None),
-        };
+        let (log, their_log) = plan.syslog.then(UnixDatagram::pair).transpose()?.unzip();
+        for socket in [&log, &their_log].into_iter().flatten() {
+            socket.set_nonblocking(true)?;
+        }
         // Lines carry the id of the daemon, not that of the helper.
         let name = format!("announced[{}]", std::process::id());
         let channel = start(|socket| files::run(plan, socket, their_log, name))?;
-        if let Some(log) = log {
-            log.set_nonblocking(true)?;
-            log::use_syslog(log);
-        }
+        log.into_iter().for_each(log::use_syslog);
         Ok(Helper(channel))
     }
 
@@ -111,22 +111,23 @@ impl Helper {
         self.0.register(registry, token)
     }
 
-    /// Requests the list; false if the process has ended. One request at a time.
-    #[must_use]
-    pub fn load_list(&mut self) -> bool {
-        self.0.send(LOAD_LIST, &[]);
-        self.0.is_up()
+    /// Requests the list, one at a time.
+    pub fn load_list(&mut self) -> Result<(), &'static str> {
+        self.request(LOAD_LIST)
     }
 
-    /// Begins to save the state; false if the process has ended. One save at a time. [`Helper::save_bytes`] follows as
-    /// there is [`Helper::room`], then [`Helper::save_end`].
-    #[must_use]
-    pub fn save(&mut self) -> bool {
-        self.0.send(SAVE, &[]);
-        self.0.is_up()
+    /// Begins to save the state, one save at a time. [`Helper::save_bytes`] follows as there is [`Helper::room`], then
+    /// [`Helper::save_end`].
+    pub fn save(&mut self) -> Result<(), &'static str> {
+        self.request(SAVE)
     }
 
-    /// How many bytes [`Helper::save_bytes`] may take now. If there are none, the token's next turn comes with some.
+    fn request(&mut self, kind: u8) -> Result<(), &'static str> {
+        self.0.send(kind, &[]);
+        self.0.is_up().then_some(()).ok_or(ENDED)
+    }
+
+    /// Bytes that [`Helper::save_bytes`] may take now. If there is no room, the poll reports the token when there is.
     pub fn room(&self) -> usize {
         MAX_QUEUED.saturating_sub(self.0.queued())
     }
@@ -137,12 +138,12 @@ impl Helper {
         }
     }
 
-    /// Has the file replaced by what was sent.
+    /// Replaces the file by the bytes that were sent.
     pub fn save_end(&mut self) {
         self.0.send(SAVE_END, &[]);
     }
 
-    /// The next answer. Call it when the poll reports the token, and until there is none.
+    /// The next answer. Call this when the poll reports the token, and until there is none.
     pub fn turn(&mut self) -> Option<Answer> {
         let Ok(frame) = self.0.turn() else {
             log::use_stderr(true);
@@ -171,7 +172,7 @@ impl Helper {
 /// The process for names.
 pub struct Resolver {
     channel: Channel,
-    /// Of each name, whether an answer is due.
+    /// Of each name, whether an answer is outstanding.
     is_asked: Vec<bool>,
     has_reported_end: bool,
 }
@@ -200,9 +201,9 @@ impl Resolver {
         self.channel.register(registry, token)
     }
 
-    /// Requests the addresses of a name, unless that is under way.
+    /// Requests the addresses of a name, unless an answer is outstanding.
     pub fn ask(&mut self, number: usize) {
-        // Not when it ends: that happens at each end of the daemon.
+        // Not as soon as it ends: that happens at each end of the daemon.
         if !self.channel.is_up() && !self.has_reported_end {
             self.has_reported_end = true;
             log::error(format_args!(
@@ -218,19 +219,16 @@ impl Resolver {
         }
     }
 
-    /// The next answer. Call it when the poll reports the token, and until there is none.
+    /// The next answer. Call this when the poll reports the token, and until there is none.
     pub fn turn(&mut self) -> Option<Resolved> {
         let (kind, payload) = self.channel.turn().ok()??;
         let (number, rest) = payload.split_first_chunk()?;
         let number = usize::from(u16::from_le_bytes(*number));
         *self.is_asked.get_mut(number)? = false;
-        let address = |octets: &[u8]| {
-            let octets = <[u8; 16]>::try_from(octets).ok()?;
-            Some(Ipv6Addr::from(octets).to_canonical())
-        };
+        let text = text(rest);
         let addresses = match kind {
-            FOUND => Ok(rest.chunks(16).filter_map(address).collect()),
-            _ => Err(text(rest)),
+            FOUND => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
+            _ => Err(text),
         };
         Some((number, addresses))
     }
@@ -245,11 +243,11 @@ fn start(work: impl FnOnce(&UnixStream) -> io::Result<()>) -> io::Result<Channel
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     process::fork(|| {
-        // The daemon sees that the process has ended. An error has no other reader.
+        // The daemon sees that the process has ended. Nothing else would read an error.
         let _ = work(&theirs);
     })?;
-    // Keeps the socket open until the daemon has ended: it logs the reason after its `Helper` is gone, and the pidfile
-    // may only go when its lock is free, after the table has been freed.
+    // Keeps the socket open until the daemon has ended: the daemon logs the reason after its `Helper` is dropped, and
+    // the pidfile may only be removed when its lock is free, after the table has been freed.
     std::mem::forget(ours.try_clone()?);
     Ok(Channel::new(ours))
 }

@@ -1,18 +1,18 @@
 //! The process for names: it resolves them one after the other, however long that takes.
 
-use super::{FOUND, NOT_FOUND, RESOLVE, frame};
+use super::{FOUND, NOT_FOUND, frame};
 use crate::base::text;
 use crate::sys::privileges::{self, Identity};
 use crate::sys::{process, sandbox, signals};
 use std::io;
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-/// Addresses that are used of a name.
+/// Further addresses of a name are ignored.
 const MAX_ADDRESSES: usize = 16;
 
-/// It never enters the root directory, because the files that say how names are resolved are outside.
+/// The process never enters the root directory, because the files that configure name resolution are outside.
 pub fn run(
     names: &[String],
     socket: &UnixStream,
@@ -25,7 +25,7 @@ pub fn run(
     if let Some(identity) = identity {
         privileges::become_user(identity)?;
     }
-    // A name server may keep it waiting for longer than the daemon lives.
+    // A name server may not answer before the daemon ends.
     process::end_with_parent();
     // The daemon may have ended before that call.
     if std::os::unix::process::parent_id() != daemon {
@@ -38,43 +38,29 @@ pub fn run(
 /// Answers until the daemon has ended, which is an error of the socket.
 pub fn serve(names: &[String], socket: &UnixStream) -> io::Result<()> {
     loop {
-        let (RESOLVE, mut payload) = frame::receive(socket)? else {
-            continue;
+        let (_, number) = frame::receive(socket)?;
+        let index = number.first_chunk().map_or(0, |n| u16::from_le_bytes(*n));
+        let name = names.get(usize::from(index)).map_or("", String::as_str);
+        let (kind, text) = match look_up(name) {
+            Ok(addresses) => (FOUND, addresses),
+            Err(why) => (NOT_FOUND, why),
         };
-        let number = payload.first_chunk().map_or(0, |n| u16::from_le_bytes(*n));
-        let name = names.get(usize::from(number)).map_or("", String::as_str);
-        let kind = match look_up(name) {
-            Ok(addresses) => {
-                payload.extend(addresses.into_iter().flat_map(octets));
-                FOUND
-            }
-            Err(why) => {
-                payload.extend_from_slice(why.as_bytes());
-                NOT_FOUND
-            }
-        };
-        frame::send(socket, kind, &payload)?;
+        frame::send(socket, kind, &[&number, text.as_bytes()].concat())?;
     }
 }
 
-fn octets(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
-fn look_up(name: &str) -> Result<Vec<IpAddr>, String> {
+/// The addresses of a name, each in a line.
+fn look_up(name: &str) -> Result<String, String> {
     let found = (name, 0).to_socket_addrs();
-    let found = found.map_err(|error| text::reason(&error).to_string())?;
+    let found = found.map_err(|error| text::reason(&error))?;
     let mut addresses = Vec::new();
-    for address in found.map(|address| address.ip()) {
+    for address in found.map(|address| address.ip().to_canonical().to_string()) {
         if !addresses.contains(&address) && addresses.len() < MAX_ADDRESSES {
             addresses.push(address);
         }
     }
     match addresses.is_empty() {
         true => Err(String::from("no address")),
-        false => Ok(addresses),
+        false => Ok(addresses.join("\n")),
     }
 }

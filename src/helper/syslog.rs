@@ -14,8 +14,8 @@ const MAX_LINE: usize = 1024;
 
 const MAX_RETRY_MS: u16 = 1000;
 
-/// After the daemon's end: how long, and how often, the last lines wait for room; a second together. Pauses are counted
-/// and no clock is read, as this process comes last and each pause may take long on a busy machine.
+/// After the daemon's end the last lines wait for room, a second in all. Pauses are counted and no clock is read, as
+/// this process has the lowest priority and a pause may take long on a busy machine.
 const PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSES: u32 = 10;
 
@@ -29,23 +29,22 @@ pub struct Forwarder {
 
 impl Forwarder {
     /// Connects to syslog, so that it still works after a chroot. `name` goes before each line.
-    pub fn new(daemon: UnixDatagram, name: String) -> io::Result<Forwarder> {
-        daemon.set_nonblocking(true)?;
-        Ok(Forwarder {
+    /// `daemon` must be non-blocking.
+    pub fn new(daemon: UnixDatagram, name: String) -> Forwarder {
+        Forwarder {
             daemon,
             syslog: Syslog::open(name),
             line: Vec::with_capacity(MAX_LINE),
             retry_ms: None,
-        })
+        }
     }
 
-    /// When to call [`Forwarder::forward`] although the socket is not readable: milliseconds from now.
+    /// Milliseconds until the next call of [`Forwarder::forward`] while a line waits.
     pub fn retry_ms(&self) -> Option<u16> {
         self.retry_ms
     }
 
-    /// Forwards the line that waits, or the next; false if there is none. The error `WouldBlock` means that syslog has
-    /// no room.
+    /// Forwards the line that waits, or the next; false if there is none. `WouldBlock` if syslog has no room.
     pub fn forward(&mut self) -> io::Result<bool> {
         if self.line.is_empty() {
             self.line.resize(MAX_LINE, 0);

@@ -1,4 +1,4 @@
-//! Both processes as threads: they do all that the processes do, but for what makes them one.
+//! Both processes as threads, which do the same work.
 
 use super::*;
 use std::fs;
@@ -38,7 +38,7 @@ impl Directory {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         ours.set_nonblocking(true).expect("an option");
         std::thread::scope(|scope| {
-            scope.spawn(|| files::serve(&self.1, &theirs, None).expect("ends in order"));
+            scope.spawn(|| files::serve(&self.1, &theirs, None));
             work(&mut Helper(Channel::new(ours)));
         });
     }
@@ -62,7 +62,7 @@ fn next<T>(mut turn: impl FnMut() -> Option<T>) -> T {
 }
 
 fn save(helper: &mut Helper, mut bytes: &[u8]) {
-    assert!(helper.save());
+    assert_eq!(helper.save(), Ok(()));
     while !bytes.is_empty() {
         let (now, later) = bytes.split_at(helper.room().min(bytes.len()));
         helper.save_bytes(now);
@@ -78,7 +78,7 @@ fn a_list_arrives_sorted() {
     directory.write("list", &format!("bad\n{text}{text}"));
     directory.with_helper(|helper| {
         for _ in 0..2 {
-            assert!(helper.load_list());
+            assert_eq!(helper.load_list(), Ok(()));
             let head = Answer::List {
                 count: 10_000,
                 skipped: String::from("skipped line 1: expected an info-hash"),
@@ -95,7 +95,7 @@ fn a_list_arrives_sorted() {
             assert!(hashes.eq((0..10_000_u16).map(|n| n.to_be_bytes().to_vec())));
         }
         fs::remove_file(directory.0.join("list")).expect("is there");
-        assert!(helper.load_list());
+        assert_eq!(helper.load_list(), Ok(()));
         let failed = Answer::ListFailed(String::from("No such file or directory"));
         assert_eq!(next(|| helper.turn()), failed);
     });
@@ -115,9 +115,17 @@ fn a_save_replaces_the_file_as_a_whole() {
         save(helper, b"last");
         helper.save_end();
     });
-    assert_eq!(directory.state(), (0, b"last".to_vec()), "nobody waited");
+    assert_eq!(
+        directory.state(),
+        (0, b"last".to_vec()),
+        "the daemon has not waited"
+    );
     directory.with_helper(|helper| save(helper, b"half"));
-    assert_eq!(directory.state(), (0, b"last".to_vec()), "was not ended");
+    assert_eq!(
+        directory.state(),
+        (0, b"last".to_vec()),
+        "the save was not complete"
+    );
 }
 
 #[test]
@@ -128,7 +136,7 @@ fn a_save_that_fails_is_reported_once() {
         save(helper, b"for nothing");
         helper.save_end();
         assert!(matches!(next(|| helper.turn()), Answer::SaveFailed(_)));
-        assert!(helper.load_list());
+        assert_eq!(helper.load_list(), Ok(()));
         assert!(matches!(next(|| helper.turn()), Answer::ListFailed(_)));
     });
 }
@@ -138,11 +146,14 @@ fn the_end_of_the_process_is_reported_once() {
     let (ours, theirs) = UnixStream::pair().expect("a pair");
     ours.set_nonblocking(true).expect("an option");
     let mut helper = Helper(Channel::new(ours));
-    assert!(helper.save() && helper.load_list());
+    assert_eq!((helper.save(), helper.load_list()), (Ok(()), Ok(())));
     drop(theirs);
     assert_eq!(helper.turn(), Some(Answer::Ended));
     assert_eq!(helper.turn(), None);
-    assert!(!helper.load_list() && !helper.save());
+    assert_eq!(
+        (helper.load_list(), helper.save()),
+        (Err(ENDED), Err(ENDED))
+    );
     helper.save_bytes(b"x");
     assert_eq!(helper.turn(), None);
 }

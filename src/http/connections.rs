@@ -4,7 +4,7 @@
 //! replaces the one that has been idle for longest. At the limit of memory the connection that holds the most bytes is
 //! closed.
 
-use super::connection::{Connection, INPUT_BYTES, Input, Turn, WORK_PER_ROUND};
+use super::connection::{Connection, INPUT_BYTES, Turn, WORK_PER_ROUND};
 use super::listener::Listener;
 use super::pool::{ConnectionPool, SharedLimits};
 use super::site::Site;
@@ -43,8 +43,13 @@ pub struct Context<'a> {
     pub registry: &'a Registry,
     pub responder: &'a mut Responder,
     pub site: &'a mut Site,
+}
+
+impl Context<'_> {
     /// Milliseconds since the start.
-    pub now: u64,
+    pub fn now(&self) -> u64 {
+        self.responder.monitor.now
+    }
 }
 
 impl Connections {
@@ -76,15 +81,9 @@ impl Connections {
     /// Closes idle connections and lets the others send the replies that they have, and no more.
     pub fn wind_up(&mut self) {
         for index in self.pool.indexes() {
-            match self.pool.get_mut(index) {
-                Some(connection) if connection.is_idle() => {
-                    self.pool.remove(index);
-                }
-                Some(connection) => {
-                    connection.finish();
-                    self.enqueue(index);
-                }
-                None => {}
+            if let Some(connection) = self.pool.get_mut(index) {
+                connection.finish();
+                self.enqueue(index);
             }
         }
     }
@@ -109,9 +108,9 @@ impl Connections {
                         }
                     }
                     context.responder.counters.tcp_accepted += 1;
-                    let origin = context.site.proxies.origin(address);
-                    let connection = Connection::new(stream, origin, context.now);
-                    let deadline = connection.deadline();
+                    let origin = context.site.policy.proxies.origin(address);
+                    let connection = Connection::new(stream, origin, context.now());
+                    let deadline = connection.deadline;
                     // The request has mostly arrived. If it is the only one, the poll never watches the connection.
                     if let Some(index) = self.pool.add(connection, deadline) {
                         self.enqueue(index);
@@ -183,11 +182,8 @@ impl Connections {
             group[turns] = self.receive(index, &mut free, context);
             turns += 1;
         }
-        let hashes = group.each_ref().map(|member| {
-            let (_, input): &(u32, Input) = member.as_ref()?;
-            query::guess_hash(input.requests)
-        });
-        let hints = context.responder.look_ahead(&hashes);
+        let hash = |member: &Option<(u32, &[u8])>| query::guess_hash(member.as_ref()?.1);
+        let hints = context.responder.look_ahead(&group.each_ref().map(hash));
         for (member, hint) in group.into_iter().zip(hints) {
             let Some((index, input)) = member else {
                 continue;
@@ -208,17 +204,13 @@ impl Connections {
         index: u32,
         free: &mut &'a mut [u8],
         context: &mut Context,
-    ) -> Option<(u32, Input<'a>)> {
+    ) -> Option<(u32, &'a [u8])> {
         // The index may be another connection's by now.
         let connection = self.pool.get_mut(index).filter(|c| c.is_queued)?;
         connection.is_queued = false;
-        match connection.begin_turn(free, context) {
-            Ok(input) => Some((index, input)),
-            Err(turn) => {
-                self.settle(index, turn, context);
-                None
-            }
-        }
+        let begun = connection.begin_turn(free, context);
+        let unanswered = |turn| self.settle(index, turn, context);
+        Some((index, begun.map_err(unanswered).ok()?))
     }
 
     /// Ends a connection's turn: closes the connection, or has the poll or the queue remember it.
@@ -227,17 +219,15 @@ impl Connections {
             return;
         };
         let token = Token(self.first_token + index as usize);
-        match turn.filter(|_| connection.watch(token, context.registry).is_ok()) {
-            Some(turn) => {
-                let (deadline, held) = (connection.deadline(), connection.held());
-                self.pool.update(index, deadline, held);
-                if turn == Turn::More {
-                    self.enqueue(index);
-                }
-            }
-            None => {
-                self.pool.remove(index);
-            }
+        let turn = turn.filter(|_| connection.watch(token, context.registry).is_ok());
+        if turn.is_some() {
+            let (deadline, held) = (connection.deadline, connection.held());
+            self.pool.update(index, deadline, held);
+        } else {
+            self.pool.remove(index);
+        }
+        if turn == Some(Turn::More) {
+            self.enqueue(index);
         }
         while let Some(index) = self.pool.heaviest_to_close() {
             self.evict(index, context);

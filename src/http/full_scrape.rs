@@ -4,10 +4,18 @@
 //! and never an index, so the table may change meanwhile: torrents that are there throughout appear exactly once, all
 //! are in order, and the counts are those of the moment.
 
+use super::limiter::Permit;
+use super::request::Request;
+use super::response::Status;
+use super::streaming::Source;
 use crate::base::gzip::Gzip;
-use crate::base::text::decimal;
-use crate::protocol::bencode;
+use crate::base::text::{fill, hex, text};
+use crate::protocol::{bencode, query};
 use crate::tracker::{Counts, InfoHash, Table, Tracked};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+pub use super::limiter::Limiter;
 
 /// How a torrent is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +37,7 @@ pub enum Format {
 
 impl Format {
     /// The format of this name in `/stats?mode=tpbs&format=`.
-    pub fn named(name: &[u8]) -> Option<Format> {
+    fn named(name: &[u8]) -> Option<Format> {
         Some(match name {
             b"ben" => Format::Ben,
             b"txt" => Format::Txt,
@@ -41,53 +49,59 @@ impl Format {
     }
 }
 
-/// The longest entry of a torrent.
-const MAX_ENTRY_BYTES: usize = 128;
-
 /// Torrents in a slice, plain: up to 32 KiB, in which one UDP connect in a hundred waits for more than 0.5 ms.
 const PLAIN_TORRENTS: usize = 400;
 /// The same compressed. A slice that completes a block takes three tenths of a millisecond.
 const GZIP_TORRENTS: usize = 125;
 
+/// Where a full scrape begins.
+const FIRST: InfoHash = [0; 20];
+
 /// A full scrape in progress.
 pub struct FullScrape {
     format: Format,
-    has_begun: bool,
     /// The info-hash to go on from; none at the end.
     next: Option<InfoHash>,
+    is_gzip: bool,
+    /// Made with the first slice.
     gzip: Option<Box<Gzip>>,
+    permit: Option<Arc<Permit>>,
+}
+
+/// Begins the reply to a `/scrape` without info-hashes, if the client may have it at this second.
+pub fn admit(
+    limiter: &Limiter,
+    request: &Request,
+    is_admin: bool,
+    second: u64,
+) -> Result<Box<dyn Source>, Status> {
+    // All clients that a proxy does not name are one.
+    let client = request.client.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+    let permit = limiter.admit(client, is_admin, request.is_head, second)?;
+    let mut scrape = FullScrape::new(Format::Ben, request.accepts_gzip());
+    scrape.permit = permit;
+    Ok(Box::new(scrape))
+}
+
+/// Begins a report for admins: with a minute the state, else the format that the query names.
+pub fn report(request: &Request, minute: Option<u64>) -> Result<Box<dyn Source>, Status> {
+    let format = match (minute, query::value(request.query, b"format")) {
+        (Some(now), _) => Format::State { now },
+        (None, Some(name)) => Format::named(&name).ok_or(Status::BadRequest)?,
+        (None, None) => Format::Ben,
+    };
+    Ok(Box::new(FullScrape::new(format, request.accepts_gzip())))
 }
 
 impl FullScrape {
-    pub fn new(format: Format, is_gzip: bool) -> FullScrape {
+    fn new(format: Format, is_gzip: bool) -> FullScrape {
         FullScrape {
             format,
-            has_begun: false,
-            next: Some([0; 20]),
-            gzip: is_gzip.then(|| Box::new(Gzip::new())),
+            next: Some(FIRST),
+            is_gzip,
+            gzip: None,
+            permit: None,
         }
-    }
-
-    /// Bytes that it takes beside its output.
-    pub fn size(&self) -> usize {
-        self.gzip.as_ref().map_or(0, |_| Gzip::SIZE)
-    }
-
-    /// Appends the next slice of the table to `slice`, without the torrents that are no longer tracked. Returns whether
-    /// there is more; it must not be called again when there is none.
-    pub fn read(
-        &mut self,
-        table: &Table,
-        now_ms: u64,
-        tracked: Tracked,
-        slice: &mut Vec<u8>,
-    ) -> bool {
-        let max = match self.gzip {
-            Some(_) => GZIP_TORRENTS,
-            None => PLAIN_TORRENTS,
-        };
-        slice.reserve(max * MAX_ENTRY_BYTES);
-        self.read_at_most(max, (table, now_ms), tracked, slice)
     }
 
     fn read_at_most(
@@ -95,11 +109,11 @@ impl FullScrape {
         max: usize,
         (table, now_ms): (&Table, u64),
         tracked: Tracked,
-        slice: &mut Vec<u8>,
+        out: &mut Vec<u8>,
     ) -> bool {
         let format = self.format;
-        if !std::mem::replace(&mut self.has_begun, true) && format == Format::Ben {
-            slice.extend_from_slice(b"d5:filesd");
+        if self.next == Some(FIRST) && format == Format::Ben {
+            text(out, "d5:filesd");
         }
         let mut left = max;
         // Shards with few torrents are read together.
@@ -107,21 +121,55 @@ impl FullScrape {
             self.next = table.scrape_from(&from, now_ms, left, |hash, counts, idle| {
                 left = left.saturating_sub(1);
                 if tracked.is_none_or(|tracked| tracked(hash)) {
-                    write_one(format, hash, counts, idle, slice);
+                    write_one(format, hash, counts, idle, out);
                 }
             });
         }
         if self.next.is_none() && format == Format::Ben {
-            slice.extend_from_slice(b"ee");
+            text(out, "ee");
         }
         self.next.is_some()
     }
+}
 
-    /// Appends the slice that was read last, compressed if it is to be. The caller should hold no lock meanwhile.
-    pub fn write(&mut self, slice: &[u8], out: &mut Vec<u8>) {
-        match &mut self.gzip {
-            Some(gzip) => gzip.compress(slice, self.next.is_none(), out),
-            None => out.extend_from_slice(slice),
+impl Source for FullScrape {
+    fn size(&self) -> usize {
+        if self.is_gzip { Gzip::SIZE } else { 0 }
+    }
+
+    /// Leaves out torrents that are no longer tracked. It must not be called again when there is no more.
+    fn read(&mut self, table: &Table, now: u64, tracked: Tracked, slice: &mut Vec<u8>) -> bool {
+        let max = match self.is_gzip {
+            true => GZIP_TORRENTS,
+            false => PLAIN_TORRENTS,
+        };
+        self.read_at_most(max, (table, now), tracked, slice)
+    }
+
+    fn write(&mut self, slice: &[u8], out: &mut Vec<u8>) {
+        if self.is_gzip {
+            let gzip = self.gzip.get_or_insert_with(|| Box::new(Gzip::new()));
+            gzip.compress(slice, self.next.is_none(), out);
+        } else {
+            out.extend_from_slice(slice);
+        }
+    }
+
+    fn is_full_scrape(&self) -> bool {
+        true
+    }
+
+    fn is_gzip(&self) -> bool {
+        self.is_gzip
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.permit.as_ref().is_some_and(|p| p.is_revoked())
+    }
+
+    fn count(&self, bytes: usize, second: u64) {
+        if let Some(permit) = &self.permit {
+            permit.count(bytes, second);
         }
     }
 }
@@ -130,56 +178,35 @@ fn write_one(format: Format, hash: &InfoHash, counts: Counts, idle: u32, out: &m
     let [seeders, leechers, downloaded] =
         [counts.seeders, counts.leechers, counts.downloaded].map(u64::from);
     match format {
-        Format::Ben => bencode::scraped(out, hash, counts),
+        Format::Ben => return bencode::scraped(out, hash, counts),
         Format::Bin => {
             out.extend_from_slice(hash);
             out.extend_from_slice(&counts.seeders.to_be_bytes());
-            out.extend_from_slice(&counts.leechers.to_be_bytes());
+            return out.extend_from_slice(&counts.leechers.to_be_bytes());
         }
-        Format::Txt => write_line(out, write_hex, hash, &[seeders, leechers]),
-        Format::Txtp => write_line(out, write_hex, hash, &[seeders, leechers, downloaded]),
-        Format::Url => write_line(out, write_url, hash, &[seeders, leechers]),
+        Format::Url => url(out, hash),
+        Format::Txt | Format::Txtp | Format::State { .. } => hex(out, hash),
+    }
+    match format {
+        Format::Txtp => fill(out, ":$:$:$\n", &[seeders, leechers, downloaded]),
         Format::State { now } => {
             let minute = now.saturating_sub(u64::from(idle / 60));
-            write_line(out, write_hex, hash, &[minute, downloaded]);
+            fill(out, ":$:$\n", &[minute, downloaded]);
         }
-    }
-}
-
-fn write_line(
-    out: &mut Vec<u8>,
-    write_hash: fn(&mut Vec<u8>, &InfoHash),
-    hash: &InfoHash,
-    numbers: &[u64],
-) {
-    write_hash(out, hash);
-    for &number in numbers {
-        out.push(b':');
-        decimal(out, number);
-    }
-    out.push(b'\n');
-}
-
-fn write_hex(out: &mut Vec<u8>, hash: &InfoHash) {
-    for &byte in hash {
-        out.extend_from_slice(&hex(byte, b"0123456789ABCDEF"));
+        _ => fill(out, ":$:$\n", &[seeders, leechers]),
     }
 }
 
 /// As opentracker does: `%` and two lowercase digits, but for letters, digits and `$-./=_~`.
-fn write_url(out: &mut Vec<u8>, hash: &InfoHash) {
+fn url(out: &mut Vec<u8>, hash: &InfoHash) {
+    let digit = |value: u8| b"0123456789abcdef"[usize::from(value & 15)];
     for &byte in hash {
         if byte.is_ascii_alphanumeric() || b"$-./=_~".contains(&byte) {
             out.push(byte);
         } else {
-            out.push(b'%');
-            out.extend_from_slice(&hex(byte, b"0123456789abcdef"));
+            out.extend([b'%', digit(byte >> 4), digit(byte)]);
         }
     }
-}
-
-fn hex(byte: u8, digits: &[u8; 16]) -> [u8; 2] {
-    [byte >> 4, byte & 15].map(|digit| digits[usize::from(digit)])
 }
 
 #[cfg(test)]
@@ -265,29 +292,6 @@ mod tests {
         assert_eq!(whole(Format::Txt, 5, &table), b"");
     }
 
-    #[test]
-    fn no_entry_is_longer_than_its_maximum() {
-        let most = Counts {
-            seeders: u32::MAX,
-            leechers: u32::MAX,
-            downloaded: u32::MAX,
-        };
-        let now = u64::MAX;
-        use Format::*;
-        for format in [Ben, Txt, Txtp, Bin, Url, State { now }] {
-            let mut out = Vec::new();
-            write_one(format, &[0xff; 20], most, 0, &mut out);
-            assert!(out.len() <= MAX_ENTRY_BYTES, "{format:?}: {}", out.len());
-        }
-    }
-
-    fn step(scrape: &mut FullScrape, table: &Table, out: &mut Vec<u8>) -> bool {
-        let mut slice = Vec::new();
-        let is_more = scrape.read(table, 0, None, &mut slice);
-        scrape.write(&slice, out);
-        is_more
-    }
-
     fn random_hash(random: &mut Random) -> InfoHash {
         let mut hash = [0; 20];
         hash[0] = random.below(7) as u8;
@@ -363,7 +367,12 @@ mod tests {
         }
         let mut scrape = FullScrape::new(Format::Ben, true);
         let mut out = Vec::new();
-        while step(&mut scrape, &table, &mut out) {}
+        let mut is_more = true;
+        while is_more {
+            let mut slice = Vec::new();
+            is_more = scrape.read(&table, 0, None, &mut slice);
+            scrape.write(&slice, &mut out);
+        }
         let inflated = decompress_to_vec(&out[10..out.len() - 8]).expect("is deflated");
         assert!(inflated == whole(Format::Ben, usize::MAX, &table));
         assert!(out.len() < inflated.len() / 2);

@@ -10,14 +10,14 @@
 use super::response::Status;
 use crate::options::FullScrapes;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Seconds from one full scrape of a client to its next.
 const INTERVAL_S: u64 = 300;
 
 const MAX_IN_PROGRESS: usize = 4;
 
-/// Seconds after which a client retries whose wait is not known.
+/// Seconds after which a client retries if its wait is not known.
 const RETRY_S: u64 = 10;
 
 /// Clients that are remembered. Beyond them the oldest is forgotten.
@@ -33,41 +33,30 @@ const MIN_RATE: u64 = 64 * 1024;
 const GRACE_S: u64 = 30;
 
 /// Admits clients of all threads.
-#[derive(Clone)]
 pub struct Limiter {
     policy: FullScrapes,
-    scrapes: Arc<Mutex<Scrapes>>,
-}
-
-/// Full scrapes that are in progress, or began less than five minutes ago, the oldest first.
-#[derive(Default)]
-struct Scrapes {
-    list: Vec<Scrape>,
-    next_id: u64,
+    /// Those in progress, or begun less than five minutes ago, the oldest first.
+    scrapes: Mutex<Vec<Scrape>>,
 }
 
 struct Scrape {
-    id: u64,
     client: u128,
     /// Seconds since the start.
     began: u64,
-    is_in_progress: bool,
-    /// Bytes taken, counted from `began` times the minimum rate. The client is too slow if that is less than the
-    /// present second times the rate.
-    progress: u64,
+    /// Gone when the scrape has ended.
+    permit: Weak<Permit>,
 }
 
-/// Held while a full scrape is in progress.
-pub struct Permit {
-    scrapes: Arc<Mutex<Scrapes>>,
-    id: u64,
-}
+/// Held while a full scrape is in progress. It counts the bytes that the client has taken, from `began` times the
+/// minimum rate on: the client is too slow if that is less than the present second times the rate. None: it was revoked
+/// for another client.
+pub struct Permit(Mutex<Option<u64>>);
 
 impl Limiter {
     pub fn new(policy: FullScrapes) -> Limiter {
         Limiter {
             policy,
-            scrapes: Arc::default(),
+            scrapes: Mutex::default(),
         }
     }
 
@@ -79,7 +68,7 @@ impl Limiter {
         is_admin: bool,
         is_head: bool,
         second: u64,
-    ) -> Result<Option<Permit>, Status> {
+    ) -> Result<Option<Arc<Permit>>, Status> {
         match self.policy {
             FullScrapes::Off => return Err(Status::Forbidden),
             FullScrapes::Admin if !is_admin => return Err(Status::Forbidden),
@@ -88,102 +77,87 @@ impl Limiter {
         }
         let client = key_of(client);
         let mut scrapes = lock(&self.scrapes);
-        scrapes.check(client, second)?;
-        scrapes.make_room(is_head, second)?;
-        Ok((!is_head).then(|| Permit {
-            id: scrapes.begin(client, second),
-            scrapes: self.scrapes.clone(),
-        }))
+        scrapes.retain(|scrape| scrape.in_progress().is_some() || scrape.age(second) < INTERVAL_S);
+        check_client(&scrapes, client, second)?;
+        let slowest = choose_slowest(&scrapes, second)?;
+        if is_head {
+            return Ok(None);
+        }
+        if let Some(permit) = slowest {
+            *lock(&permit.0) = None;
+        }
+        if scrapes.len() >= MAX_REMEMBERED {
+            let oldest = scrapes.iter().position(|s| s.in_progress().is_none());
+            scrapes.remove(oldest.unwrap_or(0));
+        }
+        let permit = Arc::new(Permit(Mutex::new(Some(second * MIN_RATE))));
+        scrapes.push(Scrape {
+            client,
+            began: second,
+            permit: Arc::downgrade(&permit),
+        });
+        Ok(Some(permit))
     }
 }
 
-impl Scrapes {
-    /// Whether a client may have a full scrape now.
-    fn check(&mut self, client: u128, second: u64) -> Result<(), Status> {
-        let age = |scrape: &Scrape| second.saturating_sub(scrape.began);
-        self.list
-            .retain(|scrape| scrape.is_in_progress || age(scrape) < INTERVAL_S);
-        // The same /64 or IPv4 address, then the same /48.
-        for (max, bits) in [(1, 0), (MAX_PER_48, 80)] {
-            let is_same = |scrape: &&Scrape| (scrape.client ^ client) >> bits == 0;
-            if self.list.iter().filter(is_same).count() >= max {
-                let ages = self.list.iter().filter(is_same).map(age);
-                let oldest = ages.filter(|age| *age < INTERVAL_S).max();
-                let wait = oldest.map_or(RETRY_S, |age| INTERVAL_S - age);
-                return Err(Status::TooManyRequests(wait));
-            }
-        }
-        Ok(())
+impl Scrape {
+    fn age(&self, second: u64) -> u64 {
+        second.saturating_sub(self.began)
     }
 
-    /// Ends the slowest scrape if that is needed for another.
-    fn make_room(&mut self, is_head: bool, second: u64) -> Result<(), Status> {
-        let in_progress = self.list.iter_mut().filter(|scrape| scrape.is_in_progress);
-        let in_progress: Vec<_> = in_progress.collect();
-        if in_progress.len() < MAX_IN_PROGRESS {
-            return Ok(());
-        }
-        let is_slow = |scrape: &&mut Scrape| {
-            second.saturating_sub(scrape.began) >= GRACE_S && scrape.progress < second * MIN_RATE
-        };
-        let slow = in_progress.into_iter().filter(is_slow);
-        let Some(slowest) = slow.min_by_key(|scrape| scrape.progress) else {
-            return Err(Status::Unavailable(RETRY_S));
-        };
-        if !is_head {
-            slowest.is_in_progress = false;
-        }
-        Ok(())
+    fn in_progress(&self) -> Option<Arc<Permit>> {
+        self.permit.upgrade().filter(|permit| !permit.is_revoked())
     }
+}
 
-    fn begin(&mut self, client: u128, second: u64) -> u64 {
-        if self.list.len() >= MAX_REMEMBERED {
-            let oldest = self.list.iter().position(|scrape| !scrape.is_in_progress);
-            self.list.remove(oldest.unwrap_or(0));
+/// Refuses a client that has had a full scrape too recently.
+fn check_client(scrapes: &[Scrape], client: u128, second: u64) -> Result<(), Status> {
+    // The same /64 or IPv4 address, then the same /48.
+    for (max, bits) in [(1, 0), (MAX_PER_48, 80)] {
+        let same = scrapes.iter().filter(|s| (s.client ^ client) >> bits == 0);
+        let ages = same.map(|scrape| scrape.age(second));
+        if ages.clone().count() >= max {
+            let oldest = ages.filter(|age| *age < INTERVAL_S).max();
+            let wait = oldest.map_or(RETRY_S, |age| INTERVAL_S - age);
+            return Err(Status::TooManyRequests(wait));
         }
-        self.next_id += 1;
-        self.list.push(Scrape {
-            id: self.next_id,
-            client,
-            began: second,
-            is_in_progress: true,
-            progress: second * MIN_RATE,
-        });
-        self.next_id
     }
+    Ok(())
+}
 
-    fn in_progress(&mut self, id: u64) -> Option<&mut Scrape> {
-        let mut scrapes = self.list.iter_mut();
-        scrapes.find(|scrape| scrape.id == id && scrape.is_in_progress)
+/// The permit to revoke for another client, if one has to be revoked.
+fn choose_slowest(scrapes: &[Scrape], second: u64) -> Result<Option<Arc<Permit>>, Status> {
+    let with_age = |s: &Scrape| Some((s.age(second), s.in_progress()?));
+    let in_progress: Vec<_> = scrapes.iter().filter_map(with_age).collect();
+    if in_progress.len() < MAX_IN_PROGRESS {
+        return Ok(None);
     }
+    let slow = in_progress.into_iter().filter_map(|(age, permit)| {
+        let progress = (*lock(&permit.0))?;
+        (age >= GRACE_S && progress < second * MIN_RATE).then_some((progress, permit))
+    });
+    let slowest = slow.min_by_key(|(progress, _)| *progress);
+    let (_, permit) = slowest.ok_or(Status::Unavailable(RETRY_S))?;
+    Ok(Some(permit))
 }
 
 impl Permit {
-    /// Whether it was given to another client.
     pub fn is_revoked(&self) -> bool {
-        lock(&self.scrapes).in_progress(self.id).is_none()
+        lock(&self.0).is_none()
     }
 
     /// Counts bytes that the client has taken by this second.
     pub fn count(&self, bytes: usize, second: u64) {
-        if let Some(scrape) = lock(&self.scrapes).in_progress(self.id) {
-            let progress = scrape.progress.saturating_add(bytes as u64);
-            scrape.progress = progress.min((second + GRACE_S) * MIN_RATE);
+        if let Some(progress) = &mut *lock(&self.0) {
+            let most = (second + GRACE_S) * MIN_RATE;
+            *progress = progress.saturating_add(bytes as u64).min(most);
         }
     }
 }
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        if let Some(scrape) = lock(&self.scrapes).in_progress(self.id) {
-            scrape.is_in_progress = false;
-        }
-    }
-}
-
-/// A thread that panics ends the process, so no lock is ever found poisoned.
-fn lock(scrapes: &Mutex<Scrapes>) -> MutexGuard<'_, Scrapes> {
-    scrapes.lock().unwrap_or_else(PoisonError::into_inner)
+/// A panic ends the process: no lock is ever found poisoned.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One client: an IPv6 /64, all of whose addresses one host may use, or an IPv4 address, as the /48 of an unused
@@ -205,7 +179,7 @@ mod tests {
         Limiter::new(FullScrapes::Modest)
     }
 
-    fn begin(limiter: &Limiter, client: &str, second: u64) -> Result<Option<Permit>, Status> {
+    fn begin(limiter: &Limiter, client: &str, second: u64) -> Result<Option<Arc<Permit>>, Status> {
         limiter.admit(client.parse().expect("an address"), false, false, second)
     }
 
@@ -219,7 +193,7 @@ mod tests {
     }
 
     /// Four scrapes of 192.0.2.1 to 192.0.2.4 that begin at second 100.
-    fn four(limiter: &Limiter) -> Vec<Permit> {
+    fn four(limiter: &Limiter) -> Vec<Arc<Permit>> {
         let begin = |n| begin(limiter, &format!("192.0.2.{n}"), 100);
         (1..=4)
             .map(|n| begin(n).expect("is admitted").expect("a permit"))
@@ -227,7 +201,7 @@ mod tests {
     }
 
     /// The numbers of those that were revoked, from 1.
-    fn revoked(permits: &[Permit]) -> Vec<usize> {
+    fn revoked(permits: &[Arc<Permit>]) -> Vec<usize> {
         let revoked = (1..).zip(permits).filter(|(_, permit)| permit.is_revoked());
         revoked.map(|(number, _)| number).collect()
     }
@@ -402,7 +376,7 @@ mod tests {
             let client = IpAddr::V4(n.into());
             assert!(limiter.admit(client, false, false, 0).is_ok());
         }
-        assert_eq!(lock(&limiter.scrapes).list.len(), MAX_REMEMBERED);
+        assert_eq!(lock(&limiter.scrapes).len(), MAX_REMEMBERED);
         assert_eq!(refused(&limiter, "0.0.11.183", 1), too_soon(299));
         assert_eq!(refused(&limiter, "0.0.0.1", 1), None, "long forgotten");
     }

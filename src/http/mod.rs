@@ -13,7 +13,12 @@
 
 mod connection;
 mod connections;
+#[cfg(feature = "full-scrape")]
 mod full_scrape;
+#[cfg(not(feature = "full-scrape"))]
+#[path = "no_full_scrape.rs"]
+mod full_scrape;
+#[cfg(feature = "full-scrape")]
 mod limiter;
 mod listener;
 mod pool;
@@ -24,7 +29,7 @@ mod site;
 mod streaming;
 
 pub use connections::{Connections, Context};
-pub use limiter::Limiter;
+pub use full_scrape::Limiter;
 pub use listener::Listener;
 pub use pool::SharedLimits;
 pub use proxy::Proxies;

@@ -133,16 +133,16 @@ impl<T> ConnectionPool<T> {
 
     /// Drops a connection, which closes its stream. Returns whether there was one.
     pub fn remove(&mut self, index: u32) -> bool {
-        let slot = self.slots.get_mut(index as usize);
-        let Some(slot) = slot.filter(|slot| slot.connection.is_some()) else {
-            return false;
-        };
-        slot.connection = None;
-        let deadline = slot.deadline;
-        self.update(index, deadline, 0);
-        self.vacant.push(index);
-        self.limits.open.fetch_sub(1, Relaxed);
-        true
+        let removed = self.slots.get_mut(index as usize).and_then(|slot| {
+            slot.connection.take()?;
+            Some(slot.deadline)
+        });
+        if let Some(deadline) = removed {
+            self.update(index, deadline, 0);
+            self.vacant.push(index);
+            self.limits.open.fetch_sub(1, Relaxed);
+        }
+        removed.is_some()
     }
 
     /// The connection with the earliest deadline: the one that has been idle for longest.
@@ -164,9 +164,8 @@ impl<T> ConnectionPool<T> {
 
     /// No connection has an earlier deadline.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.deadlines
-            .peek()
-            .map(|Reverse((deadline, _))| *deadline)
+        let Reverse((deadline, _)) = self.deadlines.peek()?;
+        Some(*deadline)
     }
 
     /// A connection whose deadline has passed.
@@ -181,10 +180,8 @@ impl<T> ConnectionPool<T> {
     /// share.
     pub fn heaviest_to_close(&self) -> Option<u32> {
         let is_over = self.limits.held.load(Relaxed) > MAX_HELD_BYTES;
-        if !is_over || self.held <= self.limits.share {
-            return None;
-        }
-        self.holders.last().map(|&(_, index)| index)
+        let &(_, index) = self.holders.last()?;
+        (is_over && self.held > self.limits.share).then_some(index)
     }
 }
 

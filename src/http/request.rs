@@ -1,31 +1,27 @@
 //! The head of a request (RFC 9112). Its first line is parsed as liberally as old clients need, and its headers as
 //! strictly as proxies in front need, so that all agree on where a request ends.
 
+use super::response::Status;
 use crate::protocol::{find, split_at_byte};
 use std::net::IpAddr;
 
 /// The longest head, with the empty line that ends it.
 pub const MAX_HEAD_BYTES: usize = 8 * 1024;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    Get,
-    Head,
-    /// Valid and not served.
-    Other,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Request<'a> {
-    pub method: Method,
+    /// Set if the head alone decides the reply: the method is not served, or the head is invalid.
+    pub refusal: Option<Status>,
+    /// `HEAD` and not `GET`.
+    pub is_head: bool,
     /// The target's path without leading slashes. It may hold escapes, and a space before a `?`.
     pub path: &'a [u8],
     /// The target after the first `?`.
     pub query: &'a [u8],
     /// The lines between the request line and the empty one, for [`fields`].
     pub lines: &'a [u8],
-    /// HTTP/1.1 or a later 1.x.
-    pub is_1_1: bool,
+    /// HTTP/1.0 and no later 1.x.
+    pub is_1_0: bool,
     /// Whether the connection is kept after the reply.
     pub keep_alive: bool,
     /// Whether a body follows the head. Bodies are not read, so the connection is not kept.
@@ -65,12 +61,13 @@ pub fn parse(buffer: &[u8]) -> Result<Request<'_>, Invalid> {
         &[first, ..] if !is_token(first) => return Err(Invalid::Malformed),
         _ => {}
     }
-    let mut request = parse_line(next_line(&mut rest).ok_or(unfinished)?)?;
+    let line = next_line(&mut rest).ok_or(unfinished)?;
+    let mut request = parse_line(line).ok_or(Invalid::Malformed)?;
     let lines = rest;
     loop {
         match next_line(&mut rest).ok_or(unfinished)? {
             [] => break,
-            line => parse_field(line, &mut request)?,
+            line => parse_field(line, &mut request).ok_or(Invalid::Malformed)?,
         }
     }
     request.keep_alive &= !request.has_body;
@@ -88,18 +85,14 @@ pub fn fields(mut lines: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 impl<'a> Request<'a> {
-    /// Takes the place of a request where there is none to reply to. It ends the connection.
-    pub const INVALID: Request<'static> = Request {
-        method: Method::Other,
-        path: &[],
-        query: &[],
-        lines: &[],
-        is_1_1: true,
-        keep_alive: false,
-        has_body: false,
-        length: 0,
-        client: None,
-    };
+    /// Takes the place of a request that is not valid. Bytes of a body may follow it.
+    pub fn refused(status: Status) -> Request<'static> {
+        Request {
+            refusal: Some(status),
+            has_body: true,
+            ..Request::default()
+        }
+    }
 
     /// The value of the first header of this name.
     pub fn field(&self, name: &[u8]) -> Option<&'a [u8]> {
@@ -108,6 +101,7 @@ impl<'a> Request<'a> {
     }
 
     /// Whether the client prefers gzip to the plain reply (RFC 9110, 12.5.3).
+    #[allow(dead_code, reason = "full scrapes are an optional part")]
     pub fn accepts_gzip(&self) -> bool {
         let (mut gzip, mut any, mut identity) = (None, None, 0);
         let is_accept = |name: &[u8]| name.eq_ignore_ascii_case(b"accept-encoding");
@@ -176,39 +170,32 @@ fn trim_end(mut bytes: &[u8]) -> &[u8] {
 
 /// `METHOD target HTTP/1.x`. Some clients escape nothing, so the target may hold any byte, spaces too. The exception is
 /// CR, at which another parser may end the line (RFC 9112, 2.2).
-fn parse_line(line: &[u8]) -> Result<Request<'_>, Invalid> {
-    if find(line, b'\r').is_some() {
-        return Err(Invalid::Malformed);
-    }
-    let line = trim_end(line);
-    let first = find(line, b' ').ok_or(Invalid::Malformed)?;
-    let last = line.iter().rposition(|&b| b == b' ').unwrap_or(first);
-    let is_1_1 = match line.get(last + 1..) {
-        Some(b"HTTP/1.0") => false,
-        Some([b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9']) => true,
-        _ => return Err(Invalid::Malformed),
-    };
-    let method = match line.get(..first).unwrap_or_default() {
-        b"GET" => Method::Get,
-        b"HEAD" => Method::Head,
-        name if name.iter().copied().all(is_token) => Method::Other,
-        _ => return Err(Invalid::Malformed),
+fn parse_line(line: &[u8]) -> Option<Request<'_>> {
+    let (method, rest) = split_at_byte(trim_end(line), b' ');
+    let mut words = rest?.rsplitn(2, |&b| b == b' ');
+    let [minor @ b'0'..=b'9'] = words.next()?.strip_prefix(b"HTTP/1.")? else {
+        return None;
     };
     // An info-hash may end in a space, so the end is not trimmed.
-    let target = line.get(first + 1..last).unwrap_or_default();
-    let (path, query) = match split_target(trim_start(target)) {
-        Some(split) => split,
+    let target = trim_start(words.next().unwrap_or_default());
+    if find(line, b'\r').is_some() || !method.iter().all(|&b| is_token(b)) {
+        return None;
+    }
+    let is_served = [&b"GET"[..], b"HEAD"].contains(&method);
+    let (path, query) = match split_target(target) {
         // Other methods may have targets of other forms.
-        None if method == Method::Other => Default::default(),
-        None => return Err(Invalid::Malformed),
+        None if !is_served => Default::default(),
+        split => split?,
     };
-    Ok(Request {
-        method,
+    let is_1_0 = *minor == b'0';
+    Some(Request {
+        refusal: (!is_served).then_some(Status::MethodNotAllowed),
+        is_head: method == b"HEAD",
         path,
         query,
-        is_1_1,
-        keep_alive: is_1_1,
-        ..Request::INVALID
+        is_1_0,
+        keep_alive: !is_1_0,
+        ..Request::default()
     })
 }
 
@@ -234,19 +221,16 @@ fn split_target(target: &[u8]) -> Option<(&[u8], &[u8])> {
 /// Applies a header that has an effect, and skips the others. A line that is not `name: value` is malformed: a folded
 /// line, a space before the colon (RFC 9112, 5.1 and 5.2), a bare CR or a NUL (RFC 9110, 5.5). Another parser might
 /// find a header in it that decides where the body ends. So is a length that is not a number (RFC 9112, 6.3).
-fn parse_field(line: &[u8], request: &mut Request) -> Result<(), Invalid> {
-    let end = line.iter().position(|&b| !is_token(b));
-    let (name, value) = line.split_at(end.unwrap_or(line.len()));
-    let value = match value {
-        [b':', value @ ..] if !name.is_empty() => value,
-        _ => return Err(Invalid::Malformed),
-    };
+fn parse_field(line: &[u8], request: &mut Request) -> Option<()> {
+    let end = line.iter().position(|&b| !is_token(b))?;
+    let (name, value) = line.split_at(end);
+    let value = value.strip_prefix(b":").filter(|_| end > 0)?;
     if find(value, b'\r').or(find(value, b'\0')).is_some() {
-        return Err(Invalid::Malformed);
+        return None;
     }
     // The first letter excludes nearly all headers.
     if !matches!(name.first(), Some(b'C' | b'c' | b'T' | b't')) {
-        return Ok(());
+        return Some(());
     }
     let value = trim(value);
     if name.eq_ignore_ascii_case(b"connection") {
@@ -259,14 +243,14 @@ fn parse_field(line: &[u8], request: &mut Request) -> Result<(), Invalid> {
         }
     } else if name.eq_ignore_ascii_case(b"content-length") {
         if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-            return Err(Invalid::Malformed);
+            return None;
         }
         request.has_body |= value != b"0";
     } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
         // Parsers may disagree on where such a body ends, so the connection ends instead.
         request.has_body = true;
     }
-    Ok(())
+    Some(())
 }
 
 #[cfg(test)]
@@ -293,15 +277,12 @@ mod tests {
             User-Agent: XX/1\r\nAccept-Encoding: gzip\r\n\r\n";
         let request = parsed(text);
         let expected = Request {
-            method: Method::Get,
             path: b"announce",
             query: b"info_hash=x",
             lines: b"Host: t.example:6969\r\nUser-Agent: XX/1\r\nAccept-Encoding: gzip\r\n\r\n",
-            is_1_1: true,
             keep_alive: true,
-            has_body: false,
             length: text.len(),
-            client: None,
+            ..Request::default()
         };
         assert_eq!(request, expected);
     }
@@ -497,10 +478,11 @@ mod tests {
     }
 
     #[test]
-    fn unknown_methods_are_valid() {
-        assert_eq!(parsed("HEAD / HTTP/1.1\r\n\r\n").method, Method::Head);
-        assert_eq!(parsed("POST / HTTP/1.1\r\n\r\n").method, Method::Other);
+    fn other_methods_than_get_and_head_are_valid_and_refused() {
+        let head = parsed("HEAD / HTTP/1.1\r\n\r\n");
+        assert_eq!((head.is_head, head.refusal), (true, None));
         for line in [
+            "POST /",
             "OPTIONS *",
             "CONNECT host:443",
             "M-SEARCH *",
@@ -508,7 +490,8 @@ mod tests {
             "G3T here",
         ] {
             let text = format!("{line} HTTP/1.1\r\n\r\n");
-            assert_eq!(parsed(&text).method, Method::Other, "{line}");
+            let refusal = Some(Status::MethodNotAllowed);
+            assert_eq!(parsed(&text).refusal, refusal, "{line}");
         }
     }
 

@@ -1,26 +1,24 @@
 //! Paths, and the reply of each: announces, scrapes, statistics.
 
-use super::full_scrape::{Format, FullScrape};
-use super::limiter::{Limiter, Permit};
+use super::full_scrape::{self, Limiter};
 use super::proxy::Proxies;
-use super::request::{Method, Request};
+use super::request::Request;
 use super::response::{self, Status};
 use super::streaming::{Source, Streaming};
 use crate::base::nets::{self, Net};
+use crate::base::text::{fill, text};
 use crate::options::Protocol;
 use crate::protocol::bencode;
 use crate::protocol::query::{self, Encoded, FailureReason};
-use crate::responder::{self, Reply, Responder};
+use crate::responder::{Pending, Reply, Responder};
 use crate::stats::cluster::Health;
 use crate::stats::modes::{self, Report};
-use crate::stats::walks::TableWalk;
 use crate::stats::{self, Counters, page};
-use crate::tracker::{Hint, InfoHash, MAX_REPLY_PEERS, Role, Sink, Sinks};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use crate::tracker::{Hint, InfoHash, MAX_REPLY_PEERS, Sinks};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-/// The admin's options.
-#[derive(Default)]
+/// The admin's options, and the limits that all threads share.
 pub struct Policy {
     /// Where `/` leads to.
     pub redirect: Option<String>,
@@ -32,19 +30,19 @@ pub struct Policy {
     pub stats_path: String,
     /// The addresses that `/` lists.
     pub sockets: Vec<(Protocol, SocketAddr)>,
+    pub limiter: Limiter,
+    pub proxies: Proxies,
 }
 
 /// For the admin of a proxy whose clients cannot announce.
 const NO_CLIENT: &str = "400 Bad Request: this came from a proxy that does not name its client\n";
 
-/// Seconds after which a node that is joining a cluster may have all peers.
+/// Seconds after which a node that is syncing may have all peers.
 const SYNCING_RETRY_S: u64 = 1;
 
 /// Makes a thread's replies.
 pub struct Site {
-    policy: Arc<Policy>,
-    limiter: Limiter,
-    pub proxies: Proxies,
+    pub policy: Arc<Policy>,
     /// Replies to one connection, or the slice of one.
     pub output: Vec<u8>,
     /// A slice of the table before it is compressed and framed.
@@ -53,45 +51,37 @@ pub struct Site {
     pub work: usize,
     /// The position of the next announce's torrent, if it was looked up ahead.
     pub hint: Hint,
-    body: Vec<u8>,
+    /// The last body, whether it was sent or not.
+    pub body: Vec<u8>,
     hashes: Vec<InfoHash>,
     /// For the peers of a reply; zeroed once and not for each request.
-    v4: Box<[u8]>,
-    v6: Box<[u8]>,
+    v4: Vec<u8>,
+    v6: Vec<u8>,
 }
 
 /// The content of a reply.
 enum Content {
     /// The body is made, and has this type.
     Body(&'static str),
-    /// Every torrent.
-    Torrents(Format, Option<Permit>),
-    /// The findings of a walk over the table.
-    Walk(TableWalk),
+    /// The body is made while it is sent: every torrent, or the findings of a walk over the table.
+    Streamed(Box<dyn Source>),
 }
 
 const TEXT: Content = Content::Body("text/plain");
 
 impl Site {
-    pub fn new(policy: Arc<Policy>, limiter: Limiter, proxies: Proxies) -> Site {
+    pub fn new(policy: Arc<Policy>) -> Site {
         Site {
             policy,
-            limiter,
-            proxies,
             output: Vec::new(),
             slice: Vec::new(),
             work: 0,
             hint: Hint::default(),
             body: Vec::new(),
             hashes: Vec::new(),
-            v4: vec![0; MAX_REPLY_PEERS * 6].into_boxed_slice(),
-            v6: vec![0; MAX_REPLY_PEERS * 18].into_boxed_slice(),
+            v4: vec![0; MAX_REPLY_PEERS * 6],
+            v6: vec![0; MAX_REPLY_PEERS * 18],
         }
-    }
-
-    /// Bytes of the last body, whether it was sent or not.
-    pub fn body_length(&self) -> usize {
-        self.body.len()
     }
 
     /// Appends the reply to a request to `output`. If the body is made while it is sent, only the head is appended, and
@@ -101,57 +91,42 @@ impl Site {
         request: &Request,
         responder: &mut Responder,
     ) -> Option<Box<Streaming>> {
-        let is_head = request.method == Method::Head;
         self.body.clear();
         let content = self.serve(request, responder);
-        let out = &mut self.output;
-        let (source, permit) = match content {
+        let (out, body) = (&mut self.output, &self.body);
+        match content {
             Ok(Content::Body(content_type)) => {
-                response::write(out, Status::Ok, content_type, &[], &self.body, request);
-                return None;
+                response::write(out, Status::Ok, content_type, &[], body, request);
             }
-            Ok(Content::Walk(walk)) => {
-                response::write_streaming(out, "text/plain", request, false);
-                (Source::Walk(walk), None)
-            }
-            Ok(Content::Torrents(format, permit)) => {
-                let is_gzip = request.accepts_gzip();
-                // opentracker's type of all formats.
-                response::write_streaming(out, "application/octet-stream", request, is_gzip);
-                if is_head {
-                    return None;
+            Ok(Content::Streamed(source)) => {
+                let is_full_scrape = source.is_full_scrape();
+                let content_type = match is_full_scrape {
+                    // opentracker's type of all formats.
+                    true => "application/octet-stream",
+                    false => "text/plain",
+                };
+                response::write_streaming(out, content_type, request, source.is_gzip());
+                if !request.is_head {
+                    responder.counters.full_scrapes += u64::from(is_full_scrape);
+                    return Some(Box::new(Streaming::new(source, !request.is_1_0)));
                 }
-                responder.counters.full_scrapes += 1;
-                (Source::Torrents(FullScrape::new(format, is_gzip)), permit)
             }
             Err(status) => {
                 responder.counters.count_http_error(status.code());
-                self.write_error(status, request);
-                return None;
+                let url = self.policy.redirect.as_deref().unwrap_or_default();
+                response::write_error(out, status, url, body, request);
             }
-        };
-        let streaming = Streaming::new(source, request.is_1_1, permit);
-        (!is_head).then(|| Box::new(streaming))
-    }
-
-    fn write_error(&mut self, status: Status, request: &Request) {
-        let out = &mut self.output;
-        match (status, &self.policy.redirect) {
-            (Status::Found, Some(url)) => {
-                let location = [b"Location: ", url.as_bytes(), b"\r\n"];
-                response::write(out, status, "text/plain", &location, b"", request);
-            }
-            _ => response::write_error(out, status, &self.body, request),
         }
+        None
     }
 
-    /// Makes the content of a reply. With an error, a body says more than the status.
+    /// Makes the content of a reply. With an error, a body explains the status.
     ///
     /// Published torrents hold announce URLs of every kind, so an announce or a scrape is known by the first letters
     /// of its path, as in opentracker.
     fn serve(&mut self, request: &Request, responder: &mut Responder) -> Result<Content, Status> {
-        if request.method == Method::Other {
-            return Err(Status::MethodNotAllowed);
+        if let Some(status) = request.refusal {
+            return Err(status);
         }
         let mut letters = Encoded(request.path).map(Option::unwrap_or_default);
         let content = match (letters.next(), letters.next(), request.path) {
@@ -167,14 +142,14 @@ impl Site {
             _ => return Err(Status::NotFound),
         };
         // Full scrapes have a counter of their own.
-        if !matches!(content, Content::Torrents(..)) {
+        if !matches!(&content, Content::Streamed(source) if source.is_full_scrape()) {
             responder.counters.http_others += 1;
         }
         Ok(content)
     }
 
-    fn text(&mut self, text: &str) -> Content {
-        self.body.extend_from_slice(text.as_bytes());
+    fn text(&mut self, words: &str) -> Content {
+        text(&mut self.body, words);
         TEXT
     }
 
@@ -191,28 +166,21 @@ impl Site {
     }
 
     fn is_admin(&self, request: &Request) -> bool {
-        request.client.is_some_and(|client| {
-            let client = client.to_canonical();
-            client.is_loopback() || nets::any_contains(&self.policy.admins, client)
-        })
+        let client = request.client.map(|client| client.to_canonical());
+        client.is_some_and(|c| c.is_loopback() || nets::any_contains(&self.policy.admins, c))
     }
 
     /// Refuses a client that may not see statistics, which are private if they list torrents or peers.
     fn check_access(&self, request: &Request, is_private: bool) -> Result<(), Status> {
         let is_public = self.policy.public_stats && !is_private;
-        match is_public || self.is_admin(request) {
-            true => Ok(()),
-            false => Err(Status::Forbidden),
-        }
+        let may_see = is_public || self.is_admin(request);
+        may_see.then_some(()).ok_or(Status::Forbidden)
     }
 
     fn metrics(&mut self, request: &Request, responder: &Responder) -> Result<Content, Status> {
         self.check_access(request, false)?;
-        let mut view = responder.view();
-        if let Some(cluster) = view.cluster.as_mut().filter(|_| !self.is_admin(request)) {
-            cluster.hide_nodes();
-        }
-        stats::write_metrics(&view, &mut self.body);
+        let is_admin = self.is_admin(request);
+        stats::write_metrics(&responder.view(), is_admin, &mut self.body);
         Ok(Content::Body("text/plain; version=0.0.4; charset=utf-8"))
     }
 
@@ -239,18 +207,12 @@ impl Site {
                 page::write(&view, &mut self.body);
                 Content::Body("text/html; charset=utf-8")
             }
-            Report::Torrents => {
-                let format = match value(b"format") {
-                    Some(name) => Format::named(&name).ok_or(Status::BadRequest)?,
-                    None => Format::Ben,
-                };
-                Content::Torrents(format, None)
-            }
+            Report::Torrents => Content::Streamed(full_scrape::report(request, None)?),
             Report::State => {
-                let now = responder.monitor.seconds_since_1970() / 60;
-                Content::Torrents(Format::State { now }, None)
+                let minute = responder.monitor.seconds_since_1970() / 60;
+                Content::Streamed(full_scrape::report(request, Some(minute))?)
             }
-            Report::Walk(begin) => Content::Walk(begin(&mut responder.random)),
+            Report::Walk(begin) => Content::Streamed(Box::new(begin(&mut responder.random))),
             Report::Gone => return Err(Status::NotFound),
         })
     }
@@ -266,22 +228,22 @@ impl Site {
             ", a BitTorrent tracker. To announce a torrent, put one of these URLs into it:\n\n"
         ));
         let host = request.field(b"host").and_then(host_name);
-        let mut urls = Vec::new();
-        if let Some((_, with_port)) = host {
-            urls.push(format!("http://{with_port}/announce\n"));
-        }
+        let own = host.map(|(_, with_port)| format!("http://{with_port}"));
+        let mut urls: Vec<String> = own.into_iter().collect();
         for (protocol, address) in &self.policy.sockets {
-            let url = match (protocol, host) {
-                (Protocol::Udp, Some((name, _))) => format!("udp://{name}:{}", address.port()),
-                (Protocol::Udp, None) => format!("udp://{address}"),
-                (Protocol::Tcp, None) => format!("http://{address}"),
+            urls.extend(match (protocol, host) {
+                (Protocol::Udp, Some((name, _))) => {
+                    Some(format!("udp://{name}:{}", address.port()))
+                }
+                (Protocol::Udp, None) => Some(format!("udp://{address}")),
+                (Protocol::Tcp, None) => Some(format!("http://{address}")),
                 // The request's own host and port are in the list already.
-                (Protocol::Tcp, Some(_)) => continue,
-            };
-            urls.push(url + "/announce\n");
+                (Protocol::Tcp, Some(_)) => None,
+            });
         }
         urls.dedup();
-        Ok(self.text(&urls.concat()))
+        let urls: String = urls.iter().map(|url| format!("{url}/announce\n")).collect();
+        Ok(self.text(&urls))
     }
 
     fn announce(
@@ -293,25 +255,17 @@ impl Site {
             self.text(NO_CLIENT);
             return Err(Status::BadRequest);
         };
-        let announce = match query::announce(request.query) {
+        let mut announce = match query::announce(request.query, client) {
             Ok(announce) => announce,
             Err(failure) => return Ok(self.fail(failure, responder)),
         };
         responder.counters.http_announces += 1;
+        announce.hint = self.hint.take();
         let is_logged = responder.logs(announce.event);
-        let mut announces = [Some(responder::Announce {
-            info_hash: &announce.info_hash,
-            source: client,
-            port: announce.port,
-            role: Role::of_left(announce.left),
-            event: announce.event,
-            numwant: announce.num_want,
+        let mut announces = [Some(Pending {
+            announce,
             peer_id: is_logged.then(|| query::peer_id(request.query)).flatten(),
-            hint: std::mem::take(&mut self.hint),
-            sinks: Sinks {
-                v4: Sink::new(&mut self.v4),
-                v6: Sink::new(&mut self.v6),
-            },
+            sinks: Sinks::new(&mut self.v4, &mut self.v6),
             reply: Reply::default(),
         })];
         responder.announce(&mut announces);
@@ -328,32 +282,28 @@ impl Site {
         }
         if self.hashes.is_empty() {
             let is_admin = self.is_admin(request);
-            // All clients that a proxy does not name are one.
-            let client = request.client.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-            let is_head = request.method == Method::Head;
             let second = responder.monitor.now / 1000;
-            let permit = self.limiter.admit(client, is_admin, is_head, second)?;
-            return Ok(Content::Torrents(Format::Ben, permit));
+            let scrape = full_scrape::admit(&self.policy.limiter, request, is_admin, second)?;
+            return Ok(Content::Streamed(scrape));
         }
         responder.counters.http_scrapes += 1;
         let body = &mut self.body;
-        body.extend_from_slice(b"d5:filesd");
+        text(body, "d5:filesd");
         responder.scrape(&self.hashes, &mut |hash, counts| {
             if let Some(counts) = counts {
                 bencode::scraped(body, hash, counts);
             }
         });
-        body.extend_from_slice(b"ee");
+        text(body, "ee");
         Ok(TEXT)
     }
 
     /// Clients show a failure reason to their users (BEP 3), but not an HTTP status.
     fn fail(&mut self, failure: FailureReason, responder: &mut Responder) -> Content {
         responder.counters.http_refused += 1;
-        self.body.extend_from_slice(b"d14:failure reason");
+        self.text("d14:failure reason");
         bencode::string(&mut self.body, failure.as_bytes());
-        self.body.push(b'e');
-        TEXT
+        self.text("e")
     }
 }
 
@@ -374,35 +324,29 @@ fn host_name(field: &[u8]) -> Option<(&str, &str)> {
 }
 
 /// Writes the reply to an announce, a dictionary with its keys in sorted order.
-fn write_announce(body: &mut Vec<u8>, request: &responder::Announce, counters: &mut Counters) {
+fn write_announce(body: &mut Vec<u8>, request: &Pending, counters: &mut Counters) {
     let (counts, interval) = match request.reply {
         Reply::Accepted(counts, interval) => (counts, interval),
         Reply::Refused(kind) => {
             counters.http_unauthorized += 1;
-            return body.extend_from_slice(kind.failure());
+            return body.extend_from_slice(kind.failure);
         }
     };
     let sinks = &request.sinks;
-    body.extend_from_slice(b"d8:complete");
-    bencode::integer(body, counts.seeders.into());
-    body.extend_from_slice(b"10:downloaded");
-    bencode::integer(body, counts.downloaded.into());
-    body.extend_from_slice(b"11:external ip");
-    match request.source.to_canonical() {
-        IpAddr::V4(ip) => bencode::string(body, &ip.octets()),
-        IpAddr::V6(ip) => bencode::string(body, &ip.octets()),
-    }
-    body.extend_from_slice(b"10:incomplete");
-    bencode::integer(body, counts.leechers.into());
-    body.extend_from_slice(b"8:interval");
-    bencode::integer(body, interval.into());
-    body.extend_from_slice(b"12:min interval");
-    bencode::integer(body, (interval / 2).max(1).into());
+    let [address @ .., _, _] = request.announce.peer.endpoint() else {
+        return;
+    };
+    let [complete, incomplete, downloaded, interval] =
+        [counts.seeders, counts.leechers, counts.downloaded, interval].map(u64::from);
+    let keys = "d8:completei$e10:downloadedi$e11:external ip";
+    fill(body, keys, &[complete, downloaded]);
+    bencode::string(body, address);
+    let keys = "10:incompletei$e8:intervali$e12:min intervali$e5:peers";
+    fill(body, keys, &[incomplete, interval, (interval / 2).max(1)]);
     // Never left out, as old versions of libtorrent fail without it.
-    body.extend_from_slice(b"5:peers");
     bencode::string(body, sinks.v4.bytes());
-    if !sinks.v6.is_empty() {
-        body.extend_from_slice(b"6:peers6");
+    if !sinks.v6.bytes().is_empty() {
+        text(body, "6:peers6");
         bencode::string(body, sinks.v6.bytes());
     }
     body.push(b'e');

@@ -25,29 +25,25 @@ pub struct Flag {
     pub(super) field: Field,
 }
 
+type Place<T> = fn(&mut Options) -> &mut T;
+type Set = fn(&mut Options, &str) -> Option<()>;
+type Show = fn(&Options, &mut Values);
+
 /// The field that a flag sets, by the type of its values.
 pub enum Field {
     /// A flag without a value.
-    Switch(fn(&mut Options) -> &mut bool),
+    Switch(Place<bool>),
     /// A flag without a value that is counted.
-    Count(fn(&mut Options) -> &mut u32),
+    Count(Place<u32>),
     /// From a minimum to a maximum. Below the minimum it is not set.
-    Number(fn(&mut Options) -> &mut u32, u32, u32),
+    Number(Place<u32>, u32, u32),
     /// With a parser, and the values that this accepts.
-    Text(
-        fn(&mut Options) -> &mut String,
-        fn(&str) -> Option<String>,
-        &'static str,
-    ),
-    File(fn(&mut Options) -> &mut Option<PathBuf>),
-    Directory(fn(&mut Options) -> &mut Option<PathBuf>),
-    Nets(fn(&mut Options) -> &mut Vec<Net>),
-    /// Any other: set, show, and the values that are accepted.
-    Own(
-        fn(&mut Options, &str) -> Option<()>,
-        fn(&Options, &mut Values),
-        &'static str,
-    ),
+    Text(Place<String>, fn(&str) -> Option<String>, &'static str),
+    File(Place<Option<PathBuf>>),
+    Directory(Place<Option<PathBuf>>),
+    Nets(Place<Vec<Net>>),
+    /// Any other, with the values that are accepted.
+    Own(Set, Show, &'static str),
     /// Only on the command line.
     CommandLine(Action),
     /// The reason why there is no such flag here.
@@ -73,6 +69,18 @@ impl Values {
         self.0.push(value.to_string().into());
     }
 }
+
+/// An optional part: the reason why a build without it refuses the part's flags.
+type Part = Option<&'static str>;
+
+const CLUSTER: Part = match cfg!(feature = "cluster") {
+    true => None,
+    false => Some("this build has no cluster support"),
+};
+const FULL_SCRAPE: Part = match cfg!(feature = "full-scrape") {
+    true => None,
+    false => Some("this build has no full scrapes"),
+};
 
 const WEEK: u32 = 7 * 24 * 3600;
 pub const MAX_THREADS: u32 = 64;
@@ -111,7 +119,8 @@ pub static FLAGS: &[Flag] = &[
     row("    --list-remove FIFO", "remove info-hashes that are written to this FIFO from the list",
         File(|o| &mut o.list_remove)).requires(&["whitelist", "blacklist"]),
     row("    --full-scrape WHO", "allow full scrapes: off, admin, modest or open",
-        Own(set_full_scrapes, show_full_scrapes, "off, admin, modest or open")).default("modest"),
+        Own(set_full_scrapes, show_full_scrapes, "off, admin, modest or open"))
+        .default("modest").of(FULL_SCRAPE),
     row("    --interval SECONDS", "ask clients to announce at this interval",
         Number(|o| &mut o.interval, 1, 24 * 3600)).default("1800"),
     row("    --peer-timeout SECONDS", "remove a peer this long after its last announce (1.5 intervals)",
@@ -137,21 +146,22 @@ pub static FLAGS: &[Flag] = &[
     row("    --cluster-listen ADDR:PORT", "accept connections of other cluster nodes at this address",
         Own(add_cluster_listen, |o, values| o.cluster_listen.iter().for_each(|address| values.add(address)),
         "an address and a port, such as 192.0.2.1:6970 or [2001:db8::1]:6970, at most one of each family"))
-        .requires(&["cluster-key"]),
+        .requires(&["cluster-key"]).of(CLUSTER),
     row("    --cluster-peer HOST:PORT", "connect to this node of the cluster",
         Own(add_cluster_peer, |o, values| o.cluster_peers.iter().for_each(|peer| values.add(peer)),
         "a name or an address and a port, such as b.example:6970 or [2001:db8::1]:6970, at most 256 times"))
-        .requires(&["cluster-listen"]),
+        .requires(&["cluster-listen"]).of(CLUSTER),
     row("    --cluster-key FILE", "accept nodes that have the key in this file",
-        File(|o| &mut o.cluster_key)).requires(&["cluster-listen"]),
-    row("    --make-key FILE", "write a new cluster key to this file and exit", CommandLine(MakeKey)),
+        File(|o| &mut o.cluster_key)).requires(&["cluster-listen"]).of(CLUSTER),
+    row("    --make-key FILE", "write a new cluster key to this file and exit", CommandLine(MakeKey)).of(CLUSTER),
     row("-s, --sync-multicast [ADDR:]PORT", "sync with opentrackers by multicast from this address",
         Own(set_multicast, |o, values| o.sync_multicast.iter().for_each(|address| values.add(address)),
-        "an IPv4 address of this host and a port, such as 192.0.2.1:9696, or a port (an -i before it must be IPv4)")),
+        "an IPv4 address of this host and a port, such as 192.0.2.1:9696, or a port (an -i before it must be IPv4)"))
+        .of(CLUSTER),
     row("    --sync-node NET", "accept multicast packets from this network (none)",
-        Nets(|o| &mut o.sync_nodes)).requires(&["sync-multicast"]),
+        Nets(|o| &mut o.sync_nodes)).requires(&["sync-multicast"]).of(CLUSTER),
     row("    --sync-mapped", "send IPv4 peers as mapped IPv6, for opentracker since 2024",
-        Switch(|o| &mut o.sync_mapped)).requires(&["sync-multicast"]),
+        Switch(|o| &mut o.sync_mapped)).requires(&["sync-multicast"]).of(CLUSTER),
     row("    --proxy NET", "trust proxies in this network to name their clients", Nets(|o| &mut o.proxies)),
     row("    --proxy-protocol", "require a PROXY header on each connection of a proxy",
         Switch(|o| &mut o.proxy_protocol)),
@@ -192,6 +202,20 @@ impl Flag {
     const fn requires(mut self, others: &'static [&'static str]) -> Flag {
         self.requires = others;
         self
+    }
+
+    /// Refuses the flag if it is of a part that this build does not have.
+    const fn of(mut self, part: Part) -> Flag {
+        if let Some(why) = part {
+            self.field = Absent(why);
+            self.default = "";
+        }
+        self
+    }
+
+    /// Whether the flag exists in this build.
+    pub fn is_available(&self) -> bool {
+        !matches!(self.field, Absent(_))
     }
 
     pub fn short(&self) -> Option<char> {
@@ -295,8 +319,7 @@ fn add_address(options: &mut Options, text: &str) -> Option<()> {
 }
 
 fn endpoint(options: &mut Options, text: &str, default_port: u16) -> Option<Endpoint> {
-    let endpoint = Endpoint::parse(text, default_port)?;
-    Some(options.at_address(endpoint))
+    Endpoint::parse(text, default_port).map(|endpoint| options.at_address(endpoint))
 }
 
 fn add_tcp(options: &mut Options, text: &str) -> Option<()> {
@@ -306,9 +329,10 @@ fn add_tcp(options: &mut Options, text: &str) -> Option<()> {
 }
 
 fn add_udp(options: &mut Options, text: &str) -> Option<()> {
-    let endpoint = endpoint(options, text, super::DEFAULT_PORT);
-    let endpoint = endpoint.filter(|endpoint| !matches!(endpoint, Endpoint::Unix(_)))?;
-    options.udp.push(endpoint);
+    match endpoint(options, text, super::DEFAULT_PORT)? {
+        Endpoint::Unix(_) => return None,
+        endpoint => options.udp.push(endpoint),
+    }
     Some(())
 }
 
@@ -319,9 +343,9 @@ fn set_full_scrapes(options: &mut Options, text: &str) -> Option<()> {
 }
 
 fn show_full_scrapes(options: &Options, values: &mut Values) {
-    let names = FullScrapes::NAMES.iter();
-    let names = names.filter(|(full_scrapes, _)| *full_scrapes == options.full_scrapes);
-    names.for_each(|(_, name)| values.add(name));
+    let mut names = FullScrapes::NAMES.iter();
+    let found = names.find(|(full_scrapes, _)| *full_scrapes == options.full_scrapes);
+    found.iter().for_each(|(_, name)| values.add(name));
 }
 
 fn add_cluster_listen(options: &mut Options, text: &str) -> Option<()> {

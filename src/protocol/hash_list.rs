@@ -74,7 +74,7 @@ impl Lines {
     }
 }
 
-fn parse(line: &[u8]) -> Line {
+pub fn parse(line: &[u8]) -> Line {
     // Only the front of a longer line may have been kept.
     let is_blank = line.len() <= DIGITS && line.trim_ascii().is_empty();
     if is_blank || line.first() == Some(&b'#') {
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn hashes_comments_and_bad_lines_are_told_apart() {
+    fn hashes_comments_and_invalid_lines_are_distinguished() {
         assert_eq!(lines_of(TEXT.as_bytes(), &[]), expected());
         assert_eq!(lines_of(b"", &[]), []);
         assert_eq!(lines_of(b"\n", &[]), [Line::Nothing]);

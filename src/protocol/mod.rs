@@ -11,6 +11,9 @@ pub mod udp;
 
 use crate::sys::chunks::as_chunks;
 
+/// Peers in a reply to a client that does not say how many it wants.
+const DEFAULT_NUMWANT: usize = 50;
+
 /// The position of the first such byte. It looks at eight bytes in a step: parsing a request is mostly such searches,
 /// and going byte by byte takes several times as long.
 pub fn find(haystack: &[u8], needle: u8) -> Option<usize> {

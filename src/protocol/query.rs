@@ -3,21 +3,9 @@
 //! Published torrents and old clients cannot change, so the parser accepts all that it can make sense of. Only an
 //! invalid `info_hash` or `port` is an error.
 
-use super::{find, hex_byte, split_at_byte};
-use crate::tracker::{Event, InfoHash};
-
-/// The parameters that have an effect. `compact`, `no_peer_id`, `key`, `ip` and all others have none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Announce {
-    pub info_hash: InfoHash,
-    /// Never 0.
-    pub port: u16,
-    /// None if missing or invalid.
-    pub left: Option<u64>,
-    pub event: Event,
-    /// None for the tracker's default.
-    pub num_want: Option<usize>,
-}
+use super::{DEFAULT_NUMWANT, find, hex_byte, split_at_byte};
+use crate::tracker::{Announce, Event, InfoHash, Peer, Role};
+use std::net::IpAddr;
 
 /// A failure reason, which clients show to their users.
 pub type FailureReason = &'static str;
@@ -28,7 +16,9 @@ const TWO_INFO_HASHES: FailureReason = "info_hash is given twice: an announce is
 const NO_PORT: FailureReason = "port is missing: expected a number from 1 to 65535";
 const BAD_PORT: FailureReason = "invalid port: expected a number from 1 to 65535";
 
-pub fn announce(query: &[u8]) -> Result<Announce, FailureReason> {
+/// Parses an announce of a client at this address. `compact`, `no_peer_id`, `key`, `ip` and all other parameters that
+/// are not named here have no effect.
+pub fn announce(query: &[u8], source: IpAddr) -> Result<Announce, FailureReason> {
     let mut info_hash = None;
     let mut port = None;
     let mut left = None;
@@ -47,10 +37,11 @@ pub fn announce(query: &[u8]) -> Result<Announce, FailureReason> {
     }
     Ok(Announce {
         info_hash: info_hash.ok_or(NO_INFO_HASH)?,
-        port: port.ok_or(NO_PORT)?,
-        left,
+        peer: Peer::new(source, port.ok_or(NO_PORT)?),
+        role: Role::of_left(left),
         event,
-        num_want,
+        want: num_want.unwrap_or(DEFAULT_NUMWANT),
+        hint: None,
     })
 }
 
@@ -181,6 +172,12 @@ mod tests {
     const HASH: &str = "%124Vx%9a%BC%de%f1%23Eg%89%ab%cd%ef%124Vx%9a";
     const BYTES: InfoHash = *b"\x124Vx\x9a\xbc\xde\xf1#Eg\x89\xab\xcd\xef\x124Vx\x9a";
 
+    const CLIENT: [u8; 4] = [192, 0, 2, 1];
+
+    fn announce(query: &[u8]) -> Result<Announce, FailureReason> {
+        super::announce(query, CLIENT.into())
+    }
+
     fn parse(rest: &str) -> Result<Announce, FailureReason> {
         announce(format!("info_hash={HASH}&{rest}").as_bytes())
     }
@@ -189,10 +186,11 @@ mod tests {
     fn all_known_parameters_are_read() {
         let expected = Announce {
             info_hash: BYTES,
-            port: 6881,
-            left: Some(0),
+            peer: Peer::new(CLIENT.into(), 6881),
+            role: Role::Seeder,
             event: Event::Completed,
-            num_want: Some(30),
+            want: 30,
+            hint: None,
         };
         let query = "peer_id=-XX0001-%00bcdefghijkl&port=6881&uploaded=1&downloaded=2&left=0\
             &corrupt=0&key=ABCD&event=completed&numwant=30&compact=1&no_peer_id=1&ip=9.9.9.9\
@@ -202,12 +200,11 @@ mod tests {
 
     #[test]
     fn only_info_hash_and_port_are_required() {
-        let announce = parse("port=1").expect("is enough");
-        assert_eq!(announce.left, None);
-        assert_eq!(announce.event, Event::None);
-        assert_eq!(announce.num_want, None);
-        assert_eq!(super::announce(b"port=1"), Err(NO_INFO_HASH));
-        assert_eq!(super::announce(b""), Err(NO_INFO_HASH));
+        let least = parse("port=1").expect("is enough");
+        assert_eq!((least.role, least.event), (Role::Leecher, Event::None));
+        assert_eq!(least.want, DEFAULT_NUMWANT);
+        assert_eq!(announce(b"port=1"), Err(NO_INFO_HASH));
+        assert_eq!(announce(b""), Err(NO_INFO_HASH));
         assert_eq!(parse(""), Err(NO_PORT));
         for bad in [
             "0",
@@ -223,8 +220,9 @@ mod tests {
         ] {
             assert_eq!(parse(&format!("port={bad}")), Err(BAD_PORT), "{bad}");
         }
-        assert_eq!(parse("port=%36881").map(|a| a.port), Ok(6881));
-        assert_eq!(parse("%70ort=6881").map(|a| a.port), Ok(6881));
+        let peer = Peer::new(CLIENT.into(), 6881);
+        assert_eq!(parse("port=%36881").map(|a| a.peer), Ok(peer));
+        assert_eq!(parse("%70ort=6881").map(|a| a.peer), Ok(peer));
         assert_eq!(
             parse(&format!("port=1&info_hash={HASH}")),
             Err(TWO_INFO_HASHES)
@@ -232,22 +230,24 @@ mod tests {
     }
 
     #[test]
-    fn left_has_64_bits_and_an_invalid_one_is_none() {
-        let left = |text: &str| parse(&format!("port=1&left={text}")).map(|a| a.left);
-        assert_eq!(left("18446744073709551615"), Ok(Some(u64::MAX)));
-        assert_eq!(left("0000"), Ok(Some(0)));
-        for text in ["18446744073709551616", "-1", "", "x", "1e3", "%", "0%zz"] {
-            assert_eq!(left(text), Ok(None), "{text}");
+    fn a_peer_is_a_seeder_only_if_left_is_the_number_0() {
+        let role = |text: &str| parse(&format!("port=1&left={text}")).map(|a| a.role);
+        for text in ["0", "0000", "%30"] {
+            assert_eq!(role(text), Ok(Role::Seeder), "{text}");
+        }
+        let numbers = ["1", "18446744073709551615", "18446744073709551616"];
+        for text in ["-0", "", "x", "0e3", "%", "0%zz"].iter().chain(&numbers) {
+            assert_eq!(role(text), Ok(Role::Leecher), "{text}");
         }
     }
 
     #[test]
     fn invalid_numwant_and_event_have_defaults() {
-        let num_want = |text: &str| parse(&format!("port=1&numwant={text}")).map(|a| a.num_want);
-        assert_eq!(num_want("0"), Ok(Some(0)));
-        assert_eq!(num_want("4000000000"), Ok(Some(4_000_000_000)));
+        let want = |text: &str| parse(&format!("port=1&numwant={text}")).map(|a| a.want);
+        assert_eq!(want("0"), Ok(0));
+        assert_eq!(want("4000000000"), Ok(4_000_000_000));
         for text in ["-1", "", "many", "-9999"] {
-            assert_eq!(num_want(text), Ok(None), "{text}");
+            assert_eq!(want(text), Ok(DEFAULT_NUMWANT), "{text}");
         }
         let event = |text: &str| parse(&format!("port=1&event={text}")).map(|a| a.event);
         assert_eq!(event("started"), Ok(Event::Started));
@@ -335,7 +335,7 @@ mod tests {
                 }
             }
             if let Ok(announce) = announce(&query) {
-                assert_ne!(announce.port, 0);
+                assert_ne!(announce.peer.endpoint()[4..], [0, 0]);
             }
             let _ = scrape(&query, &mut hashes);
         }

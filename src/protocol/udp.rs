@@ -1,7 +1,9 @@
 //! The UDP tracker protocol (BEP 15): big-endian fields at fixed offsets.
 
+use super::DEFAULT_NUMWANT;
 use crate::sys::chunks::as_chunks;
-use crate::tracker::{Counts, Event, InfoHash};
+use crate::tracker::{Announce, Counts, Event, InfoHash, Peer, Role};
+use std::net::IpAddr;
 
 /// Takes the place of the connection id in a connect request.
 const PROTOCOL_ID: u64 = 0x0417_2710_1980;
@@ -18,7 +20,7 @@ pub const MAX_SCRAPED: usize = 74;
 pub const ANNOUNCE_HEADER: usize = 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request<'a> {
+pub struct Datagram<'a> {
     pub connection: u64,
     pub transaction: u32,
     pub action: Action<'a>,
@@ -27,35 +29,26 @@ pub struct Request<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action<'a> {
     Connect,
-    Announce(Announce<'a>),
+    /// With the peer id. The fields `downloaded`, `uploaded`, `ip` and `key` have no effect.
+    Announce(Announce, &'a [u8; 20]),
+    /// An announce whose port is 0.
+    InvalidPort,
     /// 1 to [`MAX_SCRAPED`] torrents.
     Scrape(&'a [InfoHash]),
 }
 
-/// The fields that have an effect: `downloaded`, `uploaded`, `ip` and `key` have none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Announce<'a> {
-    pub info_hash: &'a InfoHash,
-    pub peer_id: &'a [u8; 20],
-    pub left: u64,
-    pub event: Event,
-    /// Negative for the tracker's default.
-    pub num_want: i32,
-    pub port: u16,
-}
-
-/// Parses a datagram. None: it is too short for its action, has no known action, or is a connect without the
-/// protocol's id. Further bytes are ignored: BEP 41's options, and what some clients append.
-pub fn parse(datagram: &[u8]) -> Option<Request<'_>> {
+/// Parses a datagram from this address. None: it is too short for its action, has no known action, or is a connect
+/// without the protocol's id. Further bytes are ignored: BEP 41's options, and what some clients append.
+pub fn parse(datagram: &[u8], source: IpAddr) -> Option<Datagram<'_>> {
     let (head, body) = datagram.split_first_chunk::<16>()?;
     let connection = u64::from_be_bytes(field(head, 0)?);
     let action = match u32::from_be_bytes(field(head, 8)?) {
         CONNECT if connection == PROTOCOL_ID => Action::Connect,
-        ANNOUNCE => Action::Announce(parse_announce(body)?),
+        ANNOUNCE => parse_announce(body, source)?,
         SCRAPE => Action::Scrape(parse_scrape(body)?),
         _ => return None,
     };
-    Some(Request {
+    Some(Datagram {
         connection,
         transaction: u32::from_be_bytes(field(head, 12)?),
         action,
@@ -69,21 +62,28 @@ pub fn announced_hash(datagram: &[u8]) -> Option<&InfoHash> {
 }
 
 /// info_hash 20, peer_id 20, downloaded 8, left 8, uploaded 8, event 4, ip 4, key 4, num_want 4, port 2.
-fn parse_announce(body: &[u8]) -> Option<Announce<'_>> {
+fn parse_announce(body: &[u8], source: IpAddr) -> Option<Action<'_>> {
     let (body, _) = body.split_first_chunk::<82>()?;
-    Some(Announce {
-        info_hash: body.first_chunk()?,
-        peer_id: body[20..].first_chunk()?,
-        left: u64::from_be_bytes(field(body, 48)?),
+    let port = u16::from_be_bytes(field(body, 80)?);
+    if port == 0 {
+        return Some(Action::InvalidPort);
+    }
+    // A negative number is the default.
+    let num_want = usize::try_from(i32::from_be_bytes(field(body, 76)?));
+    let announce = Announce {
+        info_hash: field(body, 0)?,
+        peer: Peer::new(source, port),
+        role: Role::of_left(Some(u64::from_be_bytes(field(body, 48)?))),
         event: match u32::from_be_bytes(field(body, 64)?) {
             1 => Event::Completed,
             2 => Event::Started,
             3 => Event::Stopped,
             _ => Event::None,
         },
-        num_want: i32::from_be_bytes(field(body, 76)?),
-        port: u16::from_be_bytes(field(body, 80)?),
-    })
+        want: num_want.unwrap_or(DEFAULT_NUMWANT),
+        hint: None,
+    };
+    Some(Action::Announce(announce, body[20..].first_chunk()?))
 }
 
 fn parse_scrape(body: &[u8]) -> Option<&[InfoHash]> {
@@ -145,6 +145,12 @@ mod tests {
     use super::*;
     use crate::base::random::Random;
 
+    const SOURCE: [u8; 4] = [192, 0, 2, 1];
+
+    fn parse(datagram: &[u8]) -> Option<Datagram<'_>> {
+        super::parse(datagram, SOURCE.into())
+    }
+
     /// A leecher announces that it has started, field by field as the BEP lists them.
     fn announce() -> Vec<u8> {
         let fields: [&[u8]; 13] = [
@@ -169,22 +175,35 @@ mod tests {
     fn announce_is_read_field_by_field() {
         let datagram = announce();
         assert_eq!(datagram.len(), 98);
-        let expected = Request {
+        let announce = Announce {
+            info_hash: [0xaa; 20],
+            peer: Peer::new(SOURCE.into(), 6881),
+            role: Role::Leecher,
+            event: Event::Started,
+            want: DEFAULT_NUMWANT,
+            hint: None,
+        };
+        let expected = Datagram {
             connection: 0x0123_4567_89ab_cdef,
             transaction: 0xcafe_babe,
-            action: Action::Announce(Announce {
-                info_hash: &[0xaa; 20],
-                peer_id: b"-XX0001-abcdefghijkl",
-                left: u64::MAX,
-                event: Event::Started,
-                num_want: -1,
-                port: 6881,
-            }),
+            action: Action::Announce(announce, b"-XX0001-abcdefghijkl"),
         };
         assert_eq!(parse(&datagram), Some(expected));
         let mut longer = datagram.clone();
         longer.extend_from_slice(b"\x02\x09/announce\x00");
         assert_eq!(parse(&longer), Some(expected), "options are skipped");
+        let mut other = datagram;
+        other[64..72].fill(0);
+        other[92..96].copy_from_slice(&7_u32.to_be_bytes());
+        match parse(&other).map(|datagram| datagram.action) {
+            Some(Action::Announce(announce, _)) => {
+                assert_eq!((announce.role, announce.want), (Role::Seeder, 7));
+            }
+            other => panic!("{other:?}"),
+        }
+        other[96..98].fill(0);
+        let action = parse(&other).map(|datagram| datagram.action);
+        assert_eq!(action, Some(Action::InvalidPort));
     }
 
     #[test]
@@ -201,7 +220,7 @@ mod tests {
         for (number, event) in expected {
             datagram[80..84].copy_from_slice(&number.to_be_bytes());
             match parse(&datagram).map(|r| r.action) {
-                Some(Action::Announce(announce)) => assert_eq!(announce.event, event),
+                Some(Action::Announce(announce, _)) => assert_eq!(announce.event, event),
                 other => panic!("{other:?}"),
             }
         }

@@ -1,23 +1,24 @@
-//! The work that is not serving, in bounded steps: signals, the helper, FIFOs, the sweep, saves, the cluster, the
-//! history and the log's counts.
+//! The work beside serving, in bounded steps: signals, the helper, FIFOs, the sweep, saves, the cluster, the history
+//! and the counts in the log.
 
+use super::Round;
 use super::cluster::Cluster;
-use super::{Busy, Round};
 use crate::access::{Access, Fifo};
 use crate::base::log::{self, Level};
-use crate::helper::{Answer, Helper};
+use crate::base::text::counted;
+use crate::helper::{self, Answer, Helper};
 use crate::responder::Responder;
-use crate::state::{Saves, wall_ms};
+use crate::state::Saves;
 use crate::stats;
 use crate::sys::signals::{self, Signal};
-use crate::tracker::{InfoHash, Progress, Sweeper};
+use crate::tracker::{Progress, Sweeper};
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 use std::io::{self, Read};
 
-/// Records that the sweep looks at between two rounds of requests: well below a millisecond, even where none of them is
-/// in the cache. A quarter of it would not shorten what a UDP connect waits while ten million torrents expire: p99 1.5
-/// ms against 1.4, on a machine where it is 1.1 to 1.6 when idle.
+/// Records that the sweep visits between two rounds of requests. They take well below a millisecond, even if none of
+/// them is in the cache. A quarter of this would not shorten the wait of a UDP connect while ten million torrents
+/// expire: its p99 was 1.5 ms against 1.4, on a machine where it is 1.1 to 1.6 without a sweep.
 const SWEEP_BUDGET: usize = 4096;
 
 /// Milliseconds between two log lines of counts.
@@ -34,20 +35,18 @@ pub struct Chores {
     /// If an option needs it.
     pub helper: Option<Helper>,
     pub access: Option<Access>,
-    /// They change the list.
+    /// Those that change the list.
     pub fifos: Vec<Fifo>,
     /// With `--state`.
     pub saves: Option<Saves>,
     pub cluster: Cluster,
     sweeper: Sweeper,
     is_sweeping: bool,
-    /// Of the last turn that both a save and a sweep could have had, the save had it.
+    /// In the last turn both a save and a sweep were under way, and the save had the turn.
     has_saved: bool,
     report_at: Option<u64>,
-    /// Since when requests wait, while the table's clock is held.
+    /// The time since which requests wait, while the table's clock is held.
     held_since: Option<u64>,
-    /// Other threads serve, so that this loop has to wake up to record the history.
-    pub has_crew: bool,
     is_to_stop: bool,
     has_wound_up: bool,
 }
@@ -66,7 +65,6 @@ impl Chores {
             has_saved: false,
             report_at: log::is_told(Level::Info).then_some(REPORT_MS),
             held_since: None,
-            has_crew: false,
             is_to_stop: false,
             has_wound_up: false,
         }
@@ -105,33 +103,31 @@ impl Chores {
             self.report_at,
             self.fifos.iter().filter_map(Fifo::next_report).min(),
             self.saves.as_ref().and_then(Saves::next_at),
-            self.has_crew.then(|| responder.monitor.next_sample()),
+            Some(responder.monitor.next_sample()),
         ];
         deadlines.into_iter().flatten().min()
     }
 
-    /// Does a bounded piece of what waits at a source. Other nodes are not read while the table's clock is held.
-    pub(super) fn turn(&mut self, token: Token, is_held: bool, round: &mut Round) {
+    /// Does a bounded piece of a source's work. Other nodes are not read while the table's clock is held.
+    pub(super) fn turn(&mut self, token: Token, round: &mut Round) {
         match token {
             SIGNALS => self.take_signals(),
             HELPER => self.take_answer(round),
-            _ if FIFOS.contains(&token) => self.change_list(token, round.busy),
-            _ => self.cluster.turn(token, is_held, round),
+            _ if FIFOS.contains(&token) => self.change_list(token, round),
+            _ => self.cluster.turn(token, round),
         }
     }
 
     /// Does the work that is due by time and not by events.
-    pub(super) fn step(&mut self, is_held: bool, round: &mut Round) {
-        let now = round.now;
-        if !is_held {
+    pub(super) fn step(&mut self, round: &mut Round) {
+        let now = round.now();
+        if !round.responder.is_held() {
             self.cluster.step(round);
         }
-        let is_other_list = match (&mut self.access, &mut self.helper) {
-            (Some(access), Some(helper)) => access.step(helper),
-            _ => false,
-        };
-        if is_other_list {
-            self.cluster.list_changed();
+        if let (Some(access), Some(helper)) = (&mut self.access, &mut self.helper) {
+            if access.step(helper) {
+                self.cluster.list_changed();
+            }
         }
         self.fifos.iter_mut().for_each(|fifo| fifo.report(now));
         self.save_or_sweep(round);
@@ -164,19 +160,13 @@ impl Chores {
 
     fn sweep_on(&mut self, responder: &Responder) {
         let (table, now) = (&responder.table, responder.table_now());
-        let progress = match &responder.rules {
-            None => self.sweeper.step(table, now, SWEEP_BUDGET, None),
-            Some(rules) => {
-                let rules = rules.read();
-                let is_tracked = |hash: &InfoHash| rules.refuses(hash).is_none();
-                self.sweeper
-                    .step(table, now, SWEEP_BUDGET, Some(&is_tracked))
-            }
-        };
+        let progress =
+            responder.with_tracked(|tracked| self.sweeper.step(table, now, SWEEP_BUDGET, tracked));
         self.is_sweeping = progress == Progress::Underway || responder.is_held();
         if progress == Progress::Finished {
-            let torrents = table.survey(now).totals.torrents;
-            log::debug(format_args!("sweep: finished: {torrents} torrents left"));
+            let torrents = table.survey(now).totals.torrents as u64;
+            let torrents = counted(torrents, "torrent");
+            log::debug(format_args!("sweep: finished: {torrents} left"));
         }
     }
 
@@ -206,26 +196,25 @@ impl Chores {
         let Some(answer) = self.helper.as_mut().and_then(Helper::turn) else {
             return;
         };
-        round.busy.add(HELPER);
+        round.note_busy(HELPER);
+        let now = round.now();
         match (answer, &mut self.access, &mut self.saves) {
             (Answer::List { count, skipped }, Some(access), _) => access.begin(count, skipped),
             (Answer::Hashes(hashes), Some(access), _) => access.take(&hashes),
             (Answer::ListFailed(why), Some(access), _) => access.fail(&why),
-            (Answer::Saved, _, Some(saves)) => saves.saved(round.now),
-            (Answer::SaveFailed(why), _, Some(saves)) => saves.failed(&why, round.now),
+            (Answer::Saved, _, Some(saves)) => saves.saved(now),
+            (Answer::SaveFailed(why), _, Some(saves)) => saves.failed(&why, now),
             (Answer::Ended, access, saves) => {
-                let why = "the helper process has ended";
+                let why = helper::ENDED;
                 access.iter_mut().for_each(|access| access.fail(why));
-                saves
-                    .iter_mut()
-                    .for_each(|saves| saves.failed(why, round.now));
+                saves.iter_mut().for_each(|saves| saves.failed(why, now));
             }
             _ => {}
         }
     }
 
-    /// Applies a bounded piece of what was written to a FIFO.
-    fn change_list(&mut self, token: Token, busy: &mut Busy) {
+    /// Applies a bounded piece of the content of a FIFO.
+    fn change_list(&mut self, token: Token, round: &mut Round) {
         let mut fifos = self.fifos.iter_mut().zip(FIFOS);
         let fifo = fifos.find_map(|(fifo, of)| (of == token).then_some(fifo));
         let (Some(fifo), Some(access)) = (fifo, &mut self.access) else {
@@ -234,7 +223,21 @@ impl Chores {
         if let Some(hashes) = fifo.turn() {
             access.change(fifo.flag, &hashes, fifo.adds);
             self.cluster.list_changed();
-            busy.add(token);
+            round.note_busy(token);
+        }
+    }
+
+    fn take_signals(&mut self) {
+        while matches!(self.signals.read(&mut [0; 64]), Ok(1..)) {}
+        for signal in signals::take() {
+            match (signal, &mut self.saves) {
+                (Signal::Stop, _) => self.is_to_stop = true,
+                (Signal::Reload, _) => self.reload(),
+                (Signal::Save, Some(saves)) => saves.request(),
+                (Signal::Save, None) => {
+                    log::line(format_args!("SIGUSR1: ignored: no --state given"));
+                }
+            }
         }
     }
 
@@ -247,40 +250,11 @@ impl Chores {
         }
     }
 
-    fn take_signals(&mut self) {
-        let mut bytes = [0; 64];
-        loop {
-            match self.signals.read(&mut bytes) {
-                Ok(1..) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                _ => break,
-            }
-        }
-        for signal in signals::take() {
-            match signal {
-                Signal::Stop => self.is_to_stop = true,
-                Signal::Reload => self.reload(),
-                Signal::Save => self.save(),
-            }
-        }
-    }
-
-    fn save(&mut self) {
-        match &mut self.saves {
-            Some(saves) => saves.request(),
-            None => log::line(format_args!("SIGUSR1: ignored: no --state given")),
-        }
-    }
-
     /// Begins the save that is due, or does a slice of the one that runs.
     fn save_on(&mut self, round: &mut Round) {
-        let (Some(saves), Some(helper)) = (&mut self.saves, &mut self.helper) else {
-            return;
-        };
-        let (table, table_now) = (&round.responder.table, round.responder.table_now());
-        match saves.is_due(round.now) {
-            true => saves.begin(table, helper, (round.now, table_now), wall_ms()),
-            false => saves.step(table, helper, table_now),
+        if let (Some(saves), Some(helper)) = (&mut self.saves, &mut self.helper) {
+            let now = (round.now(), round.responder.table_now());
+            saves.step(&round.responder.table, helper, now);
         }
     }
 

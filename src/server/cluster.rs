@@ -15,33 +15,41 @@ use crate::tracker::InfoHash;
 use mio::{Registry, Token};
 use std::io;
 
-const LISTENERS: [Token; 2] = [Token(4), Token(5)];
 const RESOLVER: Token = Token(6);
 const MULTICAST: Token = Token(7);
 
-/// Milliseconds between two rounds of news for the live sync.
+/// Milliseconds between two collections of news for the live sync, and between two reports.
 const NEWS_MS: u64 = 50;
+const REPORT_MS: u64 = 1000;
 
 #[derive(Default)]
 pub struct Cluster {
     /// With --cluster-listen.
-    pub mesh: Option<Mesh>,
+    mesh: Option<Mesh>,
     /// With --sync-multicast.
-    pub live: Option<LiveSync>,
+    live: Option<LiveSync>,
     /// If other nodes have names.
-    pub resolver: Option<Resolver>,
+    resolver: Option<Resolver>,
+    overview: SharedOverview,
     news_at: u64,
+    report_at: u64,
 }
 
 impl Cluster {
-    /// The report that all threads read; none without a cluster.
-    pub fn overview(&self) -> Option<SharedOverview> {
-        if let Some(mesh) = &self.mesh {
-            return Some(mesh.overview());
+    pub fn new(mesh: Option<Mesh>, live: Option<LiveSync>, resolver: Option<Resolver>) -> Cluster {
+        Cluster {
+            mesh,
+            live,
+            resolver,
+            ..Cluster::default()
         }
-        let overview = SharedOverview::default();
-        overview.set(live_overview(self.live.as_ref()?));
-        Some(overview)
+    }
+
+    /// The report that all threads read; none without a cluster.
+    pub fn overview(&mut self) -> Option<SharedOverview> {
+        self.report(0);
+        let is_on = self.mesh.is_some() || self.live.is_some();
+        is_on.then(|| self.overview.clone())
     }
 
     /// Whether a token is that of a link.
@@ -50,9 +58,6 @@ impl Cluster {
     }
 
     pub(super) fn register(&mut self, registry: &Registry) -> io::Result<()> {
-        if let Some(mesh) = &mut self.mesh {
-            mesh.register(registry, LISTENERS)?;
-        }
         if let Some(live) = &mut self.live {
             live.register(registry, MULTICAST)?;
         }
@@ -72,12 +77,12 @@ impl Cluster {
     }
 
     /// Does a bounded piece of the work of a source. While the table's clock is held, nothing from other nodes is read.
-    pub(super) fn turn(&mut self, token: Token, is_held: bool, round: &mut Round) {
+    pub(super) fn turn(&mut self, token: Token, round: &mut Round) {
         match (token, &mut self.live, &mut self.mesh) {
             (MULTICAST, Some(live), _) => {
                 let receive = |w: &World| live.receive(w.now, w.table, w.refuses);
-                if is_held || with_world(round.responder, receive) {
-                    round.busy.add(token);
+                if round.responder.is_held() || with_world(round.responder, receive) {
+                    round.note_busy(token);
                 }
             }
             (RESOLVER, _, Some(mesh)) => {
@@ -95,7 +100,8 @@ impl Cluster {
     pub(super) fn step(&mut self, round: &mut Round) {
         let responder = &*round.responder;
         let now = responder.table_now();
-        if let Some(mesh) = self.mesh.as_mut().filter(|mesh| mesh.is_due(now)) {
+        let is_due = |mesh: &&mut Mesh| mesh.is_busy() || now >= mesh.next_deadline();
+        if let Some(mesh) = self.mesh.as_mut().filter(is_due) {
             with_world(responder, |world| mesh.serve(round.registry, world));
             if let Some(resolver) = &mut self.resolver {
                 while let Some(number) = mesh.next_question(now) {
@@ -106,6 +112,21 @@ impl Cluster {
         if self.news_at <= now {
             self.news_at = now + NEWS_MS;
             self.send_news(responder);
+            self.report(now);
+        }
+    }
+
+    /// Renews the report once a second, and at once if the health has changed.
+    fn report(&mut self, now: u64) {
+        let mesh = self.mesh.as_ref();
+        let health = mesh.map_or(Health::Ok, |mesh| mesh.node.health());
+        if now >= self.report_at || health != self.overview.health() {
+            self.report_at = now + REPORT_MS;
+            self.overview.set(Overview {
+                health,
+                multicast: self.live.as_ref().map(|live| live.counters),
+                ..mesh.map_or_else(Overview::default, |mesh| mesh.node.overview(now))
+            });
         }
     }
 
@@ -115,23 +136,14 @@ impl Cluster {
             return;
         };
         let now = responder.table_now();
-        let news = match &mut self.mesh {
-            Some(mesh) => {
-                mesh.multicast = Some(*live.counters());
-                std::mem::take(&mut mesh.node.outside)
-            }
-            None => {
-                let mut news = Vec::new();
-                responder.table.each(now, &mut |tracker| {
-                    tracker.take_news(&mut news);
-                });
-                news
-            }
-        };
-        live.tell(&news, now);
-        if let (None, Some(overview)) = (&self.mesh, &responder.cluster) {
-            overview.set(live_overview(live));
+        let mut news = Vec::new();
+        match &mut self.mesh {
+            Some(mesh) => news.append(&mut mesh.node.outside),
+            None => responder.table.each(now, &mut |tracker| {
+                tracker.take_news(&mut news);
+            }),
         }
+        live.send_news(&news, now);
     }
 
     /// The list of torrents has changed.
@@ -141,7 +153,7 @@ impl Cluster {
         }
     }
 
-    /// Resolves all names again; returns their number.
+    /// Resolves all names again. Returns their number.
     pub(super) fn resolve_again(&mut self) -> usize {
         let names = self.mesh.as_mut().map_or(0, Mesh::resolve_again);
         if names > 0 {
@@ -151,7 +163,7 @@ impl Cluster {
         names
     }
 
-    /// Sends everything that other nodes lack. No request is answered any more.
+    /// Begins to send everything that other nodes lack. No request is answered any more.
     pub(super) fn wind_up(&mut self, responder: &Responder) {
         if let Some(mesh) = &mut self.mesh {
             with_world(responder, |world| mesh.wind_up(world));
@@ -167,16 +179,7 @@ impl Cluster {
     }
 }
 
-/// The report without other nodes.
-fn live_overview(live: &LiveSync) -> Overview {
-    Overview {
-        health: Health::Ok,
-        multicast: Some(*live.counters()),
-        ..Overview::default()
-    }
-}
-
-/// Lets other nodes' records come to the table, except those of torrents that the list refuses.
+/// Gives work the table and the list, which refuses records of other nodes like announces of clients.
 fn with_world<T>(responder: &Responder, work: impl FnOnce(&World) -> T) -> T {
     let rules = responder.rules.as_ref().map(SharedRules::read);
     let refuses = |hash: &InfoHash| {

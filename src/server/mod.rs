@@ -1,4 +1,4 @@
-//! The poll loop: which source has its turn, and what time it is.
+//! The poll loop: it gives each source its turn, and keeps the time.
 //!
 //! With one thread, one loop serves clients and does the chores between two turns. With more, each thread has a loop
 //! that only serves, over sockets of its own, and the first thread's loop does the chores and serves no client:
@@ -8,6 +8,10 @@
 //! source that may have more is noted as busy and has a turn in the next round too, as polling is edge-triggered.
 
 mod chores;
+#[cfg(feature = "cluster")]
+mod cluster;
+#[cfg(not(feature = "cluster"))]
+#[path = "no_cluster.rs"]
 mod cluster;
 mod serving;
 
@@ -26,10 +30,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-/// Milliseconds after a stop for which replies may wait to be received.
+/// Milliseconds after a stop for which replies may still be sent.
 const FAREWELL_MS: u64 = 800;
 
-/// Milliseconds between two looks of a thread that waits for the sweep.
+/// Milliseconds between two checks by a thread that waits for the sweep.
 const HELD_MS: u64 = 10;
 
 /// Another thread stops.
@@ -46,23 +50,13 @@ pub struct Server {
     ids: ConnectionIds,
     serving: Option<Serving>,
     chores: Option<Chores>,
-    crew: Option<Arc<Crew>>,
-    busy: Busy,
+    /// If there are several threads.
+    pub crew: Option<Arc<Crew>>,
+    /// Sources that have a turn in the next round without an event.
+    busy: Vec<Token>,
     start: Moment,
     /// Set when the loop is stopping: when it no longer waits for replies to be received.
     stop_at: Option<u64>,
-}
-
-/// Sources that have a turn in the next round without an event.
-#[derive(Default)]
-struct Busy(Vec<Token>);
-
-impl Busy {
-    pub fn add(&mut self, token: Token) {
-        if !self.0.contains(&token) {
-            self.0.push(token);
-        }
-    }
 }
 
 /// All threads, for the stop: if one stops, all do.
@@ -104,48 +98,58 @@ struct Round<'a> {
     registry: &'a Registry,
     responder: &'a mut Responder,
     ids: &'a ConnectionIds,
-    busy: &'a mut Busy,
-    /// Milliseconds since the start.
-    now: u64,
+    busy: &'a mut Vec<Token>,
 }
 
 impl Round<'_> {
+    /// Milliseconds since the start.
+    fn now(&self) -> u64 {
+        self.responder.monitor.now
+    }
+
+    /// Has a source have a turn in the next round without an event.
+    fn note_busy(&mut self, token: Token) {
+        if !self.busy.contains(&token) {
+            self.busy.push(token);
+        }
+    }
+
     fn context<'b>(&'b mut self, site: &'b mut Site) -> Context<'b> {
         Context {
             registry: self.registry,
             responder: self.responder,
             site,
-            now: self.now,
         }
     }
 }
 
 impl Server {
     /// `start` is when the clock begins, which all threads share with the table.
-    pub fn new(start: Moment, responder: Responder, ids: ConnectionIds) -> io::Result<Server> {
+    pub fn new(
+        start: Moment,
+        responder: Responder,
+        ids: ConnectionIds,
+        mut serving: Option<Serving>,
+        mut chores: Option<Chores>,
+    ) -> io::Result<Server> {
+        let poll = Poll::new()?;
+        if let Some(serving) = &mut serving {
+            serving.register(poll.registry())?;
+        }
+        if let Some(chores) = &mut chores {
+            chores.register(poll.registry())?;
+        }
         Ok(Server {
-            poll: Poll::new()?,
+            poll,
             responder,
             ids,
-            serving: None,
-            chores: None,
+            serving,
+            chores,
             crew: None,
-            busy: Busy::default(),
+            busy: Vec::new(),
             start,
             stop_at: None,
         })
-    }
-
-    pub fn serve(&mut self, mut serving: Serving) -> io::Result<()> {
-        serving.register(self.poll.registry())?;
-        self.serving = Some(serving);
-        Ok(())
-    }
-
-    pub fn do_chores(&mut self, mut chores: Chores) -> io::Result<()> {
-        chores.register(self.poll.registry())?;
-        self.chores = Some(chores);
-        Ok(())
     }
 
     /// The waker by which the crew stops this loop.
@@ -153,16 +157,12 @@ impl Server {
         Waker::new(self.poll.registry(), WAKE)
     }
 
-    pub fn join(&mut self, crew: Arc<Crew>) {
-        self.crew = Some(crew);
-    }
-
-    /// Serves until a signal ends it; false if saving the state at the end failed. On an error the other
-    /// threads stop too.
+    /// Serves until a signal ends it. Returns false if the last save of the state failed. On an error the other threads
+    /// stop too.
     pub fn run(mut self) -> io::Result<bool> {
         let result = self.run_rounds();
         if result.is_err() {
-            self.stop(self.now());
+            self.stop();
         }
         result
     }
@@ -175,35 +175,30 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
                 other => other?,
             }
-            let now = self.now();
+            let now = self.start.elapsed_ms();
             self.responder.advance(now);
             let ids_now = if self.ids.are_shared { wall_ms() } else { now };
             self.ids.advance(ids_now);
-            for token in std::mem::take(&mut self.busy.0) {
-                self.turn(token, false, now);
+            for token in std::mem::take(&mut self.busy) {
+                self.turn(token, false);
             }
             for event in &events {
-                self.turn(event.token(), event.is_read_closed(), now);
+                self.turn(event.token(), event.is_read_closed());
             }
-            self.finish_round(now);
-            if self.has_stopped(now) {
+            self.finish_round();
+            if self.has_stopped() {
                 return Ok(self.chores.as_ref().is_none_or(Chores::is_saved));
             }
         }
     }
 
-    /// Milliseconds since the start.
-    fn now(&self) -> u64 {
-        self.start.elapsed_ms()
-    }
-
-    /// The time to wait for events; none for ever.
+    /// The time to wait for events; none without a limit.
     fn timeout(&self) -> Option<Duration> {
         let (serving, chores) = (self.serving.as_ref(), self.chores.as_ref());
         if chores.is_none() && self.responder.is_held() {
             return Some(Duration::from_millis(HELD_MS));
         }
-        let is_busy = !self.busy.0.is_empty()
+        let is_busy = !self.busy.is_empty()
             || serving.is_some_and(Serving::is_busy)
             || chores.is_some_and(Chores::is_busy);
         if is_busy {
@@ -216,59 +211,58 @@ impl Server {
             self.stop_at.filter(|_| serving.is_some()),
         ];
         let next = deadlines.into_iter().flatten().min()?;
-        Some(Duration::from_millis(next.saturating_sub(self.now())))
+        Some(Duration::from_millis(
+            next.saturating_sub(self.start.elapsed_ms()),
+        ))
     }
 
-    fn turn(&mut self, token: Token, hung_up: bool, now: u64) {
+    fn turn(&mut self, token: Token, hung_up: bool) {
         if token == WAKE {
-            return self.stop(now);
+            return self.stop();
         }
-        let (mut round, serving, chores) = self.round(now);
-        let is_held = round.responder.is_held();
+        let (mut round, serving, chores) = self.round();
         match (chores, serving) {
-            (Some(chores), _) if Chores::owns(token) => chores.turn(token, is_held, &mut round),
-            (_, Some(serving)) => serving.turn(token, hung_up, is_held, &mut round),
+            (Some(chores), _) if Chores::owns(token) => chores.turn(token, &mut round),
+            (_, Some(serving)) => serving.turn(token, hung_up, &mut round),
             _ => {}
         }
     }
 
-    /// Does the work that is due at this time, and that which all clients share.
-    fn finish_round(&mut self, now: u64) {
+    /// Does the work that is due by time.
+    fn finish_round(&mut self) {
         // First, so that the last changes leave in this round.
         if self.chores.as_ref().is_some_and(Chores::is_to_stop) {
-            self.stop(now);
+            self.stop();
         }
-        let (mut round, serving, chores) = self.round(now);
-        let is_held = round.responder.is_held();
-        if let Some(serving) = serving.filter(|_| !is_held) {
+        let (mut round, serving, chores) = self.round();
+        if let Some(serving) = serving.filter(|_| !round.responder.is_held()) {
             serving.serve_connections(&mut round);
         }
         round.responder.publish();
         if let Some(chores) = chores {
-            chores.step(is_held, &mut round);
+            chores.step(&mut round);
         }
     }
 
-    /// The two parts of the loop, and the context of a turn of either.
-    fn round(&mut self, now: u64) -> (Round<'_>, Option<&mut Serving>, Option<&mut Chores>) {
+    /// The context of a turn, and the two parts of the loop.
+    fn round(&mut self) -> (Round<'_>, Option<&mut Serving>, Option<&mut Chores>) {
         let round = Round {
             registry: self.poll.registry(),
             responder: &mut self.responder,
             ids: &self.ids,
             busy: &mut self.busy,
-            now,
         };
         (round, self.serving.as_mut(), self.chores.as_mut())
     }
 
     /// Accepts no more requests. Replies that are under way may still leave.
-    fn stop(&mut self, now: u64) {
+    fn stop(&mut self) {
         if self.stop_at.is_none() {
-            self.stop_at = Some(now + FAREWELL_MS);
+            self.stop_at = Some(self.responder.monitor.now + FAREWELL_MS);
             if let Some(serving) = &mut self.serving {
                 serving.wind_up();
                 // Their sockets are gone.
-                self.busy.0.retain(|token| Chores::owns(*token));
+                self.busy.retain(|token| Chores::owns(*token));
             }
             if let Some(crew) = &self.crew {
                 crew.stop(self.serving.is_some());
@@ -282,7 +276,8 @@ impl Server {
     }
 
     /// Whether replies have left, or had their time, and the chores are done.
-    fn has_stopped(&self, now: u64) -> bool {
+    fn has_stopped(&self) -> bool {
+        let now = self.responder.monitor.now;
         let (serving, chores) = (self.serving.as_ref(), self.chores.as_ref());
         self.stop_at
             .is_some_and(|end| end <= now || serving.is_none_or(Serving::is_over))

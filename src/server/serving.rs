@@ -2,12 +2,14 @@
 
 use super::{FIRST_SOCKET, Round};
 use crate::base::log;
-use crate::http::{Connections, Listener, Site};
+use crate::base::text::reason;
+use crate::http::{Connections, Listener, SharedLimits, Site};
 use crate::sys::mmsg::Batch;
 use crate::udp;
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use std::io;
+use std::sync::Arc;
 
 /// Milliseconds until accepting is retried when the system is out of descriptors.
 const RETRY_MS: u64 = 500;
@@ -24,24 +26,21 @@ pub struct Serving {
     connections: Connections,
     site: Site,
     batch: Batch,
-    /// Set while the system is out of descriptors: when accepting is retried.
+    /// The time at which accepting is retried, while the system is out of descriptors.
     starved_at: Option<u64>,
 }
 
 impl Serving {
-    pub fn new(sockets: Vec<Socket>, connections: Connections, site: Site) -> Serving {
+    pub fn new(sockets: Vec<Socket>, limits: Arc<SharedLimits>, site: Site) -> Serving {
+        // The tokens of connections are behind those of the sockets.
+        let first_connection = FIRST_SOCKET + sockets.len();
         Serving {
             sockets,
-            connections,
+            connections: Connections::new(limits, first_connection),
             site,
-            batch: Batch::new(),
+            batch: Batch::default(),
             starved_at: None,
         }
-    }
-
-    /// The first token of connections, behind those of the sockets.
-    pub fn first_connection(sockets: usize) -> usize {
-        FIRST_SOCKET + sockets
     }
 
     pub(super) fn register(&mut self, registry: &Registry) -> io::Result<()> {
@@ -68,10 +67,10 @@ impl Serving {
 
     /// Does a bounded piece of a socket's work, or notes the event of a connection. While the table's clock is held,
     /// nothing is read and no connection is accepted.
-    pub(super) fn turn(&mut self, token: Token, hung_up: bool, is_held: bool, round: &mut Round) {
+    pub(super) fn turn(&mut self, token: Token, hung_up: bool, round: &mut Round) {
         let index = token.0.wrapping_sub(FIRST_SOCKET);
         let is_busy = match self.sockets.get(index) {
-            Some(_) if is_held => true,
+            Some(_) if round.responder.is_held() => true,
             Some(Socket::Udp(socket)) => {
                 udp::serve(socket, &mut self.batch, round.ids, round.responder)
             }
@@ -81,9 +80,10 @@ impl Serving {
                     Ok(is_busy) => is_busy,
                     Err(error) => {
                         if self.starved_at.is_none() {
-                            log::error(format_args!("cannot accept connections: {error}"));
+                            let why = reason(&error);
+                            log::error(format_args!("cannot accept connections: {why}"));
                         }
-                        self.starved_at = Some(round.now + RETRY_MS);
+                        self.starved_at = Some(round.now() + RETRY_MS);
                         false
                     }
                 }
@@ -91,7 +91,7 @@ impl Serving {
             None => return self.connections.ready(token, hung_up),
         };
         if is_busy {
-            round.busy.add(token);
+            round.note_busy(token);
         }
     }
 
@@ -100,8 +100,8 @@ impl Serving {
     pub(super) fn serve_connections(&mut self, round: &mut Round) {
         let mut context = round.context(&mut self.site);
         self.connections.serve_some(&mut context);
-        self.connections.expire(round.now);
-        if self.starved_at.is_some_and(|at| at <= round.now) {
+        self.connections.expire(round.now());
+        if self.starved_at.is_some_and(|at| at <= round.now()) {
             self.retry_accepting(round);
         }
     }
@@ -109,7 +109,7 @@ impl Serving {
     fn retry_accepting(&mut self, round: &mut Round) {
         let due = self.starved_at;
         for token in (FIRST_SOCKET..).take(self.sockets.len()) {
-            self.turn(Token(token), false, false, round);
+            self.turn(Token(token), false, round);
         }
         // A failure would have set another time.
         if self.starved_at == due {

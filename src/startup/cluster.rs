@@ -1,23 +1,103 @@
-//! The start of a node: its listeners, opened before privileges are dropped, its links, and opentracker's live sync.
+//! The start of a node: its listeners, its links, and opentracker's live sync. Privileges are dropped afterwards.
 
-use super::{Problem, problem, random};
+use super::{Problem, file_problem, problem, random, random_key};
 use crate::base::log;
 use crate::cluster::frame::Keys;
+use crate::cluster::key;
 use crate::cluster::mesh::Mesh;
 use crate::cluster::node::Settings;
 use crate::cluster::opentracker::{LiveSync, cluster_id, renewals_from};
+use crate::helper::Resolver;
 use crate::options::Options;
 use crate::server::Cluster;
+use crate::sys::privileges::Identity;
 use crate::sys::sockets;
 use crate::tracker::Table;
 use mio::net::TcpListener;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
 
 /// opentracker's multicast group.
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 23, 5);
 
+/// The part of a node that is made before the root directory is entered and privileges are dropped.
+pub struct Membership {
+    /// The key of the cluster, if this is to be a node of one.
+    key: Option<Vec<u8>>,
+    listeners: Vec<TcpListener>,
+    resolver: Option<Resolver>,
+}
+
+/// Writes a new key.
+pub fn make_key(path: &Path) -> Result<(), Problem> {
+    key::make(path).map_err(file_problem("--make-key", path))
+}
+
+pub fn check(options: &Options) -> Result<(), Problem> {
+    read_key(options).map(drop)
+}
+
+fn read_key(options: &Options) -> Result<Option<Vec<u8>>, Problem> {
+    let path = options.cluster_key.as_deref();
+    let read = |path| key::read(path).map_err(file_problem("--cluster-key", path));
+    path.map(read).transpose()
+}
+
+impl Membership {
+    pub fn open(options: &Options, identity: Option<Identity>) -> Result<Membership, Problem> {
+        Ok(Membership {
+            key: read_key(options)?,
+            listeners: open_listeners(options)?,
+            resolver: start_resolver(options, identity)?,
+        })
+    }
+
+    fn keys(&self) -> Option<Keys> {
+        self.key.as_deref().map(Keys::new)
+    }
+
+    /// For UDP connection ids that all nodes accept.
+    pub fn connection_key(&self) -> Option<[u64; 2]> {
+        Some(self.keys()?.connections())
+    }
+
+    /// For decoys that all nodes name.
+    pub fn decoy_key(&self) -> Option<[u64; 2]> {
+        Some(self.keys()?.decoys())
+    }
+
+    /// Becomes a node, and takes part in opentracker's live sync, as far as options say so.
+    pub fn start(self, options: &Options, table: &Table) -> Result<Cluster, Problem> {
+        let live = open_live_sync(options, self.key.as_deref(), table)?;
+        let mesh = match self.keys() {
+            Some(keys) => {
+                let settings = settings(options, keys, live.is_some())?;
+                let (peers, listeners) = (&options.cluster_peers, self.listeners);
+                Some(Mesh::new(settings, peers, listeners, table))
+            }
+            None => None,
+        };
+        Ok(Cluster::new(mesh, live, self.resolver))
+    }
+}
+
+/// The process that resolves names, while the files that configure name resolution can be read.
+fn start_resolver(
+    options: &Options,
+    identity: Option<Identity>,
+) -> Result<Option<Resolver>, Problem> {
+    let peers = &options.cluster_peers;
+    if peers.iter().all(|peer| peer.address().is_some()) {
+        return Ok(None);
+    }
+    let names: Vec<String> = peers.iter().map(|peer| peer.host.clone()).collect();
+    let resolver = Resolver::start(&names, identity);
+    let resolver = resolver.map_err(problem("cannot start the process that resolves names"))?;
+    Ok(Some(resolver))
+}
+
 /// Listens for other nodes.
-pub fn open_listeners(options: &Options) -> Result<Vec<TcpListener>, Problem> {
+fn open_listeners(options: &Options) -> Result<Vec<TcpListener>, Problem> {
     let mut listeners = Vec::new();
     for &address in &options.cluster_listen {
         let listener = sockets::cluster_tcp(address);
@@ -30,46 +110,19 @@ pub fn open_listeners(options: &Options) -> Result<Vec<TcpListener>, Problem> {
     Ok(listeners)
 }
 
-/// Becomes a node, and takes part in opentracker's live sync, as far as options say so. `key` is the cluster's.
-pub fn start(
-    options: &Options,
-    key: Option<&[u8]>,
-    listeners: Vec<TcpListener>,
-    table: &Table,
-) -> Result<Cluster, Problem> {
-    let mut cluster = Cluster::default();
-    cluster.live = open_live_sync(options, key, table)?;
-    let Some(key) = key else {
-        return Ok(cluster);
-    };
-    let address = listeners.first().map(TcpListener::local_addr);
-    let port = address
-        .and_then(Result::ok)
-        .map_or(0, |address| address.port());
-    let settings = Settings {
-        keys: Keys::new(key),
+fn settings(options: &Options, keys: Keys, has_live_sync: bool) -> Result<Settings, Problem> {
+    Ok(Settings {
+        keys,
         id: random()?,
         seed: random()?,
         peer_timeout: options.peer_timeout(),
         max_peers: options.max_peers as usize,
-        peers: options
-            .cluster_peers
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-        port,
-        has_live_sync: cluster.live.is_some(),
-    };
-    cluster.mesh = Some(Mesh::new(
-        settings,
-        &options.cluster_peers,
-        listeners,
-        table,
-    ));
-    Ok(cluster)
+        has_live_sync,
+        ..Settings::default()
+    })
 }
 
-/// A node of a cluster joins the journals itself.
+/// Without a cluster, the table notes news for the live sync alone.
 fn open_live_sync(
     options: &Options,
     key: Option<&[u8]>,
@@ -90,12 +143,8 @@ fn open_live_sync(
         Some(key) => cluster_id(key),
         None => {
             let renewals_from = renewals_from(table.unit_ms());
-            table.join_cluster(
-                [random()?, random()?],
-                options.max_peers as usize,
-                renewals_from,
-                0,
-            );
+            let max_peers = options.max_peers as usize;
+            table.join_cluster(random_key()?, max_peers, renewals_from, 0);
             let [a, b, c, d, ..] = random()?.to_ne_bytes();
             [a, b, c, d]
         }

@@ -1,10 +1,9 @@
-//! The files that a start reads: the cluster's key, the list of info-hashes and its FIFOs, the state, and
-//! opentracker's counts. All but the key are looked for inside the root directory.
+//! The files that a start reads: the list of info-hashes and its FIFOs, the state, and opentracker's counts. All are
+//! looked for inside the root directory.
 
 use super::{Problem, file_problem};
-use crate::access::{Access, Fifo, ListKind};
+use crate::access::{Access, BLACKLIST, Fifo, WHITELIST};
 use crate::base::log;
-use crate::cluster::key;
 use crate::options::Options;
 use crate::state::{self, Loaded};
 use crate::sys::files;
@@ -16,17 +15,10 @@ use std::sync::Arc;
 const STATE: &str = "--state";
 const LOAD_DUMP: &str = "-l/--load-dump";
 
-/// The cluster's key, if this is to be a node of one.
-pub fn read_key(options: &Options) -> Result<Option<Vec<u8>>, Problem> {
-    let path = options.cluster_key.as_deref();
-    let read = |path| key::read(path).map_err(file_problem("--cluster-key", path));
-    path.map(read).transpose()
-}
-
 pub fn load_list(options: &Options) -> Result<Option<Access>, Problem> {
     let (kind, path) = match (&options.whitelist, &options.blacklist) {
-        (Some(path), _) => (ListKind::White, path),
-        (None, Some(path)) => (ListKind::Black, path),
+        (Some(path), _) => (&WHITELIST, path),
+        (None, Some(path)) => (&BLACKLIST, path),
         (None, None) => return Ok(None),
     };
     let mut access = Access::new(kind, path.clone());

@@ -2,6 +2,10 @@
 //! privileges; loops and their threads. Sockets and key come before privileges are dropped. Threads come last, because
 //! the daemon never forks after they have started.
 
+#[cfg(feature = "cluster")]
+pub mod cluster;
+#[cfg(not(feature = "cluster"))]
+#[path = "no_cluster.rs"]
 pub mod cluster;
 pub mod data;
 pub mod privileges;
@@ -12,8 +16,7 @@ use crate::access::Access;
 use crate::base::log;
 use crate::base::random::Random;
 use crate::base::text::reason;
-use crate::cluster::frame::Keys;
-use crate::helper::{Helper, Plan, Resolver};
+use crate::helper::{Helper, Plan};
 use crate::http::{Limiter, Policy, Proxies, SharedLimits};
 use crate::options::Options;
 use crate::responder::Responder;
@@ -24,13 +27,11 @@ use crate::sys::pidfile::{self, Pidfile};
 use crate::sys::privileges::Identity;
 use crate::sys::uptime::Moment;
 use crate::sys::{daemon, limits, memory, signals};
-use crate::tracker::Table;
 use crate::udp::ConnectionIds;
-use mio::net::{TcpListener, UnixStream};
+use cluster::Membership;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 use threads::{Loops, Parts};
 
 /// Descriptors that are not of a client's connection: of the process, and of each thread's loop.
@@ -57,7 +58,7 @@ pub fn check(options: &Options) -> Result<(), Problem> {
         pidfile::check_file(path).map_err(file_problem("--pidfile", path))?;
     }
     let identity = privileges::identity(options)?;
-    data::read_key(options)?;
+    cluster::check(options)?;
     privileges::enter_root(options)?;
     data::load_list(options)?;
     data::check_fifos(options, identity)?;
@@ -86,7 +87,7 @@ pub fn limits(options: &Options) -> Result<String, Problem> {
 }
 
 pub fn serve(options: &Options) -> Result<(), Problem> {
-    let (began, started) = (Moment::now(), SystemTime::now());
+    let (began, started) = (Moment::now(), state::wall_ms() / 1000);
     // First, because neither threads nor polls would survive it.
     let background = match options.daemon {
         true => Some(daemon::detach().map_err(problem("cannot go into the background"))?),
@@ -98,22 +99,22 @@ pub fn serve(options: &Options) -> Result<(), Problem> {
     let pidfile = options.pidfile.as_deref();
     let pidfile = pidfile.map(|path| pidfile::take(path).map_err(file_problem("--pidfile", path)));
     let (_locked, pidfile) = pidfile.transpose()?.unzip();
-    let helper = start_helper(options, pidfile)?;
-    // Before the sockets are opened: a node without its key must not be reachable.
-    let key = data::read_key(options)?;
+    let mut chores = Chores::new(signals);
+    chores.helper = start_helper(options, pidfile)?;
+    let identity = privileges::identity(options)?;
+    // Before the sockets of clients are opened: a node without its key must not be reachable.
+    let membership = Membership::open(options, identity)?;
     let descriptors = raise_descriptors()?;
     let cores = sockets::choose_cores(options)?;
     let sockets = sockets::open_for_threads(options)?;
     sockets::steer(&cores, &sockets)?;
-    let nodes = cluster::open_listeners(options)?;
     let start = Start {
-        signals,
-        helper,
+        chores,
         descriptors,
         sockets,
         cores,
-        nodes,
-        key,
+        identity,
+        membership,
         began,
         started,
     };
@@ -133,36 +134,39 @@ pub fn serve(options: &Options) -> Result<(), Problem> {
 
 /// The things from before the root directory is entered.
 struct Start {
-    signals: UnixStream,
-    helper: Option<Helper>,
+    chores: Chores,
     descriptors: u64,
     /// Of each thread that serves.
     sockets: Vec<Vec<Socket>>,
     /// The core of each of them, if they are pinned.
     cores: Vec<usize>,
-    /// For connections of other nodes.
-    nodes: Vec<TcpListener>,
-    key: Option<Vec<u8>>,
+    /// The user to become.
+    identity: Option<Identity>,
+    membership: Membership,
     began: Moment,
-    started: SystemTime,
+    /// Seconds since 1970.
+    started: u64,
 }
 
 /// Enters the root directory, loads files, drops privileges and makes the loops.
 fn build(options: &Options, start: Start) -> Result<Loops, Problem> {
-    let identity = privileges::identity(options)?;
-    let resolver = start_resolver(options, identity)?;
+    let (identity, membership, mut chores) = (start.identity, start.membership, start.chores);
     let resident = memory::Resident::open();
     privileges::enter_root(options)?;
-    let mut chores = Chores::new(start.signals);
-    chores.helper = start.helper;
     chores.access = data::load_list(options)?;
     chores.fifos = data::open_fifos(options, identity)?;
     // With the rights and at the paths that the helper saves with.
     let table = data::load_table(options, chores.access.as_ref())?;
-    let keys = start.key.as_deref().map(Keys::new);
-    use_decoys(options, keys.as_ref(), &table)?;
-    chores.cluster = cluster::start(options, start.key.as_deref(), start.nodes, &table)?;
-    chores.cluster.resolver = resolver;
+    // All nodes of a cluster have the same decoys, and accept the connection ids of each other.
+    if options.decoys > 0 {
+        let key = membership.decoy_key().map_or_else(random_key, Ok)?;
+        table.use_decoys(options.decoys, key, state::wall_ms() / 1000);
+    }
+    let ids = match membership.connection_key() {
+        Some(key) => ConnectionIds::shared(key),
+        None => ConnectionIds::new(random_key()?),
+    };
+    chores.cluster = membership.start(options, &table)?;
     let state = options.state.as_deref();
     chores.saves = state.map(|path| Saves::new(path, options.state_interval));
 
@@ -190,19 +194,11 @@ fn build(options: &Options, start: Start) -> Result<Loops, Problem> {
         start: start.began,
         chores,
         policy: Arc::new(policy(options, &start.sockets)),
-        limiter: Limiter::new(options.full_scrapes),
         limits: Arc::new(limits),
         sockets: start.sockets,
         cores: start.cores,
-        proxies: Proxies {
-            nets: options.proxies.clone(),
-            protocol: options.proxy_protocol,
-        },
         responder,
-        ids: match &keys {
-            Some(keys) => ConnectionIds::shared(keys.connections()),
-            None => ConnectionIds::new([random()?, random()?]),
-        },
+        ids,
     };
     Loops::new(parts).map_err(problem("cannot poll"))
 }
@@ -223,34 +219,6 @@ fn start_helper(options: &Options, pidfile: Option<Pidfile>) -> Result<Option<He
     Ok(Some(helper))
 }
 
-/// The process that resolves names, while the files that configure name resolution can be read.
-fn start_resolver(
-    options: &Options,
-    identity: Option<Identity>,
-) -> Result<Option<Resolver>, Problem> {
-    let peers = &options.cluster_peers;
-    if peers.iter().all(|peer| peer.address().is_some()) {
-        return Ok(None);
-    }
-    let names: Vec<String> = peers.iter().map(|peer| peer.host.clone()).collect();
-    let resolver = Resolver::start(&names, identity);
-    Ok(Some(resolver.map_err(problem(
-        "cannot start the process that resolves names",
-    ))?))
-}
-
-/// All nodes of a cluster have the same decoys.
-fn use_decoys(options: &Options, keys: Option<&Keys>, table: &Table) -> Result<(), Problem> {
-    if options.decoys > 0 {
-        let key = match keys {
-            Some(keys) => keys.decoys(),
-            None => [random()?, random()?],
-        };
-        table.use_decoys(options.decoys, key, state::wall_ms() / 1000);
-    }
-    Ok(())
-}
-
 fn policy(options: &Options, sockets: &[Vec<Socket>]) -> Policy {
     // The sockets of the first thread: those of the others have the same addresses.
     let sockets = sockets.first().into_iter().flatten();
@@ -260,6 +228,11 @@ fn policy(options: &Options, sockets: &[Vec<Socket>]) -> Policy {
         public_stats: options.public_stats,
         stats_path: options.stats_path.clone(),
         sockets: sockets.filter_map(sockets::announce_address).collect(),
+        limiter: Limiter::new(options.full_scrapes),
+        proxies: Proxies {
+            nets: options.proxies.clone(),
+            protocol: options.proxy_protocol,
+        },
     }
 }
 
@@ -279,4 +252,8 @@ fn max_connections(options: &Options, descriptors: u64, sockets: usize) -> usize
 
 fn random() -> Result<u64, Problem> {
     getrandom::u64().map_err(|error| format!("cannot get random bytes: {error}"))
+}
+
+fn random_key() -> Result<[u64; 2], Problem> {
+    Ok([random()?, random()?])
 }

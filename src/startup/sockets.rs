@@ -6,28 +6,25 @@ use crate::base::text::reason;
 use crate::http::Listener;
 use crate::options::{Address, Listen, Options, Protocol};
 use crate::server::Socket;
-use crate::sys::sockets::{self, Sharing};
+use crate::sys::sockets;
 use crate::sys::{cores, privileges};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 /// Opens the sockets of each thread: the first thread's, and more at the same ports for the others.
 pub fn open_for_threads(options: &Options) -> Result<Vec<Vec<Socket>>, Problem> {
-    let sharing = match options.threads() > 1 && sockets::BALANCES {
-        true => Sharing::Threads,
-        false => Sharing::Off,
-    };
+    let is_shared = options.threads() > 1 && sockets::BALANCES;
     let root = options.root.as_deref().filter(|_| privileges::is_root());
     let mut listens = options.sockets();
-    if sharing == Sharing::Threads {
+    if is_shared {
         choose_ports(&mut listens)?;
     }
     let mut addresses = Vec::new();
     let mut first = Vec::new();
     for listen in &listens {
-        if let Some((address, socket)) = open(listen, sharing, root)? {
+        if let Some((address, socket)) = open(listen, is_shared, root)? {
             log_listening(&address, &socket)?;
             addresses.push(address);
             first.push(socket);
@@ -43,7 +40,7 @@ pub fn open_for_threads(options: &Options) -> Result<Vec<Vec<Socket>>, Problem> 
         let mut more = Vec::new();
         for (address, socket) in addresses.iter().zip(&threads[0]) {
             let action = format!("cannot listen on {address} with several threads");
-            more.push(open_another(socket, sharing).map_err(problem(&action))?);
+            more.push(open_another(socket, is_shared).map_err(problem(&action))?);
         }
         threads.push(more);
     }
@@ -60,7 +57,7 @@ fn choose_ports(listens: &mut [Listen]) -> Result<(), Problem> {
         if matches!(listen.address, Address::Unix(_)) {
             continue;
         }
-        if let Some((address, socket)) = open(listen, Sharing::Off, None)? {
+        if let Some((address, socket)) = open(listen, false, None)? {
             listen.address = address;
             opened.push(socket);
         }
@@ -71,11 +68,11 @@ fn choose_ports(listens: &mut [Listen]) -> Result<(), Problem> {
 /// Opens a socket. Its address has the port that the system chose. None if it may be missing on this host.
 fn open(
     listen: &Listen,
-    sharing: Sharing,
+    is_shared: bool,
     root: Option<&Path>,
 ) -> Result<Option<(Address, Socket)>, Problem> {
     let address = &listen.address;
-    match open_at(address, sharing, root) {
+    match open_at(address, is_shared, root) {
         Ok(socket) => {
             let ip = announce_address(&socket);
             let ip = ip.map(|(protocol, address)| Address::Ip(protocol, address));
@@ -86,11 +83,11 @@ fn open(
     }
 }
 
-fn open_at(address: &Address, sharing: Sharing, root: Option<&Path>) -> io::Result<Socket> {
+fn open_at(address: &Address, is_shared: bool, root: Option<&Path>) -> io::Result<Socket> {
     Ok(match address {
-        Address::Ip(Protocol::Udp, address) => Socket::Udp(sockets::udp(*address, sharing)?),
+        Address::Ip(Protocol::Udp, address) => Socket::Udp(sockets::udp(*address, is_shared)?),
         Address::Ip(Protocol::Tcp, address) => {
-            Socket::Http(Listener::Tcp(sockets::tcp(*address, sharing)?))
+            Socket::Http(Listener::Tcp(sockets::tcp(*address, is_shared)?))
         }
         Address::Unix(path) => {
             let (socket, file) = sockets::unix(path, root)?;
@@ -100,35 +97,33 @@ fn open_at(address: &Address, sharing: Sharing, root: Option<&Path>) -> io::Resu
 }
 
 fn log_listening(address: &Address, socket: &Socket) -> Result<(), Problem> {
+    let mut buffer = String::new();
     if let Socket::Udp(socket) = socket {
         let bytes = sockets::receive_buffer(socket.as_fd());
         let bytes = bytes.map_err(problem("cannot read the size of a receive buffer"))?;
-        log::line(format_args!(
-            "listening on {address}, receive buffer {bytes} bytes"
-        ));
-    } else {
-        log::line(format_args!("listening on {address}"));
+        buffer = format!(", receive buffer {bytes} bytes");
     }
+    log::line(format_args!("listening on {address}{buffer}"));
     Ok(())
 }
 
 /// A socket for another thread: one more at the same port if the system balances between them, else another descriptor
 /// of the same socket.
-fn open_another(socket: &Socket, sharing: Sharing) -> io::Result<Socket> {
-    if let (Sharing::Threads, Some((protocol, address))) = (sharing, announce_address(socket)) {
-        return open_at(&Address::Ip(protocol, address), sharing, None);
+fn open_another(socket: &Socket, is_shared: bool) -> io::Result<Socket> {
+    if let (true, Some((protocol, address))) = (is_shared, announce_address(socket)) {
+        return open_at(&Address::Ip(protocol, address), is_shared, None);
     }
     Ok(match socket {
-        Socket::Udp(socket) => Socket::Udp(socket.as_fd().try_clone_to_owned()?.into()),
-        Socket::Http(Listener::Tcp(socket)) => {
-            let socket = socket.as_fd().try_clone_to_owned()?;
-            Socket::Http(Listener::Tcp(socket.into()))
-        }
+        Socket::Udp(socket) => Socket::Udp(duplicate(socket)?),
+        Socket::Http(Listener::Tcp(socket)) => Socket::Http(Listener::Tcp(duplicate(socket)?)),
         Socket::Http(Listener::Unix(socket, _)) => {
-            let socket = socket.as_fd().try_clone_to_owned()?;
-            Socket::Http(Listener::Unix(socket.into(), None))
+            Socket::Http(Listener::Unix(duplicate(socket)?, None))
         }
     })
+}
+
+fn duplicate<T: AsFd + From<OwnedFd>>(socket: &T) -> io::Result<T> {
+    Ok(socket.as_fd().try_clone_to_owned()?.into())
 }
 
 /// The core of each thread; none if threads are not pinned.
@@ -235,7 +230,7 @@ mod tests {
 
     /// Each of two loops in turn is the only one that looks after its events.
     fn expect_both_to_serve<T>(socket: Socket, send: impl Fn() -> T) {
-        let other = open_another(&socket, Sharing::Off).expect("a descriptor");
+        let other = open_another(&socket, false).expect("a descriptor");
         let mut loops = [Loop::new(socket), Loop::new(other)];
         assert!(loops.iter().all(Loop::has_nothing));
         for turn in [0, 1, 1, 0] {
@@ -248,7 +243,7 @@ mod tests {
     #[test]
     fn each_thread_is_woken_for_its_duplicate_of_a_udp_socket() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let socket = sockets::udp(any, Sharing::Off).expect("a port");
+        let socket = sockets::udp(any, false).expect("a port");
         let address = socket.local_addr().expect("is bound");
         let client = std::net::UdpSocket::bind(any).expect("a port");
         expect_both_to_serve(Socket::Udp(socket), || client.send_to(b"x", address));
@@ -257,7 +252,7 @@ mod tests {
     #[test]
     fn each_thread_is_woken_for_its_duplicate_of_a_tcp_socket() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let socket = sockets::tcp(any, Sharing::Off).expect("a port");
+        let socket = sockets::tcp(any, false).expect("a port");
         let address = socket.local_addr().expect("is bound");
         expect_both_to_serve(Socket::Http(Listener::Tcp(socket)), || {
             let mut client = std::net::TcpStream::connect(address).expect("connects");

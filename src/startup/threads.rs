@@ -3,7 +3,7 @@
 use crate::base::log;
 use crate::base::random::Random;
 use crate::base::text::reason;
-use crate::http::{Connections, Limiter, Policy, Proxies, SharedLimits, Site};
+use crate::http::{Policy, SharedLimits, Site};
 use crate::responder::Responder;
 use crate::server::{Chores, Crew, Server, Serving, Socket};
 use crate::stats::Board;
@@ -31,9 +31,7 @@ pub struct Parts {
     /// The core of each of them, if they are pinned.
     pub cores: Vec<usize>,
     pub policy: Arc<Policy>,
-    pub limiter: Limiter,
     pub limits: Arc<SharedLimits>,
-    pub proxies: Proxies,
 }
 
 /// The loop of this thread, those of the others before they start, their threads after, and the means to end all.
@@ -51,14 +49,8 @@ impl Loops {
     pub fn new(mut parts: Parts) -> io::Result<Loops> {
         let count = parts.sockets.len();
         let serving = |sockets: Vec<Socket>| {
-            let first = Serving::first_connection(sockets.len());
-            let connections = Connections::new(parts.limits.clone(), first);
-            let site = Site::new(
-                parts.policy.clone(),
-                parts.limiter.clone(),
-                parts.proxies.clone(),
-            );
-            Serving::new(sockets, connections, site)
+            let site = Site::new(parts.policy.clone());
+            Serving::new(sockets, parts.limits.clone(), site)
         };
         let mut others = Vec::new();
         if count > 1 {
@@ -69,17 +61,12 @@ impl Loops {
             for (number, sockets) in parts.sockets.drain(..).enumerate() {
                 let random = Random::seeded(getrandom::u64().map_err(io::Error::other)?);
                 let responder = parts.responder.for_thread(random, board.of_thread(number));
-                let mut server = Server::new(parts.start, responder, parts.ids.clone())?;
-                server.serve(serving(sockets))?;
-                others.push(server);
+                let (ids, serving) = (parts.ids.clone(), Some(serving(sockets)));
+                others.push(Server::new(parts.start, responder, ids, serving, None)?);
             }
-            parts.chores.has_crew = true;
         }
-        let mut own = Server::new(parts.start, parts.responder, parts.ids)?;
-        if let Some(sockets) = parts.sockets.pop() {
-            own.serve(serving(sockets))?;
-        }
-        own.do_chores(parts.chores)?;
+        let (serving, chores) = (parts.sockets.pop().map(serving), Some(parts.chores));
+        let own = Server::new(parts.start, parts.responder, parts.ids, serving, chores)?;
         let mut loops = Loops {
             own,
             others,
@@ -99,7 +86,7 @@ impl Loops {
         let wakers: io::Result<Vec<_>> = loops.map(Server::waker).collect();
         let crew = Arc::new(Crew::new(wakers?));
         for server in self.others.iter_mut().chain([&mut self.own]) {
-            server.join(crew.clone());
+            server.crew = Some(crew.clone());
         }
         self.crew = Some(crew);
         Ok(())

@@ -4,7 +4,8 @@
 //! It is ignored: a torrent of the dump is remembered for a day from now.
 
 use crate::base::log;
-use crate::sys::chunks::as_chunks;
+use crate::base::text::counted;
+use crate::protocol::hash_list::{self, Line};
 use crate::sys::files::open_regular;
 use crate::tracker::{InfoHash, Table, Tracked};
 use std::fmt;
@@ -20,7 +21,7 @@ const MAX_LOGGED: u64 = 10;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DumpSummary {
     pub loaded: u64,
-    /// Of torrents that keep the count they have.
+    /// Of torrents that are loaded already and keep their counts.
     pub known: u64,
     /// Never downloaded, so there is nothing to remember.
     pub zero: u64,
@@ -34,19 +35,21 @@ pub struct DumpSummary {
 /// For the log, without the counts that are 0.
 impl fmt::Display for DumpSummary {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{} downloaded counts", self.loaded)?;
-        for (count, what) in [
-            (self.known, "skipped: torrent already loaded"),
-            (self.zero, "skipped: count 0"),
-            (self.left_out, "skipped: beyond --max-torrents"),
-            (self.refused, "skipped: refused by the list"),
-            (self.invalid, "invalid lines"),
+        f.write_str(&counted(self.loaded, "downloaded count"))?;
+        for (count, why) in [
+            (self.known, "torrent already loaded"),
+            (self.zero, "count 0"),
+            (self.left_out, "beyond --max-torrents"),
+            (self.refused, "refused by the list"),
         ] {
             if count > 0 {
-                write!(f, "; {count} {what}")?;
+                write!(f, "; {count} skipped: {why}")?;
             }
         }
-        Ok(())
+        match self.invalid {
+            0 => Ok(()),
+            invalid => write!(f, "; {}", counted(invalid, "invalid line")),
+        }
     }
 }
 
@@ -114,26 +117,20 @@ fn read_line(file: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
 
 /// `HEX:base:downloaded`, followed by white space at most. A count above the maximum counts as the maximum.
 fn parse(line: &[u8]) -> Option<(InfoHash, u32)> {
-    if line.len() > MAX_LINE_BYTES {
+    let line = Some(line).filter(|line| line.len() <= MAX_LINE_BYTES)?;
+    let Line::Hash(info_hash) = hash_list::parse(line) else {
         return None;
-    }
-    let (hex, rest) = line.trim_ascii_end().split_first_chunk::<40>()?;
-    let mut info_hash = [0; 20];
-    for (byte, pair) in info_hash.iter_mut().zip(as_chunks::<2>(hex).0) {
-        let [high, low] = pair.map(|digit| char::from(digit).to_digit(16));
-        *byte = u8::try_from(high? * 16 + low?).ok()?;
-    }
-    let mut fields = rest.strip_prefix(b":")?.split(|&byte| byte == b':');
-    let (_base, downloaded) = (number(fields.next()?)?, number(fields.next()?)?);
-    match fields.next() {
-        Some(_) => None,
-        None => Some((info_hash, u32::try_from(downloaded).unwrap_or(u32::MAX))),
-    }
+    };
+    let numbers = line.trim_ascii_end().get(40..)?.strip_prefix(b":")?;
+    let mut numbers = numbers.split(|&byte| byte == b':').map(number);
+    let (_base, downloaded) = (numbers.next()??, numbers.next()??);
+    let downloaded = u32::try_from(downloaded).unwrap_or(u32::MAX);
+    numbers.next().is_none().then_some((info_hash, downloaded))
 }
 
 /// Digits only.
 fn number(text: &[u8]) -> Option<u64> {
-    let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let is_number = text.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(text).ok().filter(|_| is_number)?;
     text.parse().ok()
 }
@@ -213,7 +210,8 @@ mod tests {
             assert_eq!(summary, expected);
             assert_eq!(logged, [2, 3, 5, 6, 7, 8, 9, 10, 11, 12]);
             let hash = parse(format!("{HEX}:1:7").as_bytes()).expect("is one").0;
-            assert_eq!(table.scrape(&hash, 0).map(|c| c.downloaded), Some(7));
+            let counts = table.lock_for(&hash, 0).scrape(&hash);
+            assert_eq!(counts.map(|c| c.downloaded), Some(7));
         }
     }
 

@@ -2,10 +2,9 @@
 
 use super::read::{Damage, read_items};
 use super::restore::{Restorer, Summary};
-use crate::sys::files::open_regular;
+use crate::sys::files::{create_beside, open_regular, with_suffix};
 use crate::tracker::{Table, Tracked};
-use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -41,7 +40,7 @@ pub fn load(path: &Path, table: &Table, tracked: Tracked, wall_ms: u64) -> io::R
             let summary = restorer.finish();
             // Peers have grown older while they were loaded.
             let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(0);
-            table.each(0, &mut |tracker| tracker.set_back(took));
+            table.each(0, &mut |tracker| tracker.move_clock(took));
             Ok(Loaded::State(summary))
         }
         Err(damage) => Ok(Loaded::Damaged(damage, move_aside(path)?)),
@@ -62,21 +61,11 @@ pub fn check(path: &Path) -> io::Result<()> {
 /// Creates and removes the file that a save would write first, so that a directory in which none can be created is
 /// found now and not in ten minutes.
 fn check_saving(path: &Path) -> io::Result<()> {
-    let probe = with_suffix(path, ".new");
-    remove_if_there(&probe)?;
-    let made = OpenOptions::new().write(true).create_new(true).open(&probe);
-    match made {
+    match create_beside(path) {
         // The helper of a daemon that was killed is still saving, so saving works.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        other => drop(other?),
-    }
-    remove_if_there(&probe)
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        other => other,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        // If it cannot be removed, the next save does it.
+        made => made.map(|(_, new)| drop(fs::remove_file(new))),
     }
 }
 
@@ -96,10 +85,4 @@ fn move_aside(path: &Path) -> io::Result<PathBuf> {
         }
     }
     Err(ErrorKind::AlreadyExists.into())
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
 }

@@ -32,6 +32,7 @@
 //! Saving: [`Saves`] decides when, [`StateWriter`] walks the table, the helper process writes the file. Loading, at the
 //! start: [`load`] opens the file, [`read_items`] checks the bytes, `Restorer` fills the table.
 
+use crate::base::text::counted;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 mod dump;
@@ -52,6 +53,12 @@ pub use write::{StateWriter, Written};
 pub fn wall_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// `2 torrents, 1 peer`
+fn sizes(torrents: u64, peers: u64) -> String {
+    let (torrents, peers) = (counted(torrents, "torrent"), counted(peers, "peer"));
+    format!("{torrents}, {peers}")
 }
 
 const MAGIC: [u8; 8] = *b"\xa7swarms\n";

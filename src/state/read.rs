@@ -1,5 +1,4 @@
-//! Reads a state from a source of bytes, whatever these are: torrents and peers, checked for order, bounds and
-//! checksum.
+//! Reads a state from a source of untrusted bytes: torrents and peers, checked for order, bounds and checksum.
 
 use super::{EMPTY_TORRENT, END, KEY, MAGIC, MAX_AGE, TIME, TORRENT, VERSION};
 use crate::base::siphash::Hasher;
@@ -10,30 +9,43 @@ use std::io::{self, ErrorKind, Read};
 /// The contents of a state, in the order of the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateItem<'a> {
-    /// Always first. All in milliseconds: a unit of ages, the time since 1970, and the time since the unit began.
-    Header {
-        unit_ms: u32,
-        saved_at: u64,
-        into_unit: u32,
-    },
-    /// Ages from here on count from so many units after the unit of the header.
-    Time { units: u64 },
-    Torrent {
-        info_hash: InfoHash,
-        downloaded: u32,
-        /// Seconds; none if its peers follow.
-        empty_for: Option<u32>,
-    },
+    /// Always first.
+    Header(Header),
+    /// Ages from here on count from this many units after the unit of the header.
+    Time(u64),
+    Torrent(SavedTorrent),
     /// A peer of the last torrent.
-    Peer {
-        /// An index of [`RECORD_SIZES`].
-        list: u8,
-        /// Address and port as on the wire: 6 or 18 bytes.
-        endpoint: &'a [u8],
-        completed: bool,
-        /// In units.
-        age: u8,
-    },
+    Peer(SavedPeer<'a>),
+}
+
+/// All in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// A unit of ages.
+    pub unit_ms: u32,
+    /// Since 1970.
+    pub saved_at: u64,
+    /// Since the unit began.
+    pub into_unit: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SavedTorrent {
+    pub info_hash: InfoHash,
+    pub downloaded: u32,
+    /// Seconds; none if its peers follow.
+    pub empty_for: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SavedPeer<'a> {
+    /// An index of [`RECORD_SIZES`].
+    pub list: u8,
+    /// Address and port as on the wire: 6 or 18 bytes.
+    pub endpoint: &'a [u8],
+    pub completed: bool,
+    /// In units.
+    pub age: u8,
 }
 
 /// Why a state cannot be used.
@@ -63,8 +75,8 @@ impl fmt::Display for Damage {
     }
 }
 
-/// Passes on every item as it is read. None may be relied on before the whole has been found to be valid. The outer
-/// error is one of the source.
+/// Passes on every item as it is read. The items are trusted only if the whole state is valid. The outer error is one
+/// of the source.
 pub fn read_items(
     source: &mut impl Read,
     take: &mut dyn FnMut(StateItem),
@@ -75,9 +87,7 @@ pub fn read_items(
         position: 0,
         sum: Hasher::new(KEY),
         torrent: None,
-        has_peers: false,
-        list: 0,
-        endpoint: [0; 18],
+        last: NO_PEERS,
         units: 0,
         torrents: 0,
         peers: 0,
@@ -86,6 +96,9 @@ pub fn read_items(
     reader.failure.map_or(Ok(result), Err)
 }
 
+/// Behind the last list: no peers may follow.
+const NO_PEERS: (u8, [u8; 18]) = (RECORD_SIZES.len() as u8, [0; 18]);
+
 struct ItemReader<'a, R> {
     source: &'a mut R,
     /// An error of the source, which ends the reading like the end of the bytes.
@@ -93,17 +106,15 @@ struct ItemReader<'a, R> {
     /// Bytes read so far.
     position: u64,
     sum: Hasher,
-    /// The last torrent, whether peers may follow it, and the list and the endpoint of the last of them.
+    /// The last torrent, and the list and the endpoint of its last peer: the next must be greater.
     torrent: Option<InfoHash>,
-    has_peers: bool,
-    list: u8,
-    endpoint: [u8; 18],
+    last: (u8, [u8; 18]),
     units: u64,
     torrents: u64,
     peers: u64,
 }
 
-/// A method for an item returns whether it is valid where it is.
+/// The method of an item returns whether the item is valid in its place.
 impl<R: Read> ItemReader<'_, R> {
     fn items(&mut self, take: &mut dyn FnMut(StateItem)) -> Result<(), Damage> {
         self.header(take)?;
@@ -147,10 +158,6 @@ impl<R: Read> ItemReader<'_, R> {
         self.fill(&mut bytes).map(|()| bytes)
     }
 
-    fn u16(&mut self) -> Result<u16, Damage> {
-        self.bytes().map(u16::from_be_bytes)
-    }
-
     fn u32(&mut self) -> Result<u32, Damage> {
         self.bytes().map(u32::from_be_bytes)
     }
@@ -176,78 +183,66 @@ impl<R: Read> ItemReader<'_, R> {
         if flags != 0 || unit_ms == 0 {
             return Err(Damage::Malformed(0));
         }
-        take(StateItem::Header {
+        take(StateItem::Header(Header {
             unit_ms,
             saved_at,
             into_unit,
-        });
+        }));
         Ok(())
     }
 
     fn torrent(&mut self, kind: u8, take: &mut dyn FnMut(StateItem)) -> Result<bool, Damage> {
         let (info_hash, downloaded) = (self.bytes()?, self.u32()?);
-        self.has_peers = kind == TORRENT;
-        let empty_for = match self.has_peers {
-            true => None,
-            false => Some(self.u32()?),
+        let (last, empty_for) = match kind {
+            TORRENT => ((0, [0; 18]), None),
+            _ => (NO_PEERS, Some(self.u32()?)),
         };
-        if self.torrent.is_some_and(|last| last >= info_hash) {
+        if self.torrent >= Some(info_hash) {
             return Ok(false);
         }
-        self.torrent = Some(info_hash);
-        self.list = 0;
-        self.endpoint = [0; 18];
+        (self.torrent, self.last) = (Some(info_hash), last);
         self.torrents += 1;
-        take(StateItem::Torrent {
+        take(StateItem::Torrent(SavedTorrent {
             info_hash,
             downloaded,
             empty_for,
-        });
+        }));
         Ok(true)
     }
 
     /// Some peers of one list.
     fn peers(&mut self, list: u8, take: &mut dyn FnMut(StateItem)) -> Result<bool, Damage> {
-        let count = self.u16()?;
-        if !self.has_peers || list < self.list || count == 0 {
-            return Ok(false);
-        }
-        if list > self.list {
-            self.list = list;
-            self.endpoint = [0; 18];
-        }
+        let count = self.bytes().map(u16::from_be_bytes)?;
         // A record is the endpoint and a tag.
         let size = RECORD_SIZES
             .get(usize::from(list))
             .map_or(0, |size| size - 1);
         for _ in 0..count {
             let mut padded = [0; 18];
-            let Some(endpoint) = padded.get_mut(..size) else {
-                return Ok(false);
-            };
+            let (endpoint, _) = padded.split_at_mut(size);
             self.fill(endpoint)?;
             let has_port = !endpoint.ends_with(&[0, 0]);
             let [tag] = self.bytes()?;
             let age = tag & !COMPLETED;
             // With a port, an endpoint is above the zeros that stand for none before it.
-            if !has_port || padded <= self.endpoint || age > MAX_AGE {
+            if !has_port || (list, padded) <= self.last || age > MAX_AGE {
                 return Ok(false);
             }
-            self.endpoint = padded;
+            self.last = (list, padded);
             self.peers += 1;
-            take(StateItem::Peer {
+            take(StateItem::Peer(SavedPeer {
                 list,
                 endpoint: padded.get(..size).unwrap_or_default(),
                 completed: tag & COMPLETED != 0,
                 age,
-            });
+            }));
         }
-        Ok(true)
+        Ok(count > 0)
     }
 
     fn time(&mut self, take: &mut dyn FnMut(StateItem)) -> Result<bool, Damage> {
         let units = self.u64()?;
-        take(StateItem::Time { units });
+        take(StateItem::Time(units));
         Ok(units > std::mem::replace(&mut self.units, units))
     }
 

@@ -5,8 +5,10 @@
 //! applies. If the wall clock is behind the time of the save, ages stay as they were saved. The day for which a torrent
 //! without peers is remembered does not advance while the tracker is down, as no client can announce then.
 
-use super::read::StateItem;
-use crate::tracker::{Hint, InfoHash, LIFE, Peer, Role, Table, Tracked};
+use super::read::{Header, SavedPeer, SavedTorrent, StateItem};
+use super::sizes;
+use crate::base::text::counted;
+use crate::tracker::{LIFE, Peer, Position, Role, Table, Tracked};
 use std::fmt;
 
 /// The numbers that were loaded, and those that were left out.
@@ -28,26 +30,21 @@ pub struct Summary {
 /// For the log, without the counts that are 0.
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Summary {
-            torrents, peers, ..
-        } = self;
-        write!(f, "{torrents} torrents, {peers} peers, ")?;
+        write!(f, "{}, ", sizes(self.torrents, self.peers))?;
         match self.age_ms {
-            Some(age) => write!(f, "saved {} seconds ago", age / 1000)?,
+            Some(age) => write!(f, "saved {} ago", counted(age / 1000, "second"))?,
             None => f.write_str("saved in the future, so ages are as saved")?,
         }
         if self.expired > 0 {
-            write!(f, "; {} peers expired since", self.expired)?;
+            write!(f, "; {} expired since", counted(self.expired, "peer"))?;
         }
-        let (torrents, peers) = (self.torrents_left_out, self.peers_left_out);
-        if torrents + peers > 0 {
-            write!(
-                f,
-                "; no room for {torrents} torrents, {peers} peers (--max-torrents, --max-peers)"
-            )?;
+        if self.torrents_left_out + self.peers_left_out > 0 {
+            let left_out = sizes(self.torrents_left_out, self.peers_left_out);
+            write!(f, "; no room for {left_out} (--max-torrents, --max-peers)")?;
         }
         if self.refused > 0 {
-            write!(f, "; {} torrents refused by the list", self.refused)?;
+            let refused = counted(self.refused, "torrent");
+            write!(f, "; {refused} refused by the list")?;
         }
         Ok(())
     }
@@ -62,22 +59,15 @@ pub struct Restorer<'a> {
     /// Milliseconds since the beginning of the unit in which the save began, and of the unit that ages count from.
     since_unit_ms: u64,
     elapsed_ms: u64,
-    torrent: Option<LastTorrent>,
+    /// The last torrent, unless it is refused. It is stored with its first peer that has not expired, or for its count.
+    torrent: Option<(SavedTorrent, Storage)>,
     summary: Summary,
-}
-
-/// The last torrent, unless it is refused. It is stored with its first peer that has not expired, or for its count.
-struct LastTorrent {
-    info_hash: InfoHash,
-    downloaded: u32,
-    empty_for: u32,
-    storage: Storage,
 }
 
 #[derive(Clone, Copy)]
 enum Storage {
     Pending,
-    Stored(Hint),
+    Stored(Position),
     LeftOut,
 }
 
@@ -98,36 +88,19 @@ impl<'a> Restorer<'a> {
 
     pub fn take(&mut self, item: StateItem) {
         match item {
-            StateItem::Header {
-                unit_ms,
-                saved_at,
-                into_unit,
-            } => self.begin(unit_ms.into(), saved_at, into_unit.into()),
-            StateItem::Time { units } => {
+            StateItem::Header(header) => self.begin(header),
+            StateItem::Time(units) => {
                 let later = units.saturating_mul(self.unit_ms);
                 self.elapsed_ms = self.since_unit_ms.saturating_sub(later);
             }
-            StateItem::Torrent {
-                info_hash,
-                downloaded,
-                empty_for,
-            } => {
+            StateItem::Torrent(torrent) => {
                 self.settle();
-                let is_tracked = self.tracked.is_none_or(|tracked| tracked(&info_hash));
+                let tracked = self.tracked;
+                let is_tracked = tracked.is_none_or(|tracked| tracked(&torrent.info_hash));
                 self.summary.refused += u64::from(!is_tracked);
-                self.torrent = is_tracked.then_some(LastTorrent {
-                    info_hash,
-                    downloaded,
-                    empty_for: empty_for.unwrap_or(0),
-                    storage: Storage::Pending,
-                });
+                self.torrent = is_tracked.then_some((torrent, Storage::Pending));
             }
-            StateItem::Peer {
-                list,
-                endpoint,
-                completed,
-                age,
-            } => self.peer(list, endpoint, completed, age),
+            StateItem::Peer(peer) => self.peer(peer),
         }
     }
 
@@ -137,41 +110,42 @@ impl<'a> Restorer<'a> {
         self.summary
     }
 
-    fn begin(&mut self, unit_ms: u64, saved_at: u64, into_unit: u64) {
-        self.unit_ms = unit_ms;
-        self.summary.age_ms = self.wall_ms.checked_sub(saved_at);
+    fn begin(&mut self, header: Header) {
+        self.unit_ms = header.unit_ms.into();
+        self.summary.age_ms = self.wall_ms.checked_sub(header.saved_at);
         let age_ms = self.summary.age_ms.unwrap_or(0);
-        self.since_unit_ms = age_ms.saturating_add(into_unit);
+        self.since_unit_ms = age_ms.saturating_add(header.into_unit.into());
         self.elapsed_ms = self.since_unit_ms;
         // Units go on where they were, so that ages stay exact, however often the tracker restarts.
-        if unit_ms == self.table.unit_ms() {
-            let into_unit = self.elapsed_ms % unit_ms;
+        if self.unit_ms == self.table.unit_ms() {
+            let into_unit = self.elapsed_ms % self.unit_ms;
             self.table
-                .each(0, &mut |tracker| tracker.set_back(into_unit));
+                .each(0, &mut |tracker| tracker.move_clock(into_unit));
         }
     }
 
-    fn peer(&mut self, list: u8, endpoint: &[u8], completed: bool, age: u8) {
-        let (Some(torrent), Some(peer)) = (&mut self.torrent, Peer::from_endpoint(endpoint)) else {
+    fn peer(&mut self, saved: SavedPeer) {
+        let peer = Peer::from_endpoint(saved.endpoint);
+        let (Some((torrent, storage)), Some(peer)) = (&mut self.torrent, peer) else {
             return;
         };
-        let age_ms = u64::from(age) * self.unit_ms;
+        let age_ms = u64::from(saved.age) * self.unit_ms;
         let age = age_ms.saturating_add(self.elapsed_ms) / self.table.unit_ms();
         let Some(age) = u8::try_from(age).ok().filter(|age| u64::from(*age) <= LIFE) else {
             self.summary.expired += 1;
             return;
         };
         let mut shard = self.table.lock_for(&torrent.info_hash, 0);
-        if let Storage::Pending = torrent.storage {
+        if let Storage::Pending = storage {
             let hint = shard.restore_torrent(&torrent.info_hash, torrent.downloaded, 0);
-            torrent.storage = hint.map_or(Storage::LeftOut, Storage::Stored);
+            *storage = hint.map_or(Storage::LeftOut, Storage::Stored);
         }
-        let role = match list % 2 {
+        let role = match saved.list % 2 {
             0 => Role::Leecher,
             _ => Role::Seeder,
         };
-        let is_stored = match torrent.storage {
-            Storage::Stored(hint) => shard.restore_peer(hint, peer, role, completed, age),
+        let is_stored = match *storage {
+            Storage::Stored(hint) => shard.restore_peer(hint, peer, role, saved.completed, age),
             _ => false,
         };
         match is_stored {
@@ -182,16 +156,16 @@ impl<'a> Restorer<'a> {
 
     /// Stores the last torrent, which has no more peers, if it has a count.
     fn settle(&mut self) {
-        let Some(mut torrent) = self.torrent.take() else {
+        let Some((torrent, mut storage)) = self.torrent.take() else {
             return;
         };
-        if let (Storage::Pending, 1..) = (torrent.storage, torrent.downloaded) {
-            let hash = &torrent.info_hash;
+        if let (Storage::Pending, 1..) = (storage, torrent.downloaded) {
+            let (hash, empty_for) = (&torrent.info_hash, torrent.empty_for.unwrap_or(0));
             let mut shard = self.table.lock_for(hash, 0);
-            let hint = shard.restore_memory(hash, torrent.downloaded, torrent.empty_for);
-            torrent.storage = hint.map_or(Storage::LeftOut, Storage::Stored);
+            let hint = shard.restore_memory(hash, torrent.downloaded, empty_for);
+            storage = hint.map_or(Storage::LeftOut, Storage::Stored);
         }
-        match torrent.storage {
+        match storage {
             Storage::Stored(_) => self.summary.torrents += 1,
             Storage::LeftOut => self.summary.torrents_left_out += 1,
             Storage::Pending => {}

@@ -1,6 +1,7 @@
-//! When the state is saved, and how far a save is.
+//! The times and the progress of saves.
 
 use super::write::StateWriter;
+use super::{sizes, wall_ms};
 use crate::base::log;
 use crate::helper::Helper;
 use crate::tracker::Table;
@@ -12,7 +13,7 @@ const BUDGET: usize = 1024;
 /// Bytes that a step may write: see [`StateWriter::step`].
 const STEP_BYTES: usize = 48 * 1024;
 
-/// Saves, one at a time. The helper replaces the file when a save is complete; else the file stays as it was.
+/// Saves, one at a time. The helper replaces the file when a save is complete. If it fails, the file stays as it was.
 pub struct Saves {
     path: PathBuf,
     interval_ms: Option<u64>,
@@ -20,20 +21,13 @@ pub struct Saves {
     next_at: Option<u64>,
     /// Another begins as soon as none runs. Any number of requests is one.
     is_requested: bool,
-    running: Option<RunningSave>,
-    slice: Vec<u8>,
+    /// The save under way, and when it began.
+    running: Option<(StateWriter, u64)>,
     has_failed: bool,
 }
 
-struct RunningSave {
-    writer: StateWriter,
-    /// All bytes were sent to the helper.
-    is_written: bool,
-    began_ms: u64,
-}
-
 impl Saves {
-    /// To this file, every so many seconds; with 0 only on request.
+    /// Saves to this file every `interval` seconds; with 0 only on request.
     pub fn new(path: &Path, interval: u32) -> Saves {
         let interval_ms = (interval > 0).then_some(u64::from(interval) * 1000);
         Saves {
@@ -42,7 +36,6 @@ impl Saves {
             next_at: interval_ms,
             is_requested: false,
             running: None,
-            slice: Vec::new(),
             has_failed: false,
         }
     }
@@ -65,67 +58,50 @@ impl Saves {
         !self.has_failed
     }
 
-    pub fn is_due(&self, now_ms: u64) -> bool {
-        self.running.is_none() && (self.is_requested || self.next_at.is_some_and(|at| at <= now_ms))
-    }
-
     /// Whether [`Saves::step`] has something to do now.
     pub fn can_go_on(&self, helper: &Helper) -> bool {
         match &self.running {
-            Some(save) => !save.is_written && helper.room() >= STEP_BYTES,
+            Some((writer, _)) => !writer.is_at_end() && helper.room() >= STEP_BYTES,
             None => self.is_requested,
         }
     }
 
-    /// Begins a save. The times are now, in milliseconds: of the loop and of the table since the start, and since 1970.
-    pub fn begin(
-        &mut self,
-        table: &Table,
-        helper: &mut Helper,
-        (now_ms, table_ms): (u64, u64),
-        wall_ms: u64,
-    ) {
-        self.is_requested = false;
-        self.slice.clear();
-        let writer = StateWriter::new(&table.lock(0, table_ms), wall_ms, &mut self.slice);
-        self.running = Some(RunningSave {
-            writer,
-            is_written: false,
-            began_ms: now_ms,
-        });
-        match helper.save() {
-            true => helper.save_bytes(&self.slice),
-            false => self.failed("the helper process has ended", now_ms),
-        }
-    }
-
-    /// Writes a slice of the save under way, if the helper has room for one.
-    pub fn step(&mut self, table: &Table, helper: &mut Helper, table_ms: u64) {
-        let Some(save) = self.running.as_mut().filter(|save| !save.is_written) else {
-            return;
-        };
-        if helper.room() < STEP_BYTES {
+    /// Begins the save that is due, or writes a slice of the one under way if the helper has room for it. The times are
+    /// now, in milliseconds since the start: of the loop and of the table.
+    pub fn step(&mut self, table: &Table, helper: &mut Helper, (now_ms, table_ms): (u64, u64)) {
+        let is_due = self.next_at().is_some_and(|at| at <= now_ms);
+        if !is_due && !self.can_go_on(helper) {
             return;
         }
-        self.slice.clear();
-        save.is_written = !save.writer.step(table, table_ms, BUDGET, &mut self.slice);
-        helper.save_bytes(&self.slice);
-        if save.is_written {
-            helper.save_end();
-            self.slice = Vec::new();
+        let mut slice = Vec::with_capacity(STEP_BYTES);
+        match &mut self.running {
+            None => {
+                let writer = StateWriter::new(&table.lock(0, table_ms), wall_ms(), &mut slice);
+                self.is_requested = false;
+                self.running = Some((writer, now_ms));
+                if let Err(why) = helper.save() {
+                    return self.failed(why, now_ms);
+                }
+                helper.save_bytes(&slice);
+            }
+            Some((writer, _)) => {
+                let has_more = writer.step(table, table_ms, BUDGET, &mut slice);
+                helper.save_bytes(&slice);
+                if !has_more {
+                    helper.save_end();
+                }
+            }
         }
     }
 
     /// The helper has replaced the file.
     pub fn saved(&mut self, now_ms: u64) {
-        if let Some(save) = self.finish(now_ms) {
-            let written = save.writer.written();
+        if let Some((writer, began_ms)) = self.finish(now_ms) {
+            let written = writer.written();
+            let sizes = sizes(written.torrents, written.peers);
+            let (bytes, ms) = (written.bytes, now_ms.saturating_sub(began_ms));
             log::line(format_args!(
-                "state: saved: {} torrents, {} peers; {} bytes in {} ms",
-                written.torrents,
-                written.peers,
-                written.bytes,
-                now_ms.saturating_sub(save.began_ms)
+                "state: saved: {sizes}; {bytes} bytes in {ms} ms"
             ));
             self.has_failed = false;
         }
@@ -134,16 +110,15 @@ impl Saves {
     /// Ends the save under way, if there is one. The file is as it was.
     pub fn failed(&mut self, why: &str, now_ms: u64) {
         if self.finish(now_ms).is_some() {
-            let path = self.path.as_os_str().to_string_lossy();
+            let path = self.path.display();
             log::error(format_args!("state: save failed: '{path}': {why}"));
             self.has_failed = true;
         }
     }
 
     /// The next save by time begins an interval after the end of this one.
-    fn finish(&mut self, now_ms: u64) -> Option<RunningSave> {
+    fn finish(&mut self, now_ms: u64) -> Option<(StateWriter, u64)> {
         self.next_at = self.interval_ms.map(|interval| now_ms + interval);
-        self.slice = Vec::new();
         self.running.take()
     }
 }

@@ -184,36 +184,23 @@ fn model_of(bytes: &[u8]) -> Model {
     let mut model = Model::default();
     let (mut began, mut now, mut torrent) = (0, 0, [0; 20]);
     read(bytes, &mut |item| match item {
-        StateItem::Header {
-            unit_ms, saved_at, ..
-        } => {
-            assert_eq!(unit_ms, 1000);
-            began = (saved_at - BEGAN) / 1000;
+        StateItem::Header(header) => {
+            assert_eq!(header.unit_ms, 1000);
+            began = (header.saved_at - BEGAN) / 1000;
             now = began;
         }
-        StateItem::Time { units } => now = began + units,
-        StateItem::Torrent {
-            info_hash,
-            downloaded,
-            ..
-        } => {
-            torrent = info_hash;
-            assert_eq!(model.torrents.insert(info_hash, downloaded), None);
+        StateItem::Time(units) => now = began + units,
+        StateItem::Torrent(saved) => {
+            torrent = saved.info_hash;
+            assert_eq!(model.torrents.insert(torrent, saved.downloaded), None);
         }
-        StateItem::Peer {
-            list,
-            endpoint,
-            completed,
-            age,
-        } => {
-            let role = [Role::Leecher, Role::Seeder][usize::from(list % 2)];
-            let at = now - u64::from(age);
+        StateItem::Peer(peer) => {
             let known = Known {
-                role,
-                completed,
-                at,
+                role: [Role::Leecher, Role::Seeder][usize::from(peer.list % 2)],
+                completed: peer.completed,
+                at: now - u64::from(peer.age),
             };
-            model.peers.insert((torrent, endpoint.to_vec()), known);
+            model.peers.insert((torrent, peer.endpoint.to_vec()), known);
         }
     })
     .expect("is valid");

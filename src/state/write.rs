@@ -30,9 +30,9 @@ pub struct Written {
 }
 
 impl StateWriter {
-    /// Begins with the header. `wall_ms` is now, in milliseconds since 1970.
+    /// Begins with the header. `wall_ms` is the present time, in milliseconds since 1970.
     pub fn new(tracker: &Tracker, wall_ms: u64, out: &mut Vec<u8>) -> StateWriter {
-        let units = tracker.units();
+        let units = tracker.clock().unit();
         let unit_ms = u32::try_from(tracker.unit_ms()).unwrap_or(u32::MAX);
         let into_unit = u32::try_from(tracker.into_unit_ms()).unwrap_or(0);
         let start = out.len();
@@ -58,48 +58,45 @@ impl StateWriter {
         self.written
     }
 
+    /// Whether all bytes are written.
+    pub fn is_at_end(&self) -> bool {
+        self.sum.is_none()
+    }
+
     /// Appends about `budget` torrents and peers, at most some 40 bytes each; false when the end is written. While
     /// another thread holds the shard it appends nothing, [`MAX_SKIPPED`] times in a row at most.
     pub fn step(&mut self, table: &Table, now_ms: u64, budget: usize, out: &mut Vec<u8>) -> bool {
         let start = out.len();
-        if let Some(cursor) = self.cursor {
-            let shard = table.shard_of(cursor.torrent());
-            let behind = table.first_behind(shard);
-            let tracker = match table.try_lock(shard, now_ms) {
-                Some(tracker) => tracker,
-                None if self.skipped < MAX_SKIPPED => {
-                    self.skipped += 1;
-                    return true;
-                }
-                None => table.lock(shard, now_ms),
-            };
-            self.skipped = 0;
-            self.walk(&tracker, cursor, budget, out);
-            drop(tracker);
-            // The checksum takes a while, so it is computed without the lock.
-            self.cursor = self.cursor.or_else(|| behind.map(Cursor::at));
-            self.add_to_sum(out, start);
-            return true;
-        }
-        self.end(out);
-        false
-    }
-
-    /// Walks on in a shard. At its end there is no cursor.
-    fn walk(&mut self, tracker: &Tracker, from: Cursor, budget: usize, out: &mut Vec<u8>) {
-        self.mark_time(tracker, out);
-        let written = &mut self.written;
-        self.cursor = tracker.walk(from, budget, &mut |found| {
-            write(tracker, found, out, written);
-        });
-    }
-
-    fn mark_time(&mut self, tracker: &Tracker, out: &mut Vec<u8>) {
-        if tracker.units() != self.counted_from {
-            self.counted_from = tracker.units();
+        let Some(cursor) = self.cursor else {
+            self.end(out);
+            return false;
+        };
+        let shard = table.shard_of(cursor.torrent());
+        let tracker = match table.try_lock(shard, now_ms) {
+            Some(tracker) => tracker,
+            None if self.skipped < MAX_SKIPPED => {
+                self.skipped += 1;
+                return true;
+            }
+            None => table.lock(shard, now_ms),
+        };
+        self.skipped = 0;
+        let unit = tracker.clock().unit();
+        if unit != self.counted_from {
+            self.counted_from = unit;
+            let units = self.counted_from.saturating_sub(self.began);
             out.push(TIME);
-            out.extend_from_slice(&self.counted_from.saturating_sub(self.began).to_be_bytes());
+            out.extend_from_slice(&units.to_be_bytes());
         }
+        let written = &mut self.written;
+        let next = tracker.walk(cursor, budget, &mut |found| {
+            write(&tracker, found, out, written);
+        });
+        drop(tracker);
+        self.cursor = next.or_else(|| table.first_behind(shard).map(Cursor::at));
+        // The checksum takes a while, so it is computed without the lock.
+        self.add_to_sum(out, start);
+        true
     }
 
     fn end(&mut self, out: &mut Vec<u8>) {
@@ -131,10 +128,7 @@ fn write(tracker: &Tracker, found: Found, out: &mut Vec<u8>, written: &mut Writt
             empty_for,
         } => {
             written.torrents += 1;
-            out.push(match empty_for {
-                Some(_) => EMPTY_TORRENT,
-                None => TORRENT,
-            });
+            out.push(empty_for.map_or(TORRENT, |_| EMPTY_TORRENT));
             out.extend_from_slice(info_hash);
             out.extend_from_slice(&downloaded.to_be_bytes());
             if let Some(seconds) = empty_for {

@@ -1,6 +1,6 @@
-//! The report on the cluster: a plain value that the cluster fills in, and the texts made of it.
+//! The report on the cluster: a plain value that the cluster makes, and the texts written from it.
 //!
-//! A number of a link is one row of a table, from which follow its column in `/stats?mode=cluster` and its metric.
+//! Each number of a link is one row of a table: its column in `/stats?mode=cluster` and its metric follow from that.
 
 use super::View;
 use super::metrics::{metrics, rows, write_family, write_name, write_table};
@@ -9,16 +9,15 @@ use crate::base::text::{
 };
 use crate::tracker::Totals;
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Whether a node has the peers of the other nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Health {
-    /// It still waits for other nodes' peers.
+    /// It waits for the peers of other nodes.
     #[default]
     Syncing,
-    /// No other node was reachable for ten seconds after the start.
+    /// It has reached no other node for ten seconds.
     Alone,
     Ok,
 }
@@ -37,16 +36,16 @@ impl Health {
 #[derive(Clone, Debug, Default)]
 pub struct Overview {
     pub health: Health,
-    /// The nodes that the operator names, then those that only connect here.
+    /// The nodes that the operator names, then the unnamed nodes that are linked.
     pub links: Vec<LinkReport>,
-    /// Names of links that have no address so far.
-    pub unresolved: Vec<String>,
-    /// Stops and completions that are kept to be sent again, and how many milliseconds back they reach.
+    /// Records received through all links, also through those that are no longer listed.
+    pub link_records_in: u64,
+    /// Stops and completions kept to be sent again, and how many milliseconds back they reach.
     pub events: u64,
     pub events_reach_ms: u64,
-    /// Records and counts that were dropped because the list refuses their torrent.
+    /// Records and counts of torrents that the list refuses.
     pub refused: u64,
-    /// Connections that ended before they were links, by the number of the [`Failure`].
+    /// Connections that did not become links, by [`Failure::number`].
     pub failures: [u64; Failure::COUNT],
     pub multicast: Option<Multicast>,
 }
@@ -54,42 +53,49 @@ pub struct Overview {
 /// One other node.
 #[derive(Clone, Debug, Default)]
 pub struct LinkReport {
-    /// As the operator names the node; of others the address.
+    /// The operator's name for the node, or else its address.
     pub name: String,
-    pub address: Option<SocketAddr>,
+    /// The name has no address so far.
+    pub is_unresolved: bool,
     pub is_up: bool,
     /// Milliseconds since it went up or down.
     pub since_ms: u64,
-    /// Why the last attempt to connect failed, while it is down.
+    /// The reason of the last failure to connect, while the link is down.
     pub failure: Option<Failure>,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    pub records_in: u64,
-    pub records_out: u64,
+    pub traffic: Traffic,
     /// Bytes that wait to be sent.
     pub queue: u64,
     /// The last walk that the other node completed.
     pub walk: Option<WalkReport>,
     pub round_trip_ms: Option<u64>,
-    /// Milliseconds by which the other host's wall clock is ahead of this one's.
+    /// Milliseconds by which the wall clock of the other host is ahead.
     pub clock_ahead_ms: Option<i64>,
     /// The totals of the other node.
     pub theirs: Option<Totals>,
 }
 
+/// The sums of all links to a node.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traffic {
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub records_in: u64,
+    pub records_out: u64,
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WalkReport {
-    /// Milliseconds since it ended.
+    /// Milliseconds since its end.
     pub ago_ms: u64,
     pub records: u64,
-    /// Of these, peers that were unknown here or known in another state.
+    /// Records of peers that were unknown here or had another role.
     pub news: u64,
 }
 
-/// The reason for which a connection did not become a link.
+/// The reason why a connection did not become a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Refused, or no route.
+    /// The connection was refused, or there is no route.
     Unreachable,
     /// The handshake took more than three seconds.
     TimedOut,
@@ -110,51 +116,50 @@ impl Failure {
 
     /// The index in [`Overview::failures`].
     pub fn number(self) -> usize {
+        self.row().0
+    }
+
+    fn row(self) -> (usize, &'static str) {
         match self {
-            Failure::Unreachable => 0,
-            Failure::TimedOut => 1,
-            Failure::Closed => 2,
-            Failure::Foreign => 3,
-            Failure::Version(_) => 4,
-            Failure::PeerTimeout(_) => 5,
-            Failure::WrongKey => 6,
-            Failure::Own => 7,
-            Failure::Crowded => 8,
+            Failure::Unreachable => (0, "unreachable"),
+            Failure::TimedOut => (1, "timeout"),
+            Failure::Closed => (2, "connection closed by the other side"),
+            Failure::Foreign => (3, "not a node of a cluster, or of an incompatible release"),
+            Failure::Version(_) => (4, "other protocol version: "),
+            Failure::PeerTimeout(_) => (5, "other peer timeout: "),
+            Failure::WrongKey => (6, "wrong key"),
+            Failure::Own => (7, "the other side is this node itself"),
+            Failure::Crowded => (8, "too many connections from unknown addresses"),
         }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Failure::Unreachable => "unreachable",
-            Failure::TimedOut => "timeout",
-            Failure::Closed => "connection closed by the other side",
-            Failure::Foreign => "not a node of a cluster, or of an incompatible release",
-            Failure::WrongKey => "wrong key",
-            Failure::Own => "the other side is this node itself",
-            Failure::Crowded => "too many connections from unknown addresses",
-            Failure::Version(version) => return write!(f, "other protocol version: {version}"),
-            Failure::PeerTimeout(seconds) => return write!(f, "other peer timeout: {seconds} s"),
-        })
+        f.write_str(self.row().1)?;
+        match self {
+            Failure::Version(version) => write!(f, "{version}"),
+            Failure::PeerTimeout(seconds) => write!(f, "{seconds} s"),
+            _ => Ok(()),
+        }
     }
 }
 
 /// Counts of opentracker's live sync.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Multicast {
-    /// Packets that were read, and the peers in them.
+    /// Packets accepted, and the peers in them.
     pub packets_in: u64,
     pub records_in: u64,
     pub packets_out: u64,
     pub records_out: u64,
-    /// Packets that were not read: own ones, those of strangers, malformed ones, more than the node can apply.
+    /// Packets ignored, by reason: own ones, of strangers, malformed, above the limit.
     pub ignored: [u64; 4],
     /// Packets that the system did not send.
     pub unsent: u64,
 }
 
-/// The overview as the threads share it.
+/// The overview, shared by the threads.
 #[derive(Clone, Debug, Default)]
 pub struct SharedOverview(Arc<Mutex<Overview>>);
 
@@ -171,34 +176,27 @@ impl SharedOverview {
         self.lock().health
     }
 
-    /// A panic ends the process: the lock is never found poisoned.
+    /// A panic ends the process, so the lock is never poisoned.
     fn lock(&self) -> MutexGuard<'_, Overview> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Overview {
-    /// Leaves out addresses and names of other nodes, which are for admins.
-    pub fn hide_nodes(&mut self) {
-        self.links.clear();
-        self.unresolved.clear();
-    }
-
-    /// Records that other nodes sent.
+    /// Records received from other nodes.
     pub fn records_in(&self) -> u64 {
         let multicast = self.multicast.map_or(0, |multicast| multicast.records_in);
-        let links = self.links.iter().map(|link| link.records_in);
-        links.fold(multicast, u64::saturating_add)
+        self.link_records_in.saturating_add(multicast)
     }
 }
 
-/// Peers and torrents by which the totals of two nodes differ without a fault.
-const MAX_ON_THE_WAY: u64 = 20;
+/// A difference of the totals of two nodes up to this is no fault: records are under way.
+const MAX_UNDER_WAY: u64 = 20;
 
 impl LinkReport {
-    /// Whether the other node stores 1 % more or less than this one, and not only some that are on their way.
+    /// Whether the totals of the two nodes differ by more than 1 percent, and not only by records under way.
     fn differs(&self, own: &Totals) -> bool {
-        let is_far = |a: u64, b: u64| a.abs_diff(b) > (a.max(b) / 100).max(MAX_ON_THE_WAY);
+        let is_far = |a: u64, b: u64| a.abs_diff(b) > (a.max(b) / 100).max(MAX_UNDER_WAY);
         self.theirs.is_some_and(|theirs| {
             is_far(theirs.torrents as u64, own.torrents as u64)
                 || is_far(peers(&theirs), peers(own))
@@ -223,7 +221,7 @@ pub(super) enum Number {
 use Number::{Ahead, Bytes, Count, Milliseconds};
 
 impl Number {
-    /// Appends the number for people.
+    /// Appends the number as in the text.
     fn write(self, out: &mut Vec<u8>) {
         match self {
             Count(number) => short(out, number.saturating_mul(100)),
@@ -253,17 +251,17 @@ impl Number {
 
 #[rustfmt::skip]
 metrics! {
-    // Names are the titles of columns in the text. The text alone has what is of no family.
+    // Names are the titles of columns in the text. A row without a family is only in the text.
     LINK, link_numbers(l: &LinkReport) -> Option<Number>;
     "cluster_link_up" "1 while the link to the node is up." { _ "" = Some(Count(l.is_up.into())); }
     "" "" { since "" = Some(Milliseconds(l.since_ms)); }
     "cluster_link_bytes_total" "Bytes received from and sent to the node." {
-        bytes_in "direction=in" = Some(Bytes(l.bytes_in));
-        out "direction=out" = Some(Bytes(l.bytes_out));
+        bytes_in "direction=in" = Some(Bytes(l.traffic.bytes_in));
+        out "direction=out" = Some(Bytes(l.traffic.bytes_out));
     }
     "cluster_link_records_total" "Records received from and sent to the node." {
-        records_in "direction=in" = Some(Count(l.records_in));
-        out "direction=out" = Some(Count(l.records_out));
+        records_in "direction=in" = Some(Count(l.traffic.records_in));
+        out "direction=out" = Some(Count(l.traffic.records_out));
     }
     "cluster_link_queue_bytes" "Bytes waiting to be sent to the node." { queue "" = Some(Bytes(l.queue)); }
     "cluster_walk_age_seconds" "Time since the node completed its last walk."
@@ -327,26 +325,29 @@ metrics! {
     }
 }
 
-/// Appends the metrics of a node.
-pub fn write_metrics(overview: &Overview, out: &mut Vec<u8>) {
-    write_links(overview, out);
+/// Appends the metrics of a node; those with the names of other nodes only for an admin.
+pub fn write_metrics(overview: &Overview, is_admin: bool, out: &mut Vec<u8>) {
+    if is_admin {
+        write_links(overview, out);
+    }
     write_table(out, NODE, &node_numbers(overview));
     if let Some(multicast) = &overview.multicast {
         write_table(out, MULTICAST, &multicast_numbers(multicast));
     }
 }
 
-/// Appends the metrics of the other nodes, as far as the numbers are known.
+/// Appends the metrics of the other nodes, without those that are unknown.
 fn write_links(overview: &Overview, out: &mut Vec<u8>) {
-    let links = others(overview).map(|link| (escaped(&link.name), link_numbers(link)));
-    let links: Vec<_> = links.collect();
+    let links: Vec<_> = others(overview)
+        .map(|link| (escaped(&link.name), link_numbers(link)))
+        .collect();
     let mut family = "";
-    let metrics = rows(LINK).enumerate();
-    for (index, row) in metrics.filter(|(_, row)| !row.family.is_empty()) {
-        for (name, numbers) in &links {
-            let Some(Some(number)) = numbers.get(index) else {
-                continue;
-            };
+    for (index, row) in rows(LINK).enumerate() {
+        let numbers = links.iter().filter_map(|(name, numbers)| {
+            let number = numbers.get(index).copied().flatten();
+            number.map(|number| (name, number))
+        });
+        for (name, number) in numbers.filter(|_| !row.family.is_empty()) {
             if family != row.family {
                 family = row.family;
                 write_family(out, family, row.help);
@@ -384,7 +385,7 @@ pub fn write_html(overview: &Overview, own: &Totals, out: &mut Vec<u8>) {
     );
 }
 
-/// Appends the text for people.
+/// Appends the text of the report.
 fn write(o: &Overview, own: &Totals, out: &mut Vec<u8>) {
     let up = others(o).filter(|link| link.is_up).count() as u64;
     let all = others(o).count() as u64;
@@ -412,7 +413,7 @@ fn write_lines(out: &mut Vec<u8>, table: &str, numbers: &[u64]) {
     }
 }
 
-/// The other nodes: an operator may name this node among them.
+/// The other nodes, without this node, which an operator may name among them.
 fn others(overview: &Overview) -> impl Iterator<Item = &LinkReport> {
     let links = overview.links.iter();
     links.filter(|link| link.failure != Some(Failure::Own))
@@ -441,7 +442,7 @@ fn write_rows(overview: &Overview, own: &Totals, out: &mut Vec<u8>) {
         let note = match link.failure {
             _ if link.is_up && link.differs(own) => "differs".into(),
             _ if link.is_up => String::new(),
-            _ if overview.unresolved.contains(&link.name) => "name has no address".into(),
+            _ if link.is_unresolved => "name has no address".into(),
             failure => failure.map_or_else(String::new, |failure| failure.to_string()),
         };
         let state = if link.is_up { "up" } else { "down" };
@@ -472,16 +473,18 @@ mod tests {
         seeders: 6000,
     };
 
-    /// One node up, one with other totals, one that has another key, this node itself.
+    /// A node that is up, one with other totals, one with another key, this node, and one without an address.
     fn mixed() -> Overview {
         let up = LinkReport {
             name: "192.0.2.1:6970".into(),
             is_up: true,
             since_ms: 7_320_000,
-            bytes_in: 43 << 20,
-            bytes_out: 40_894_464,
-            records_in: 1_234_567,
-            records_out: 1_180_000,
+            traffic: Traffic {
+                bytes_in: 43 << 20,
+                bytes_out: 40_894_464,
+                records_in: 1_234_567,
+                records_out: 1_180_000,
+            },
             queue: 118,
             walk: Some(WalkReport {
                 ago_ms: 152_000,
@@ -521,10 +524,10 @@ mod tests {
                 failed("d.example:6970", Failure::Own),
                 LinkReport {
                     name: "e.example:6970".into(),
+                    is_unresolved: true,
                     ..LinkReport::default()
                 },
             ],
-            unresolved: vec!["e.example:6970".into()],
             events: 1200,
             events_reach_ms: 299_999,
             failures,
@@ -539,7 +542,7 @@ mod tests {
     }
 
     fn metrics(overview: &Overview) -> String {
-        written(|out| write_metrics(overview, out))
+        written(|out| write_metrics(overview, true, out))
     }
 
     #[test]
@@ -679,14 +682,10 @@ seconds that events reach back: 299
     }
 
     #[test]
-    fn hidden_nodes_are_in_no_metric() {
-        let mut overview = mixed();
-        overview.hide_nodes();
-        let text = metrics(&overview);
-        assert!(
-            !text.contains("node=") && !text.contains("example"),
-            "{text}"
-        );
+    fn metrics_name_no_nodes_unless_for_an_admin() {
+        let text = written(|out| write_metrics(&mixed(), false, out));
+        let names_node = text.contains("node=") || text.contains("example");
+        assert!(!names_node, "{text}");
         assert!(text.contains("cluster_failed_handshakes_total{reason=\"wrong_key\"} 4\n"));
     }
 }

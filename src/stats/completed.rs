@@ -4,19 +4,18 @@
 
 use crate::base::log::{self, Level};
 use crate::base::text::hex;
+use crate::state::wall_ms;
 use crate::tracker::InfoHash;
 use std::fmt;
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Logs the first completion of a torrent by a client, whatever `-v` says.
 pub fn log(info_hash: &InfoHash, peer_id: Option<&[u8; 20]>, address: IpAddr) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
     log::write(
         Level::Info,
         format_args!(
             "time={} event=completed info_hash={} peer_id={} ip={}",
-            Utc(now.map_or(0, |since| since.as_secs())),
+            Utc(wall_ms() / 1000),
             digits(info_hash),
             peer_id.map_or_else(String::new, |id| digits(id)),
             address.to_canonical()

@@ -1,7 +1,7 @@
 //! The counters: one row each, from which follow the field, the sum over threads, the metric and the name in the log.
 //!
-//! Counting is an addition to a field of the thread's own [`Counters`]. There is no lock and no atomic in its way:
-//! a thread publishes its counters on the [`Board`](super::Board) once a turn.
+//! Counting is an addition to a field of the thread's own [`Counters`], without a lock or an atomic. A thread publishes
+//! its counters on the [`Board`](super::Board) once a turn.
 
 use super::metrics::{Row, metrics, rows};
 use crate::tracker::MAX_REPLY_PEERS;

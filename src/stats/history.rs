@@ -1,7 +1,6 @@
 //! The last hour: a sample every half minute.
 //!
-//! With one thread nothing wakes the loop for a sample. Nothing changes while it sleeps, so on waking it records the
-//! missed samples as they are then.
+//! After the host was suspended, the loop records the missed samples as they are then: nothing has changed meanwhile.
 
 use std::collections::VecDeque;
 

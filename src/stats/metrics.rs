@@ -8,7 +8,6 @@ use super::counters::{COUNTERS, Counters, counts};
 use super::{View, cluster};
 use crate::base::log;
 use crate::base::text::{decimal, text, texts};
-use std::str::Lines;
 
 /// Declares a table, and the function that collects its numbers. Samples named `_` are not logged.
 macro_rules! metrics {
@@ -59,25 +58,21 @@ pub struct Row<'a> {
 
 /// The samples of a table.
 pub fn rows(table: &str) -> impl Iterator<Item = Row<'_>> {
-    let mut lines = table.lines();
     let mut family = ("", "");
-    std::iter::from_fn(move || next_row(&mut lines, &mut family))
-}
-
-fn next_row<'a>(lines: &mut Lines<'a>, family: &mut (&'a str, &'a str)) -> Option<Row<'a>> {
-    loop {
-        let (name, labels) = lines.next()?.split_once(' ')?;
-        if name != "#" {
-            let (family, help) = *family;
-            return Some(Row {
-                family,
-                help,
-                name,
-                labels,
-            });
+    table.lines().filter_map(move |line| {
+        let (name, labels) = line.split_once(' ')?;
+        if name == "#" {
+            family = labels.split_once(' ')?;
+            return None;
         }
-        *family = labels.split_once(' ')?;
-    }
+        let (family, help) = family;
+        Some(Row {
+            family,
+            help,
+            name,
+            labels,
+        })
+    })
 }
 
 /// Appends the lines ahead of a family's samples. A family is a counter if its name ends with `_total`.
@@ -118,8 +113,8 @@ pub fn write_table(out: &mut Vec<u8>, table: &str, numbers: &[u64]) {
     }
 }
 
-/// Appends all metrics in Prometheus's text format, version 0.0.4.
-pub fn write(view: &View, out: &mut Vec<u8>) {
+/// Appends all metrics in Prometheus's text format, version 0.0.4. Names of other nodes are for admins.
+pub fn write(view: &View, is_admin: bool, out: &mut Vec<u8>) {
     const VERSION: &str = concat!("version=", env!("CARGO_PKG_VERSION"));
     write_family(out, "build_info", "1; the label is the version.");
     write_sample(out, "build_info", VERSION, 1);
@@ -127,7 +122,7 @@ pub fn write(view: &View, out: &mut Vec<u8>) {
     write_table(out, COUNTERS, &counts(&view.counters));
     write_threads(&view.threads, out);
     if let Some(overview) = &view.cluster {
-        cluster::write_metrics(overview, out);
+        cluster::write_metrics(overview, is_admin, out);
     }
 }
 

@@ -1,10 +1,14 @@
 //! Counters, and every report made of them: lines of the log, opentracker's `/stats`, metrics, the status page.
 //!
-//! Counting is an addition where something happens; everything else is done when a client asks. A [`View`] is taken
-//! of the counters of all threads, the table and the cluster, and each report is written from that. Reports on
-//! the table itself take longer and are made in steps ([`walks`]).
+//! Counting an event is an addition; everything else is done when a client requests a report. A [`View`] collects the
+//! counters of all threads, the table and the cluster, and each report is written from that. Reports on the table
+//! itself take longer and are made in steps ([`walks`]).
 
 mod board;
+#[cfg(feature = "cluster")]
+pub mod cluster;
+#[cfg(not(feature = "cluster"))]
+#[path = "no_cluster.rs"]
 pub mod cluster;
 pub mod completed;
 mod counters;
@@ -24,12 +28,11 @@ use cluster::Overview;
 use history::{History, Sample};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The values in reports besides counters and the table. Every thread has a copy.
 #[derive(Clone, Debug, Default)]
 pub struct Monitor {
-    /// Random; tells processes apart in statistics of several.
+    /// Random, to tell the statistics of several processes apart.
     pub id: u32,
     /// Seconds since 1970 at the start.
     pub started: u64,
@@ -42,11 +45,10 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    pub fn new(id: u32, started: SystemTime, resident: Resident) -> Monitor {
-        let started = started.duration_since(UNIX_EPOCH);
+    pub fn new(id: u32, started: u64, resident: Resident) -> Monitor {
         Monitor {
             id,
-            started: started.map_or(0, |since| since.as_secs()),
+            started,
             resident: Arc::new(resident),
             ..Monitor::default()
         }

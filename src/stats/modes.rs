@@ -1,5 +1,5 @@
-//! The reports of `/stats?mode=`, with opentracker's names and, line for line, its formats: scripts have read
-//! them for many years. The name "opentracker" in them is part of that.
+//! The reports of `/stats?mode=`, with opentracker's names and, line for line, its formats: scripts have read them for
+//! many years. The name "opentracker" in them is part of the format.
 //!
 //! The formats are those of Debian's opentracker of 2021. A test compares the two programs.
 
@@ -28,7 +28,7 @@ pub enum Report {
     Torrents,
     /// Every torrent, as opentracker saves and loads them.
     State,
-    /// Opentracker has the name, but no longer the report.
+    /// Opentracker accepts the name, but no longer has the report.
     Gone,
 }
 
@@ -36,44 +36,52 @@ use Report::{Gone, Html, State, Text, Torrents, Walk};
 
 /// All modes. The first is the default.
 pub const MODES: &[Mode] = &[
-    public("peer", Text(peers)),
-    public("conn", Text(connections)),
-    public("scrp", Text(scrapes)),
-    public("udp4", Text(udp)),
-    public("tcp4", Text(tcp)),
-    public("torr", Text(torrents)),
-    public("fscr", Text(full_scrapes)),
-    public("herr", Text(http_errors)),
-    public("completed", Text(completed)),
-    public("renew", Text(renewals)),
-    public("syncs", Text(syncs)),
-    private("s24s", Walk(TableWalk::networks)),
-    private("top10", Walk(|_| TableWalk::top(10))),
-    private("top100", Walk(|_| TableWalk::top(100))),
-    private("woodpeckers", Text(woodpeckers)),
-    public("version", Text(version)),
-    public("everything", Text(everything)),
-    public("numwants", Text(numwants)),
-    private("cluster", Text(cluster::report)),
-    public("html", Html),
-    private("tpbs", Torrents),
-    private("statedump", State),
-    public("busy", Gone),
-    public("fulllog", Gone),
+    mode("peer", PUBLIC, Text(peers)),
+    mode(
+        "conn",
+        PUBLIC,
+        Text(|view, out| mrtg(view, out, both(view), CONNECTIONS, &both(view))),
+    ),
+    mode("scrp", PUBLIC, Text(scrapes)),
+    mode(
+        "udp4",
+        PUBLIC,
+        Text(|view, out| mrtg(view, out, udp(view), UDP, &udp(view))),
+    ),
+    mode(
+        "tcp4",
+        PUBLIC,
+        Text(|view, out| mrtg(view, out, tcp(view), TCP, &tcp(view))),
+    ),
+    mode("torr", PUBLIC, Text(torrents)),
+    mode("fscr", PUBLIC, Text(full_scrapes)),
+    mode("herr", PUBLIC, Text(http_errors)),
+    mode("completed", PUBLIC, Text(completed)),
+    mode("renew", PUBLIC, Text(renewals)),
+    mode("syncs", PUBLIC, Text(synced)),
+    mode("s24s", PRIVATE, Walk(TableWalk::networks)),
+    mode("top10", PRIVATE, Walk(|_| TableWalk::top(10))),
+    mode("top100", PRIVATE, Walk(|_| TableWalk::top(100))),
+    mode("woodpeckers", PRIVATE, Text(woodpeckers)),
+    mode("version", PUBLIC, Text(|_, out| text(out, VERSION))),
+    mode("everything", PUBLIC, Text(everything)),
+    mode("numwants", PUBLIC, Text(numwants)),
+    mode("cluster", PRIVATE, Text(cluster::report)),
+    mode("html", PUBLIC, Html),
+    mode("tpbs", PRIVATE, Torrents),
+    mode("statedump", PRIVATE, State),
+    mode("busy", PUBLIC, Gone),
+    mode("fulllog", PUBLIC, Gone),
 ];
 
-const fn public(name: &'static str, report: Report) -> Mode {
+const PUBLIC: bool = false;
+const PRIVATE: bool = true;
+
+const fn mode(name: &'static str, is_private: bool, report: Report) -> Mode {
     Mode {
         name,
-        is_private: false,
+        is_private,
         report,
-    }
-}
-
-const fn private(name: &'static str, report: Report) -> Mode {
-    Mode {
-        is_private: true,
-        ..public(name, report)
     }
 }
 
@@ -82,6 +90,11 @@ pub fn find(name: &[u8]) -> Option<&'static Mode> {
 }
 
 const VERSION: &str = concat!("announced ", env!("CARGO_PKG_VERSION"), "\n");
+
+/// Titles of MRTG's graphs.
+const CONNECTIONS: &str = " connections, $ conns/s :: $ success/s.";
+const UDP: &str = " udp4 stats, $ conns/s :: $ success/s.";
+const TCP: &str = " tcp4 stats, $ conns/s :: $ success/s.";
 
 /// The format that MRTG reads: two counts, the time that they took, and a title with counts as rates.
 fn mrtg(view: &View, out: &mut Vec<u8>, [first, second]: [u64; 2], title: &str, rates: &[u64]) {
@@ -92,58 +105,25 @@ fn mrtg(view: &View, out: &mut Vec<u8>, [first, second]: [u64; 2], title: &str, 
     fill(out, title, &rates.iter().map(rate).collect::<Vec<_>>());
 }
 
-const SERVING: &str = "$\n$\nopentracker serving $ torrents\nopentracker";
-
-fn peers(view: &View, out: &mut Vec<u8>) {
-    let [torrents, leechers, seeders] = totals(view);
-    fill(out, SERVING, &[leechers + seeders, seeders, torrents]);
+/// Arrivals and successes.
+fn tcp(view: &View) -> [u64; 2] {
+    [view.counters.tcp_accepted, view.counters.http_announces]
 }
 
-fn torrents(view: &View, out: &mut Vec<u8>) {
-    let [torrents, ..] = totals(view);
-    fill(out, SERVING, &[torrents, 0, torrents]);
-}
-
-fn totals(view: &View) -> [u64; 3] {
-    let totals = &view.totals;
-    [totals.torrents, totals.leechers, totals.seeders].map(|count| count as u64)
-}
-
-fn udp_packets(view: &View) -> u64 {
+fn udp(view: &View) -> [u64; 2] {
     let c = &view.counters;
-    c.requests("udp") + c.udp_strangers + c.udp_invalid
+    let packets = c.requests("udp") + c.udp_strangers + c.udp_invalid;
+    [packets, c.udp_announces + c.udp_connects]
 }
 
-/// Arrivals and successes over both protocols.
 fn both(view: &View) -> [u64; 2] {
-    let c = &view.counters;
-    let successes = c.http_announces + c.udp_announces + c.udp_connects;
-    [c.tcp_accepted + udp_packets(view), successes]
-}
-
-fn connections(view: &View, out: &mut Vec<u8>) {
-    let counts = both(view);
-    let title = " connections, $ conns/s :: $ success/s.";
-    mrtg(view, out, counts, title, &counts);
-}
-
-fn udp(view: &View, out: &mut Vec<u8>) {
-    let c = &view.counters;
-    let counts = [udp_packets(view), c.udp_announces + c.udp_connects];
-    let title = " udp4 stats, $ conns/s :: $ success/s.";
-    mrtg(view, out, counts, title, &counts);
-}
-
-fn tcp(view: &View, out: &mut Vec<u8>) {
-    let counts = [view.counters.tcp_accepted, view.counters.http_announces];
-    let title = " tcp4 stats, $ conns/s :: $ success/s.";
-    mrtg(view, out, counts, title, &counts);
+    let (tcp, udp) = (tcp(view), udp(view));
+    [tcp[0] + udp[0], tcp[1] + udp[1]]
 }
 
 /// Peers received from other nodes. As in opentracker, the rates are those of all connections.
-fn syncs(view: &View, out: &mut Vec<u8>) {
-    let title = " connections, $ conns/s :: $ success/s.";
-    mrtg(view, out, [view.synced(), 0], title, &both(view));
+fn synced(view: &View, out: &mut Vec<u8>) {
+    mrtg(view, out, [view.synced(), 0], CONNECTIONS, &both(view));
 }
 
 fn scrapes(view: &View, out: &mut Vec<u8>) {
@@ -167,28 +147,50 @@ fn completed(view: &View, out: &mut Vec<u8>) {
     fill(out, ", $ completed/h.", &[count / hours.max(1)]);
 }
 
-/// Requests that opentracker takes for unparsable.
-fn parse_errors(view: &View) -> u64 {
-    let c = &view.counters;
-    c.http_bad_requests + c.http_wrong_methods + c.http_large_heads
+const SERVING: &str = "$\n$\nopentracker serving $ torrents\nopentracker";
+
+fn peers(view: &View, out: &mut Vec<u8>) {
+    let [torrents, leechers, seeders] = totals(view);
+    fill(out, SERVING, &[leechers + seeders, seeders, torrents]);
 }
 
-/// Opentracker's seven kinds. A failure reason counts as an invalid parameter, for which opentracker sends a 400.
-fn http_errors(view: &View, out: &mut Vec<u8>) {
+fn torrents(view: &View, out: &mut Vec<u8>) {
+    let [torrents, ..] = totals(view);
+    fill(out, SERVING, &[torrents, 0, torrents]);
+}
+
+fn totals(view: &View) -> [u64; 3] {
+    let totals = &view.totals;
+    [totals.torrents, totals.leechers, totals.seeders].map(|count| count as u64)
+}
+
+/// Errors in the order of [`XML_END`]. A failure reason counts as an invalid parameter, for which opentracker sends
+/// 400.
+fn errors(view: &View) -> [u64; 7] {
     let c = &view.counters;
-    let counts = [
+    [
         c.http_redirects,
-        parse_errors(view),
+        c.http_bad_requests + c.http_wrong_methods + c.http_large_heads,
         c.http_refused,
+        c.http_too_many,
         c.http_forbidden,
         c.http_not_found,
         c.http_unavailable,
-    ];
-    let template = "302 RED $\n400 ... $\n400 PAR $\n400 COM 0\n403 IP  $\n404 INV $\n500 SRV $\n";
-    fill(out, template, &counts);
+    ]
 }
 
-/// Minutes that have a row at most, as in opentracker.
+/// Opentracker's seven kinds, which lack status 429.
+fn http_errors(view: &View, out: &mut Vec<u8>) {
+    let [found, invalid, refused, _, others @ ..] = errors(view);
+    fill(
+        out,
+        "302 RED $\n400 ... $\n400 PAR $\n400 COM 0\n",
+        &[found, invalid, refused],
+    );
+    fill(out, "403 IP  $\n404 INV $\n500 SRV $\n", &others);
+}
+
+/// Rows of minutes at most, as in opentracker.
 const MAX_MINUTES: u64 = 180;
 
 /// Renewals by the minutes since the peer's last announce: a row for each minute up to the peer timeout. The last row
@@ -206,8 +208,8 @@ fn renewals_by_minute(tally: &Tally) -> Vec<u64> {
     (1..=minutes).map(row).collect()
 }
 
-/// Renewals less than so many milliseconds after the last announce. They are counted by unit, which is nearly a minute
-/// by default, and taken to be spread evenly over it: else some minutes would have two units and most one.
+/// Renewals less than `ms` milliseconds after the last announce. They are counted by unit, which is nearly a minute by
+/// default, and taken to be spread evenly over it: else some minutes would have two units and most one.
 fn renewals_within(tally: &Tally, ms: u64) -> u64 {
     let unit_ms = tally.unit_ms;
     let within = |(age, count): (u64, u64)| {
@@ -250,7 +252,7 @@ fn woodpeckers(view: &View, out: &mut Vec<u8>) {
     networks(out, 64, &top(|key| key > MAX_V4));
 }
 
-/// Appends a table of networks with this prefix length, and what was counted for each.
+/// Appends a table of networks with this prefix length and their counts.
 pub(super) fn networks(out: &mut Vec<u8>, prefix: u64, counts: &[(u64, u32)]) {
     fill(out, "Networks, limit /$:\n", &[prefix]);
     for &(key, count) in counts {
@@ -262,10 +264,6 @@ pub(super) fn networks(out: &mut Vec<u8>, prefix: u64, counts: &[(u64, u32)]) {
         texts(out, &[": ", &address.to_string(), "\n"]);
     }
     text(out, "\n");
-}
-
-fn version(_: &View, out: &mut Vec<u8>) {
-    text(out, VERSION);
 }
 
 /// Opentracker's summary in XML, with its misspellings.
@@ -283,26 +281,17 @@ fn everything(view: &View, out: &mut Vec<u8>) {
         c.tcp_accepted,
         c.http_announces,
         c.http_scrapes,
-        udp_packets(view),
+        udp(view)[0],
         c.udp_connects,
         c.udp_announces,
         c.udp_scrapes,
         c.udp_strangers,
         view.synced(),
     ];
-    let errors = [
-        c.http_redirects,
-        parse_errors(view),
-        c.http_refused,
-        c.http_too_many,
-        c.http_forbidden,
-        c.http_not_found,
-        c.http_unavailable,
-    ];
     fill(out, XML_START, &numbers);
     let rows = renewals_by_minute(&view.tally);
     list(out, &rows, "      <count interval=\"", 2, "\">$</count>\n");
-    fill(out, XML_END, &errors);
+    fill(out, XML_END, &errors(view));
 }
 
 #[rustfmt::skip]
@@ -337,7 +326,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn renewals_of_a_unit_are_spread_over_the_minutes_that_it_is_part_of() {
+    fn renewals_of_a_unit_are_spread_over_its_minutes() {
         for (peer_timeout, rows) in [(1, 1), (900, 15), (2700, 45), (129_600, 180)] {
             let mut tally = Tally::new(peer_timeout * 1000 / Tally::LIFE);
             assert_eq!(renewals_by_minute(&tally), vec![0; rows]);

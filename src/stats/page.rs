@@ -1,5 +1,5 @@
-//! The status page: one HTML document that loads nothing else, with plots as inline SVG and the same numbers in
-//! tables, for browsers without pictures and for people who cannot see them.
+//! The status page: one HTML document that loads nothing else, with plots as inline SVG. The same numbers are in
+//! tables, for text browsers and screen readers.
 //!
 //! Plotted numbers are in hundredths, so that slow rates show.
 
@@ -7,43 +7,30 @@ use super::history::{INTERVAL_MS, MAX_SAMPLES, Sample};
 use super::{View, cluster};
 use crate::base::text::{bytes, count, duration, fill, fill_with, fraction, short, text, texts};
 
-struct Plot {
-    title: &'static str,
-    /// Whether it shows how much a count grows a second, else a size.
-    is_rate: bool,
-    series: &'static [Series],
-}
-
 struct Series {
+    /// Series with the same title share a plot.
+    title: &'static str,
     name: &'static str,
-    /// Its title in the table.
-    column: &'static str,
     /// Its colour, as a class of the style sheet.
     class: &'static str,
+    /// Whether it shows how much a count grows a second, else a size.
+    is_rate: bool,
     number: fn(&Sample) -> u64,
 }
 
 #[rustfmt::skip]
-static PLOTS: [Plot; 4] = [
-    Plot { title: "Requests a second", is_rate: true, series: &[
-        Series { name: "UDP", column: "UDP requests a second", class: "a", number: |sample| sample.udp },
-        Series { name: "HTTP", column: "HTTP requests a second", class: "b", number: |sample| sample.http },
-    ] },
-    Plot { title: "Peers", is_rate: false, series: &[
-        Series { name: "", column: "Peers", class: "a", number: |sample| sample.peers },
-    ] },
-    Plot { title: "Torrents", is_rate: false, series: &[
-        Series { name: "", column: "Torrents", class: "a", number: |sample| sample.torrents },
-    ] },
-    Plot { title: "Dropped replies a second", is_rate: true, series: &[
-        Series { name: "", column: "Dropped replies a second", class: "c", number: |sample| sample.dropped },
-    ] },
+static SERIES: [Series; 5] = [
+    Series { title: "Requests a second", name: "UDP", class: "a", is_rate: true, number: |sample| sample.udp },
+    Series { title: "Requests a second", name: "HTTP", class: "b", is_rate: true, number: |sample| sample.http },
+    Series { title: "Peers", name: "", class: "a", is_rate: false, number: |sample| sample.peers },
+    Series { title: "Torrents", name: "", class: "a", is_rate: false, number: |sample| sample.torrents },
+    Series { title: "Dropped replies a second", name: "", class: "c", is_rate: true, number: |sample| sample.dropped },
 ];
 
-impl Plot {
-    /// The number that this plot shows of a sample and the one before.
-    fn value(&self, series: &Series, before: &Sample, now: &Sample) -> u64 {
-        let [before, now] = [before, now].map(series.number);
+impl Series {
+    /// The number to show for a sample and the one before.
+    fn value(&self, before: &Sample, now: &Sample) -> u64 {
+        let [before, now] = [before, now].map(self.number);
         match self.is_rate {
             true => now.saturating_sub(before).saturating_mul(100_000) / INTERVAL_MS,
             false => now.saturating_mul(100),
@@ -69,7 +56,7 @@ pub fn write(view: &View, out: &mut Vec<u8>) {
     text(out, "</p></header>\n<main>\n");
     write_now(view, out);
     text(out, "<h2>The last hour</h2>\n<div class=\"plots\">\n");
-    for plot in &PLOTS {
+    for plot in SERIES.chunk_by(|one, next| one.title == next.title) {
         write_plot(plot, view, out);
     }
     text(out, "</div>\n");
@@ -112,35 +99,36 @@ const RIGHT: u64 = 3960;
 const TOP: u64 = 80;
 const BOTTOM: u64 = 1280;
 
-fn write_plot(plot: &Plot, view: &View, out: &mut Vec<u8>) {
-    let values = |series: &Series| -> Vec<u64> {
-        let history = view.monitor.history();
-        let steps = history.steps();
-        steps
-            .map(|(before, now)| plot.value(series, before, now))
-            .collect()
+fn write_plot(plot: &[Series], view: &View, out: &mut Vec<u8>) {
+    let Some(&Series { title, is_rate, .. }) = plot.first() else {
+        return;
     };
-    let all: Vec<Vec<u64>> = plot.series.iter().map(values).collect();
+    let history = view.monitor.history();
+    let values = |series: &Series| {
+        let values = history
+            .steps()
+            .map(|(before, now)| series.value(before, now));
+        values.collect::<Vec<u64>>()
+    };
+    let all: Vec<Vec<u64>> = plot.iter().map(values).collect();
     let max = all.iter().flatten().copied().max().unwrap_or(0);
-    let scale = round_up(max.max(if plot.is_rate { 100 } else { 1000 }));
-    texts(out, &["<figure><figcaption>", plot.title]);
-    for (series, values) in plot.series.iter().zip(&all) {
-        texts(
-            out,
-            &[" <span class=\"", series.class, "\">", series.name, " <b>"],
-        );
-        let latest = match plot.is_rate {
+    let scale = round_up(max.max(if is_rate { 100 } else { 1000 }));
+    texts(out, &["<figure><figcaption>", title]);
+    for (series, values) in plot.iter().zip(&all) {
+        let latest = match is_rate {
             true => values.last().copied().unwrap_or(0),
-            false => plot.value(series, &Sample::default(), &view.sample()),
+            false => series.value(&Sample::default(), &view.sample()),
         };
+        texts(out, &[" <span class=\"", series.class, "\">", series.name]);
+        text(out, " <b>");
         fraction(out, latest);
         text(out, "</b></span>");
     }
     let start = "</figcaption>\n<svg viewBox=\"0 0 4000 1500\" role=\"img\" aria-label=\"";
     let end = " over the last hour, plotted; the table below has the numbers\">\n";
-    texts(out, &[start, plot.title, end]);
+    texts(out, &[start, title, end]);
     write_axes(scale, out);
-    for (series, values) in plot.series.iter().zip(&all) {
+    for (series, values) in plot.iter().zip(&all) {
         write_line(series, values, scale, out);
     }
     if all.iter().all(Vec::is_empty) {
@@ -166,54 +154,47 @@ fn write_axes(scale: u64, out: &mut Vec<u8>) {
 
 /// Appends a line and the area below it. The newest value is at the right.
 fn write_line(series: &Series, values: &[u64], scale: u64, out: &mut Vec<u8>) {
-    let last = MAX_SAMPLES as u64 - 2;
-    let first = (last + 1).saturating_sub(values.len() as u64);
-    let x = |index: u64| LEFT + (RIGHT - LEFT) * index / last;
     if values.is_empty() {
         return;
     }
-    for is_area in [true, false] {
-        let kind = if is_area { "area " } else { "line " };
-        texts(out, &["<path class=\"", kind, series.class, "\" d=\"M"]);
-        if is_area {
-            fill(out, "$ $L", &[x(first), BOTTOM]);
-        }
-        for (index, &value) in (first..).zip(values) {
-            let height = u128::from(BOTTOM - TOP) * u128::from(value) / u128::from(scale.max(1));
-            let y = BOTTOM - u64::try_from(height).unwrap_or(0);
-            fill(out, "$ $ ", &[x(index), y]);
-        }
-        // A single sample would be a line without length.
-        if values.len() == 1 {
-            text(out, "h1");
-        }
-        if is_area {
-            fill(out, "V$Z", &[BOTTOM]);
-        }
-        text(out, "\"/>\n");
+    let last = MAX_SAMPLES as u64 - 2;
+    let first = (last + 1).saturating_sub(values.len() as u64);
+    let x = |index: u64| LEFT + (RIGHT - LEFT) * index / last;
+    let mut points = Vec::new();
+    for (index, &value) in (first..).zip(values) {
+        let height = u128::from(BOTTOM - TOP) * u128::from(value) / u128::from(scale.max(1));
+        let y = BOTTOM - u64::try_from(height).unwrap_or(0);
+        fill(&mut points, "$ $ ", &[x(index), y]);
     }
+    // A single sample would be a line without length.
+    if values.len() == 1 {
+        text(&mut points, "h1");
+    }
+    texts(out, &["<path class=\"area ", series.class, "\" d=\"M"]);
+    fill(out, "$ $L", &[x(first), BOTTOM]);
+    out.extend_from_slice(&points);
+    fill(out, "V$Z\"/>\n", &[BOTTOM]);
+    texts(out, &["<path class=\"line ", series.class, "\" d=\"M"]);
+    out.extend_from_slice(&points);
+    text(out, "\"/>\n");
 }
 
 /// Appends a table of every fifth minute.
 fn write_hour(view: &View, out: &mut Vec<u8>) {
     let start = "<details><summary>The last hour in numbers</summary>\n<table><thead><tr><th scope=\"col\">Minutes ago";
     text(out, start);
-    let all = || {
-        PLOTS
-            .iter()
-            .flat_map(|plot| plot.series.iter().map(move |series| (plot, series)))
-    };
-    for (_, series) in all() {
-        texts(out, &["</th><th scope=\"col\">", series.column]);
+    for series in &SERIES {
+        text(out, "</th><th scope=\"col\">");
+        texts(out, &[series.title, " ", series.name]);
     }
     text(out, "</th></tr></thead>\n<tbody>\n");
     const STEP: usize = (5 * 60_000 / INTERVAL_MS) as usize;
     let history = view.monitor.history();
     for ((before, now), minutes) in history.steps().rev().step_by(STEP).zip((0..).step_by(5)) {
         fill(out, "<tr><th scope=\"row\">$</th>", &[minutes]);
-        for (plot, series) in all() {
+        for series in &SERIES {
             text(out, "<td>");
-            fraction(out, plot.value(series, before, now));
+            fraction(out, series.value(before, now));
             text(out, "</td>");
         }
         text(out, "</tr>\n");

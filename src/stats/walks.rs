@@ -1,6 +1,6 @@
 //! Reports on the table itself: the largest torrents, the networks with most peers.
 //!
-//! They are made by a walk when a client asks for them, so that an announce costs nothing for them. A walk goes in
+//! They are made by a walk when a client requests them, so that an announce costs nothing for them. A walk goes in
 //! steps of bounded size, so that it delays no other client.
 
 use super::modes::{MAX_NETWORKS, networks};
@@ -8,33 +8,46 @@ use crate::base::busiest::{Busiest, rank};
 use crate::base::random::Random;
 use crate::base::text::{fill, hex, text, texts};
 use crate::sys::chunks::as_chunks;
-use crate::tracker::{Cursor, Found, InfoHash, Table, Tracked};
+use crate::tracker::{Counts, Cursor, Found, InfoHash, Table, Tracked};
 
 /// Torrents or peers in a step: about a tenth of a millisecond.
 const STEP: usize = 1000;
 
 /// A walk under way.
-pub enum TableWalk {
-    Top(Top),
-    Networks(Networks),
+pub struct TableWalk {
+    /// None at the end.
+    next: Option<Cursor>,
+    findings: Findings,
 }
+
+enum Findings {
+    /// The length of the rankings, and the torrents with most peers, seeders and leechers.
+    Top(usize, [Vec<(InfoHash, u32)>; 3]),
+    /// IPv4 networks by peers, for each of [`PREFIXES`].
+    Networks([Busiest; 2]),
+}
+
+use Findings::{Networks, Top};
+
+/// The network sizes that opentracker reports. IPv6 has no networks of these sizes.
+const PREFIXES: [u8; 2] = [28, 24];
 
 impl TableWalk {
     /// Ranks this many torrents.
     pub fn top(length: usize) -> TableWalk {
-        TableWalk::Top(Top {
-            length,
-            next: Some([0; 20]),
-            rankings: Default::default(),
-        })
+        TableWalk::new(Top(length, Default::default()))
     }
 
-    /// Ranks IPv4 networks by peers. IPv6 has no networks of these sizes.
+    /// Ranks IPv4 networks by peers.
     pub fn networks(random: &mut Random) -> TableWalk {
-        TableWalk::Networks(Networks {
+        TableWalk::new(Networks(PREFIXES.map(|_| Busiest::new(random))))
+    }
+
+    fn new(findings: Findings) -> TableWalk {
+        TableWalk {
             next: Some(Cursor::default()),
-            busiest: Networks::PREFIXES.map(|_| Busiest::new(random)),
-        })
+            findings,
+        }
     }
 
     /// Walks on, and at the end appends opentracker's text; whether there is more to do.
@@ -45,87 +58,30 @@ impl TableWalk {
         tracked: Tracked,
         out: &mut Vec<u8>,
     ) -> bool {
-        match self {
-            TableWalk::Top(top) => top.step(table, now_ms, tracked, out),
-            TableWalk::Networks(networks) => networks.step(table, now_ms, out),
-        }
-    }
-
-    /// Bytes of memory that it takes at most.
-    pub fn size(&self) -> usize {
-        match self {
-            TableWalk::Top(top) => 3 * top.length * size_of::<(InfoHash, u32)>(),
-            TableWalk::Networks(_) => 2 * Busiest::SIZE,
-        }
-    }
-}
-
-/// Peers by network.
-pub struct Networks {
-    next: Option<Cursor>,
-    busiest: [Busiest; 2],
-}
-
-impl Networks {
-    /// The sizes that opentracker reports.
-    const PREFIXES: [u8; 2] = [28, 24];
-
-    fn step(&mut self, table: &Table, now_ms: u64, out: &mut Vec<u8>) -> bool {
         let Some(from) = self.next else {
             return false;
         };
-        let busiest = &mut self.busiest;
-        self.next = table.walk(from, now_ms, STEP, &mut |found| {
-            // Leechers and seeders over IPv4.
-            let Found::Peers {
-                list: 0 | 1,
-                records,
-            } = found
-            else {
-                return;
-            };
-            for &[a, b, c, d, ..] in as_chunks::<7>(records).0 {
-                let address = u32::from_be_bytes([a, b, c, d]);
-                for (busiest, prefix) in busiest.iter_mut().zip(Networks::PREFIXES) {
-                    let host = 32 - u32::from(prefix);
-                    busiest.count((address >> host << host).into());
+        self.next = match &mut self.findings {
+            Top(length, rankings) => {
+                let visit = |hash: &InfoHash, counts: Counts, _| {
+                    if tracked.is_none_or(|tracked| tracked(hash)) {
+                        rank_torrent(rankings, *length, *hash, counts);
+                    }
+                };
+                let next = table.scrape_from(from.torrent(), now_ms, STEP, visit);
+                next.map(Cursor::at)
+            }
+            Networks(busiest) => table.walk(from, now_ms, STEP, &mut |found| {
+                // Leechers and seeders over IPv4.
+                if let Found::Peers {
+                    list: 0 | 1,
+                    records,
+                } = found
+                {
+                    count_networks(busiest, records);
                 }
-            }
-        });
-        if self.next.is_none() {
-            for (busiest, prefix) in self.busiest.iter().zip(Networks::PREFIXES) {
-                networks(out, prefix.into(), &busiest.top(MAX_NETWORKS, |_| true));
-            }
-        }
-        self.next.is_some()
-    }
-}
-
-/// The largest torrents.
-pub struct Top {
-    length: usize,
-    /// None at the end.
-    next: Option<InfoHash>,
-    /// By peers, seeders and leechers; the largest first.
-    rankings: [Vec<(InfoHash, u32)>; 3],
-}
-
-impl Top {
-    fn step(&mut self, table: &Table, now_ms: u64, tracked: Tracked, out: &mut Vec<u8>) -> bool {
-        let Some(from) = self.next else {
-            return false;
+            }),
         };
-        let (length, rankings) = (self.length, &mut self.rankings);
-        self.next = table.scrape_from(&from, now_ms, STEP, |hash, counts, _| {
-            if tracked.is_some_and(|tracked| !tracked(hash)) {
-                return;
-            }
-            let peers = counts.seeders.saturating_add(counts.leechers);
-            let counts = [peers, counts.seeders, counts.leechers];
-            for (ranking, count) in rankings.iter_mut().zip(counts) {
-                rank(ranking, length, *hash, count);
-            }
-        });
         if self.next.is_none() {
             self.write(out);
         }
@@ -133,14 +89,55 @@ impl Top {
     }
 
     fn write(&self, out: &mut Vec<u8>) {
-        for (by, ranking) in ["peers", "seeds", "leechers"].iter().zip(&self.rankings) {
-            fill(out, "Top $ torrents by ", &[self.length as u64]);
-            texts(out, &[by, ":\n"]);
-            for (hash, count) in ranking {
-                fill(out, "\t$\t", &[(*count).into()]);
-                hex(out, hash);
-                text(out, "\n");
+        match &self.findings {
+            Top(length, rankings) => {
+                for (by, ranking) in ["peers", "seeds", "leechers"].iter().zip(rankings) {
+                    fill(out, "Top $ torrents by ", &[*length as u64]);
+                    texts(out, &[by, ":\n"]);
+                    for (hash, count) in ranking {
+                        fill(out, "\t$\t", &[(*count).into()]);
+                        hex(out, hash);
+                        text(out, "\n");
+                    }
+                }
             }
+            Networks(busiest) => {
+                for (busiest, prefix) in busiest.iter().zip(PREFIXES) {
+                    networks(out, prefix.into(), &busiest.top(MAX_NETWORKS, |_| true));
+                }
+            }
+        }
+    }
+
+    /// Bytes of memory that it takes at most.
+    pub fn size(&self) -> usize {
+        match &self.findings {
+            Top(length, _) => 3 * length * size_of::<(InfoHash, u32)>(),
+            Networks(_) => 2 * Busiest::SIZE,
+        }
+    }
+}
+
+fn rank_torrent(
+    rankings: &mut [Vec<(InfoHash, u32)>; 3],
+    length: usize,
+    hash: InfoHash,
+    counts: Counts,
+) {
+    let peers = counts.seeders.saturating_add(counts.leechers);
+    let counts = [peers, counts.seeders, counts.leechers];
+    for (ranking, count) in rankings.iter_mut().zip(counts) {
+        rank(ranking, length, hash, count);
+    }
+}
+
+/// Counts the networks of IPv4 peers.
+fn count_networks(busiest: &mut [Busiest; 2], records: &[u8]) {
+    for &[a, b, c, d, ..] in as_chunks::<7>(records).0 {
+        let address = u32::from_be_bytes([a, b, c, d]);
+        for (busiest, prefix) in busiest.iter_mut().zip(PREFIXES) {
+            let host = 32 - u32::from(prefix);
+            busiest.count((address >> host << host).into());
         }
     }
 }

@@ -9,16 +9,15 @@ pub const IS_SUPPORTED: bool = cfg!(target_os = "linux");
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use super::super::check;
     use super::super::sockets::set_option;
+    use super::super::{check, filled};
     use std::io;
     use std::os::fd::BorrowedFd;
 
     /// The cores that this process may use; an error where it may not choose among them.
     pub fn available() -> io::Result<Vec<usize>> {
-        let mut set = empty_set();
-        // SAFETY: the pointer is to a set of that size, alive for the call.
-        check(unsafe { libc::sched_getaffinity(0, SET_BYTES, &raw mut set) })?;
+        // SAFETY: a set of bits of that size, filled by the call.
+        let set = unsafe { filled(|set| libc::sched_getaffinity(0, SET_BYTES, set)) }?;
         // Changes nothing, but fails in a sandbox that forbids it.
         set_affinity(&set)?;
         // SAFETY: the numbers are those of bits in the set.
@@ -28,7 +27,8 @@ mod linux {
 
     /// Pins the calling thread to a core.
     pub fn pin(core: usize) -> io::Result<()> {
-        let mut set = empty_set();
+        // SAFETY: zeros are valid for a set of bits.
+        let mut set = unsafe { std::mem::zeroed() };
         if core < SET_BYTES * 8 {
             // SAFETY: the number is that of a bit in the set.
             unsafe { libc::CPU_SET(core, &mut set) };
@@ -38,25 +38,16 @@ mod linux {
 
     const SET_BYTES: usize = size_of::<libc::cpu_set_t>();
 
-    fn empty_set() -> libc::cpu_set_t {
-        // SAFETY: zeros are valid for a set of bits.
-        unsafe { std::mem::zeroed() }
-    }
-
     fn set_affinity(set: &libc::cpu_set_t) -> io::Result<()> {
         // SAFETY: the pointer is to a set of that size, alive for the call.
-        check(unsafe { libc::sched_setaffinity(0, SET_BYTES, set) })?;
-        Ok(())
+        check(unsafe { libc::sched_setaffinity(0, SET_BYTES, set) }).map(drop)
     }
 
     /// Steers a group of sockets with SO_REUSEPORT: the first to be bound gets the packets of the first of these cores,
     /// and so on. Packets of other cores are spread by their numbers. Set it on any one socket of the group.
     pub fn steer(socket: BorrowedFd, cores: &[usize]) -> io::Result<()> {
-        let mut program = vec![op(
-            LOAD_WORD,
-            (libc::SKF_AD_OFF + libc::SKF_AD_CPU) as u32,
-            0,
-        )];
+        let own_core = (libc::SKF_AD_OFF + libc::SKF_AD_CPU) as u32;
+        let mut program = vec![op(LOAD_WORD, own_core, 0)];
         for (socket, core) in (0..).zip(cores) {
             let core = u32::try_from(*core).unwrap_or(u32::MAX);
             program.push(op(JUMP_UNLESS_EQUAL, core, 1));

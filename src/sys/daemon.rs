@@ -1,9 +1,9 @@
 //! Going into the background.
 
 use super::check;
+use super::process::{open_null, redirect_standard};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
 /// A daemon that is still starting. The command that started it waits, and shows what the daemon writes to standard
@@ -18,21 +18,17 @@ pub struct Starting {
 ///
 /// Call it before there are threads or a poll: neither survives it (a kqueue is not inherited).
 pub fn detach() -> io::Result<Starting> {
-    // Opened before a chroot, which may lack it.
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    let (reader, writer) = UnixStream::pair()?;
+    let null = open_null()?;
+    let (reader, parent) = UnixStream::pair()?;
     // SAFETY: no pointers, and no other thread whose locks would stay held in the child.
     let child = check(unsafe { libc::fork() })?;
     if child != 0 {
-        drop(writer);
+        drop(parent);
         std::process::exit(wait(reader, child));
     }
     // SAFETY: no pointers. A new child leads no process group, so that this cannot fail.
     check(unsafe { libc::setsid() })?;
-    Ok(Starting {
-        null,
-        parent: writer,
-    })
+    Ok(Starting { null, parent })
 }
 
 /// The exit status of the parent. The child has reported the error, if there was one.
@@ -53,10 +49,7 @@ fn wait(mut reader: UnixStream, child: libc::pid_t) -> i32 {
 impl Starting {
     /// Releases the terminal and the parent.
     pub fn ready(mut self) -> io::Result<()> {
-        for standard in 0..=libc::STDERR_FILENO {
-            // SAFETY: no pointers. `std` finds its descriptors under the same numbers.
-            check(unsafe { libc::dup2(self.null.as_raw_fd(), standard) })?;
-        }
+        redirect_standard(&self.null)?;
         // Fails if the parent has been killed meanwhile.
         let _ = self.parent.write_all(&[1]);
         Ok(())

@@ -7,7 +7,7 @@ use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Opens a regular file for reading. Opening or reading a FIFO would block, and a device may have no end.
 pub fn open_regular(path: &Path) -> io::Result<File> {
@@ -20,6 +20,25 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
         (_, true) => Err(io::Error::from_raw_os_error(libc::EISDIR)),
         _ => Err(unfit("not a regular file")),
     }
+}
+
+/// Creates the file that is to replace this one when it is complete, beside it and with `.new` behind its name. It is
+/// created anew, so that no link or file of another user can stand in its place. Only its owner may read it.
+pub fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
+    let new = with_suffix(path, ".new");
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    Ok((options.open(&new)?, new))
+}
+
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// The error of a file that must not be used.

@@ -1,25 +1,19 @@
 //! The limit of open descriptors.
 
-use super::check;
+use super::filled;
 use std::io;
 
 /// Raises the limit of open descriptors to the hard limit, if the system allows it; the limit from then on.
 pub fn raise_descriptors() -> io::Result<u64> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: the pointer is to a struct of the right type, alive for the call.
-    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
-    let raised = libc::rlimit {
-        rlim_cur: limit.rlim_max,
-        ..limit
-    };
-    // SAFETY: as above. It is only read.
-    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
-        limit = raised;
+    // SAFETY: two integers, filled by the call.
+    let limit = unsafe { filled(|limit| libc::getrlimit(libc::RLIMIT_NOFILE, limit)) }?;
+    let mut raised: libc::rlimit = limit;
+    raised.rlim_cur = limit.rlim_max;
+    // SAFETY: the pointer is to a struct of the right type, which is only read.
+    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } {
+        0 => Ok(to_u64(raised.rlim_cur)),
+        _ => Ok(to_u64(limit.rlim_cur)),
     }
-    Ok(to_u64(limit.rlim_cur))
 }
 
 /// `rlim_t` is signed on FreeBSD only.

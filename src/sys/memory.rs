@@ -1,5 +1,6 @@
 //! Hints about memory to the processor and the system, and how much of it the process uses.
 
+use super::filled;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -52,11 +53,10 @@ fn resident_pages(statm: &File) -> Option<u64> {
 }
 
 fn max_resident() -> u64 {
-    // SAFETY: zeros are valid for a struct of integers.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is to a struct of the type that is asked for, alive for the call.
-    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
-    u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024
+    // SAFETY: a struct of integers, filled by the call.
+    let usage = unsafe { filled(|usage| libc::getrusage(libc::RUSAGE_SELF, usage)) };
+    let kib = usage.map(|usage: libc::rusage| u64::try_from(usage.ru_maxrss));
+    kib.map_or(0, |kib| kib.unwrap_or(0) * 1024)
 }
 
 /// Has all threads allocate from one heap. glibc gives each thread its own, which costs the table 4 % more memory with

@@ -5,6 +5,7 @@
 //! except for the interface, which is left to the routing table.
 
 use super::address::SockAddr;
+use super::is_full;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -35,23 +36,30 @@ use libc::mmsghdr as Message;
 #[repr(C, align(8))]
 struct Control([u8; 64]);
 
-/// Requests, their sources, and the replies to them.
-pub struct Batch {
-    requests: Vec<[u8; REQUEST]>,
-    replies: Vec<[u8; REPLY]>,
-    names: Vec<SockAddr>,
-    controls: Vec<Control>,
-    /// Of each request received.
-    lengths: Vec<Lengths>,
+/// The way back to the source of a request.
+#[derive(Clone, Copy)]
+struct Way {
+    name: SockAddr,
+    name_length: libc::socklen_t,
+    control: Control,
+    control_length: usize,
 }
 
+/// A request, and the reply to it.
 #[derive(Clone, Copy)]
-struct Lengths {
-    request: usize,
-    name: libc::socklen_t,
-    control: usize,
+struct Slot {
+    way: Way,
+    request_length: usize,
     /// 0: no reply.
-    reply: usize,
+    reply_length: usize,
+    request: [u8; REQUEST],
+    reply: [u8; REPLY],
+}
+
+/// The requests that one call has received, and the replies to them.
+pub struct Batch {
+    slots: Vec<Slot>,
+    received: usize,
 }
 
 /// A request and the room for its reply.
@@ -76,119 +84,110 @@ pub struct Sent {
 }
 
 impl Default for Batch {
-    fn default() -> Self {
-        Batch::new()
+    fn default() -> Batch {
+        // SAFETY: zeros are valid for integers.
+        let slot: Slot = unsafe { std::mem::zeroed() };
+        Batch {
+            slots: vec![slot; BATCH],
+            received: 0,
+        }
     }
 }
 
 impl Batch {
-    pub fn new() -> Batch {
-        Batch {
-            requests: vec![[0; REQUEST]; BATCH],
-            replies: vec![[0; REPLY]; BATCH],
-            names: vec![SockAddr::zeroed(); BATCH],
-            controls: vec![Control([0; 64]); BATCH],
-            lengths: Vec::with_capacity(BATCH),
-        }
-    }
-
     /// Receives the datagrams that wait, up to a batch, and drops the last batch. Fewer than [`BATCH`] means that no
     /// more wait.
     pub fn receive(&mut self, socket: &impl AsRawFd) -> io::Result<usize> {
-        self.lengths.clear();
-        let mut parts = [NO_PART; BATCH];
-        let mut messages = [NO_MESSAGE; BATCH];
-        let buffers = self.requests.iter_mut().zip(&mut self.names);
-        let buffers = buffers.zip(&mut self.controls).zip(&mut parts);
-        for (message, (((request, name), control), part)) in messages.iter_mut().zip(buffers) {
-            *part = part_of(request);
-            let header = &mut message.msg_hdr;
-            header.msg_iov = part;
-            header.msg_iovlen = 1;
-            header.msg_name = (&raw mut *name).cast();
-            header.msg_namelen = SockAddr::SIZE;
-            header.msg_control = (&raw mut *control).cast();
-            header.msg_controllen = size_of::<Control>() as _;
+        self.received = 0;
+        let (mut parts, mut messages) = ([NO_PART; BATCH], [NO_MESSAGE; BATCH]);
+        let headers = messages.iter_mut().zip(&mut parts);
+        for (slot, (message, part)) in self.slots.iter_mut().zip(headers) {
+            slot.way.name_length = SockAddr::SIZE;
+            slot.way.control_length = size_of::<Control>();
+            *message = slot.way.message(part, &mut slot.request);
         }
+        let (fd, no_timeout) = (socket.as_raw_fd(), std::ptr::null_mut());
         // SAFETY: each header points to buffers of its own in `self` and in `parts`, of the sizes given, which live and
-        // are not touched until the call is over. The count is that of the messages, and there is no timeout.
-        let count = count_of(unsafe {
-            libc::recvmmsg(
-                socket.as_raw_fd(),
-                messages.as_mut_ptr(),
-                BATCH as _,
-                0,
-                std::ptr::null_mut(),
-            )
-        })?;
-        for (i, message) in messages.iter().take(count).enumerate() {
+        // are not touched until the call is over. The count is that of the messages.
+        let received =
+            unsafe { libc::recvmmsg(fd, messages.as_mut_ptr(), BATCH as _, 0, no_timeout) };
+        self.received = count_of(received)?;
+        for (slot, message) in self.slots.iter_mut().zip(&messages).take(self.received) {
             let header = &message.msg_hdr;
-            self.lengths.push(Lengths {
-                request: (message.msg_len as usize).min(REQUEST),
-                name: header.msg_namelen,
-                control: clear_interface(&mut self.controls[i], header.msg_controllen),
-                reply: 0,
-            });
+            slot.request_length = (message.msg_len as usize).min(REQUEST);
+            let way = &mut slot.way;
+            way.name_length = header.msg_namelen;
+            way.control_length = clear_interface(&mut way.control, header.msg_controllen);
+            slot.reply_length = 0;
         }
-        Ok(count)
+        Ok(self.received)
     }
 
     /// The requests of the batch.
     pub fn requests(&self) -> impl Iterator<Item = &[u8]> {
-        let received = self.lengths.iter().zip(&self.requests);
-        received.map(|(lengths, request)| &request[..lengths.request])
+        self.slots[..self.received].iter().map(Slot::request)
     }
 
     /// The datagrams of the batch, with their sources.
     pub fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
-        let sources = self.requests().zip(&self.names);
-        sources.filter_map(|(datagram, name)| Some((name.get()?, datagram)))
+        let received = self.slots[..self.received].iter();
+        received.filter_map(|slot| Some((slot.way.name.get()?, slot.request())))
     }
 
     /// The exchanges of the batch, in the order in which they were received.
     pub fn exchanges(&mut self) -> impl Iterator<Item = Exchange<'_>> {
-        let requests = self.requests.iter().zip(&mut self.replies);
-        let received = self.lengths.iter_mut().zip(requests);
-        received
-            .zip(&self.names)
-            .map(|((lengths, (request, reply)), name)| Exchange {
-                request: &request[..lengths.request],
-                source: name.ip().unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
-                reply,
-                reply_length: &mut lengths.reply,
-            })
+        let received = self.slots[..self.received].iter_mut();
+        received.map(|slot| Exchange {
+            request: &slot.request[..slot.request_length],
+            source: slot.way.name.ip().unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
+            reply: &mut slot.reply,
+            reply_length: &mut slot.reply_length,
+        })
     }
 
     /// Sends the replies. One that the system refuses is skipped. When the send buffer is full, the rest is dropped.
     pub fn send(&mut self, socket: &impl AsRawFd) -> Sent {
-        let mut parts = [NO_PART; BATCH];
-        let mut messages = [NO_MESSAGE; BATCH];
+        let (mut parts, mut messages) = ([NO_PART; BATCH], [NO_MESSAGE; BATCH]);
         let mut count = 0;
-        let buffers = self.replies.iter_mut().zip(&mut self.names);
-        let buffers = buffers.zip(&mut self.controls).zip(&self.lengths);
-        let buffers = buffers.filter(|(_, lengths)| lengths.reply > 0);
-        let headers = messages.iter_mut().zip(&mut parts);
-        for ((message, part), (((reply, name), control), lengths)) in headers.zip(buffers) {
-            *part = part_of(reply);
-            part.iov_len = lengths.reply.min(REPLY);
-            message.msg_len = part.iov_len as _;
-            let header = &mut message.msg_hdr;
-            header.msg_iov = part;
-            header.msg_iovlen = 1;
-            header.msg_name = (&raw mut *name).cast();
-            header.msg_namelen = lengths.name;
-            if lengths.control > 0 {
-                header.msg_control = (&raw mut *control).cast();
-                header.msg_controllen = lengths.control as _;
-            }
+        let received = self.slots[..self.received].iter_mut();
+        let replies = received.filter(|slot| slot.reply_length > 0);
+        for (slot, (message, part)) in replies.zip(messages.iter_mut().zip(&mut parts)) {
+            let length = slot.reply_length.min(REPLY);
+            *message = slot.way.message(part, &mut slot.reply[..length]);
             count += 1;
         }
         send_all(&mut messages[..count], |rest| {
+            let (fd, count) = (socket.as_raw_fd(), rest.len() as _);
             // SAFETY: as in `receive`.
-            count_of(unsafe {
-                libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as _, 0)
-            })
+            count_of(unsafe { libc::sendmmsg(fd, rest.as_mut_ptr(), count, 0) })
         })
+    }
+}
+
+impl Slot {
+    fn request(&self) -> &[u8] {
+        &self.request[..self.request_length]
+    }
+}
+
+impl Way {
+    /// A header that points to these bytes and to this address.
+    fn message(&mut self, part: &mut libc::iovec, bytes: &mut [u8]) -> Message {
+        part.iov_base = bytes.as_mut_ptr().cast();
+        part.iov_len = bytes.len();
+        let mut message = NO_MESSAGE;
+        message.msg_len = bytes.len() as _;
+        let header = &mut message.msg_hdr;
+        header.msg_iov = part;
+        header.msg_iovlen = 1;
+        header.msg_name = (&raw mut self.name).cast();
+        header.msg_namelen = self.name_length;
+        // The BSDs refuse an empty control message.
+        if self.control_length > 0 {
+            header.msg_control = (&raw mut self.control).cast();
+            header.msg_controllen = self.control_length as _;
+        }
+        message
     }
 }
 
@@ -226,24 +225,10 @@ fn send_all(
     outcome
 }
 
-fn is_full(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
-}
-
-const NO_PART: libc::iovec = libc::iovec {
-    iov_base: std::ptr::null_mut(),
-    iov_len: 0,
-};
-
-// SAFETY: zeros are valid for a struct of integers and pointers.
+// SAFETY: zeros are valid for structs of integers and pointers.
+const NO_PART: libc::iovec = unsafe { std::mem::zeroed() };
+// SAFETY: likewise.
 const NO_MESSAGE: Message = unsafe { std::mem::zeroed() };
-
-fn part_of(buffer: &mut [u8]) -> libc::iovec {
-    libc::iovec {
-        iov_base: buffer.as_mut_ptr().cast(),
-        iov_len: buffer.len(),
-    }
-}
 
 /// Makes the control message of a request fit for its reply. Returns its length, or 0 if it does not hold the address
 /// that the request was sent to.
@@ -256,10 +241,8 @@ fn clear_interface(control: &mut Control, length: impl TryInto<usize>) -> usize 
     }
     // SAFETY: the buffer is aligned for a header (checked below) and longer than one.
     let header = unsafe { control.0.as_ptr().cast::<libc::cmsghdr>().read() };
-    // The payload's offset depends on alignment, which the macro knows.
-    // SAFETY: the header is within the buffer; the macro only computes an address.
-    let payload = unsafe { libc::CMSG_DATA(control.0.as_ptr().cast()) };
-    let payload = (payload as usize).wrapping_sub(control.0.as_ptr() as usize);
+    // SAFETY: only computes a length. The payload's offset depends on alignment, which the macro knows.
+    let payload = unsafe { libc::CMSG_LEN(0) } as usize;
     let interface = match (header.cmsg_level, header.cmsg_type) {
         (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
             std::mem::offset_of!(libc::in6_pktinfo, ipi6_ifindex)
@@ -271,10 +254,7 @@ fn clear_interface(control: &mut Control, length: impl TryInto<usize>) -> usize 
         _ => return 0,
     };
     let at = payload + interface;
-    match control.0.get_mut(at..at + size_of::<libc::c_uint>()) {
-        Some(bytes) => bytes.fill(0),
-        None => return 0,
-    }
+    control.0[at..at + size_of::<libc::c_uint>()].fill(0);
     length
 }
 
@@ -283,7 +263,7 @@ const _: () = assert!(align_of::<Control>() >= align_of::<libc::cmsghdr>());
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::sockets::{self, Sharing};
+    use crate::sys::sockets;
     use std::net::UdpSocket;
     use std::time::Duration;
 
@@ -330,14 +310,14 @@ mod tests {
         };
         let targets = [vec!["127.0.0.1", another], vec!["::1"]];
         for (wildcard, targets) in wildcards.iter().zip(targets) {
-            let socket = sockets::udp(wildcard.parse().expect("an address"), Sharing::Off)
-                .expect("a socket");
+            let socket =
+                sockets::udp(wildcard.parse().expect("an address"), false).expect("a socket");
             let port = socket.local_addr().expect("bound").port();
             for target in targets {
                 let ip: IpAddr = target.parse().expect("an address");
                 let client = client((ip, port).into());
                 client.send(b"hello").expect("sent");
-                let mut batch = Batch::new();
+                let mut batch = Batch::default();
                 while batch.receive(&socket).unwrap_or(0) == 0 {}
                 echo(&mut batch);
                 assert_eq!(batch.send(&socket).sent, 1);
@@ -350,12 +330,12 @@ mod tests {
     #[test]
     fn a_batch_is_received_in_order_and_answered_where_a_reply_is_set() {
         let socket =
-            sockets::udp("127.0.0.1:0".parse().expect("an address"), Sharing::Off).expect("bound");
+            sockets::udp("127.0.0.1:0".parse().expect("an address"), false).expect("bound");
         let client = client(socket.local_addr().expect("bound"));
         for n in 0..(BATCH as u8 + 3) {
             client.send(&[n; 3]).expect("sent");
         }
-        let mut batch = Batch::new();
+        let mut batch = Batch::default();
         let mut expected = 0;
         let source = client.local_addr().expect("bound");
         for count in [BATCH, 3] {

@@ -34,6 +34,23 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     }
 }
 
+/// Whether a datagram was not sent for lack of room. The BSDs have their own error for that.
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
+}
+
+/// A C struct that a system call fills.
+///
+/// # Safety
+///
+/// Zeros are valid for `T`, and the call writes no more than one.
+unsafe fn filled<T>(call: impl FnOnce(*mut T) -> libc::c_int) -> io::Result<T> {
+    // SAFETY: as the caller promises.
+    let mut value = unsafe { std::mem::zeroed() };
+    check(call(&raw mut value))?;
+    Ok(value)
+}
+
 /// Standard output without `std`'s buffer, whose code is larger than all that is printed.
 pub fn stdout() -> io::Result<File> {
     // SAFETY: it is open: if it was not, `std` has opened it at the start, and nothing closes it.

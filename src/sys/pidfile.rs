@@ -39,12 +39,9 @@ pub struct Pidfile {
 /// until the returned file is closed. An error of kind `AlreadyExists` names the process that holds the lock.
 pub fn take(path: &Path) -> io::Result<(File, Pidfile)> {
     let name = path.file_name().ok_or(ErrorKind::IsADirectory)?;
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
     let pidfile = Pidfile {
-        directory: File::open(parent)?,
+        directory: File::open(parent.unwrap_or(Path::new(".")))?,
         name: CString::new(OsStr::as_bytes(name))?,
         id: std::process::id(),
     };
@@ -58,10 +55,7 @@ pub fn take(path: &Path) -> io::Result<(File, Pidfile)> {
 /// Fails if [`take`] would reject the file at this path. Does not open it, and so does not find out whether it is
 /// locked.
 pub fn check_file(path: &Path) -> io::Result<()> {
-    match std::fs::symlink_metadata(path) {
-        Ok(metadata) => expect_pidfile(&metadata),
-        Err(_) => Ok(()),
-    }
+    std::fs::symlink_metadata(path).map_or(Ok(()), |metadata| expect_pidfile(&metadata))
 }
 
 fn lock(path: &Path) -> io::Result<File> {
@@ -152,8 +146,8 @@ impl Pidfile {
             }
             if is_free {
                 // SAFETY: a C string that outlives the call.
-                check(unsafe { libc::unlinkat(directory, self.name.as_ptr(), 0) })?;
-                break;
+                return check(unsafe { libc::unlinkat(directory, self.name.as_ptr(), 0) })
+                    .map(drop);
             }
             // The system is still closing the descriptors of the process.
             std::thread::sleep(PAUSE);

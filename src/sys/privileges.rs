@@ -1,12 +1,12 @@
 //! Dropping root's privileges for good.
 
 use super::check;
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// A user, and the group that goes with it.
+/// A user, and its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub uid: u32,
@@ -23,37 +23,24 @@ pub fn is_root() -> bool {
     user() == 0
 }
 
-/// Buffer for the strings of a user, at first and at most. An entry of a directory service may be long.
-const STRING_BYTES: usize = 16 * 1024;
-const MAX_STRING_BYTES: usize = 16 * 1024 * 1024;
+/// Room for the strings of a user. An entry of a directory service may be long.
+const MAX_STRING_BYTES: usize = 1024 * 1024;
 
 /// Looks a user up by name; none if there is no such user. Reads files: call it before [`enter`].
 pub fn find_user(name: &OsStr) -> io::Result<Option<Identity>> {
     let name = CString::new(name.as_bytes())?;
-    let mut size = STRING_BYTES;
-    loop {
-        match find_within(&name, size) {
-            Err(error) if error.raw_os_error() == Some(libc::ERANGE) && size < MAX_STRING_BYTES => {
-                size *= 2;
-            }
-            other => return other,
-        }
-    }
-}
-
-/// The same with a buffer of this size; `ERANGE` if the entry has more strings.
-fn find_within(name: &CStr, size: usize) -> io::Result<Option<Identity>> {
     // SAFETY: zeros are valid for a struct of integers and pointers that the call fills.
     let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
     let mut found = std::ptr::null_mut();
-    let mut strings = vec![0; size];
+    let mut strings = vec![0; MAX_STRING_BYTES];
+    let (name, buffer) = (name.as_ptr(), strings.as_mut_ptr());
     // SAFETY: all pointers are to values of the right type that outlive the call, and the size is that of the buffer.
     let error = unsafe {
         libc::getpwnam_r(
-            name.as_ptr(),
+            name,
             &raw mut entry,
-            strings.as_mut_ptr(),
-            strings.len(),
+            buffer,
+            MAX_STRING_BYTES,
             &raw mut found,
         )
     };
@@ -89,15 +76,13 @@ pub fn become_user(Identity { uid, gid }: Identity) -> io::Result<()> {
         check(libc::setuid(uid))?;
     }
     // SAFETY: system calls without pointers.
-    let (uids, gids, back) = unsafe {
-        (
-            [libc::getuid(), libc::geteuid()],
-            [libc::getgid(), libc::getegid()],
-            libc::setuid(0),
-        )
+    let is_final = unsafe {
+        [libc::getuid(), libc::geteuid()] == [uid; 2]
+            && [libc::getgid(), libc::getegid()] == [gid; 2]
+            && (uid == 0 || libc::setuid(0) != 0)
     };
-    if uids != [uid; 2] || gids != [gid; 2] || (back == 0 && uid != 0) {
-        return Err(io::ErrorKind::PermissionDenied.into());
+    match is_final {
+        true => Ok(()),
+        false => Err(io::ErrorKind::PermissionDenied.into()),
     }
-    Ok(())
 }

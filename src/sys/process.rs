@@ -1,6 +1,7 @@
 //! Child processes, and the polling of single descriptors.
 
 use super::check;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -8,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// the calling one goes on in the child. The child needs no `wait`: the system reaps it.
 pub fn fork(child: impl FnOnce()) -> io::Result<()> {
     super::signals::reap_children()?;
-    // SAFETY: no pointers. There is one thread, so that the child may do whatever this one could.
+    // SAFETY: no pointers. There is one thread, so the child may do all that this one could.
     if check(unsafe { libc::fork() })? == 0 {
         child();
         // SAFETY: does not return. Unlike `exit` it does not flush buffers, which are copies of the parent's.
@@ -33,45 +34,41 @@ pub fn end_with_parent() {
 #[cfg(target_os = "freebsd")]
 pub fn end_with_parent() {
     let mut signal = libc::SIGKILL;
+    let data = (&raw mut signal).cast();
     // SAFETY: the pointer is to an integer, alive for the call. It cannot fail, as this is a signal.
-    unsafe {
-        libc::procctl(
-            libc::P_PID,
-            0,
-            libc::PROC_PDEATHSIG_CTL,
-            (&raw mut signal).cast(),
-        )
-    };
+    unsafe { libc::procctl(libc::P_PID, 0, libc::PROC_PDEATHSIG_CTL, data) };
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
 pub fn end_with_parent() {}
 
-/// Redirects standard input, output and error to /dev/null, and closes all other descriptors but these.
+/// Opens /dev/null for [`redirect_standard`], before a chroot, which may lack it.
+pub(super) fn open_null() -> io::Result<File> {
+    File::options().read(true).write(true).open("/dev/null")
+}
+
+/// Redirects standard input, output and error.
+pub(super) fn redirect_standard(to: &File) -> io::Result<()> {
+    for standard in 0..=libc::STDERR_FILENO {
+        // SAFETY: no pointers. `std` finds its descriptors under the same numbers.
+        check(unsafe { libc::dup2(to.as_raw_fd(), standard) })?;
+    }
+    Ok(())
+}
+
+/// In a new process: redirects standard input, output and error to /dev/null, and closes all other descriptors but
+/// these.
 pub fn keep_only(kept: &[BorrowedFd]) {
-    if let Ok(null) = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-    {
-        for standard in 0..=libc::STDERR_FILENO {
-            // SAFETY: no pointers; nothing owns the standard descriptors.
-            unsafe { libc::dup2(null.as_raw_fd(), standard) };
-        }
-        // Closed below with the rest.
-        std::mem::forget(null);
+    // If /dev/null is missing, the process keeps those of its parent.
+    let _ = open_null().and_then(|null| redirect_standard(&null));
+    let kept: Vec<_> = kept.iter().map(AsRawFd::as_raw_fd).collect();
+    let last = kept.iter().copied().fold(libc::STDERR_FILENO, i32::max);
+    let between = libc::STDERR_FILENO + 1..last;
+    for fd in between.filter(|fd| !kept.contains(fd)) {
+        // SAFETY: no pointers. Nothing uses what the parent had open, and nothing is dropped.
+        unsafe { libc::close(fd) };
     }
-    let is_kept = |fd| kept.iter().any(|kept| kept.as_raw_fd() == fd);
-    let beyond = kept.iter().map(AsRawFd::as_raw_fd).max();
-    let beyond = beyond.unwrap_or(libc::STDERR_FILENO) + 1;
-    for fd in libc::STDERR_FILENO + 1..beyond {
-        if !is_kept(fd) {
-            // SAFETY: no pointers. Called in a new process, in which nothing uses what its parent
-            // had open, and nothing is dropped.
-            unsafe { libc::close(fd) };
-        }
-    }
-    close_from(beyond);
+    close_from(last + 1);
 }
 
 #[cfg(target_os = "linux")]

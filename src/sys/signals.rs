@@ -6,8 +6,11 @@ use std::os::fd::IntoRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-/// Where the handler writes a byte to wake the loop.
+/// The descriptor to which the handler writes a byte, to wake the loop.
 static WRITER: AtomicI32 = AtomicI32::new(-1);
+
+/// The signals that the daemon handles.
+const HANDLED: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
@@ -36,46 +39,37 @@ pub fn catch() -> io::Result<mio::net::UnixStream> {
     reader.set_nonblocking(true)?;
     writer.set_nonblocking(true)?;
     WRITER.store(writer.into_raw_fd(), Ordering::Relaxed);
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1] {
-        set_action(signal, forward as *const () as libc::sighandler_t)?;
-    }
-    set_action(libc::SIGPIPE, libc::SIG_IGN)?;
+    set_action(&HANDLED, forward as *const () as libc::sighandler_t)?;
+    set_action(&[libc::SIGPIPE], libc::SIG_IGN)?;
     Ok(mio::net::UnixStream::from_std(reader))
 }
 
 /// In a child process: ignores the signals of the daemon, which ends the process by closing the socket between them.
 pub fn ignore() -> io::Result<()> {
-    let all = [
-        libc::SIGTERM,
-        libc::SIGINT,
-        libc::SIGHUP,
-        libc::SIGUSR1,
-        libc::SIGPIPE,
-    ];
-    all.into_iter()
-        .try_for_each(|signal| set_action(signal, libc::SIG_IGN))
+    set_action(&HANDLED, libc::SIG_IGN)?;
+    set_action(&[libc::SIGPIPE], libc::SIG_IGN)
 }
 
 /// In a child process that has nothing to finish: the signals that stop the daemon end it.
 pub fn end_at_once() -> io::Result<()> {
     ignore()?;
-    let ends = [libc::SIGTERM, libc::SIGINT];
-    ends.into_iter()
-        .try_for_each(|signal| set_action(signal, libc::SIG_DFL))
+    set_action(&[libc::SIGTERM, libc::SIGINT], libc::SIG_DFL)
 }
 
 /// Has the system reap child processes when they end.
 pub(super) fn reap_children() -> io::Result<()> {
-    set_action(libc::SIGCHLD, libc::SIG_IGN)
+    set_action(&[libc::SIGCHLD], libc::SIG_IGN)
 }
 
-fn set_action(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()> {
+fn set_action(signals: &[libc::c_int], handler: libc::sighandler_t) -> io::Result<()> {
     // SAFETY: zeros are a valid sigaction: no flags, an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler;
     action.sa_flags = libc::SA_RESTART;
-    // SAFETY: the struct is valid for the call, and `forward` does only what a handler may.
-    check(unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) })?;
+    for &signal in signals {
+        // SAFETY: the struct is valid for the call, and `forward` does only what a handler may.
+        check(unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) })?;
+    }
     Ok(())
 }
 

@@ -2,6 +2,9 @@
 
 use super::address::SockAddr;
 use super::{check, files};
+use libc::{IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SOL_SOCKET};
+use libc::{SOCK_DGRAM, SOCK_STREAM, c_int};
+use mio::net::{TcpListener, TcpStream, UdpSocket};
 use std::fs::Metadata;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -11,166 +14,139 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 /// Connections that may wait to be accepted. The system may limit it further.
-const BACKLOG: libc::c_int = 1024;
+const BACKLOG: c_int = 1024;
 
 /// Send buffer of one TCP client, in bytes; Linux doubles it.
-const SEND_BUFFER: libc::c_int = 64 * 1024;
+const SEND_BUFFER: c_int = 64 * 1024;
 
 /// Receive buffer of one TCP client, in bytes: the longest head twice. Linux doubles it.
-const TCP_RECEIVE_BUFFER: libc::c_int = 16 * 1024;
+const TCP_RECEIVE_BUFFER: c_int = 16 * 1024;
 
 /// Receive buffer of a UDP socket, in bytes: a tenth of a second at 500,000 requests a second.
-const UDP_RECEIVE_BUFFER: libc::c_int = 8 * 1024 * 1024;
+const UDP_RECEIVE_BUFFER: c_int = 8 * 1024 * 1024;
+
+/// Send buffer of a connection to another node, in bytes.
+const CLUSTER_SEND_BUFFER: c_int = 256 * 1024;
 
 /// Whether the system balances the traffic of a port over the sockets that share it.
 pub const BALANCES: bool = SHARE.is_some();
 
 /// The option for that. On other systems SO_REUSEPORT gives everything to the last socket.
 #[cfg(target_os = "linux")]
-const SHARE: Option<libc::c_int> = Some(libc::SO_REUSEPORT);
+const SHARE: Option<c_int> = Some(libc::SO_REUSEPORT);
 
 #[cfg(target_os = "freebsd")]
-const SHARE: Option<libc::c_int> = Some(libc::SO_REUSEPORT_LB);
+const SHARE: Option<c_int> = Some(libc::SO_REUSEPORT_LB);
 
 #[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
-const SHARE: Option<libc::c_int> = None;
-
-/// Which other sockets may have the same address and port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sharing {
-    Off,
-    /// Other sockets of this user with the same option.
-    Threads,
-}
+const SHARE: Option<c_int> = None;
 
 /// A bound UDP socket. On a wildcard address each datagram comes with the address that it was sent to, so that the
-/// reply can leave from there.
-pub fn udp(address: SocketAddr, sharing: Sharing) -> io::Result<mio::net::UdpSocket> {
-    let socket = new_socket(address, libc::SOCK_DGRAM)?;
-    share(&socket, sharing)?;
+/// reply can leave from there. A shared address may have more sockets of this user that share it, if [`BALANCES`].
+pub fn udp(address: SocketAddr, is_shared: bool) -> io::Result<UdpSocket> {
+    let socket = new_socket(address, SOCK_DGRAM)?;
+    share(&socket, is_shared)?;
     if address.ip().is_unspecified() {
         let (level, name) = match address {
             SocketAddr::V4(_) => super::mmsg::V4_DESTINATION_OPTION,
-            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+            SocketAddr::V6(_) => (IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
         };
         set_option(&socket, level, name, 1)?;
     }
     enlarge_receive_buffer(&socket);
-    forbid_fragments(&socket, address)?;
+    // Replies fit every path, so none needs to be fragmented. A datagram that must not be fragmented needs no
+    // identification number, whose making is 3 % of the cost of a reply. Path MTU messages are ignored, as anybody can
+    // forge them.
+    #[cfg(target_os = "linux")]
+    if address.is_ipv4() {
+        let option = libc::IP_MTU_DISCOVER;
+        set_option(&socket, IPPROTO_IP, option, libc::IP_PMTUDISC_PROBE)?;
+    }
     bind(&socket, address)?;
-    let socket = std::net::UdpSocket::from(socket);
-    socket.set_nonblocking(true)?;
-    Ok(mio::net::UdpSocket::from_std(socket))
+    Ok(socket.into())
 }
 
-/// Bytes of the send buffer of a connection to another node.
-const CLUSTER_SEND_BUFFER: libc::c_int = 256 * 1024;
-
 /// A listening TCP socket for other nodes. They are few and may be far away, so the system sizes the buffers.
-pub fn cluster_tcp(address: SocketAddr) -> io::Result<mio::net::TcpListener> {
-    let socket = new_socket(address, libc::SOCK_STREAM)?;
-    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    listen(socket, address)
+pub fn cluster_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    listen(new_socket(address, SOCK_STREAM)?, address)
 }
 
 /// Sets a connection to another node to send at once, from a buffer that bounds how old the data in it can be.
-pub fn set_cluster_options(stream: &mio::net::TcpStream) {
+pub fn set_cluster_options(stream: &TcpStream) {
     // Both only matter for speed.
     let _ = stream.set_nodelay(true);
-    let _ = set_option(
-        stream,
-        libc::SOL_SOCKET,
-        libc::SO_SNDBUF,
-        CLUSTER_SEND_BUFFER,
-    );
+    let _ = set_option(stream, SOL_SOCKET, SO_SNDBUF, CLUSTER_SEND_BUFFER);
 }
 
 /// Begins a TCP connection to another node, from this address if one is given. A later failure shows when the
 /// connection is used.
-pub fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<mio::net::TcpStream> {
-    let socket = new_socket(to, libc::SOCK_STREAM)?;
+pub fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = new_socket(to, SOCK_STREAM)?;
     if let Some(from) = from {
         bind(&socket, SocketAddr::new(from, 0))?;
     }
-    let stream = std::net::TcpStream::from(socket);
-    stream.set_nonblocking(true)?;
     let (raw, size) = SockAddr::new(to);
     // SAFETY: the pointer is to an address of that size, alive for the call.
-    let connected = unsafe { libc::connect(stream.as_raw_fd(), (&raw const raw).cast(), size) };
+    let connected = unsafe { libc::connect(socket.as_raw_fd(), (&raw const raw).cast(), size) };
     match check(connected) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-        _ => Ok(mio::net::TcpStream::from_std(stream)),
+        _ => Ok(socket.into()),
     }
 }
 
 /// Two UDP sockets: one receives from this port of a multicast group, the other sends to it. Both use the interface
 /// with this address or, for 0.0.0.0, the one that the system chooses. Packets neither leave that network nor come back
 /// to this host.
-pub fn multicast(
-    group: SocketAddrV4,
-    interface: Ipv4Addr,
-) -> io::Result<(mio::net::UdpSocket, mio::net::UdpSocket)> {
+pub fn multicast(group: SocketAddrV4, interface: Ipv4Addr) -> io::Result<(UdpSocket, UdpSocket)> {
     // Bound to the group, so that packets sent to an address of this host are not received.
     let input = multicast_socket(group)?;
     enlarge_receive_buffer(&input);
     // Memberships of other processes, on other interfaces, do not count.
     #[cfg(target_os = "linux")]
-    set_option(&input, libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, 0)?;
-    let input = std::net::UdpSocket::from(input);
+    set_option(&input, IPPROTO_IP, libc::IP_MULTICAST_ALL, 0)?;
+    let input = UdpSocket::from(input);
     input.join_multicast_v4(group.ip(), &interface)?;
     let output = multicast_socket(SocketAddrV4::new(interface, group.port()))?;
     // Four bytes, as long as an `in_addr`, in its order.
     let octets = interface.octets();
-    set_option(&output, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, octets)?;
-    let output = std::net::UdpSocket::from(output);
+    set_option(&output, IPPROTO_IP, libc::IP_MULTICAST_IF, octets)?;
+    let output = UdpSocket::from(output);
     output.set_multicast_ttl_v4(1)?;
     output.set_multicast_loop_v4(false)?;
     // Connected, so that it receives nothing.
-    output.connect(group)?;
-    input.set_nonblocking(true)?;
-    output.set_nonblocking(true)?;
-    Ok((
-        mio::net::UdpSocket::from_std(input),
-        mio::net::UdpSocket::from_std(output),
-    ))
+    output.connect(group.into())?;
+    Ok((input, output))
 }
 
 /// Bound to an address that other processes may be bound to as well, such as one that this one replaces.
 fn multicast_socket(address: SocketAddrV4) -> io::Result<OwnedFd> {
-    let socket = new_socket(address.into(), libc::SOCK_DGRAM)?;
-    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    let socket = new_socket(address.into(), SOCK_DGRAM)?;
+    set_option(&socket, SOL_SOCKET, SO_REUSEADDR, 1)?;
     bind(&socket, address.into())?;
     Ok(socket)
 }
 
-/// A listening TCP socket.
-pub fn tcp(address: SocketAddr, sharing: Sharing) -> io::Result<mio::net::TcpListener> {
-    let socket = new_socket(address, libc::SOCK_STREAM)?;
-    share(&socket, sharing)?;
-    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    // Replies are written whole, so waiting for more data would only delay them. Accepted sockets inherit the option.
-    set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    // Inherited too. By default the system would buffer megabytes for a client that sends and does not read.
-    set_option(&socket, libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER)?;
-    set_option(
-        &socket,
-        libc::SOL_SOCKET,
-        libc::SO_RCVBUF,
-        TCP_RECEIVE_BUFFER,
-    )?;
+/// A listening TCP socket. Accepted sockets inherit its options.
+pub fn tcp(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
+    let socket = new_socket(address, SOCK_STREAM)?;
+    share(&socket, is_shared)?;
+    // Replies are written whole, so waiting for more data would only delay them.
+    set_option(&socket, IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    // By default the system would buffer megabytes for a client that sends and does not read.
+    set_option(&socket, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER)?;
+    set_option(&socket, SOL_SOCKET, SO_RCVBUF, TCP_RECEIVE_BUFFER)?;
     // A connection is accepted with its request, not before: one turn of the loop instead of two.
     #[cfg(target_os = "linux")]
-    set_option(&socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 1)?;
+    set_option(&socket, IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 1)?;
     listen(socket, address)
 }
 
-fn listen(socket: OwnedFd, address: SocketAddr) -> io::Result<mio::net::TcpListener> {
+fn listen(socket: OwnedFd, address: SocketAddr) -> io::Result<TcpListener> {
+    set_option(&socket, SOL_SOCKET, SO_REUSEADDR, 1)?;
     bind(&socket, address)?;
     // SAFETY: a system call on a socket that we own, without pointers.
     check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
-    let listener = std::net::TcpListener::from(socket);
-    listener.set_nonblocking(true)?;
-    Ok(mio::net::TcpListener::from_std(listener))
+    Ok(socket.into())
 }
 
 /// The file of a listening Unix socket. Dropping it removes the file, if it is still the same and the daemon may.
@@ -186,8 +162,8 @@ pub struct SocketFile {
 /// `root` is the directory that will be the root directory when the file is removed.
 pub fn unix(path: &Path, root: Option<&Path>) -> io::Result<(mio::net::UnixListener, SocketFile)> {
     let listener = match bind_for_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
-            std::fs::remove_file(path)?;
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            remove_stale(path, error)?;
             bind_for_all(path)?
         }
         bound => bound?,
@@ -202,13 +178,18 @@ pub fn unix(path: &Path, root: Option<&Path>) -> io::Result<(mio::net::UnixListe
     Ok((mio::net::UnixListener::from_std(listener), file))
 }
 
-/// Whether this is a socket that no process listens on.
-fn is_stale(path: &Path) -> bool {
-    let metadata = std::fs::symlink_metadata(path);
+/// Removes the file of a socket that no process listens on. Of another socket the error is `in_use`.
+fn remove_stale(path: &Path, in_use: io::Error) -> io::Result<()> {
+    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Err(io::Error::other("is not a socket"));
+    }
     // Non-blocking, as the backlog of the other may be full.
-    metadata.is_ok_and(|metadata| metadata.file_type().is_socket())
-        && mio::net::UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    match mio::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)
+        }
+        _ => Err(in_use),
+    }
 }
 
 /// Binds and listens; the file's mode is 0666 from the start.
@@ -234,141 +215,88 @@ impl Drop for SocketFile {
 /// Whether an error of `accept` concerns one connection, which was closed before it was accepted, and not the next one
 /// too. Linux returns errors of the network from `accept`.
 pub fn is_of_one_connection(error: &io::Error) -> bool {
-    const NUMBERS: [i32; 10] = [
-        libc::ECONNABORTED,
-        libc::EINTR,
-        libc::EPROTO,
-        libc::EPERM,
-        libc::ENETDOWN,
-        libc::ENOPROTOOPT,
-        libc::EHOSTDOWN,
-        libc::EHOSTUNREACH,
-        libc::EOPNOTSUPP,
-        libc::ENETUNREACH,
-    ];
-    error.raw_os_error().is_some_and(|n| NUMBERS.contains(&n))
+    let is = |number| error.raw_os_error() == Some(number);
+    is(libc::ECONNABORTED)
+        || is(libc::EINTR)
+        || is(libc::EPROTO)
+        || is(libc::EPERM)
+        || is(libc::ENETDOWN)
+        || is(libc::ENOPROTOOPT)
+        || is(libc::EHOSTDOWN)
+        || is(libc::EHOSTUNREACH)
+        || is(libc::EOPNOTSUPP)
+        || is(libc::ENETUNREACH)
 }
 
 /// Whether an IPv6 socket failed because the host has no IPv6: the kernel lacks it, no address is configured, or a jail
 /// has none (FreeBSD).
 pub fn is_without_v6(error: &io::Error) -> bool {
-    const NUMBERS: [i32; 3] = [
-        libc::EAFNOSUPPORT,
-        libc::EPROTONOSUPPORT,
-        libc::EADDRNOTAVAIL,
-    ];
-    error.raw_os_error().is_some_and(|n| NUMBERS.contains(&n))
+    let is = |number| error.raw_os_error() == Some(number);
+    is(libc::EAFNOSUPPORT) || is(libc::EPROTONOSUPPORT) || is(libc::EADDRNOTAVAIL)
 }
 
 /// Bytes of a socket's receive buffer.
-pub fn receive_buffer(socket: BorrowedFd) -> io::Result<libc::c_int> {
-    let mut size: libc::c_int = 0;
-    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+pub fn receive_buffer(socket: BorrowedFd) -> io::Result<c_int> {
+    let (mut size, mut length): (c_int, _) = (0, size_of::<c_int>() as libc::socklen_t);
+    let (fd, value) = (socket.as_raw_fd(), (&raw mut size).cast());
     // SAFETY: the pointers are to an int and its size, both alive for the call.
-    check(unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVBUF,
-            (&raw mut size).cast(),
-            &raw mut length,
-        )
-    })?;
+    check(unsafe { libc::getsockopt(fd, SOL_SOCKET, SO_RCVBUF, value, &raw mut length) })?;
     // Linux doubles the requested size, to have room for its bookkeeping, and reports the double.
-    Ok(if cfg!(target_os = "linux") {
-        size / 2
-    } else {
-        size
-    })
+    let factor = if cfg!(target_os = "linux") { 2 } else { 1 };
+    Ok(size / factor)
 }
 
-fn new_socket(address: SocketAddr, kind: libc::c_int) -> io::Result<OwnedFd> {
+/// A non-blocking socket.
+fn new_socket(address: SocketAddr, kind: c_int) -> io::Result<OwnedFd> {
     let family = match address {
         SocketAddr::V4(_) => libc::AF_INET,
         SocketAddr::V6(_) => libc::AF_INET6,
     };
-    // SAFETY: a system call without pointers.
-    let fd = check(unsafe { libc::socket(family, kind, 0) })?;
-    // SAFETY: the descriptor is new and has no other owner.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: a system call on a socket that we own, without pointers.
-    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    let kind = kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: a system call without pointers. The descriptor is new and has no other owner.
+    let socket = unsafe { OwnedFd::from_raw_fd(check(libc::socket(family, kind, 0))?) };
     if address.is_ipv6() {
         // Each family has its own socket, or each request would have to map an address back.
-        set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+        set_option(&socket, IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
     }
     Ok(socket)
 }
 
-fn share(socket: &OwnedFd, sharing: Sharing) -> io::Result<()> {
-    match (sharing, SHARE) {
-        (Sharing::Off, _) => Ok(()),
-        (Sharing::Threads, Some(option)) => set_option(socket, libc::SOL_SOCKET, option, 1),
-        (Sharing::Threads, None) => Err(io::ErrorKind::Unsupported.into()),
+fn share(socket: &OwnedFd, is_shared: bool) -> io::Result<()> {
+    match SHARE.filter(|_| is_shared) {
+        Some(option) => set_option(socket, SOL_SOCKET, option, 1),
+        None => Ok(()),
     }
 }
 
 fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     let (raw, size) = SockAddr::new(address);
     // SAFETY: the pointer is to an address of that size, alive for the call.
-    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const raw).cast(), size) })?;
-    Ok(())
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const raw).cast(), size) }).map(drop)
 }
 
 /// `T` is the C type of the option's value.
 pub(super) fn set_option<T: Copy>(
     socket: &impl AsRawFd,
-    level: libc::c_int,
-    name: libc::c_int,
+    level: c_int,
+    name: c_int,
     value: T,
 ) -> io::Result<()> {
+    let (fd, size) = (socket.as_raw_fd(), size_of::<T>() as libc::socklen_t);
     // SAFETY: the pointer is to a value of the size given, alive for the call. The system only reads it.
-    check(unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            size_of::<T>() as libc::socklen_t,
-        )
-    })?;
-    Ok(())
-}
-
-/// Replies fit every path, so none needs to be fragmented. On Linux a datagram that must not be fragmented needs no
-/// identification number, whose making is 3 % of the cost of a reply. Path MTU messages are ignored, as anybody can
-/// forge them.
-#[cfg(target_os = "linux")]
-fn forbid_fragments(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
-    match address {
-        SocketAddr::V4(_) => set_option(
-            socket,
-            libc::IPPROTO_IP,
-            libc::IP_MTU_DISCOVER,
-            libc::IP_PMTUDISC_PROBE,
-        ),
-        SocketAddr::V6(_) => Ok(()),
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn forbid_fragments(_: &OwnedFd, _: SocketAddr) -> io::Result<()> {
-    Ok(())
+    check(unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), size) }).map(drop)
 }
 
 /// Requests [`UDP_RECEIVE_BUFFER`], and less where the system refuses that (the BSDs) instead of granting what it can
 /// (Linux).
 fn enlarge_receive_buffer(socket: &OwnedFd) {
-    #[cfg(target_os = "linux")]
-    {
-        // As root, beyond the limit for other users.
-        let force = libc::SO_RCVBUFFORCE;
-        if set_option(socket, libc::SOL_SOCKET, force, UDP_RECEIVE_BUFFER).is_ok() {
-            return;
-        }
-    }
     let mut size = UDP_RECEIVE_BUFFER;
-    while size > 64 * 1024 && set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, size).is_err() {
+    // As root, beyond the limit for other users.
+    #[cfg(target_os = "linux")]
+    if set_option(socket, SOL_SOCKET, libc::SO_RCVBUFFORCE, size).is_ok() {
+        return;
+    }
+    while size > 64 * 1024 && set_option(socket, SOL_SOCKET, SO_RCVBUF, size).is_err() {
         size /= 2;
     }
 }
@@ -379,7 +307,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     /// The receive buffer of a connection that a listener accepts.
-    fn accepted_receive_buffer(listener: &mio::net::TcpListener) -> libc::c_int {
+    fn accepted_receive_buffer(listener: &TcpListener) -> c_int {
         let address = listener.local_addr().expect("is bound");
         let mut client = std::net::TcpStream::connect(address).expect("connects");
         // On Linux a connection is accepted with its first bytes.
@@ -402,7 +330,7 @@ mod tests {
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         // FreeBSD rounds it up to whole segments, which are long on the loopback.
         let most = 2 * TCP_RECEIVE_BUFFER;
-        let clients = tcp(loopback, Sharing::Off).expect("a port");
+        let clients = tcp(loopback, false).expect("a port");
         assert!(accepted_receive_buffer(&clients) <= most);
         let nodes = cluster_tcp(loopback).expect("a port");
         assert!(accepted_receive_buffer(&nodes) > most);

@@ -12,6 +12,7 @@ pub use kernel::Syslog;
 
 #[cfg(not(target_os = "openbsd"))]
 mod socket {
+    use super::super::is_full;
     use std::io::{self, ErrorKind};
     use std::mem::MaybeUninit;
     use std::os::unix::net::UnixDatagram;
@@ -56,23 +57,16 @@ mod socket {
     fn connect() -> io::Result<UnixDatagram> {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
-        let mut result = Ok(());
-        for path in PATHS {
-            result = socket.connect(path);
-            if result.is_ok() {
-                break;
-            }
+        match PATHS.iter().any(|path| socket.connect(path).is_ok()) {
+            true => Ok(socket),
+            false => Err(ErrorKind::NotConnected.into()),
         }
-        result.map(|()| socket)
     }
 
-    /// The BSDs have their own error for a full queue.
     fn put(socket: &UnixDatagram, line: &[u8]) -> io::Result<()> {
         match socket.send(line) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                Err(ErrorKind::WouldBlock.into())
-            }
-            sent => sent.map(|_| ()),
+            Err(error) if is_full(&error) => Err(ErrorKind::WouldBlock.into()),
+            sent => sent.map(drop),
         }
     }
 
@@ -92,13 +86,11 @@ mod socket {
         let priority = libc::LOG_DAEMON | libc::c_int::from(priority & 7);
         let month = usize::try_from(time.tm_mon).ok();
         let month = month.and_then(|month| MONTHS.get(month)).unwrap_or(&"Jan");
-        let mut line = format!(
+        let head = format!(
             "<{priority}>{month} {:2} {:02}:{:02}:{:02} {name}: ",
             time.tm_mday, time.tm_hour, time.tm_min, time.tm_sec
-        )
-        .into_bytes();
-        line.extend_from_slice(text);
-        line
+        );
+        [head.as_bytes(), text].concat()
     }
 
     #[cfg(test)]

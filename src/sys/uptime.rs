@@ -10,31 +10,27 @@
 //! No test suspends its machine, and a process cannot set either clock: a time namespace has a fixed offset from its
 //! first process on. Tests stop the daemon instead, which `CLOCK_MONOTONIC` counts too.
 
-use super::check;
+use super::filled;
 
 /// The clock, and its replacement where the system refuses it: a kernel before Linux 2.6.39, or a sandbox.
-#[cfg(any(target_os = "linux", target_os = "openbsd"))]
-const CLOCKS: [libc::clockid_t; 2] = [libc::CLOCK_BOOTTIME, libc::CLOCK_MONOTONIC];
+const CLOCKS: &[libc::clockid_t] = &[
+    #[cfg(any(target_os = "linux", target_os = "openbsd"))]
+    libc::CLOCK_BOOTTIME,
+    libc::CLOCK_MONOTONIC,
+];
 
-#[cfg(not(any(target_os = "linux", target_os = "openbsd")))]
-const CLOCKS: [libc::clockid_t; 1] = [libc::CLOCK_MONOTONIC];
-
-/// A point in time.
+/// A point in time: milliseconds of the clock.
 #[derive(Clone, Copy, Debug)]
-pub struct Moment {
-    ms: u64,
-}
+pub struct Moment(u64);
 
 impl Moment {
     pub fn now() -> Moment {
-        Moment {
-            ms: read_first(&CLOCKS),
-        }
+        Moment(read_first(CLOCKS))
     }
 
     /// Milliseconds since this moment.
     pub fn elapsed_ms(self) -> u64 {
-        read_first(&CLOCKS).saturating_sub(self.ms)
+        Moment::now().0.saturating_sub(self.0)
     }
 }
 
@@ -45,10 +41,9 @@ fn read_first(clocks: &[libc::clockid_t]) -> u64 {
 
 /// Milliseconds since the system started; none if there is no such clock.
 fn read(clock: libc::clockid_t) -> Option<u64> {
-    // SAFETY: zeros are valid for a struct of integers.
-    let mut time: libc::timespec = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is to a struct of that type, alive for the call.
-    check(unsafe { libc::clock_gettime(clock, &raw mut time) }).ok()?;
+    // SAFETY: a struct of integers, filled by the call.
+    let time = unsafe { filled(|time| libc::clock_gettime(clock, time)) };
+    let time: libc::timespec = time.ok()?;
     let seconds = u64::try_from(time.tv_sec).ok()?;
     let ms = u64::try_from(time.tv_nsec).ok()? / 1_000_000;
     Some(seconds.saturating_mul(1000).saturating_add(ms))
@@ -62,7 +57,7 @@ mod tests {
     fn the_clock_goes_forward_at_least_as_the_monotonic_clock_does() {
         let before = Moment::now();
         let monotonic = read_first(&[libc::CLOCK_MONOTONIC]);
-        assert!(monotonic > 0 && Moment::now().ms >= monotonic);
+        assert!(monotonic > 0 && Moment::now().0 >= monotonic);
         std::thread::sleep(std::time::Duration::from_millis(20));
         assert!(before.elapsed_ms() >= 20);
     }

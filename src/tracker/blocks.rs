@@ -31,11 +31,18 @@ fn next_size(size: usize) -> usize {
     next.min(LARGEST)
 }
 
-/// Which block: its size by number, and its place among the blocks of that size.
+/// Which block: its size by number, and its place among the blocks of that size. The place is bytes, so that nothing
+/// has to be aligned: an entry that holds a block has a byte or two beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
-    pub class: u8,
-    pub place: u32,
+    class: u8,
+    place: [u8; 4],
+}
+
+impl Block {
+    fn place(self) -> u32 {
+        u32::from_ne_bytes(self.place)
+    }
 }
 
 #[derive(Debug)]
@@ -60,20 +67,22 @@ impl Blocks {
     pub fn take(&mut self, bytes: usize) -> Option<Block> {
         let class = self.classes.partition_point(|class| class.size < bytes);
         let place = self.classes.get_mut(class)?.take()?;
-        let class = u8::try_from(class).ok()?;
-        Some(Block { class, place })
+        Some(Block {
+            class: u8::try_from(class).ok()?,
+            place: place.to_ne_bytes(),
+        })
     }
 
     pub fn free(&mut self, block: Block) {
-        self.class_mut(block).free(block.place);
+        self.class_mut(block).free(block.place());
     }
 
     pub fn get(&self, block: Block) -> &[u8] {
-        self.classes[usize::from(block.class)].get(block.place)
+        self.class(block).get(block.place())
     }
 
     pub fn get_mut(&mut self, block: Block) -> &mut [u8] {
-        self.class_mut(block).get_mut(block.place)
+        self.class_mut(block).get_mut(block.place())
     }
 
     /// A block of at least `size` bytes that begins as this one does, up to `used`; this one is freed.
@@ -93,10 +102,9 @@ impl Blocks {
     /// be kept for it: a thousand swarms of 1,500 peers took 9.2 bytes a peer, and take 8.2 since those
     /// that are touched move together.
     pub fn move_together(&mut self, block: Block, used: usize) -> Block {
-        if !self.classes[usize::from(block.class)].is_stray(block.place) {
-            return block;
-        }
-        self.move_to(block, used, used.max(1)).unwrap_or(block)
+        let is_stray = self.class(block).is_stray(block.place());
+        let moved = is_stray.then(|| self.move_to(block, used, used.max(1)));
+        moved.flatten().unwrap_or(block)
     }
 
     /// Bytes of the pages in use.
@@ -112,6 +120,10 @@ impl Blocks {
         let smaller = usize::from(block.class).checked_sub(2)?;
         let is_roomy = self.classes.get(smaller)?.size >= used;
         is_roomy.then(|| self.move_to(block, used, used))?
+    }
+
+    fn class(&self, block: Block) -> &Class {
+        &self.classes[usize::from(block.class)]
     }
 
     fn class_mut(&mut self, block: Block) -> &mut Class {
@@ -266,7 +278,7 @@ mod tests {
     use crate::base::random::Random;
 
     #[test]
-    fn blocks_do_not_overlap_and_come_back() {
+    fn blocks_do_not_overlap_and_empty_pages_are_freed() {
         let mut random = Random::seeded(5);
         let mut blocks = Blocks::default();
         let mut held: Vec<(Block, u8, usize)> = Vec::new();
@@ -304,7 +316,7 @@ mod tests {
         let mut blocks = Blocks::default();
         let all: Vec<Block> = (0..900).filter_map(|_| blocks.take(LARGEST)).collect();
         let (mut left, gone): (Vec<Block>, Vec<Block>) =
-            all.into_iter().partition(|block| block.place % 7 == 3);
+            all.into_iter().partition(|block| block.place() % 7 == 3);
         for block in gone {
             blocks.free(block);
         }

@@ -1,15 +1,15 @@
 //! Time as the table knows it: units of a 48th of the peer timeout, and stamps of six bits.
 //!
-//! A peer's age matters only up to its timeout, so a stamp is the unit of the last announce modulo
-//! [`Clock::STAMPS`] and costs no byte of its own. That is sound as long as no stored peer is ever so many
-//! units old: the sweep passes everything at least every [`Clock::SWEEP_WITHIN`] units. After a longer pause
-//! the clock is held where every stamp is still unambiguous, until a sweep that judges by the true time has
-//! passed everything (see `Tracker::advance`).
+//! A peer's age matters only up to its timeout, so a stamp is the unit of the last announce modulo [`Clock::STAMPS`]
+//! and takes no byte of its own. That is correct as long as no stored peer is [`Clock::STAMPS`] units old: the sweep
+//! passes everything at least every [`Clock::SWEEP_WITHIN`] units. After a longer pause the clock is held where every
+//! stamp is still unambiguous, until a sweep that judges by the true time has passed everything (see
+//! `Tracker::advance`).
 //!
-//! An announce that contradicts what is known takes the next unit, so a stamp may be up to [`Clock::AHEAD`] units
-//! ahead of the clock. It counts as one of now.
+//! An announce that contradicts the stored state takes the next unit, so a stamp may be up to [`Clock::AHEAD`] units
+//! ahead of the clock. Such a stamp counts as one of now.
 
-/// Units in a peer's life: a peer is expired when it is older than this.
+/// Units in a peer's life: an older peer has expired.
 pub const LIFE: u64 = 48;
 
 /// Bits of a tag that hold the stamp.
@@ -21,7 +21,8 @@ pub const STAMP_MASK: u8 = (Clock::STAMPS - 1) as u8; // At most six bits.
 // A stamp shares its byte with two flags.
 const _: () = assert!(STAMP_BITS <= 6);
 
-// Stamps tell a peer's whole life and the units ahead apart, with some left: `SWEEP_VALID` does not underflow.
+// Stamps distinguish all units of a peer's life and the units ahead, and some are left: `SWEEP_VALID` does not
+// underflow.
 const _: () = assert!(Clock::STAMPS - 1 > LIFE + Clock::AHEAD as u64);
 
 // An ordinary sweep ends before the clock would have to be held.
@@ -42,11 +43,11 @@ impl Clock {
     /// Stamps are modulo this.
     pub const STAMPS: u64 = 1 << STAMP_BITS;
 
-    /// Units after the begin of a whole sweep at which every stamp is still unambiguous: the oldest peer that
-    /// the sweep left had just reached its timeout, and stamps up to [`Clock::AHEAD`] units ahead are others.
+    /// Units from the begin of a whole sweep during which every stamp is unambiguous: the oldest peer that the sweep
+    /// left had just reached its timeout, and its stamp differs from those up to [`Clock::AHEAD`] units ahead.
     pub const SWEEP_VALID: u64 = Clock::STAMPS - 1 - LIFE - Clock::AHEAD as u64;
 
-    /// The unit of the start: a peer that others have seen before has a unit too.
+    /// The unit of the start. Peers that another node saw before the start have earlier units.
     pub const FIRST: u64 = Clock::STAMPS;
 
     /// Units by which a stamp may be ahead of the clock.
@@ -97,7 +98,7 @@ impl Clock {
         last.wrapping_sub(tag) & STAMP_MASK
     }
 
-    /// The clock of so many units ago, for the stamp that it gave then.
+    /// The clock of so many units ago, for the stamp of that time.
     pub fn ago(self, units: u8) -> Clock {
         Clock::at(self.unit.wrapping_sub(units.into()))
     }

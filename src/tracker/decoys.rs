@@ -20,6 +20,7 @@ use super::peer::{Family, InfoHash, Peer, Role, of_use};
 use crate::base::nets::Net;
 use crate::base::random::Random;
 use crate::base::siphash::{siphash24, siphash24_128};
+use std::cell::Cell;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
@@ -64,7 +65,7 @@ pub struct Decoys {
     /// [`UNROUTED_V4`] as ranges: halving them, not passing all, makes a reply of 50 with decoys 0.4 µs faster.
     unrouted_v4: Vec<RangeInclusive<u32>>,
     routed_v6: Vec<Net>,
-    followed: Box<[Followed]>,
+    followed: Box<[Cell<Followed>]>,
 }
 
 /// The sizes that a swarm's lists are taken to have: with a play of a quarter and of at most 7 peers, so that a size
@@ -83,11 +84,10 @@ impl Followed {
         let sizes = sizes.map(|size| {
             let size = u32::try_from(size).unwrap_or(u32::MAX);
             let play = (size / 4).min(7);
-            let before = before
-                .next()
-                .filter(|_| self.owner == owner)
-                .unwrap_or(size);
-            before.clamp(size - play, size.saturating_add(play))
+            let before = before.next().filter(|_| self.owner == owner);
+            before
+                .unwrap_or(size)
+                .clamp(size - play, size.saturating_add(play))
         });
         Followed { owner, sizes }
     }
@@ -104,7 +104,7 @@ impl Decoys {
             start,
             unrouted_v4: UNROUTED_V4.split(' ').filter_map(parse_v4).collect(),
             routed_v6: ROUTED_V6.split(' ').filter_map(Net::parse).collect(),
-            followed: vec![Followed::default(); entries].into_boxed_slice(),
+            followed: vec![Cell::default(); entries].into_boxed_slice(),
         }
     }
 
@@ -120,9 +120,8 @@ impl Decoys {
         }
         let key = siphash24_128(self.key, info_hash);
         let times = siphash24(key, b"times");
-        let entry = times as usize % self.followed.len();
-        let followed = self.followed.get(entry).copied().unwrap_or_default();
-        let followed = followed.follow((times >> 32) as u32, sizes);
+        let entry = self.followed.get(times as usize % self.followed.len())?;
+        let followed = entry.get().follow((times >> 32) as u32, sizes);
         let mut decoys = SwarmDecoys {
             all: self,
             key,
@@ -155,13 +154,6 @@ impl Decoys {
         let last = nets[..after].last();
         !last.is_some_and(|net| net.contains(&address))
     }
-
-    /// Stores the sizes that a swarm was taken to have.
-    pub fn remember(&mut self, entry: usize, followed: Followed) {
-        if let Some(old) = self.followed.get_mut(entry) {
-            *old = followed;
-        }
-    }
 }
 
 /// The decoys of one swarm at one time.
@@ -172,7 +164,7 @@ pub struct SwarmDecoys<'a> {
     key: [u64; 2],
     /// The seed of all times.
     times: u64,
-    entry: usize,
+    entry: &'a Cell<Followed>,
     followed: Followed,
     /// Seconds since 1970.
     now: u64,
@@ -181,9 +173,9 @@ pub struct SwarmDecoys<'a> {
 }
 
 impl SwarmDecoys<'_> {
-    /// For [`Decoys::remember`].
-    pub fn followed(&self) -> (usize, Followed) {
-        (self.entry, self.followed)
+    /// Stores the sizes that the swarm was taken to have.
+    pub fn remember(&self) {
+        self.entry.set(self.followed);
     }
 
     /// How many decoys each list counts.
@@ -357,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn swarms_under_4_have_none() {
+    fn swarms_of_fewer_than_4_peers_have_no_decoys() {
         let decoys = decoys(100);
         for sizes in [[0; 4], [3, 0, 0, 0], [0, 0, 0, 3], [1, 1, 1, 0]] {
             assert!(decoys.of_swarm(&hash(1), sizes, 0).is_none(), "{sizes:?}");
@@ -366,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn each_list_has_its_percentage_on_average_and_counts_say_so() {
+    fn each_list_has_its_percentage_of_decoys_on_average_and_counts_agree() {
         for (percent, sizes) in [
             (1, [400, 0, 0, 9]),
             (10, [4, 50, 7, 0]),
@@ -417,7 +409,7 @@ mod tests {
     /// When each decoy of a swarm was first and last seen and how often it was not seen in between, over
     /// three weeks, looked at every minute; and in how many minutes some came, went, or both.
     fn lives(size: impl Fn(u32) -> usize) -> (Vec<(u32, u32, u32)>, [u32; 3]) {
-        let mut decoys = decoys(20);
+        let decoys = decoys(20);
         let mut lives: BTreeMap<Vec<u8>, (u32, u32, u32)> = BTreeMap::new();
         let mut before = BTreeSet::new();
         let mut moves = [0; 3];
@@ -426,8 +418,7 @@ mod tests {
             let sizes = [size(minute), 40, 0, 0];
             let of_swarm = decoys.of_swarm(&hash(3), sizes, now).expect("has some");
             let there = all(&of_swarm, Family::V4);
-            let (entry, followed) = of_swarm.followed();
-            decoys.remember(entry, followed);
+            of_swarm.remember();
             let came = there.difference(&before).count() > 0;
             let went = before.difference(&there).count() > 0;
             for (count, moved) in moves.iter_mut().zip([came, went, came && went]) {

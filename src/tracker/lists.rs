@@ -6,7 +6,7 @@
 use super::blocks::{self, Block, Blocks};
 use super::clock::Clock;
 use super::peer::{Peer, count, drop_expired, insert_record, prefix};
-use crate::sys::memory::prefetch;
+use std::ops::Range;
 
 /// Makes room for `more` by growing a full vector by an eighth: doubling would leave a quarter of the memory unused on
 /// average.
@@ -113,9 +113,7 @@ struct Chunk {
     /// The prefix of a record that is not above any of this chunk and not below any of those before it. Finding a chunk
     /// reads no other chunk's memory, unless prefixes are equal.
     fence: u64,
-    /// A [`Block`], taken apart as in [`super::swarms::Peers`].
-    place: u32,
-    class: u8,
+    block: Block,
     count: u16,
 }
 
@@ -126,28 +124,11 @@ impl Chunk {
         let fence = prefix(records.get(..size)?);
         let block = blocks.take(records.len())?;
         blocks.get_mut(block)[..records.len()].copy_from_slice(records);
-        let count = u16::try_from(count(records, size)).ok()?;
-        let Block { class, place } = block;
         Some(Chunk {
             fence,
-            place,
-            class,
-            count,
+            block,
+            count: u16::try_from(count(records, size)).ok()?,
         })
-    }
-
-    fn block(&self) -> Block {
-        Block {
-            class: self.class,
-            place: self.place,
-        }
-    }
-
-    fn set_block(&mut self, block: Block) {
-        Block {
-            class: self.class,
-            place: self.place,
-        } = block;
     }
 
     fn len(&self) -> usize {
@@ -176,18 +157,32 @@ impl LargeList {
 
     /// Appends records that are in order and above all others. None if there is no memory for them.
     pub fn append(&mut self, records: &[u8], blocks: &mut Blocks) -> Option<()> {
+        self.rebuild(self.chunks.len()..self.chunks.len(), records, blocks)
+    }
+
+    /// Replaces these chunks by new ones, which hold their records and `more` behind them: as few chunks as are at most
+    /// three quarters full. None if there is no memory for them.
+    fn rebuild(&mut self, chunks: Range<usize>, more: &[u8], blocks: &mut Blocks) -> Option<()> {
         let size = self.size();
-        for part in records.chunks(self.max_in_chunk() / 2 * size) {
-            reserve(&mut self.chunks, 1);
-            self.chunks.push(Chunk::new(part, size, blocks)?);
+        let old = chunks.clone().map(|chunk| self.records((chunk, 0), blocks));
+        let records = old.chain([more]).collect::<Vec<_>>().concat();
+        let count = count(&records, size);
+        let parts = count / (self.max_in_chunk() * 3 / 4 + 1) + 1;
+        let parts = records.chunks((count / parts + 1) * size);
+        let new = parts.map(|part| Chunk::new(part, size, blocks));
+        let new: Vec<Chunk> = new.collect::<Option<_>>()?;
+        reserve(&mut self.chunks, new.len());
+        for old in self.chunks.splice(chunks, new) {
+            blocks.free(old.block);
         }
+        trim(&mut self.chunks);
         self.recount();
         Some(())
     }
 
     pub fn clear(&mut self, blocks: &mut Blocks) {
         for chunk in self.chunks.drain(..) {
-            blocks.free(chunk.block());
+            blocks.free(chunk.block);
         }
         *self = LargeList::new(self.size());
     }
@@ -205,7 +200,7 @@ impl LargeList {
         let rest = &self.chunks[below..];
         let equal = match rest.first() {
             Some(first) if first.fence == key => rest.partition_point(|chunk| {
-                let first = &blocks.get(chunk.block())[..self.size()];
+                let first = &blocks.get(chunk.block)[..self.size()];
                 chunk.fence == key && peer.search(first) != Err(0)
             }),
             _ => 0,
@@ -219,7 +214,7 @@ impl LargeList {
             return &[];
         };
         let bytes = index * self.size()..chunk.len() * self.size();
-        blocks.get(chunk.block()).get(bytes).unwrap_or_default()
+        blocks.get(chunk.block).get(bytes).unwrap_or_default()
     }
 
     /// The peer's place, or the one where it belongs.
@@ -231,29 +226,13 @@ impl LargeList {
         }
     }
 
-    /// Prefetches what [`LargeList::find`] will look at first: where halving a chunk thrice leads to. What
-    /// remains after that is a few lines.
-    pub fn prefetch(&self, peer: &Peer, blocks: &Blocks) {
-        let records = self.records((self.chunk_of(peer, blocks), 0), blocks);
-        for eighth in 1..8 {
-            if let Some(record) = records.get(records.len() * eighth / 8) {
-                prefetch(record);
-            }
-        }
-    }
-
     pub fn tag_mut<'a>(
         &self,
         (chunk, index): ChunkIndex,
         blocks: &'a mut Blocks,
     ) -> Option<&'a mut u8> {
-        let block = self.chunks.get(chunk)?.block();
+        let block = self.chunks.get(chunk)?.block;
         blocks.get_mut(block).get_mut((index + 1) * self.size() - 1)
-    }
-
-    /// The first record of a chunk.
-    pub fn first<'a>(&self, chunk: usize, blocks: &'a Blocks) -> Option<&'a [u8]> {
-        self.records((chunk, 0), blocks).get(..self.size())
     }
 
     /// All records, chunk by chunk.
@@ -269,18 +248,17 @@ impl LargeList {
             return Some(0);
         }
         if self.chunks.get(at.0)?.len() >= self.max_in_chunk() {
-            self.split(at.0, blocks)?;
+            self.rebuild(at.0..at.0 + 1, &[], blocks)?;
             at = self.find(peer, blocks).err()?;
         }
         let chunk = self.chunks.get_mut(at.0)?;
-        let (mut block, used) = (chunk.block(), chunk.len() * size);
+        let (mut block, used) = (chunk.block, chunk.len() * size);
         if used + size > blocks.get(block).len() {
             block = blocks.move_to(block, used, used + size)?;
         }
         // With room for the newcomer: blocks of exactly what there is are among those to move to.
-        block = blocks.move_together(block, used + size);
-        insert_record(blocks.get_mut(block), used, at.1 * size, record);
-        chunk.set_block(block);
+        chunk.block = blocks.move_together(block, used + size);
+        insert_record(blocks.get_mut(chunk.block), used, at.1 * size, record);
         chunk.count += 1;
         if at == (0, 0) {
             chunk.fence = prefix(peer.record());
@@ -289,31 +267,10 @@ impl LargeList {
         Some(self.rank(at))
     }
 
-    /// Halves a chunk, both parts trimmed.
-    fn split(&mut self, number: usize, blocks: &mut Blocks) -> Option<()> {
-        let size = self.size();
-        let left = self.chunks.get_mut(number)?;
-        let middle = left.len() / 2 * size;
-        let moved = blocks.get(left.block())[middle..left.len() * size].to_vec();
-        let right = Chunk::new(&moved, size, blocks)?;
-        left.count -= right.count;
-        reserve(&mut self.chunks, 1);
-        self.chunks.insert(number + 1, right);
-        self.trim_chunk(number, blocks);
-        self.recount();
-        Some(())
-    }
-
-    fn remove_chunk(&mut self, number: usize) {
-        self.chunks.remove(number);
-        trim(&mut self.chunks);
-        self.recount();
-    }
-
     pub fn remove(&mut self, (number, index): ChunkIndex, blocks: &mut Blocks) {
         let size = self.size();
         if let Some(chunk) = self.chunks.get_mut(number) {
-            let bytes = blocks.get_mut(chunk.block());
+            let bytes = blocks.get_mut(chunk.block);
             bytes.copy_within((index + 1) * size..chunk.len() * size, index * size);
             let kept = chunk.len() - 1;
             self.shrink_chunk(number, kept, blocks);
@@ -327,7 +284,7 @@ impl LargeList {
             return 0;
         };
         let looked_at = chunk.len();
-        let records = &mut blocks.get_mut(chunk.block())[..looked_at * size];
+        let records = &mut blocks.get_mut(chunk.block)[..looked_at * size];
         let kept = drop_expired(records, size, clock) / size;
         if kept < looked_at {
             self.shrink_chunk(number, kept, blocks);
@@ -342,44 +299,23 @@ impl LargeList {
         let chunk = &mut self.chunks[number];
         let dropped = chunk.len() - kept;
         chunk.count -= dropped as u16;
-        let block = chunk.block();
         self.add(number, 0_u32.wrapping_sub(dropped as u32));
         let length = |number: usize| self.chunks.get(number).map_or(usize::MAX, Chunk::len);
         let room = (max * 3 / 4).saturating_sub(kept);
-        if kept == 0 {
-            blocks.free(block);
-            self.remove_chunk(number);
-        } else if kept < max / 4 && length(number + 1) <= room {
-            self.join(number, blocks);
-        } else if kept < max / 4 && number > 0 && length(number - 1) <= room {
-            self.join(number - 1, blocks);
+        let is_small = kept < max / 4;
+        let joined = if kept == 0 {
+            number..number + 1
+        } else if is_small && length(number + 1) <= room {
+            number..number + 2
+        } else if is_small && number > 0 && length(number - 1) <= room {
+            number - 1..number + 1
         } else {
-            self.trim_chunk(number, blocks);
-        }
-    }
-
-    /// Moves all of the next chunk into this one.
-    fn join(&mut self, number: usize, blocks: &mut Blocks) {
-        let [left, right] = [number, number + 1].map(|chunk| self.records((chunk, 0), blocks));
-        let both = [left, right].concat();
-        let Some(mut joined) = Chunk::new(&both, self.size(), blocks) else {
+            let chunk = &mut self.chunks[number];
+            let shrunk = blocks.shrink(chunk.block, kept * usize::from(self.size));
+            chunk.block = shrunk.unwrap_or(chunk.block);
             return;
         };
-        joined.fence = self.chunks[number].fence;
-        for old in &self.chunks[number..=number + 1] {
-            blocks.free(old.block());
-        }
-        self.chunks[number] = joined;
-        self.remove_chunk(number + 1);
-    }
-
-    /// Moves a chunk into a smaller block if its own has become much too large.
-    fn trim_chunk(&mut self, number: usize, blocks: &mut Blocks) {
-        let size = self.size();
-        let chunk = &mut self.chunks[number];
-        if let Some(block) = blocks.shrink(chunk.block(), chunk.len() * size) {
-            chunk.set_block(block);
-        }
+        self.rebuild(joined, &[], blocks);
     }
 
     /// Builds the Fenwick tree anew.
@@ -545,7 +481,7 @@ mod tests {
 
     /// Chunks move to where others have left room, and must find room there for one more.
     #[test]
-    fn lists_that_share_blocks_keep_apart() {
+    fn lists_that_share_blocks_do_not_overlap() {
         let mut random = Random::seeded(8);
         let mut blocks = Blocks::default();
         let mut subjects: Vec<_> = (0..40).map(|n| Subject::new(n % 4 == 0)).collect();
@@ -562,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn expiry_goes_chunk_by_chunk_and_drops_only_the_old() {
+    fn expiry_goes_chunk_by_chunk_and_drops_only_expired_peers() {
         let (old, young) = (Clock::at(145).stamp(), Clock::at(150).stamp());
         let mut blocks = Blocks::default();
         let mut subject = Subject::new(false);
@@ -583,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_spends_little_more_than_its_records() {
+    fn a_list_takes_at_most_9_percent_more_memory_than_its_records() {
         let mut random = Random::seeded(3);
         let mut blocks = Blocks::default();
         let mut list = LargeList::new(7);
@@ -596,7 +532,7 @@ mod tests {
         let sizes = list
             .chunks
             .iter()
-            .map(|chunk| blocks.get(chunk.block()).len());
+            .map(|chunk| blocks.get(chunk.block).len());
         let room: usize = sizes.sum();
         assert!(
             room < list.len() * 7 * 109 / 100,

@@ -3,15 +3,15 @@
 //! [`Table`] is a slice of shards; a [`Tracker`] is one of them. An announce finds its torrent (`torrents`), stores the
 //! peer in the torrent's swarm (`swarms`, and under it `small`, `lists` and `blocks`), and copies some of the other
 //! peers into the reply (`sample`, `decoys`). The `sweep` drops what has expired. A `walk` visits everything, for saved
-//! state and for other nodes, whose announces come in through `cluster`.
+//! state and for other nodes, whose announces come in through `journal`.
 //!
 //! Nothing here does input or output, reads a clock or asks for randomness: time and the random generator are
 //! arguments, so that a test can run a year of announces in a second, the same each time.
 
 mod blocks;
 pub mod clock;
-mod cluster;
 mod decoys;
+mod journal;
 mod lists;
 mod peer;
 mod sample;
@@ -24,30 +24,33 @@ mod torrents;
 mod walk;
 
 pub use clock::{Clock, LIFE, STAMP_MASK};
-pub use cluster::{LATE, Lost, News, Record, STOP_MS, State, max_events};
 pub use decoys::Decoys;
+pub use journal::{LATE, Lost, News, PeerState, Record, STOP_MS, max_events};
 pub use peer::{COMPLETED, InfoHash, LOCAL, Peer, RECORD_SIZES, Role};
 pub use sample::{MAX_PEERS as MAX_REPLY_PEERS, Sink};
 pub use sweep::Progress;
 pub use table::{Locked, MAX_BATCH, Order, Survey, Sweeper, Table};
 pub use tally::Tally;
-pub use torrents::Ahead;
+pub use torrents::{Ahead, Position};
 pub use walk::{Cursor, Found};
 
 use crate::base::random::Random;
-use cluster::Journal;
 use decoys::SwarmDecoys;
+use journal::Journal;
 use peer::{Family, of_use};
-use swarms::{Peers, Seen, Swarms, Update};
+use swarms::{Peers, Seen, Swarms};
 use sweep::Sweep;
 use table::{Size, add};
-use torrents::{Position, Torrent, Torrents};
+use torrents::{Torrent, Torrents};
 
 /// How long the downloaded count of a torrent without peers is remembered, in seconds.
 const KEEP_EMPTY: u32 = 24 * 3600;
 
 /// Cache lines of a small swarm that are fetched before it is updated.
 const PREFETCHED: usize = 8;
+
+/// Torrents between the one that a walk or a sweep visits and the one whose swarm it prefetches.
+const LOOKED_AHEAD: usize = 8;
 
 /// The event of an announce (BEP 3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,10 +64,10 @@ pub enum Event {
 }
 
 /// An announce, however it arrived.
-#[derive(Clone, Copy, Debug)]
-pub struct Announce<'a> {
-    pub info_hash: &'a InfoHash,
-    /// Port 0 is refused before it gets here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announce {
+    pub info_hash: InfoHash,
+    /// Codecs refuse port 0.
     pub peer: Peer,
     pub role: Role,
     pub event: Event,
@@ -73,23 +76,8 @@ pub struct Announce<'a> {
     pub hint: Hint,
 }
 
-/// The position of a torrent a moment ago. It is verified when it is used.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Hint {
-    at: Position,
-    is_known: bool,
-}
-
-impl Hint {
-    fn found(at: Position) -> Hint {
-        Hint { at, is_known: true }
-    }
-
-    #[cfg(test)]
-    pub fn is_known(self) -> bool {
-        self.is_known
-    }
-}
+/// The position of a torrent a moment ago, if it was looked up. It is verified when it is used.
+pub type Hint = Option<Position>;
 
 /// The counts of a swarm, the asker included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,14 +115,15 @@ pub struct Sinks<'a> {
     pub v6: Sink<'a>,
 }
 
-impl Sinks<'_> {
-    /// Bytes that are filled in both.
-    pub fn len(&self) -> usize {
-        self.v4.len() + self.v6.len()
+impl<'a> Sinks<'a> {
+    pub fn new(v4: &'a mut [u8], v6: &'a mut [u8]) -> Sinks<'a> {
+        let [v4, v6] = [v4, v6].map(Sink::new);
+        Sinks { v4, v6 }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Bytes that are filled in both.
+    pub fn filled(&self) -> usize {
+        self.v4.bytes().len() + self.v6.bytes().len()
     }
 }
 
@@ -155,6 +144,16 @@ pub struct Totals {
     pub torrents: usize,
     pub leechers: usize,
     pub seeders: usize,
+}
+
+impl Totals {
+    fn new(torrents: usize, [a, b, c, d]: [usize; 4]) -> Totals {
+        Totals {
+            torrents,
+            leechers: a + c,
+            seeders: b + d,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -200,36 +199,9 @@ impl Tracker {
         }
     }
 
-    pub fn tally(&self) -> &Tally {
-        &self.tally
-    }
-
-    /// Peers by list: IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders.
-    pub fn peers(&self) -> [usize; 4] {
-        self.swarms.totals
-    }
-
-    /// Mixes decoys into replies and counts from now on.
-    pub fn use_decoys(&mut self, decoys: Decoys) {
-        self.decoys = Some(decoys);
-    }
-
     /// Torrents and peers that are stored: no decoys.
     pub fn totals(&self) -> Totals {
-        let [a, b, c, d] = self.swarms.totals;
-        Totals {
-            torrents: self.torrents.len(),
-            leechers: a + c,
-            seeders: b + d,
-        }
-    }
-
-    /// Bytes that torrents take, and swarms beside them.
-    pub fn table_bytes(&self) -> [usize; 2] {
-        [
-            self.torrents.len() * size_of::<Torrent>(),
-            self.swarms.bytes(),
-        ]
+        Totals::new(self.torrents.len(), self.swarms.totals)
     }
 
     /// The first step of looking ahead: finds a torrent's leaf and prefetches its entry.
@@ -243,29 +215,22 @@ impl Tracker {
 
     /// The second step: prefetches the swarm, and returns where the torrent was found.
     pub fn look_further(&self, info_hash: &InfoHash, ahead: &Ahead) -> Hint {
-        match self.torrents.look_further(info_hash, ahead) {
-            Some((at, torrent)) => {
-                self.swarms.prefetch(&torrent.peers, PREFETCHED);
-                Hint::found(at)
-            }
-            None => Hint::default(),
-        }
+        let hint = self.torrents.look_further(info_hash, ahead);
+        self.prefetch(hint);
+        hint
     }
 
     /// Both steps at once for a torrent that is a little behind the last one in order.
     pub fn look_behind(&self, info_hash: &InfoHash, last: Hint) -> Hint {
-        let found = self.torrents.find_behind(info_hash, last.at);
-        if let Some(torrent) = found.ok().and_then(|at| self.torrents.get(at)) {
-            self.swarms.prefetch(&torrent.peers, PREFETCHED);
-        }
-        Hint::found(found.unwrap_or_else(|at| at))
+        let last = last.unwrap_or_default();
+        let found = self.torrents.find_behind(info_hash, last);
+        self.prefetch(found.ok());
+        Some(found.unwrap_or_else(|at| at))
     }
 
-    /// A step after that, for a peer of a large swarm.
-    pub fn look_inside(&self, hint: Hint, peer: Peer) {
-        let torrent = self.torrents.get(hint.at).filter(|_| hint.is_known);
-        if let Some(torrent) = torrent {
-            self.swarms.prefetch_peer(&torrent.peers, &peer);
+    fn prefetch(&self, hint: Hint) {
+        if let Some(torrent) = hint.and_then(|at| self.torrents.get(at)) {
+            self.swarms.prefetch(&torrent.peers, PREFETCHED);
         }
     }
 
@@ -276,28 +241,34 @@ impl Tracker {
         random: &mut Random,
         sinks: &mut Sinks,
     ) -> Outcome {
-        let found = self
-            .torrents
-            .find_near(announce.info_hash, announce.hint.at);
+        let found = self.torrents.find_near(&announce.info_hash, announce.hint);
         if announce.event == Event::Stopped {
-            self.note_stop(found.ok(), announce.info_hash, announce.peer);
+            self.note_stop(found.ok(), &announce.info_hash, announce.peer);
             let counts = found.map(|at| self.remove(at, announce.peer));
             return Outcome {
                 counts: counts.unwrap_or_default(),
                 is_completion: false,
             };
         }
-        let at = match found {
-            Err(at) if self.has_room() => self.add_torrent(at, announce.info_hash, 0, self.now),
-            found => found.ok(),
-        };
-        let Some(at) = at else {
+        let Some(at) = self.enter(found, &announce.info_hash) else {
             return Outcome::default();
         };
         let seen = self.store(at, announce, random);
         Outcome {
             counts: self.pick_peers(at, announce, seen.map(|seen| seen.rank), random, sinks),
             is_completion: seen.is_some_and(|seen| seen.newly_completed),
+        }
+    }
+
+    /// The position of a torrent, which is added if it is not stored and the table has room for it and a peer.
+    fn enter(
+        &mut self,
+        found: Result<Position, Position>,
+        info_hash: &InfoHash,
+    ) -> Option<Position> {
+        match found {
+            Err(at) if self.has_room() => self.add_torrent(at, info_hash, 0, self.now),
+            found => found.ok(),
         }
     }
 
@@ -318,32 +289,35 @@ impl Tracker {
         has_room.then(|| self.torrents.insert(at, torrent))
     }
 
-    /// Adds or renews the peer of a torrent. None if there is no room for it.
-    fn store(&mut self, at: Position, announce: &Announce, random: &mut Random) -> Option<Seen> {
-        let Announce {
-            peer, role, event, ..
-        } = *announce;
-        let completes = event == Event::Completed && role == Role::Seeder;
-        let update = Update {
-            role,
-            tag: self.clock.stamp() | LOCAL | if completes { COMPLETED } else { 0 },
-            room: self.has_room(),
-        };
+    /// Adds or renews a peer of a torrent; the peer's tag is the new one. None if there is no room for it.
+    fn put(&mut self, at: Position, peer: Peer, role: Role) -> Option<Seen> {
+        let has_room = self.has_room();
         let torrent = self.torrents.get_mut(at)?;
-        let seen = self.swarms.update(&mut torrent.peers, peer, update)?;
+        self.swarms.update(&mut torrent.peers, peer, role, has_room)
+    }
+
+    /// Adds or renews the peer that announces.
+    fn store(&mut self, at: Position, announce: &Announce, random: &mut Random) -> Option<Seen> {
+        let (role, stamp) = (announce.role, self.clock.stamp());
+        let completes = announce.event == Event::Completed && role == Role::Seeder;
+        let completed = if completes { COMPLETED } else { 0 };
+        let peer = announce.peer.with_tag(stamp | LOCAL | completed);
+        let seen = self.put(at, peer, role)?;
         self.tally.count(seen, announce, self.clock, random);
-        let completed = u32::from(seen.newly_completed);
-        torrent.downloaded = torrent.downloaded.saturating_add(completed);
+        if seen.newly_completed {
+            let torrent = self.torrents.get_mut(at)?;
+            torrent.downloaded = torrent.downloaded.saturating_add(1);
+        }
         let journal = self.journal.as_deref();
         if journal.is_some_and(|journal| journal.is_notable(seen, role, self.clock)) {
-            self.note_announce(at, peer, role, seen);
+            self.note_announce(at, announce.peer, role, seen);
         }
         Some(seen)
     }
 
     /// Picks the peers of a reply, and returns its counts. `rank` is the asker's if it is stored.
     fn pick_peers(
-        &mut self,
+        &self,
         at: Position,
         announce: &Announce,
         rank: Option<usize>,
@@ -354,8 +328,7 @@ impl Tracker {
             return Counts::default();
         };
         let (role, clock) = (announce.role, self.clock);
-        let decoys = self.decoys_of(torrent);
-        let sizes = self.sizes(torrent, decoys.as_ref());
+        let (sizes, decoys) = self.sizes(torrent);
         let rank_in = |family| rank.filter(|_| announce.peer.family() == family);
         let available = |family, sink: &Sink| {
             let asker = rank_in(family).filter(|_| role == Role::Leecher).is_some();
@@ -384,28 +357,20 @@ impl Tracker {
         };
         pick(Family::V4, v4, &mut sinks.v4);
         pick(Family::V6, v6, &mut sinks.v6);
-        let downloaded = torrent.downloaded;
-        let followed = decoys.map(|decoys| decoys.followed());
-        if let (Some(decoys), Some((entry, followed))) = (&mut self.decoys, followed) {
-            decoys.remember(entry, followed);
-        }
-        Counts::new(sizes, downloaded)
+        decoys.iter().for_each(SwarmDecoys::remember);
+        Counts::new(sizes, torrent.downloaded)
     }
 
-    /// How many peers clients are told of, by list.
-    fn sizes(&self, torrent: &Torrent, decoys: Option<&SwarmDecoys>) -> [usize; 4] {
+    /// How many peers a reply counts in each list, and the decoys among them.
+    fn sizes(&self, torrent: &Torrent) -> ([usize; 4], Option<SwarmDecoys<'_>>) {
         let mut sizes = self.swarms.sizes(&torrent.peers, self.clock);
-        if let Some(decoys) = decoys {
+        let now = self.now.saturating_sub(KEEP_EMPTY);
+        let decoys = self.decoys.as_ref();
+        let decoys = decoys.and_then(|all| all.of_swarm(&torrent.info_hash, sizes, now));
+        if let Some(decoys) = &decoys {
             add(&mut sizes, decoys.live());
         }
-        sizes
-    }
-
-    fn decoys_of(&self, torrent: &Torrent) -> Option<SwarmDecoys<'_>> {
-        let decoys = self.decoys.as_ref()?;
-        let sizes = self.swarms.sizes(&torrent.peers, self.clock);
-        let now = self.now.saturating_sub(KEEP_EMPTY);
-        decoys.of_swarm(&torrent.info_hash, sizes, now)
+        (sizes, decoys)
     }
 
     /// Peers and torrents that are stored here.
@@ -494,8 +459,7 @@ impl Tracker {
 
     /// The counts that clients are sent, decoys included.
     fn counts(&self, torrent: &Torrent) -> Counts {
-        let sizes = self.sizes(torrent, self.decoys_of(torrent).as_ref());
-        Counts::new(sizes, torrent.downloaded)
+        Counts::new(self.sizes(torrent).0, torrent.downloaded)
     }
 }
 
@@ -514,7 +478,7 @@ fn share(want: usize, v4: usize, v6: usize) -> (usize, usize) {
 }
 
 #[cfg(test)]
-mod cluster_tests;
+mod journal_tests;
 #[cfg(test)]
 mod observer_tests;
 #[cfg(test)]

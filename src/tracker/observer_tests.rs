@@ -1,8 +1,8 @@
-//! An observer who announces often tries to tell decoys from peers.
+//! An observer who announces often tries to distinguish decoys from peers.
 //!
-//! Swarms live through some days of peers that come, announce, and stop or vanish; on the last day an
-//! observer announces every minute with numwant 50 and notes what each address does. For each measure, the
-//! chance that a decoy has more of it than a peer must be near one half.
+//! For some days, peers of a swarm arrive, announce, and stop or vanish. On the last day an observer announces every
+//! minute with numwant 50 and notes the behaviour of each address. For each measure, the chance that a decoy's value is
+//! above a peer's must be near one half.
 
 use super::*;
 use crate::sys::chunks::as_chunks;
@@ -24,16 +24,16 @@ struct Visitor {
     is_polite: bool,
 }
 
-/// What the observer has noted of an address.
+/// The observer's notes of an address.
 struct Noted {
     first: u64,
     last: u64,
     times: u64,
     longest_gap: u64,
     places: u64,
-    /// How often the one next to it in order of address came next, among all ever seen.
+    /// How often the next address in order, of all that were seen, came next in the reply.
     neighbours: u64,
-    /// Others that were first seen in the same minute or last seen then.
+    /// Other addresses that were first seen, or last seen, in the same minute.
     coincidences: u64,
 }
 
@@ -51,7 +51,7 @@ impl World {
             max_peers: usize::MAX,
             max_torrents: usize::MAX,
         });
-        tracker.use_decoys(Decoys::new(percent, [seed, 5], 1_700_000_000, 1));
+        tracker.decoys = Some(Decoys::new(percent, [seed, 5], 1_700_000_000, 1));
         World {
             tracker,
             random: Random::seeded(seed),
@@ -60,7 +60,7 @@ impl World {
         }
     }
 
-    /// A new peer, for 5 minutes to 3.5 days: as many for one to two hours as for two to four.
+    /// Adds a peer that stays for 5 minutes to 3.5 days: as many stay for one to two hours as for two to four.
     fn arrive(&mut self, now: u64) {
         let bits = self.random.draw().to_be_bytes();
         let mut peer = [0; 7];
@@ -80,24 +80,21 @@ impl World {
 
     fn announce(&mut self, peer: [u8; 7], role: Role, event: Event) -> Vec<Endpoint> {
         let mut room = [0; 300];
-        let mut sinks = Sinks {
-            v4: Sink::new(&mut room),
-            v6: Sink::new(&mut []),
-        };
+        let mut sinks = Sinks::new(&mut room, &mut []);
         let announce = Announce {
-            info_hash: &[0x77; 20],
+            info_hash: [0x77; 20],
             peer: Peer::V4(peer),
             role,
             event,
             want: 50,
-            hint: Hint::default(),
+            hint: None,
         };
         self.tracker
             .announce(&announce, &mut self.random, &mut sinks);
         as_chunks(sinks.v4.bytes()).0.to_vec()
     }
 
-    /// Lets a minute pass in a swarm of about so many peers.
+    /// Advances a swarm of about `size` peers by a minute.
     fn pass(&mut self, now: u64, size: usize) {
         self.tracker.advance(now * 1000);
         while self.tracker.sweep(10_000, None) == Progress::Underway {}
@@ -123,7 +120,7 @@ impl World {
     }
 }
 
-/// What is noted of each address in these replies, but for coincidences.
+/// The notes of each address in these replies, without coincidences.
 fn note(replies: &[Vec<Endpoint>]) -> BTreeMap<Endpoint, Noted> {
     let all: BTreeSet<Endpoint> = replies.iter().flatten().copied().collect();
     let next_in_order: BTreeMap<Endpoint, Endpoint> = all
@@ -154,7 +151,7 @@ fn note(replies: &[Vec<Endpoint>]) -> BTreeMap<Endpoint, Noted> {
     noted
 }
 
-/// What is noted in a day, of decoys and of peers.
+/// The notes of a day, of decoys and of peers.
 fn observe(size: usize, percent: u32, seed: u64) -> (Vec<Noted>, Vec<Noted>) {
     let mut world = World::new(percent, seed);
     for _ in 0..size {
@@ -179,7 +176,7 @@ fn observe(size: usize, percent: u32, seed: u64) -> (Vec<Noted>, Vec<Noted>) {
     };
     let (firsts, lasts) = (count(|n| n.first), count(|n| n.last));
     for n in noted.values_mut() {
-        // An address that was there at the start or at the end says nothing.
+        // An address that was there from the start does not count.
         let came = firsts.get(&n.first).filter(|_| n.first > 5);
         let went = lasts.get(&n.first).filter(|_| n.first > 5);
         n.coincidences = came.map_or(0, |c| c - 1) + went.copied().unwrap_or(0);
@@ -196,7 +193,7 @@ fn observe(size: usize, percent: u32, seed: u64) -> (Vec<Noted>, Vec<Noted>) {
 
 type Measure = fn(&Noted) -> f64;
 
-/// The chance that a decoy has more of something than a peer.
+/// The chance that a measure is greater for a decoy than for a peer.
 fn chance(decoys: &[Noted], peers: &[Noted], of: impl Fn(&Noted) -> f64) -> f64 {
     let mut sum = 0.0;
     for decoy in decoys {
@@ -212,7 +209,7 @@ fn chance(decoys: &[Noted], peers: &[Noted], of: impl Fn(&Noted) -> f64) -> f64 
 }
 
 #[test]
-fn asking_every_minute_for_a_day_does_not_tell_decoys_from_peers() {
+fn announcing_every_minute_for_a_day_does_not_distinguish_decoys_from_peers() {
     for (size, percent, swarms) in [(30, 25, 12), (100, 20, 4), (300, 10, 3)] {
         let (mut decoys, mut peers) = (Vec::new(), Vec::new());
         for seed in 0..swarms {

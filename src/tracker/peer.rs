@@ -121,9 +121,23 @@ impl Peer {
         }
     }
 
-    pub(super) fn set_tag(&mut self, tag: u8) {
+    pub(super) fn tag(&self) -> u8 {
         match self {
+            Peer::V4([.., tag]) | Peer::V6([.., tag]) => *tag,
+        }
+    }
+
+    pub(super) fn with_tag(mut self, tag: u8) -> Peer {
+        match &mut self {
             Peer::V4([.., old]) | Peer::V6([.., old]) => *old = tag,
+        }
+        self
+    }
+
+    pub fn ip(&self) -> IpAddr {
+        match self {
+            Peer::V4([address @ .., _, _, _]) => IpAddr::from(*address),
+            Peer::V6([address @ .., _, _, _]) => IpAddr::from(*address),
         }
     }
 
@@ -224,6 +238,7 @@ mod tests {
         let v6: IpAddr = "2001:db8::1".parse().expect("an address");
         let peer = Peer::new(v6, 258);
         assert_eq!(peer.endpoint()[14..], [0, 1, 1, 2]);
+        assert_eq!(peer.ip(), v6);
         assert_eq!(Peer::from_endpoint(peer.endpoint()), Some(peer));
     }
 
@@ -250,8 +265,7 @@ mod tests {
             assert!(found.is_sorted());
             found.dedup();
             assert_eq!(found.len(), 6);
-            let mut peer = Peer::new(to_ip(peers[1]), 256);
-            peer.set_tag(0xff);
+            let peer = Peer::new(to_ip(peers[1]), 256).with_tag(0xff);
             assert_eq!(peer.search(&records), Ok(3));
         }
     }

@@ -40,14 +40,6 @@ impl<'a> Sink<'a> {
         &self.room[..self.filled]
     }
 
-    pub fn len(&self) -> usize {
-        self.filled
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.filled == 0
-    }
-
     /// How many endpoints of this family the room has space for.
     pub fn capacity(&self, family: Family) -> usize {
         self.room.len() / (family.record_bytes() - 1)
@@ -62,8 +54,16 @@ impl<'a> Sink<'a> {
         }
     }
 
-    /// Appends the peers of these records that have not expired.
-    fn push_living<const BYTES: usize>(&mut self, records: &[[u8; BYTES]], clock: Clock) {
+    /// Appends the peers of these records, at most `max` of them, that have not expired. Returns how many records were
+    /// passed.
+    fn push_living<const BYTES: usize>(
+        &mut self,
+        records: &[u8],
+        max: usize,
+        clock: Clock,
+    ) -> usize {
+        let (records, _) = as_chunks::<BYTES>(records);
+        let records = &records[..max.min(records.len())];
         let mut filled = self.filled;
         for record in records {
             if !clock.expired(record[BYTES - 1]) {
@@ -74,6 +74,7 @@ impl<'a> Sink<'a> {
             }
         }
         self.filled = filled;
+        records.len()
     }
 }
 
@@ -151,9 +152,9 @@ impl<'a> Pool<'a> {
                 prefetch(self.starting_at(rank));
             }
         }
-        let full = sink.len() + want * (asker.0.record_bytes() - 1);
+        let full = sink.filled + want * (asker.0.record_bytes() - 1);
         for rank in first.into_iter().take(count).chain(ranks) {
-            if sink.len() >= full {
+            if sink.filled >= full {
                 return;
             }
             match rank.checked_sub(peers) {
@@ -179,42 +180,25 @@ impl<'a> Pool<'a> {
     }
 
     /// Copies `count` peers from a rank on, ranks counted without the asker.
-    fn copy(&self, rank: usize, count: usize, clock: Clock, sink: &mut Sink) {
-        match self.asker {
-            Some(asker) if rank + count > asker => {
-                let first = asker.saturating_sub(rank);
-                self.copy_all(rank, first, clock, sink);
-                self.copy_all(rank + first + 1, count - first, clock, sink);
-            }
-            _ => self.copy_all(rank, count, clock, sink),
-        }
-    }
-
-    /// The same with the asker counted.
-    fn copy_all(&self, rank: usize, count: usize, clock: Clock, sink: &mut Sink) {
-        // Copies of a length that the compiler knows.
-        match self.leechers.size() {
-            V4_BYTES => self.copy_records::<V4_BYTES>(rank, count, clock, sink),
-            _ => self.copy_records::<V6_BYTES>(rank, count, clock, sink),
-        }
-    }
-
-    fn copy_records<const BYTES: usize>(
-        &self,
-        mut rank: usize,
-        mut left: usize,
-        clock: Clock,
-        sink: &mut Sink,
-    ) {
-        while left > 0 {
-            let (records, _) = as_chunks::<BYTES>(self.starting_at(rank));
-            let records = &records[..left.min(records.len())];
-            if records.is_empty() {
+    fn copy(&self, mut rank: usize, mut count: usize, clock: Clock, sink: &mut Sink) {
+        let asker = self.asker.unwrap_or(usize::MAX);
+        while count > 0 {
+            // The asker has a record too.
+            let (first, until) = match rank < asker {
+                true => (rank, asker - rank),
+                false => (rank + 1, usize::MAX),
+            };
+            // Copies of a length that the compiler knows.
+            let (records, max) = (self.starting_at(first), count.min(until));
+            let passed = match self.leechers.size() {
+                V4_BYTES => sink.push_living::<V4_BYTES>(records, max, clock),
+                _ => sink.push_living::<V6_BYTES>(records, max, clock),
+            };
+            if passed == 0 {
                 return;
             }
-            sink.push_living(records, clock);
-            rank += records.len();
-            left -= records.len();
+            rank += passed;
+            count -= passed;
         }
     }
 }
@@ -387,7 +371,7 @@ mod tests {
         let mut room = [0; 120];
         let mut sink = Sink::new(&mut room);
         pool.pick(50, Clock::at(55), &mut Random::seeded(1), &mut sink);
-        assert_eq!(sink.len(), 60);
+        assert_eq!(sink.bytes().len(), 60);
         assert!(sink.bytes().chunks(6).all(|e| e[5] % 2 == 0));
     }
 

@@ -67,16 +67,14 @@ pub fn remove(block: &mut [u8], list: usize, index: usize) {
     block[list] -= 1;
 }
 
-/// Drops the expired; returns how many of each list.
-pub fn expire(block: &mut [u8], clock: Clock) -> [usize; 4] {
-    std::array::from_fn(|list| {
-        let (size, range) = (RECORD_SIZES[list], range(block, list));
+/// Drops the expired.
+pub fn expire(block: &mut [u8], clock: Clock) {
+    for (list, size) in RECORD_SIZES.into_iter().enumerate() {
+        let range = range(block, list);
         let kept = drop_expired(&mut block[range.clone()], size, clock);
-        let dropped = (range.len() - kept) / size;
-        if dropped > 0 {
+        if kept < range.len() {
             block.copy_within(range.end..used(block), range.start + kept);
-            block[list] -= dropped as u8;
+            block[list] = (kept / size) as u8;
         }
-        dropped
-    })
+    }
 }

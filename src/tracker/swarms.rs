@@ -20,45 +20,14 @@ pub enum Peers {
     Empty(u32),
     Leecher([u8; V4_BYTES]),
     Seeder([u8; V4_BYTES]),
-    /// A [`Block`]; not as one field, since a nested struct would cost four bytes of padding.
-    Small {
-        class: u8,
-        place: u32,
-    },
+    Small(Block),
     Large(u32),
 }
 
 const _: () = assert!(size_of::<Peers>() == 8);
 
-impl Peers {
-    fn lone(role: Role, record: [u8; V4_BYTES]) -> Peers {
-        match role {
-            Role::Leecher => Peers::Leecher(record),
-            Role::Seeder => Peers::Seeder(record),
-        }
-    }
-
-    fn small(Block { class, place }: Block) -> Peers {
-        Peers::Small { class, place }
-    }
-}
-
 /// A swarm too large for a block.
 type Large = [LargeList; 4];
-
-fn counts(large: &Large) -> [usize; 4] {
-    std::array::from_fn(|list| large[list].len())
-}
-
-/// The new state of a peer.
-#[derive(Clone, Copy, Debug)]
-pub struct Update {
-    pub role: Role,
-    /// The stamp, with `LOCAL` and `COMPLETED` if they apply. A completion that was counted stays counted.
-    pub tag: u8,
-    /// Whether a peer that is not known yet may be stored.
-    pub room: bool,
-}
 
 /// A peer that was stored or renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,13 +37,6 @@ pub struct Seen {
     pub newly_completed: bool,
     /// Its role and tag before; none for a newcomer.
     pub before: Option<(Role, u8)>,
-}
-
-/// A stored peer.
-#[derive(Debug)]
-pub struct Stored<'a> {
-    pub role: Role,
-    pub tag: &'a mut u8,
 }
 
 /// A place in a swarm by key: the list, and a record in it to go on from.
@@ -132,9 +94,7 @@ impl Swarms {
     pub fn list<'a>(&'a self, peers: &'a Peers, list: usize) -> PeerList<'a> {
         let records: &[u8] = match (peers, list) {
             (Peers::Leecher(lone), 0) | (Peers::Seeder(lone), 1) => lone,
-            (&Peers::Small { class, place }, _) => {
-                small::records(self.blocks.get(Block { class, place }), list)
-            }
+            (Peers::Small(block), _) => small::records(self.blocks.get(*block), list),
             (&Peers::Large(number), _) => match self.large(number) {
                 Some(large) => return PeerList::Large(&large[list], &self.blocks),
                 None => &[],
@@ -166,23 +126,15 @@ impl Swarms {
         }
     }
 
-    /// Role and tag of a peer.
-    pub fn get(&self, peers: &Peers, peer: Peer) -> Option<(Role, u8)> {
-        let (role, at) = self.locate(peers, &peer, Role::Leecher).ok()?;
-        let record = self.list(peers, peer.list(role)).records_at(at);
-        Some((role, *record.get(peer.record().len() - 1)?))
-    }
-
-    /// Finds a peer, which is looked for in this role first.
+    /// Role and tag of a peer, which is looked for in this role first.
     pub fn find<'a>(
         &'a mut self,
         peers: &'a mut Peers,
         peer: Peer,
         first: Role,
-    ) -> Option<Stored<'a>> {
+    ) -> Option<(Role, &'a mut u8)> {
         let (role, at) = self.locate(peers, &peer, first).ok()?;
-        let tag = self.tag_mut(peers, peer.list(role), at)?;
-        Some(Stored { role, tag })
+        Some((role, self.tag_mut(peers, peer.list(role), at)?))
     }
 
     fn tag_mut<'a>(
@@ -194,8 +146,8 @@ impl Swarms {
         match peers {
             Peers::Empty(_) => None,
             Peers::Leecher(lone) | Peers::Seeder(lone) => lone.last_mut(),
-            &mut Peers::Small { class, place } => {
-                let bytes = self.blocks.get_mut(Block { class, place });
+            Peers::Small(block) => {
+                let bytes = self.blocks.get_mut(*block);
                 let start = small::range(bytes, list).start;
                 bytes.get_mut(start + (at.1 + 1) * RECORD_SIZES[list] - 1)
             }
@@ -206,14 +158,16 @@ impl Swarms {
         }
     }
 
-    /// Adds or renews a peer. None if it is new and there is no room.
-    pub fn update(&mut self, peers: &mut Peers, mut peer: Peer, update: Update) -> Option<Seen> {
-        let Update {
-            role,
-            mut tag,
-            room,
-        } = update;
-        let mut before = None;
+    /// Adds or renews a peer. A completion that was counted stays counted. None if the peer is new and there is no
+    /// room.
+    pub fn update(
+        &mut self,
+        peers: &mut Peers,
+        mut peer: Peer,
+        role: Role,
+        has_room: bool,
+    ) -> Option<Seen> {
+        let (mut tag, mut before) = (peer.tag(), None);
         let rank = match self.locate(peers, &peer, role) {
             Ok((stored, at)) if stored == role => {
                 let rank = self.rank(peers, peer.list(role), at);
@@ -227,15 +181,12 @@ impl Swarms {
                 let stored = self.take_out(peers, &peer, role.other())?;
                 before = Some((role.other(), stored));
                 tag |= stored & COMPLETED;
-                peer.set_tag(tag);
+                peer = peer.with_tag(tag);
                 let belongs = self.list(peers, peer.list(role)).find(&peer).err()?;
                 self.insert(peers, belongs, &peer, role)?
             }
-            Err(_) if !room => return None,
-            Err(belongs) => {
-                peer.set_tag(tag);
-                self.insert(peers, belongs, &peer, role)?
-            }
+            Err(belongs) if has_room => self.insert(peers, belongs, &peer, role)?,
+            Err(_) => return None,
         };
         let was_completed = before.is_some_and(|(_, tag)| tag & COMPLETED != 0);
         Some(Seen {
@@ -254,28 +205,24 @@ impl Swarms {
         role: Role,
     ) -> Option<usize> {
         let list = peer.list(role);
-        let rank = match (&*peers, *peer) {
-            (Peers::Empty(_), Peer::V4(record)) => {
-                *peers = Peers::lone(role, record);
-                0
+        if let (Peers::Empty(_), Peer::V4(record)) = (&*peers, *peer) {
+            *peers = match role {
+                Role::Leecher => Peers::Leecher(record),
+                Role::Seeder => Peers::Seeder(record),
+            };
+        } else if self.make_room(peers, list)? {
+            at = self.list(peers, list).find(peer).err()?;
+        }
+        let rank = match *peers {
+            Peers::Small(block) => {
+                small::insert(self.blocks.get_mut(block), list, at.1, peer.record());
+                at.1
             }
-            _ => {
-                if self.make_room(peers, list)? {
-                    at = self.list(peers, list).find(peer).err()?;
-                }
-                match *peers {
-                    Peers::Small { class, place } => {
-                        let bytes = self.blocks.get_mut(Block { class, place });
-                        small::insert(bytes, list, at.1, peer.record());
-                        at.1
-                    }
-                    Peers::Large(number) => {
-                        let (large, blocks) = self.large_mut(number)?;
-                        large[list].insert(at, peer, blocks)?
-                    }
-                    _ => return None,
-                }
+            Peers::Large(number) => {
+                let (large, blocks) = self.large_mut(number)?;
+                large[list].insert(at, peer, blocks)?
             }
+            _ => 0,
         };
         self.totals[list] += 1;
         Some(rank)
@@ -287,8 +234,7 @@ impl Swarms {
         let size = RECORD_SIZES[list];
         let (role, lone) = match *peers {
             Peers::Large(_) => return Some(false),
-            Peers::Small { class, place } => {
-                let block = Block { class, place };
+            Peers::Small(block) => {
                 let bytes = self.blocks.get(block);
                 let used = small::used(bytes);
                 if small::is_full(bytes, list) || used + size > small::MAX_BYTES {
@@ -296,7 +242,7 @@ impl Swarms {
                     return Some(true);
                 }
                 if used + size > bytes.len() {
-                    *peers = Peers::small(self.blocks.move_to(block, used, used + size)?);
+                    *peers = Peers::Small(self.blocks.move_to(block, used, used + size)?);
                 }
                 return Some(false);
             }
@@ -311,7 +257,7 @@ impl Swarms {
         if let Some(lone) = lone {
             small::insert(bytes, role as usize, 0, &lone);
         }
-        *peers = Peers::small(block);
+        *peers = Peers::Small(block);
         Some(false)
     }
 
@@ -322,15 +268,11 @@ impl Swarms {
         for (list, peers) in large.iter_mut().enumerate() {
             peers.append(small::records(&bytes, list), &mut self.blocks)?;
         }
-        let number = match self.vacant.pop() {
-            Some(number) => number,
-            None => {
-                let number = u32::try_from(self.large.len()).ok()?;
-                reserve(&mut self.large, 1);
-                self.large.push(None);
-                number
-            }
-        };
+        let number = self.vacant.pop().or_else(|| {
+            reserve(&mut self.large, 1);
+            self.large.push(None);
+            u32::try_from(self.large.len() - 1).ok()
+        })?;
         self.large[number as usize] = Some(Box::new(large));
         self.blocks.free(block);
         *peers = Peers::Large(number);
@@ -351,9 +293,7 @@ impl Swarms {
         let at = self.list(peers, list).find(peer).ok()?;
         let tag = *self.tag_mut(peers, list, at)?;
         match *peers {
-            Peers::Small { class, place } => {
-                small::remove(self.blocks.get_mut(Block { class, place }), list, at.1);
-            }
+            Peers::Small(block) => small::remove(self.blocks.get_mut(block), list, at.1),
             Peers::Large(number) => {
                 if let Some((large, blocks)) = self.large_mut(number) {
                     large[list].remove(at, blocks);
@@ -372,8 +312,7 @@ impl Swarms {
         }
         match *peers {
             Peers::Empty(_) => *peers = Peers::Empty(now),
-            Peers::Small { class, place } => {
-                let block = Block { class, place };
+            Peers::Small(block) => {
                 let bytes = self.blocks.get(block);
                 let lone = bytes[small::HEADER..].first_chunk().copied();
                 let shrunk = match small::counts(bytes) {
@@ -387,7 +326,7 @@ impl Swarms {
                     self.blocks.free(block);
                     *peers = shrunk;
                 } else if let Some(block) = self.blocks.shrink(block, used) {
-                    *peers = Peers::small(block);
+                    *peers = Peers::Small(block);
                 }
             }
             _ => {}
@@ -399,13 +338,9 @@ impl Swarms {
         let Some((large, blocks)) = self.large_mut(number) else {
             return;
         };
-        let counts = counts(large);
-        let records: usize = counts
-            .iter()
-            .zip(RECORD_SIZES)
-            .map(|(n, size)| n * size)
-            .sum();
-        let bytes = small::HEADER + records;
+        let counts = large.each_ref().map(LargeList::len);
+        let sizes = std::iter::zip(counts, RECORD_SIZES).map(|(count, size)| count * size);
+        let bytes = small::HEADER + sizes.sum::<usize>();
         if bytes > small::MAX_BYTES / 2 || counts.iter().any(|&n| n > u8::MAX.into()) {
             return;
         }
@@ -414,14 +349,13 @@ impl Swarms {
         };
         let mut content = counts.map(|count| count as u8).to_vec();
         for list in large {
-            list.pieces(blocks)
-                .for_each(|piece| content.extend_from_slice(piece));
+            content.extend(list.pieces(blocks).flatten());
             list.clear(blocks);
         }
         blocks.get_mut(block)[..bytes].copy_from_slice(&content);
         self.large[number as usize] = None;
         self.vacant.push(number);
-        *peers = Peers::small(block);
+        *peers = Peers::Small(block);
     }
 
     /// Drops peers whose timeout has passed. A large swarm is done a chunk at a time. Returns how many records were
@@ -433,45 +367,33 @@ impl Swarms {
         clock: Clock,
         now: u32,
     ) -> (usize, Option<SwarmCursor>) {
-        let (looked_at, next) = match *peers {
-            Peers::Empty(_) => return (1, None),
-            Peers::Leecher(lone) | Peers::Seeder(lone) => {
-                if !is_expired(&lone, clock) {
-                    return (1, None);
-                }
-                let list = usize::from(matches!(peers, Peers::Seeder(_)));
-                self.totals[list] -= 1;
+        let (mut looked_at, mut next) = (1, None);
+        let before = self.counts(peers);
+        match *peers {
+            Peers::Leecher([.., tag]) | Peers::Seeder([.., tag]) if clock.expired(tag) => {
                 *peers = Peers::Empty(now);
-                return (1, None);
             }
-            Peers::Small { class, place } => {
-                let bytes = self.blocks.get_mut(Block { class, place });
-                let looked_at = small::counts(bytes).iter().sum();
-                let dropped = small::expire(bytes, clock);
-                if dropped == [0; 4] {
-                    return (looked_at, None);
-                }
-                for (total, dropped) in self.totals.iter_mut().zip(dropped) {
-                    *total -= dropped;
-                }
-                (looked_at, None)
+            Peers::Small(block) => {
+                looked_at = before.iter().sum();
+                small::expire(self.blocks.get_mut(block), clock);
             }
             Peers::Large(number) => {
                 let from = from.unwrap_or(SwarmCursor::START);
-                let Some((large, blocks)) = self.large_mut(number) else {
-                    return (1, None);
-                };
-                let list = &mut large[from.list];
-                let (chunk, _) = list.find(&from.from, blocks).unwrap_or_else(|at| at);
-                let next = from.next(list.first(chunk + 1, blocks));
-                let before = list.len();
-                let looked_at = list.expire(chunk, clock, blocks);
-                let dropped = before - list.len();
-                self.totals[from.list] -= dropped;
-                (looked_at + 1, next)
+                if let Some((large, blocks)) = self.large_mut(number) {
+                    let list = &mut large[from.list];
+                    let (chunk, _) = list.find(&from.from, blocks).unwrap_or_else(|at| at);
+                    next = from.next(PeerList::Large(list, blocks).after_chunk((chunk, 0)));
+                    looked_at += list.expire(chunk, clock, blocks);
+                }
             }
-        };
-        if next.is_none() {
+            _ => return (1, None),
+        }
+        let after = self.counts(peers);
+        for ((total, before), after) in self.totals.iter_mut().zip(before).zip(after) {
+            *total -= before - after;
+        }
+        // The sweep may have passed other parts of a large swarm before.
+        if next.is_none() && (after != before || matches!(peers, Peers::Large(_))) {
             self.settle(peers, now);
         }
         (looked_at, next)
@@ -492,13 +414,22 @@ impl Swarms {
     /// until the sweep passes.
     pub fn sizes(&self, peers: &Peers, clock: Clock) -> [usize; 4] {
         match peers {
+            Peers::Leecher([.., tag]) | Peers::Seeder([.., tag]) if clock.expired(*tag) => [0; 4],
+            _ => self.counts(peers),
+        }
+    }
+
+    /// How many peers each list has, the expired included.
+    fn counts(&self, peers: &Peers) -> [usize; 4] {
+        match *peers {
             Peers::Empty(_) => [0; 4],
-            Peers::Leecher(lone) => [usize::from(!is_expired(lone, clock)), 0, 0, 0],
-            Peers::Seeder(lone) => [0, usize::from(!is_expired(lone, clock)), 0, 0],
-            &Peers::Small { class, place } => {
-                small::counts(self.blocks.get(Block { class, place }))
-            }
-            &Peers::Large(number) => self.large(number).map_or([0; 4], counts),
+            Peers::Leecher(_) => [1, 0, 0, 0],
+            Peers::Seeder(_) => [0, 1, 0, 0],
+            Peers::Small(block) => small::counts(self.blocks.get(block)),
+            Peers::Large(number) => match self.large(number) {
+                Some(large) => large.each_ref().map(LargeList::len),
+                None => [0; 4],
+            },
         }
     }
 
@@ -526,9 +457,9 @@ impl Swarms {
     /// Prefetches what an update of this swarm will read first, or as many cache lines of it.
     pub fn prefetch(&self, peers: &Peers, lines: usize) {
         match *peers {
-            Peers::Small { class, place } => {
-                let bytes = self.blocks.get(Block { class, place });
-                bytes.chunks(64).take(lines).for_each(prefetch);
+            Peers::Small(block) => {
+                let lines = self.blocks.get(block).chunks(64).take(lines);
+                lines.for_each(prefetch);
             }
             Peers::Large(number) => {
                 self.large(number).into_iter().for_each(prefetch);
@@ -536,18 +467,4 @@ impl Swarms {
             _ => {}
         }
     }
-
-    /// Prefetches what a search for this peer in a large swarm will read.
-    pub fn prefetch_peer(&self, peers: &Peers, peer: &Peer) {
-        if let &Peers::Large(number) = peers {
-            let lists = Role::ALL.map(|role| peer.list(role));
-            let large = self.large(number).into_iter();
-            let lists = large.flat_map(|large| lists.map(|list| &large[list]));
-            lists.for_each(|list| list.prefetch(peer, &self.blocks));
-        }
-    }
-}
-
-fn is_expired(&[.., tag]: &[u8; V4_BYTES], clock: Clock) -> bool {
-    clock.expired(tag)
 }

@@ -11,10 +11,7 @@
 
 use super::clock::{Clock, LIFE};
 use super::swarms::Peers;
-use super::{Cursor, KEEP_EMPTY, PREFETCHED, Tally, Tracked, Tracker};
-
-/// Torrents between the one that a sweep looks at and the one whose swarm it prefetches.
-const SWEEP_AHEAD: usize = 8;
+use super::{Cursor, KEEP_EMPTY, LOOKED_AHEAD, PREFETCHED, Tally, Tracked, Tracker};
 
 /// How far a sweep is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,9 +77,6 @@ impl Tracker {
     fn set_clock(&mut self, unit: u64) {
         let last = self.sweep.vouched.saturating_add(Clock::SWEEP_VALID);
         self.clock = Clock::at(unit.min(last)).judging_at(unit);
-        if let Some(journal) = &mut self.journal {
-            journal.advance(self.clock.unit());
-        }
     }
 
     /// Whether the clock is held until [`Tracker::sweep`] has passed everything.
@@ -99,18 +93,10 @@ impl Tracker {
             }
             self.begin_sweep();
         }
-        match self.sweep_slice(budget, tracked) {
-            true => Progress::Underway,
-            false => Progress::Finished,
-        }
+        self.sweep_slice(budget, tracked)
     }
 
-    /// When the next sweep begins, in milliseconds since the start; none while nothing is stored.
-    pub fn next_sweep(&self) -> Option<u64> {
-        (!self.torrents.is_empty()).then(|| self.sweep_due())
-    }
-
-    /// The same, whatever is stored.
+    /// When the next sweep begins, in milliseconds since the start.
     pub(super) fn sweep_due(&self) -> u64 {
         self.since_start(match self.is_held() {
             true => self.clock.unit(),
@@ -133,12 +119,12 @@ impl Tracker {
         self.sweep.running = Some((self.clock.true_unit(), Cursor::default()));
     }
 
-    /// Goes on until the budget is spent, and at least one leaf; false when the sweep is over.
-    pub(super) fn sweep_slice(&mut self, budget: usize, tracked: Tracked) -> bool {
+    /// Goes on until the budget is spent, and at least one leaf.
+    pub(super) fn sweep_slice(&mut self, budget: usize, tracked: Tracked) -> Progress {
         let mut spent = 0;
         while let Some((began, from)) = self.sweep.running {
             if spent >= budget {
-                return true;
+                return Progress::Underway;
             }
             let (looked_at, next) = self.sweep_leaf(from, budget - spent, tracked);
             spent += looked_at;
@@ -152,7 +138,7 @@ impl Tracker {
                 self.sweep.next = began + Clock::SWEEP_WITHIN - took.min(Clock::SWEEP_WITHIN / 2);
             }
         }
-        false
+        Progress::Finished
     }
 
     /// Sweeps the leaf of the table that holds this torrent, from there on. Returns how many records
@@ -169,34 +155,27 @@ impl Tracker {
         let (mut spent, mut stopped) = (0, None);
         let torrents = self.torrents.rest_of_leaf_mut(at);
         for index in 0..torrents.len() {
-            if let Some(later) = torrents.get(index + SWEEP_AHEAD) {
+            if let Some(later) = torrents.get(index + LOOKED_AHEAD) {
                 swarms.prefetch(&later.peers, PREFETCHED);
             }
             let torrent = &mut torrents[index];
             let mut next = Cursor::at(torrent.info_hash);
-            if spent >= budget {
-                stopped = Some(next);
-                break;
-            }
-            let mut clock = self.clock;
-            if tracked.is_some_and(|tracked| !tracked(&torrent.info_hash)) {
-                clock = clock.judging_all_expired();
-                torrent.downloaded = 0;
-            }
-            next.within = from.within(&torrent.info_hash);
-            loop {
-                let (looked_at, within) =
-                    swarms.expire(&mut torrent.peers, next.within, clock, now);
+            if spent < budget {
+                let mut clock = self.clock;
+                if tracked.is_some_and(|tracked| !tracked(&torrent.info_hash)) {
+                    clock = clock.judging_all_expired();
+                    torrent.downloaded = 0;
+                }
+                let within = from.within(&torrent.info_hash);
+                let (looked_at, within) = swarms.expire(&mut torrent.peers, within, clock, now);
                 spent += looked_at;
                 next.within = within;
-                if within.is_none() || spent >= budget {
-                    break;
+                if within.is_none() {
+                    continue;
                 }
             }
-            if next.within.is_some() {
-                stopped = Some(next);
-                break;
-            }
+            stopped = Some(next);
+            break;
         }
         // Forwards in any case, so that no mistake in the table could make a sweep endless.
         let fence = self
@@ -218,11 +197,6 @@ impl Tracker {
         self.unit_ms
     }
 
-    /// Units since the start.
-    pub fn units(&self) -> u64 {
-        self.clock.unit()
-    }
-
     /// How many units ago the peer of this tag announced; none if it has expired.
     pub fn age(&self, tag: u8) -> Option<u8> {
         Some(self.clock.age(tag)).filter(|age| u64::from(*age) <= LIFE)
@@ -231,11 +205,6 @@ impl Tracker {
     /// Milliseconds since the unit began.
     pub fn into_unit_ms(&self) -> u64 {
         self.now_ms
-            .saturating_sub(self.units().saturating_mul(self.unit_ms))
-    }
-
-    /// Takes the start to have been so many milliseconds earlier.
-    pub fn set_back(&mut self, ms: u64) {
-        self.ahead_ms = self.ahead_ms.saturating_add_unsigned(ms);
+            .saturating_sub(self.clock.unit().saturating_mul(self.unit_ms))
     }
 }

@@ -1,14 +1,15 @@
 //! The table: all torrents, in shards.
 //!
-//! A shard is a [`Tracker`] behind a lock of its own and owns a range of info-hashes, by their first bits. So the
-//! order of the shards is the order of the info-hashes, and a walk over the table is a walk shard after shard.
-//! With one thread there is one shard. With N threads there are at least four for each, so that two threads
-//! rarely lock the same one; with many more, a batch of datagrams would fall into too many locks.
+//! A shard is a [`Tracker`] behind a lock of its own and owns a range of info-hashes, by their first bits. So the order
+//! of the shards is the order of the info-hashes, and a walk over the table is a walk shard after shard. With one
+//! thread there is one shard. With N threads there are at least four shards for each thread, so that two threads rarely
+//! lock the same one. With many more shards, a batch of datagrams would take too many locks.
 //!
 //! A thread holds at most one shard's lock, for one slice of a walk or one group of a batch. The bounds on peers and
-//! torrents are those of the whole table: a shard knows how many the others had when it was locked, and adds its
-//! own change when it is released. A bound may be exceeded by what the other threads add meanwhile: a batch each.
+//! torrents apply to the whole table: a shard knows the sizes of the others from when it was locked, and adds its own
+//! change when it is released. Meanwhile each other thread may exceed a bound by one batch.
 
+use super::torrents::Torrent;
 use super::{
     Clock, Counts, Cursor, Decoys, Found, InfoHash, Limits, Progress, Tally, Totals, Tracked,
     Tracker,
@@ -18,13 +19,13 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-/// More would need a second byte of the info-hash, and no host has the cores.
+/// More shards would need a second byte of the info-hash, and no host has the cores for them.
 const MAX_SHARDS: usize = 256;
 
 /// Shards for each thread. With 64 shards for two threads an announce took more CPU than with 8.
 const SHARDS_PER_THREAD: usize = 4;
 
-/// Info-hashes of a batch at most: they are looked up together.
+/// The most info-hashes of a batch, which are looked up together.
 pub const MAX_BATCH: usize = 32;
 
 #[derive(Debug)]
@@ -33,15 +34,15 @@ pub struct Table {
     unit_ms: u64,
     /// The first bits of an info-hash that are the number of its shard: 0 to 8.
     bits: u32,
-    /// Peers and torrents in all shards; not counted if there is only one.
+    /// Peers and torrents in all shards; not counted if there is only one shard.
     peers: AtomicUsize,
     torrents: AtomicUsize,
-    /// Units after the start at which the clock of a shard will be held if no sweep ends before.
+    /// Units from the start until the clock of a shard is held, if no sweep ends before.
     held_from: AtomicUsize,
 }
 
-/// On cache lines of its own (two, since they are fetched in pairs), so that a thread that takes
-/// a lock does not take its neighbour from another thread's cache.
+/// A shard has cache lines of its own (two, since they are fetched in pairs), so that a thread that takes a lock does
+/// not take the next shard from another thread's cache.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Shard(Mutex<Tracker>);
@@ -53,16 +54,11 @@ pub(super) struct Size {
     pub torrents: usize,
 }
 
-/// Info-hashes of a batch, in the order of their shards and within a shard in that of the batch.
+/// The info-hashes of a batch in the order of their shards, and within a shard in the order of the batch.
 pub struct Order {
-    tickets: [Ticket; MAX_BATCH],
+    /// Shard, and index in the batch.
+    tickets: [(u8, u8); MAX_BATCH],
     length: usize,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Ticket {
-    shard: u8,
-    index: u8,
 }
 
 /// Sums over all shards.
@@ -93,7 +89,7 @@ pub struct Locked<'a> {
 }
 
 impl Table {
-    /// With as many shards as this many threads need.
+    /// A table with the number of shards that so many threads need.
     pub fn new(limits: Limits, threads: usize) -> Table {
         let count = match threads {
             0 | 1 => 1,
@@ -145,7 +141,7 @@ impl Table {
         self.begin(tracker, now_ms)
     }
 
-    /// The same; none if another thread has it.
+    /// The same without waiting; none if another thread holds the shard.
     pub fn try_lock(&self, shard: usize, now_ms: u64) -> Option<Locked<'_>> {
         let tracker = match self.shards.get(shard)?.0.try_lock() {
             Ok(tracker) => tracker,
@@ -175,7 +171,8 @@ impl Table {
         }
     }
 
-    /// Whether requests must wait: after a long pause the clock of a shard is held until the sweep has passed it.
+    /// Whether requests must wait: after a long pause the clock of a shard is held until the sweep has passed the
+    /// shard.
     pub fn is_held(&self, now_ms: u64) -> bool {
         match self.shards.len() {
             1 => self.lock(0, now_ms).is_held(),
@@ -189,7 +186,7 @@ impl Table {
         self.note_sweeps(now_ms);
     }
 
-    /// Computes from when on a clock will be held.
+    /// Computes when a clock will be held.
     pub fn note_sweeps(&self, now_ms: u64) {
         let mut from = u64::MAX;
         self.each(now_ms, &mut |tracker| {
@@ -199,7 +196,7 @@ impl Table {
         self.held_from.store(from, Relaxed);
     }
 
-    /// The shard of an info-hash.
+    /// Waits for the shard of an info-hash.
     pub fn lock_for(&self, info_hash: &InfoHash, now_ms: u64) -> Locked<'_> {
         self.lock(self.shard_of(info_hash), now_ms)
     }
@@ -211,13 +208,8 @@ impl Table {
         }
     }
 
-    /// The counts of a torrent; none if it is not known.
-    pub fn scrape(&self, info_hash: &InfoHash, now_ms: u64) -> Option<Counts> {
-        self.lock_for(info_hash, now_ms).scrape(info_hash)
-    }
-
-    /// [`Tracker::scrape_from`] over the whole table: at most as many torrents as that, and of one shard. Returns the
-    /// info-hash to go on from; none is the end.
+    /// [`Tracker::scrape_from`] over the whole table: at most `max` torrents of one shard. Returns the info-hash to go
+    /// on from; none is the end.
     pub fn scrape_from(
         &self,
         from: &InfoHash,
@@ -243,11 +235,11 @@ impl Table {
         next.or_else(|| self.first_behind(shard).map(Cursor::at))
     }
 
-    /// The order in which these info-hashes of a batch are looked up: shard by shard. Beyond [`MAX_BATCH`] they are
-    /// left out.
+    /// The order in which the info-hashes of a batch are looked up: shard by shard. Those beyond [`MAX_BATCH`] are left
+    /// out.
     pub fn order<'a>(&self, hashes: impl Iterator<Item = Option<&'a InfoHash>>) -> Order {
         let mut order = Order {
-            tickets: [Ticket::default(); MAX_BATCH],
+            tickets: [(0, 0); MAX_BATCH],
             length: 0,
         };
         for (index, hash) in (0..).zip(hashes) {
@@ -255,42 +247,36 @@ impl Table {
                 continue;
             };
             let shard = u8::try_from(self.shard_of(hash)).unwrap_or(0);
-            // Insertion, as a sort from the library would be 7 KB of code.
+            // An insertion sort: the library's would be 7 KB of code.
             let placed = order.tickets.iter().take(order.length);
-            let behind = placed.rev().take_while(|ticket| ticket.shard > shard);
+            let behind = placed.rev().take_while(|(other, _)| *other > shard);
             let place = order.length - behind.count();
-            order
-                .tickets
-                .copy_within(place..order.length.min(MAX_BATCH - 1), place + 1);
-            order.tickets[place] = Ticket { shard, index };
+            order.tickets.copy_within(place..order.length, place + 1);
+            order.tickets[place] = (shard, index);
             order.length += 1;
         }
         order
     }
 
-    /// Calls `work` with each info-hash's index in the batch, and its shard, which is locked once for all of them.
-    /// Shards that other threads hold come last, so that no thread waits while it has work.
+    /// Calls `work` with the shard of each info-hash and the info-hash's index in the batch. A shard is locked once for
+    /// all of its info-hashes. Shards that other threads hold come last, so that no thread waits while it has work.
     pub fn visit(&self, order: &Order, now_ms: u64, work: &mut dyn FnMut(&mut Tracker, usize)) {
         let mut busy = [false; MAX_BATCH];
         for is_last in [false, true] {
-            let groups = order.tickets[..order.length].chunk_by(|a, b| a.shard == b.shard);
+            let groups = order.tickets[..order.length].chunk_by(|a, b| a.0 == b.0);
             for (group, is_busy) in groups.zip(&mut busy) {
-                let Some(shard) = group.first().map(|ticket| usize::from(ticket.shard)) else {
+                let shard = group.first().map_or(0, |(shard, _)| usize::from(*shard));
+                let tracker = match (is_last, *is_busy) {
+                    (false, _) => self.try_lock(shard, now_ms),
+                    (true, true) => Some(self.lock(shard, now_ms)),
+                    (true, false) => continue,
+                };
+                let Some(mut tracker) = tracker else {
+                    *is_busy = true;
                     continue;
                 };
-                let mut tracker = match (is_last, *is_busy) {
-                    (true, false) => continue,
-                    (true, true) => self.lock(shard, now_ms),
-                    (false, _) => match self.try_lock(shard, now_ms) {
-                        Some(tracker) => tracker,
-                        None => {
-                            *is_busy = true;
-                            continue;
-                        }
-                    },
-                };
-                for ticket in group {
-                    work(&mut tracker, ticket.index.into());
+                for (_, index) in group {
+                    work(&mut tracker, usize::from(*index));
                 }
             }
             if !busy.contains(&true) {
@@ -299,12 +285,11 @@ impl Table {
         }
     }
 
-    /// Mixes decoys into replies and counts from now on.
+    /// From now on mixes decoys into replies and counts.
     pub fn use_decoys(&self, percent: u32, key: [u64; 2], start: u64) {
-        for shard in &self.shards {
-            let mut tracker = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
-            tracker.use_decoys(Decoys::new(percent, key, start, self.shards.len()));
-        }
+        self.each(0, &mut |tracker| {
+            tracker.decoys = Some(Decoys::new(percent, key, start, self.shards.len()));
+        });
     }
 
     /// Adds up the shards for reports. Each shard is locked once.
@@ -316,61 +301,57 @@ impl Table {
             bytes: [0; 2],
         };
         self.each(now_ms, &mut |tracker| {
-            let (tally, totals) = (tracker.tally(), tracker.totals());
-            survey.tally.completed += tally.completed;
-            add(&mut survey.tally.renewals, tally.renewals);
-            survey.totals.torrents += totals.torrents;
-            survey.totals.leechers += totals.leechers;
-            survey.totals.seeders += totals.seeders;
-            add(&mut survey.peers, tracker.peers());
-            add(&mut survey.bytes, tracker.table_bytes());
+            survey.tally.completed += tracker.tally.completed;
+            add(&mut survey.tally.renewals, tracker.tally.renewals);
+            add(&mut survey.peers, tracker.swarms.totals);
+            let torrents = tracker.torrents.len();
+            let bytes = [torrents * size_of::<Torrent>(), tracker.swarms.bytes()];
+            add(&mut survey.bytes, bytes);
+            survey.totals = Totals::new(survey.totals.torrents + torrents, survey.peers);
         });
         survey
     }
 
-    /// Torrents and peers of all shards.
-    pub fn totals(&self, now_ms: u64) -> Totals {
-        self.survey(now_ms).totals
-    }
-
-    /// The sources that announce again too early, of all shards.
+    /// The clients that announce again too early, of all shards.
     pub fn woodpeckers(&self, now_ms: u64) -> Option<Busiest> {
         let mut all: Option<Busiest> = None;
-        for shard in 0..self.shards.len() {
-            let own = self.lock(shard, now_ms).tally().woodpeckers.clone();
-            match (&mut all, own) {
-                (Some(all), Some(own)) => all.merge(&own),
-                (None, Some(own)) => all = Some(*own),
+        self.each(
+            now_ms,
+            &mut |tracker| match (&mut all, tracker.tally.woodpeckers.as_deref()) {
+                (Some(all), Some(own)) => all.merge(own),
+                (None, Some(own)) => all = Some(own.clone()),
                 (_, None) => {}
-            }
-        }
+            },
+        );
         all
     }
 
     /// When the next sweep of a shard is due, in milliseconds since the start; none while the only shard is empty.
     pub fn next_sweep(&self, now_ms: u64) -> Option<u64> {
-        if let [shard] = &*self.shards {
-            let tracker = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
-            return tracker.next_sweep();
-        }
-        // An empty shard is swept too, as a clock is held unless all shards are.
-        let mut next = u64::MAX;
-        self.each(now_ms, &mut |tracker| next = next.min(tracker.sweep_due()));
-        Some(next)
+        let is_one = self.shards.len() == 1;
+        let mut next: Option<u64> = None;
+        self.each(now_ms, &mut |tracker| {
+            // An empty shard of several is swept too, as a clock is held unless all shards are.
+            if !is_one || tracker.torrents.len() > 0 {
+                let due = tracker.sweep_due();
+                next = Some(next.map_or(due, |next| next.min(due)));
+            }
+        });
+        next
     }
 }
 
-/// The sweep over all shards, which take turns: a slice of one, then a slice of the next.
+/// The sweep over all shards, which take turns slice by slice.
 #[derive(Debug, Default)]
 pub struct Sweeper {
     next: usize,
-    /// Sweeps of a shard that have ended, modulo the number of shards.
+    /// Sweeps of single shards that have ended, modulo the number of shards.
     ended: usize,
 }
 
 impl Sweeper {
-    /// Sweeps a slice of about `budget` records of the next shard that is due; shards that other threads hold come
-    /// last. [`Progress::Finished`] means that as many sweeps have ended as there are shards.
+    /// Sweeps a slice of about `budget` records of the next shard that is due. [`Progress::Finished`] means that as
+    /// many sweeps have ended as there are shards.
     pub fn step(
         &mut self,
         table: &Table,
@@ -379,38 +360,23 @@ impl Sweeper {
         tracked: Tracked,
     ) -> Progress {
         let count = table.shards.len();
-        let mut busy = None;
         for shard in (self.next..count).chain(0..self.next) {
-            match table.try_lock(shard, now_ms) {
-                None => busy = busy.or(Some(shard)),
-                Some(mut tracker) => match tracker.sweep(budget, tracked) {
-                    Progress::NotDue => {}
-                    progress => {
-                        drop(tracker);
-                        return self.passed(table, now_ms, shard, progress);
-                    }
-                },
+            let progress = table.lock(shard, now_ms).sweep(budget, tracked);
+            if progress == Progress::NotDue {
+                continue;
             }
+            self.next = (shard + 1) % count;
+            if progress == Progress::Finished {
+                table.note_sweeps(now_ms);
+                self.ended += 1;
+            }
+            if self.ended < count {
+                return Progress::Underway;
+            }
+            self.ended = 0;
+            return Progress::Finished;
         }
-        let swept = busy.map(|shard| (shard, table.lock(shard, now_ms).sweep(budget, tracked)));
-        match swept {
-            None | Some((_, Progress::NotDue)) => Progress::NotDue,
-            Some((shard, progress)) => self.passed(table, now_ms, shard, progress),
-        }
-    }
-
-    fn passed(&mut self, table: &Table, now_ms: u64, shard: usize, progress: Progress) -> Progress {
-        let count = table.shards.len();
-        self.next = (shard + 1) % count;
-        if progress == Progress::Finished {
-            table.note_sweeps(now_ms);
-            self.ended += 1;
-        }
-        if self.ended < count {
-            return Progress::Underway;
-        }
-        self.ended = 0;
-        Progress::Finished
+        Progress::NotDue
     }
 }
 
@@ -428,12 +394,12 @@ impl DerefMut for Locked<'_> {
     }
 }
 
-/// Adds to the table's size what this shard has changed.
+/// Adds the change of this shard's size to the table's.
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         if self.table.shards.len() > 1 {
             let after = self.tracker.size();
-            // Wrapping, so that one addition serves both directions.
+            // Wrapping, so that the addition subtracts too.
             for (total, before, after) in [
                 (&self.table.peers, self.before.peers, after.peers),
                 (&self.table.torrents, self.before.torrents, after.torrents),
@@ -448,7 +414,7 @@ impl Drop for Locked<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Announce, Event, Hint, Peer, Role, Sink, Sinks};
+    use super::super::{Announce, Event, Peer, Role, Sinks};
     use super::*;
     use crate::base::random::Random;
     use std::collections::BTreeMap;
@@ -457,7 +423,7 @@ mod tests {
 
     const THREADS: usize = 4;
 
-    /// Announces that a thread applies at once.
+    /// Announces that a thread applies together.
     const BATCH: usize = MAX_BATCH;
 
     fn table(max_peers: usize, threads: usize) -> Table {
@@ -469,7 +435,7 @@ mod tests {
         Table::new(limits, threads)
     }
 
-    /// Spread over all shards.
+    /// Info-hashes that are spread over all shards.
     fn torrent(number: usize) -> InfoHash {
         let mut info_hash = [0; 20];
         let number = u32::try_from(number).expect("is small");
@@ -491,17 +457,14 @@ mod tests {
         table.visit(&order, 0, &mut |tracker, index| {
             let told = &batch[index];
             let mut room = [0; 6 * 50];
-            let mut sinks = Sinks {
-                v4: Sink::new(&mut room),
-                v6: Sink::new(&mut []),
-            };
+            let mut sinks = Sinks::new(&mut room, &mut []);
             let announce = Announce {
-                info_hash: &told.info_hash,
+                info_hash: told.info_hash,
                 peer: Peer::new([192, 0, 2, 1].into(), told.port),
                 role: told.role,
                 event: told.event,
                 want: 50,
-                hint: Hint::default(),
+                hint: None,
             };
             tracker.announce(&announce, random, &mut sinks);
             let mut peers: Vec<&[u8]> = sinks.v4.bytes().chunks(6).collect();
@@ -514,7 +477,7 @@ mod tests {
 
     type Model = BTreeMap<(InfoHash, u16), Role>;
 
-    /// Random announces of the peers with a thread's own ports, and what must be stored of them in the end.
+    /// Sends random announces of peers with a thread's own ports. Returns the peers that must be stored in the end.
     fn run_thread(table: &Table, thread: usize, torrents: usize, batches: usize) -> Model {
         let mut random = Random::seeded(thread as u64);
         let mut model = Model::new();
@@ -563,13 +526,13 @@ mod tests {
         model
     }
 
-    /// Run once under ThreadSanitizer, the standard library instrumented too: no report.
+    /// Ran once under ThreadSanitizer, with the standard library instrumented too: no report.
     #[test]
     fn announces_from_four_threads_leave_what_each_of_them_announced() {
         const TORRENTS: usize = 200;
         let table = table(1 << 20, THREADS);
         assert_eq!(table.shards(), 16);
-        // These stay, so every walk must meet them, once and in order.
+        // These torrents stay, so every walk must visit them once and in order.
         let mut random = Random::seeded(9);
         let staying: Vec<Told> = (0..TORRENTS)
             .map(|number| Told {
@@ -617,7 +580,7 @@ mod tests {
             let hash = torrent(number);
             let of_it = || model.iter().filter(|((of, _), _)| *of == hash);
             let seeders = of_it().filter(|(_, role)| **role == Role::Seeder).count();
-            let counts = table.scrape(&hash, 0).expect("is known");
+            let counts = table.lock_for(&hash, 0).scrape(&hash).expect("is known");
             assert_eq!(counts.seeders as usize, seeders);
             assert_eq!(counts.leechers as usize, of_it().count() - seeders);
         }
@@ -640,7 +603,7 @@ mod tests {
         assert_eq!(peers, table.peers.load(Relaxed));
         assert!(peers <= MAX + THREADS * BATCH, "{peers}");
         assert!(peers > MAX - MAX / 4, "{peers}");
-        // Alone, a thread keeps to the limit exactly, and room that one shard gives up serves another.
+        // A single thread keeps the limit exactly, and room that one shard frees serves another.
         let mut random = Random::seeded(1);
         let mut told = |number: usize, event| {
             let told = Told {

@@ -20,20 +20,17 @@ impl Tracker {
         }
     }
 
-    /// An announce with numwant 0, also for tests of other modules.
+    /// Announces with numwant 0, also for tests of other modules.
     pub fn tell(&mut self, info_hash: &InfoHash, peer: Peer, role: Role, event: Event) {
         let announce = Announce {
-            info_hash,
+            info_hash: *info_hash,
             peer,
             role,
             event,
             want: 0,
-            hint: Hint::default(),
+            hint: None,
         };
-        let mut sinks = Sinks {
-            v4: Sink::new(&mut []),
-            v6: Sink::new(&mut []),
-        };
+        let mut sinks = Sinks::new(&mut [], &mut []);
         self.announce(&announce, &mut Random::seeded(1), &mut sinks);
     }
 
@@ -85,7 +82,7 @@ struct Subject {
     v6: [u8; 3600],
 }
 
-struct Reply {
+struct Received {
     counts: Counts,
     peers: Vec<Vec<u8>>,
 }
@@ -100,7 +97,7 @@ impl Subject {
         }
     }
 
-    fn announce(&mut self, torrent: usize, peer: usize, role: Role, event: Event) -> Reply {
+    fn announce(&mut self, torrent: usize, peer: usize, role: Role, event: Event) -> Received {
         self.announce_wanting(torrent, peer, role, event, 50)
     }
 
@@ -111,18 +108,15 @@ impl Subject {
         role: Role,
         event: Event,
         want: usize,
-    ) -> Reply {
-        let mut sinks = Sinks {
-            v4: Sink::new(&mut self.v4),
-            v6: Sink::new(&mut self.v6),
-        };
+    ) -> Received {
+        let mut sinks = Sinks::new(&mut self.v4, &mut self.v6);
         let announce = Announce {
-            info_hash: &hash(torrent),
+            info_hash: hash(torrent),
             peer: address(peer),
             role,
             event,
             want,
-            hint: Hint::default(),
+            hint: None,
         };
         let counts = self
             .tracker
@@ -130,7 +124,7 @@ impl Subject {
             .counts;
         let v4 = sinks.v4.bytes().chunks(6);
         let v6 = sinks.v6.bytes().chunks(18);
-        Reply {
+        Received {
             counts,
             peers: v4.chain(v6).map(<[u8]>::to_vec).collect(),
         }
@@ -142,7 +136,7 @@ impl Subject {
 
     fn sweep_all(&mut self) {
         self.tracker.begin_sweep();
-        while self.tracker.sweep_slice(100, None) {}
+        while self.tracker.sweep_slice(100, None) == Progress::Underway {}
     }
 }
 
@@ -221,7 +215,7 @@ fn agrees_with_a_plain_model_over_a_long_life() {
     let mut random = Random::seeded(2024);
     let mut now = 0;
     for step in 0..240_000_usize {
-        // Tides, so that swarms grow into large ones and shrink back to nothing.
+        // Tides: swarms grow into large ones and shrink to nothing.
         let ebb = (step / 30_000) % 2 == 1;
         if step % if ebb { 200 } else { 2000 } == 0 {
             now += random.below(3) as u64;
@@ -239,7 +233,7 @@ fn agrees_with_a_plain_model_over_a_long_life() {
         let entry = model.entry(torrent).or_default();
         let known = entry.peers.get(&peer);
         if known.is_some_and(|p| now - p.seen > 48) {
-            continue; // The model does not know whether the sweep has passed it yet.
+            continue; // The model does not know whether the sweep has passed the peer.
         }
         entry.announce(peer, role, event, now);
         let reply = subject.announce(torrent, peer, role, event);
@@ -264,14 +258,14 @@ fn agrees_with_a_plain_model_over_a_long_life() {
 }
 
 fn check_reply(
-    reply: &Reply,
+    reply: &Received,
     model: &ModelTorrent,
     asker: usize,
     role: Role,
     event: Event,
     now: u64,
 ) {
-    // A lone peer that stops with nothing downloaded takes the torrent with it.
+    // If a lone peer stops and nothing was downloaded, its torrent is removed.
     let Counts {
         leechers, seeders, ..
     } = reply.counts;
@@ -285,7 +279,7 @@ fn check_reply(
     let named: BTreeSet<_> = reply.peers.iter().cloned().collect();
     assert_eq!(named.len(), reply.peers.len(), "each once");
     let alive = model.eligible(asker, role, now.saturating_sub(48));
-    assert!(named.is_subset(&alive), "only living peers of use");
+    assert!(named.is_subset(&alive), "only living peers that are of use");
     let all = model.eligible(asker, role, 0);
     if all.len() == alive.len() {
         assert_eq!(named.len(), alive.len().min(50));
@@ -345,7 +339,7 @@ fn a_peer_leaves_when_its_timeout_passes_and_the_torrent_after_a_day() {
 }
 
 #[test]
-fn after_a_suspend_only_expired_peers_are_gone() {
+fn only_expired_peers_are_gone_after_a_suspend() {
     for pause in [
         6, 13, 14, 25, 45, 48, 49, 62, 63, 64, 65, 100, 1000, 100_000,
     ] {
@@ -366,8 +360,8 @@ fn after_a_suspend_only_expired_peers_are_gone() {
     }
 }
 
-/// A long pause: the work that it leaves is done in slices, between which time goes on, and while it is done
-/// no client is served. Peers whose time is not over survive, and the others are gone when it is done.
+/// After a long pause the sweep works in slices. Time goes on between them, and no client is served until the end. Then
+/// all peers whose time is over are gone, and no others.
 #[test]
 fn agrees_with_a_plain_model_over_random_pauses() {
     let mut random = Random::seeded(4711);
@@ -390,7 +384,7 @@ fn agrees_with_a_plain_model_over_random_pauses() {
                     _ => seen.insert((torrent, peer), now),
                 };
             }
-            // From one unit to a hundred thousand, as many short ones as long ones.
+            // Pauses of one unit to a hundred thousand, as many short ones as long ones.
             let scale = [3, 30, 100, 200, 1000, 100_000][random.below(6)];
             now += 1 + random.below(scale) as u64;
             let before = subject.tracker.totals();
@@ -422,7 +416,7 @@ fn agrees_with_a_plain_model_over_random_pauses() {
     assert!(pauses > 1000 && most_slices > 10, "{pauses} {most_slices}");
 }
 
-/// Each living peer is stored with the unit in which it announced, and after a pause no other is.
+/// Each living peer, and no other, is stored with the unit in which it announced.
 fn check_stamps(tracker: &Tracker, seen: &BTreeMap<(usize, usize), u64>, life: usize) {
     let stored = tracker.stored().into_iter();
     let stored: BTreeMap<_, _> = stored
@@ -463,7 +457,7 @@ fn at_the_limits_newcomers_are_served_and_not_stored() {
     assert_eq!((reply.counts.leechers, reply.peers.len()), (3, 3));
     let reply = subject.announce(2, 1, Role::Leecher, Event::Started);
     assert_eq!((reply.counts, reply.peers.len()), (Counts::default(), 0));
-    // Stored peers may change their role and leave, and then there is room.
+    // Stored peers may change their role and leave, which makes room.
     let reply = subject.announce(1, 4, Role::Seeder, Event::Completed);
     assert_eq!((reply.counts.seeders, reply.counts.leechers), (1, 2));
     subject.announce(1, 4, Role::Seeder, Event::Stopped);
@@ -477,7 +471,7 @@ fn at_the_limits_newcomers_are_served_and_not_stored() {
 }
 
 #[test]
-fn families_share_a_reply_in_proportion_and_a_quarter_is_sure() {
+fn families_share_a_reply_in_proportion_and_each_has_at_least_a_quarter() {
     assert_eq!(share(50, 10, 20), (10, 20));
     assert_eq!(share(50, 1000, 0), (50, 0));
     assert_eq!(share(50, 0, 1000), (0, 50));
@@ -516,9 +510,9 @@ fn a_seeder_is_sent_leechers_only() {
     assert!(none.peers.is_empty());
 }
 
-/// However long sweeps take, up to half of their limit, and though each begins as late as it can.
+/// Each sweep begins as late as it can and takes up to half of its limit.
 #[test]
-fn a_peer_is_removed_within_eight_units_of_its_timeout() {
+fn a_peer_is_removed_within_8_units_of_its_timeout() {
     for units_a_sweep in 1..=4 {
         let mut subject = Subject::new(LIMITS);
         let mut oldest = 0;
@@ -583,7 +577,7 @@ fn empty_torrents_make_room_for_torrents_with_peers() {
     assert_eq!(
         (totals.torrents, totals.leechers),
         (25, 25),
-        "crowded, so no memory is kept"
+        "a crowded table keeps no empty torrents"
     );
 }
 
@@ -598,7 +592,7 @@ fn a_sweep_drops_untracked_torrents_in_slices() {
     for peer in 0..5000 {
         subject.announce(1000, peer, Role::Leecher, Event::None);
     }
-    // Remembered for its count alone.
+    // This torrent is remembered for its count alone.
     subject.announce(2000, 1, Role::Seeder, Event::Completed);
     subject.announce(2000, 1, Role::Seeder, Event::Stopped);
     let kept: BTreeSet<InfoHash> = (0..300).step_by(3).map(hash).collect();
@@ -623,7 +617,7 @@ fn a_sweep_drops_untracked_torrents_in_slices() {
 fn renewals_are_counted_by_age_and_early_ones_by_address() {
     let mut tracker = Tracker::new(LIMITS);
     let mut announce_at = |unit: u64, peer: Peer, event| {
-        tracker.pass_to(unit * tracker.tally().unit_ms);
+        tracker.pass_to(unit * tracker.tally.unit_ms);
         tracker.tell(&[7; 20], peer, Role::Seeder, event);
     };
     let v4 = |n: u8| Peer::new([192, 0, 2, n].into(), 1);
@@ -635,16 +629,16 @@ fn renewals_are_counted_by_age_and_early_ones_by_address() {
     announce_at(10, v4(1), Event::Completed);
     announce_at(21, v6, Event::None);
     announce_at(22, v4(2), Event::None);
-    let tally = tracker.tally();
+    let tally = &tracker.tally;
     let ages = (0..).zip(tally.renewals).filter(|(_, count)| *count > 0);
     assert_eq!(ages.collect::<Vec<_>>(), [(0, 2), (5, 2), (21, 1), (22, 1)]);
     assert_eq!(tally.completed, 1);
     let busiest = |tracker: &Tracker| {
-        let woodpeckers = tracker.tally().woodpeckers.as_ref();
+        let woodpeckers = tracker.tally.woodpeckers.as_ref();
         woodpeckers.expect("there are some").top(9, |_| true)
     };
     let expected = [(0xc000_0201, 2), (0x2001_0db8_0001_0002, 1)];
     assert_eq!(busiest(&tracker), expected);
-    tracker.advance(32 * tracker.tally().unit_ms);
+    tracker.advance(32 * tracker.tally.unit_ms);
     assert_eq!(busiest(&tracker), [(0xc000_0201, 1)]);
 }

@@ -1,12 +1,11 @@
 //! All torrents, in info-hash order.
 //!
-//! Order makes a full scrape one walk: bencoded dictionaries are sorted. The table is a tree of three levels: branches
-//! of leaves of torrents. Each level has fences beside the pointers, so that an insert moves some kilobytes at most, at
-//! a thousand torrents or at ten million.
+//! Bencoded dictionaries are sorted, so a full scrape is one walk. The table is a tree of three levels: branches of
+//! leaves of torrents. Fences stand beside the pointers of both upper levels. An insert moves a few kilobytes at most,
+//! whether the table holds a thousand torrents or ten million.
 //!
-//! Info-hashes are nearly always uniform, so a search starts where the hash would be if they were and
-//! gallops from there. In a table full of hashes that an attacker chose it takes a few comparisons more,
-//! never a linear search.
+//! Info-hashes are nearly always uniform, so a search starts where a uniform hash would be and gallops from there.
+//! Among hashes that an attacker chose, a search takes a few more comparisons and is never linear.
 
 use super::lists::{reserve, trim};
 use super::peer::InfoHash;
@@ -24,17 +23,12 @@ pub struct Torrent {
 
 const _: () = assert!(size_of::<Torrent>() == 32);
 
+/// A leaf holds torrents, a branch holds leaves.
 #[derive(Debug)]
-struct Leaf {
-    /// Not above any hash in this leaf, and above all of those before it.
+struct Span<T> {
+    /// Not above any hash in this span, and above all of those before it.
     fence: InfoHash,
-    torrents: Vec<Torrent>,
-}
-
-#[derive(Debug)]
-struct Branch {
-    fence: InfoHash,
-    leaves: Vec<Leaf>,
+    items: Vec<T>,
 }
 
 /// Torrents in a leaf at most: an insert moves 2 KiB on average.
@@ -45,11 +39,11 @@ const MAX_LEAVES: usize = 512;
 /// Sorted, in leaves, in branches; none of either is empty.
 #[derive(Debug, Default)]
 pub struct Torrents {
-    branches: Vec<Branch>,
+    branches: Vec<Span<Span<Torrent>>>,
     len: usize,
 }
 
-/// A position in the table, valid until the next insert or removal.
+/// A position in the table, valid until the next insertion or removal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     branch: usize,
@@ -57,7 +51,7 @@ pub struct Position {
     index: usize,
 }
 
-/// A leaf, and the hashes that it may hold.
+/// The position of a leaf, and the hashes that the leaf may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Ahead {
     at: Position,
@@ -67,10 +61,6 @@ pub struct Ahead {
 impl Torrents {
     pub fn len(&self) -> usize {
         self.len
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// The torrent's position, or the one where it belongs.
@@ -85,9 +75,9 @@ impl Torrents {
             low: 0,
             high: u64::MAX,
         };
-        let branch = last_not_above(&self.branches, hash, &mut range, |g| &g.fence);
-        let leaves = self.branches.get(branch).map_or(&[][..], |g| &g.leaves);
-        let leaf = last_not_above(leaves, hash, &mut range, |c| &c.fence);
+        let branch = last_not_above(&self.branches, hash, &mut range);
+        let leaves = self.branches.get(branch).map_or(&[][..], |b| &b.items);
+        let leaf = last_not_above(leaves, hash, &mut range);
         let at = Position {
             branch,
             leaf,
@@ -98,8 +88,8 @@ impl Torrents {
 
     fn torrents_of(&self, at: Position) -> &[Torrent] {
         let branch = self.branches.get(at.branch);
-        let leaf = branch.and_then(|branch| branch.leaves.get(at.leaf));
-        leaf.map_or(&[], |leaf| &leaf.torrents)
+        let leaf = branch.and_then(|branch| branch.items.get(at.leaf));
+        leaf.map_or(&[], |leaf| &leaf.items)
     }
 
     /// The torrents of the leaf at this position, from its index on.
@@ -111,8 +101,8 @@ impl Torrents {
     #[inline]
     pub fn rest_of_leaf_mut(&mut self, at: Position) -> &mut [Torrent] {
         let branch = self.branches.get_mut(at.branch);
-        let leaf = branch.and_then(|branch| branch.leaves.get_mut(at.leaf));
-        leaf.and_then(|leaf| leaf.torrents.get_mut(at.index..))
+        let leaf = branch.and_then(|branch| branch.items.get_mut(at.leaf));
+        leaf.and_then(|leaf| leaf.items.get_mut(at.index..))
             .unwrap_or_default()
     }
 
@@ -133,20 +123,20 @@ impl Torrents {
         }
     }
 
-    /// [`Torrents::find`] for a hash that is a little behind the last one in order, at a third of the cost.
+    /// [`Torrents::find`] for a hash that follows shortly after the last one in order, at a third of the cost.
     pub fn find_behind(&self, hash: &InfoHash, last: Position) -> Result<Position, Position> {
-        /// Entries passed at most: half a kilobyte in a row.
+        /// The most entries that are passed: half a kilobyte in a row.
         const REACH: usize = 16;
         let prefix_of_hash = prefix(hash);
         let near = self.rest_of_leaf(last).iter().take(REACH);
         let passed = near.take_while(|torrent| prefix(&torrent.info_hash) < prefix_of_hash);
         let index = last.index + passed.count();
-        self.find_near(hash, Position { index, ..last })
+        self.find_near(hash, Some(Position { index, ..last }))
     }
 
     /// Finds the leaf that the hash belongs to, and prefetches the entries where it should be.
     pub fn look_ahead(&self, hash: &InfoHash) -> Ahead {
-        /// Entries from the guess, either way: a leaf's hashes are off by five on average in its middle.
+        /// Entries on each side of the guess: in the middle of a leaf the guess is off by five on average.
         const REACH: usize = 6;
         let (at, range) = self.find_leaf(hash);
         let torrents = self.torrents_of(at);
@@ -160,34 +150,33 @@ impl Torrents {
         Ahead { at, range }
     }
 
-    /// Goes on from there to the torrent, if the table has not changed since.
-    pub fn look_further(&self, hash: &InfoHash, ahead: &Ahead) -> Option<(Position, &Torrent)> {
-        let at = self.find_within(hash, ahead.at, &ahead.range).ok()?;
-        Some((at, self.get(at)?))
+    /// The torrent's position, if it is in that leaf.
+    pub fn look_further(&self, hash: &InfoHash, ahead: &Ahead) -> Option<Position> {
+        self.find_within(hash, ahead.at, &ahead.range).ok()
     }
 
     /// The torrent's position, or the one where it belongs, with a guess at it.
-    pub fn find_near(&self, hash: &InfoHash, guess: Position) -> Result<Position, Position> {
-        match self.get(guess) {
-            Some(torrent) if torrent.info_hash == *hash => Ok(guess),
-            _ if self.belongs(hash, guess) => Err(guess),
+    pub fn find_near(
+        &self,
+        hash: &InfoHash,
+        guess: Option<Position>,
+    ) -> Result<Position, Position> {
+        let torrent = guess.and_then(|guess| self.get(guess));
+        match (guess, torrent) {
+            (Some(guess), Some(torrent)) if torrent.info_hash == *hash => Ok(guess),
+            (Some(guess), _) if self.belongs(hash, guess) => Err(guess),
             _ => self.find(hash),
         }
     }
 
-    /// Whether a torrent that is not stored would be inserted between two neighbours there.
+    /// Whether a torrent that is not stored would be inserted at this position.
     fn belongs(&self, hash: &InfoHash, at: Position) -> bool {
         let torrents = self.torrents_of(at);
         let before = torrents.get(at.index.wrapping_sub(1));
-        let is_behind = before.is_some_and(|torrent| torrent.info_hash < *hash);
-        is_behind
-            && match torrents.get(at.index) {
-                Some(next) => next.info_hash > *hash,
-                None => {
-                    let fence = self.next_fence(at);
-                    at.index == torrents.len() && fence.is_none_or(|fence| fence > *hash)
-                }
-            }
+        let next = torrents.get(at.index).map(|next| next.info_hash);
+        let next = next.or_else(|| self.next_fence(at));
+        before.is_some_and(|before| before.info_hash < *hash)
+            && next.is_none_or(|next| next > *hash)
     }
 
     #[inline]
@@ -199,56 +188,43 @@ impl Torrents {
         self.rest_of_leaf_mut(at).first_mut()
     }
 
-    /// Inserts where [`Torrents::find`] said that it belongs; returns where it is now.
+    /// Inserts a torrent at the position that [`Torrents::find`] returned. Returns its final position.
     pub fn insert(&mut self, mut at: Position, torrent: Torrent) -> Position {
         self.len += 1;
         if self.branches.is_empty() {
-            let (fence, torrents) = (torrent.info_hash, Vec::new());
-            let leaves = vec![Leaf { fence, torrents }];
-            self.branches.push(Branch { fence, leaves });
+            let (fence, items) = (torrent.info_hash, Vec::new());
+            let items = vec![Span { fence, items }];
+            self.branches.push(Span { fence, items });
         }
-        if self.branches[at.branch].leaves[at.leaf].torrents.len() >= MAX_TORRENTS {
+        if self.branches[at.branch].items[at.leaf].items.len() >= MAX_TORRENTS {
             at = self.split_leaf(at);
         }
         let branch = &mut self.branches[at.branch];
-        let leaf = &mut branch.leaves[at.leaf];
-        // Only the first leaf of a branch gets hashes below its fence: the first of all, or one whose predecessor
-        // has gone.
+        let leaf = &mut branch.items[at.leaf];
+        // Only the first leaf of a branch receives hashes below its fence: it is the first leaf of the table, or the
+        // leaf before it was removed.
         if at.index == 0 && at.leaf == 0 {
             leaf.fence = torrent.info_hash;
             if at.branch == 0 {
                 branch.fence = torrent.info_hash;
             }
         }
-        reserve(&mut leaf.torrents, 1);
-        leaf.torrents.insert(at.index, torrent);
+        reserve(&mut leaf.items, 1);
+        leaf.items.insert(at.index, torrent);
         at
     }
 
-    /// Halves a full leaf, and its branch if that is full too; returns where `at` has gone.
+    /// Halves a full leaf, and its branch if the branch is full too. Returns the new position of `at`.
     fn split_leaf(&mut self, mut at: Position) -> Position {
-        if self.branches[at.branch].leaves.len() >= MAX_LEAVES {
-            let left = &mut self.branches[at.branch].leaves;
-            let middle = left.len() / 2;
-            let leaves = left.split_off(middle);
-            left.shrink_to_fit();
-            let fence = leaves[0].fence;
-            reserve(&mut self.branches, 1);
-            self.branches
-                .insert(at.branch + 1, Branch { fence, leaves });
+        if self.branches[at.branch].items.len() >= MAX_LEAVES {
+            let middle = halve(&mut self.branches, at.branch, |leaf| leaf.fence);
             if at.leaf >= middle {
                 at.branch += 1;
                 at.leaf -= middle;
             }
         }
-        let leaves = &mut self.branches[at.branch].leaves;
-        let left = &mut leaves[at.leaf].torrents;
-        let middle = left.len() / 2;
-        let torrents = left.split_off(middle);
-        left.shrink_to_fit();
-        let fence = torrents[0].info_hash;
-        reserve(leaves, 1);
-        leaves.insert(at.leaf + 1, Leaf { fence, torrents });
+        let leaves = &mut self.branches[at.branch].items;
+        let middle = halve(leaves, at.leaf, |torrent| torrent.info_hash);
         if at.index > middle {
             at.leaf += 1;
             at.index -= middle;
@@ -260,46 +236,53 @@ impl Torrents {
         self.retain_in_leaf(at, |index, _| index != at.index);
     }
 
-    /// The fence of the leaf after this position's.
+    /// The fence of the next leaf.
     pub fn next_fence(&self, at: Position) -> Option<InfoHash> {
         let branch = self.branches.get(at.branch)?;
-        match branch.leaves.get(at.leaf + 1) {
-            Some(leaf) => Some(leaf.fence),
-            None => self.branches.get(at.branch + 1).map(|g| g.fence),
-        }
+        let leaf = branch.items.get(at.leaf + 1).map(|leaf| leaf.fence);
+        leaf.or_else(|| Some(self.branches.get(at.branch + 1)?.fence))
     }
 
-    /// Keeps the torrents of this position's leaf for which `keep` is true; joins leaves and branches that become
-    /// small.
+    /// Keeps the torrents of a leaf for which `keep` is true. Joins leaves and branches that become small.
     pub fn retain_in_leaf(&mut self, at: Position, mut keep: impl FnMut(usize, &Torrent) -> bool) {
-        let Some(branch) = self.branches.get_mut(at.branch) else {
+        let Some(leaves) = self.branches.get_mut(at.branch).map(|b| &mut b.items) else {
             return;
         };
-        let Some(leaf) = branch.leaves.get_mut(at.leaf) else {
+        let Some(torrents) = leaves.get_mut(at.leaf).map(|leaf| &mut leaf.items) else {
             return;
         };
-        let before = leaf.torrents.len();
+        let before = torrents.len();
         let mut index = 0;
-        leaf.torrents.retain(|torrent| {
+        torrents.retain(|torrent| {
             index += 1;
             keep(index - 1, torrent)
         });
-        let after = leaf.torrents.len();
-        self.len -= before - after;
-        if after < before {
-            trim(&mut leaf.torrents);
-            tidy(&mut branch.leaves, at.leaf, MAX_TORRENTS, |c| {
-                &mut c.torrents
-            });
-            tidy(&mut self.branches, at.branch, MAX_LEAVES, |g| &mut g.leaves);
+        let dropped = before - torrents.len();
+        self.len -= dropped;
+        if dropped > 0 {
+            trim(torrents);
+            tidy(leaves, at.leaf, MAX_TORRENTS);
+            tidy(&mut self.branches, at.branch, MAX_LEAVES);
         }
     }
 }
 
-/// After one of a row of vectors has shrunk: removes it if it is empty, joins it with the next one or
-/// the one before if it is below a quarter of `max` and both are small.
-fn tidy<P, T>(row: &mut Vec<P>, shrunk: usize, max: usize, inner: impl Fn(&mut P) -> &mut Vec<T>) {
-    let mut length = |i: usize| row.get_mut(i).map_or(usize::MAX, |p| inner(p).len());
+/// Moves the upper half of a span into a new one after it. Returns how many items stay.
+fn halve<T>(row: &mut Vec<Span<T>>, at: usize, fence: impl Fn(&T) -> InfoHash) -> usize {
+    let left = &mut row[at].items;
+    let middle = left.len() / 2;
+    let items = left.split_off(middle);
+    left.shrink_to_fit();
+    let fence = fence(&items[0]);
+    reserve(row, 1);
+    row.insert(at + 1, Span { fence, items });
+    middle
+}
+
+/// After a span has shrunk: removes it if it is empty, or joins it with the next one or the one before if it is below a
+/// quarter of `max` and both are small.
+fn tidy<T>(row: &mut Vec<Span<T>>, shrunk: usize, max: usize) {
+    let length = |i: usize| row.get(i).map_or(usize::MAX, |span| span.items.len());
     let here = length(shrunk);
     let room = (max * 3 / 4).saturating_sub(here);
     let left = if here == 0 {
@@ -314,10 +297,10 @@ fn tidy<P, T>(row: &mut Vec<P>, shrunk: usize, max: usize, inner: impl Fn(&mut P
     } else {
         return;
     };
-    let mut right = row.remove(left + 1);
-    let left = inner(&mut row[left]);
-    left.reserve_exact(inner(&mut right).len());
-    left.append(inner(&mut right));
+    let mut right = row.remove(left + 1).items;
+    let left = &mut row[left].items;
+    left.reserve_exact(right.len());
+    left.append(&mut right);
     trim(row);
 }
 
@@ -333,27 +316,22 @@ fn prefix(hash: &InfoHash) -> u64 {
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
-/// The last item whose hash is not above this one, or the first of all; narrows the range to what lies
-/// between its fence and the next.
-fn last_not_above<T>(
-    items: &[T],
-    hash: &InfoHash,
-    range: &mut HashRange,
-    fence: impl Fn(&T) -> &InfoHash,
-) -> usize {
-    let after = count_not_above(items, hash, range, &fence);
-    if let Some(next) = items.get(after) {
-        range.high = prefix(fence(next));
+/// The last span whose fence is not above this hash, or the first of all. Narrows the range to the hashes between its
+/// fence and the next one.
+fn last_not_above<T>(row: &[Span<T>], hash: &InfoHash, range: &mut HashRange) -> usize {
+    let after = count_not_above(row, hash, range, |span| &span.fence);
+    if let Some(next) = row.get(after) {
+        range.high = prefix(&next.fence);
     }
     let found = after.saturating_sub(1);
     if after > 0 {
-        range.low = prefix(fence(&items[found]));
+        range.low = prefix(&row[found].fence);
     }
     found
 }
 
-/// How many items at the front have hashes not above this one. Starts from the place where it would be
-/// if all hashes were spread evenly over the range, gallops, then halves.
+/// How many items at the front have hashes not above this one. The search starts where the hash would be if all hashes
+/// were spread evenly over the range, gallops, then halves.
 fn count_not_above<T>(
     items: &[T],
     hash: &InfoHash,
@@ -397,7 +375,7 @@ fn count_not_above<T>(
 /// Where in `length` items, evenly spread over the range, a prefix would be.
 fn interpolate(prefix: u64, range: &HashRange, length: usize) -> usize {
     let width = range.high.saturating_sub(range.low);
-    // Down to 32 bits, so that one 64-bit multiplication and division do.
+    // With 32 bits, one 64-bit multiplication and one division are enough.
     let shift = (u64::BITS - width.leading_zeros()).saturating_sub(32);
     let offset = prefix.saturating_sub(range.low).min(width) >> shift;
     (offset * length as u64 / ((width >> shift) + 1)) as usize
@@ -431,25 +409,25 @@ mod tests {
         let all: Vec<(InfoHash, u32)> = table
             .branches
             .iter()
-            .flat_map(|g| &g.leaves)
-            .flat_map(|c| &c.torrents)
+            .flat_map(|branch| &branch.items)
+            .flat_map(|leaf| &leaf.items)
             .map(|t| (t.info_hash, t.downloaded))
             .collect();
         assert!(all.iter().copied().eq(model.iter().map(|(h, d)| (*h, *d))));
     }
 
-    /// Each fence is above all that comes before it and not above what it stands for.
+    /// Each fence is above all hashes before its span, and not above the span's first hash.
     fn check_fences(table: &Torrents) {
         let mut last = None;
         for branch in &table.branches {
-            assert!(!branch.leaves.is_empty() && branch.leaves.len() <= MAX_LEAVES);
-            assert!(branch.fence <= branch.leaves[0].fence);
+            assert!(!branch.items.is_empty() && branch.items.len() <= MAX_LEAVES);
+            assert!(branch.fence <= branch.items[0].fence);
             assert!(last.is_none_or(|last| last < branch.fence));
-            for leaf in &branch.leaves {
-                assert!(!leaf.torrents.is_empty() && leaf.torrents.len() <= MAX_TORRENTS);
+            for leaf in &branch.items {
+                assert!(!leaf.items.is_empty() && leaf.items.len() <= MAX_TORRENTS);
                 assert!(last.is_none_or(|last| last < leaf.fence));
-                assert!(leaf.fence <= leaf.torrents[0].info_hash);
-                last = leaf.torrents.last().map(|t| t.info_hash);
+                assert!(leaf.fence <= leaf.items[0].info_hash);
+                last = leaf.items.last().map(|t| t.info_hash);
             }
         }
     }
@@ -460,8 +438,8 @@ mod tests {
         hash
     }
 
-    /// Whole ranges go and come back, at the ends of branches and leaves too: what was below the fence of
-    /// a leaf that has become the first of its branch must lower that fence when it returns.
+    /// Whole ranges are removed and inserted again, at the ends of branches and leaves too. A hash below the fence of a
+    /// leaf that has become the first of its branch must lower that fence.
     #[test]
     fn order_is_kept_when_ranges_are_removed_and_inserted_again() {
         let mut random = Random::seeded(22);
@@ -478,7 +456,7 @@ mod tests {
         }
         assert!(table.branches.len() > 1);
         for _ in 0..600 {
-            // Somewhere, or right at the beginning of a branch.
+            // Anywhere, or at the beginning of a branch.
             let fences: Vec<u32> = table
                 .branches
                 .iter()
@@ -510,7 +488,7 @@ mod tests {
         assert!(model.keys().all(|hash| table.find(hash).is_ok()));
     }
 
-    /// A long life of inserts and removals with hashes made by `next`, against a BTreeMap.
+    /// Compares a long life of insertions and removals, with hashes made by `next`, with a BTreeMap.
     fn live(steps: usize, mut next: impl FnMut(&mut Random) -> InfoHash) {
         let mut random = Random::seeded(21);
         let mut table = Torrents::default();
@@ -546,7 +524,7 @@ mod tests {
             let at = table.find(&hash).expect("is there");
             table.remove(at);
         }
-        assert!(table.is_empty() && table.branches.is_empty());
+        assert!(table.len() == 0 && table.branches.is_empty());
     }
 
     #[test]

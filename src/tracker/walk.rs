@@ -5,9 +5,9 @@
 //! meanwhile may be visited in both; the later visit is the newer.
 
 use super::peer::{COMPLETED, Peer, RECORD_SIZES, Role, count};
-use super::swarms::{SwarmCursor, Update};
-use super::torrents::Torrent;
-use super::{Hint, InfoHash, KEEP_EMPTY, PREFETCHED, Tracker};
+use super::swarms::SwarmCursor;
+use super::torrents::{Position, Torrent};
+use super::{InfoHash, KEEP_EMPTY, LOOKED_AHEAD, PREFETCHED, Tracker};
 
 /// Where a walk goes on. The default is the beginning.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,9 +51,6 @@ pub enum Found<'a> {
     Peers { list: u8, records: &'a [u8] },
 }
 
-/// Torrents between the one that a walk visits and the one whose swarm it prefetches.
-const WALK_AHEAD: usize = 8;
-
 impl Tracker {
     /// Walks on by about `budget` torrents and peers, and at least a torrent or a chunk of a large swarm. None is the
     /// end.
@@ -68,7 +65,7 @@ impl Tracker {
             let at = self.torrents.find(&from.torrent).unwrap_or_else(|at| at);
             let torrents = self.torrents.rest_of_leaf(at);
             for (index, torrent) in torrents.iter().enumerate() {
-                if let Some(later) = torrents.get(index + WALK_AHEAD) {
+                if let Some(later) = torrents.get(index + LOOKED_AHEAD) {
                     self.swarms.prefetch(&later.peers, PREFETCHED);
                 }
                 let mut next = Cursor::at(torrent.info_hash);
@@ -129,15 +126,12 @@ impl Tracker {
         info_hash: &InfoHash,
         downloaded: u32,
         empty_for: u32,
-    ) -> Option<Hint> {
-        let at = match self.torrents.find(info_hash) {
-            Ok(at) => at,
-            Err(at) => {
-                let empty_since = self.now.saturating_sub(empty_for);
-                self.add_torrent(at, info_hash, downloaded, empty_since)?
-            }
-        };
-        Some(Hint::found(at))
+    ) -> Option<Position> {
+        let empty_since = self.now.saturating_sub(empty_for);
+        match self.torrents.find(info_hash) {
+            Ok(at) => Some(at),
+            Err(at) => self.add_torrent(at, info_hash, downloaded, empty_since),
+        }
     }
 
     /// Restores a torrent of which only the downloaded count is left. There is no room for it once such torrents
@@ -147,7 +141,7 @@ impl Tracker {
         info_hash: &InfoHash,
         downloaded: u32,
         empty_for: u32,
-    ) -> Option<Hint> {
+    ) -> Option<Position> {
         match self.is_crowded() || empty_for >= KEEP_EMPTY {
             true => None,
             false => self.restore_torrent(info_hash, downloaded, empty_for),
@@ -158,20 +152,14 @@ impl Tracker {
     /// in units. False if there is no room.
     pub fn restore_peer(
         &mut self,
-        torrent: Hint,
+        torrent: Position,
         peer: Peer,
         role: Role,
         completed: bool,
         age: u8,
     ) -> bool {
         let completed = if completed { COMPLETED } else { 0 };
-        let update = Update {
-            role,
-            tag: self.clock.ago(age).stamp() | completed,
-            room: self.has_room(),
-        };
-        let torrent = self.torrents.get_mut(torrent.at);
-        let seen = torrent.and_then(|t| self.swarms.update(&mut t.peers, peer, update));
-        seen.is_some()
+        let peer = peer.with_tag(self.clock.ago(age).stamp() | completed);
+        self.put(torrent, peer, role).is_some()
     }
 }

@@ -13,12 +13,11 @@ mod connection_id;
 pub use connection_id::ConnectionIds;
 
 use crate::protocol::udp::{self as codec, ANNOUNCE_HEADER, Action, MAX_SCRAPED};
-use crate::responder::{Announce, Reply, Responder};
+use crate::responder::{Pending, Reply, Responder};
 use crate::sys::mmsg::{BATCH, Batch, Exchange};
-use crate::tracker::{Counts, Hint, MAX_BATCH, MAX_REPLY_PEERS, Role, Sink, Sinks};
+use crate::tracker::{Counts, InfoHash, MAX_BATCH, MAX_REPLY_PEERS, Peer, Sinks};
 use mio::net::UdpSocket;
 use std::io::ErrorKind;
-use std::net::IpAddr;
 
 /// A batch is two system calls, beside which the poll between turns is cheap. More batches would only delay the
 /// other sockets.
@@ -75,25 +74,36 @@ fn answer_batch(batch: &mut Batch, ids: &ConnectionIds, responder: &mut Responde
         responder.counters.udp_received += exchange.request.len() as u64;
         if let Some((id, request)) = answer(exchange, ids, responder) {
             *transaction = Some(id);
-            *announce = request.map(|request| Announce { hint, ..request });
+            *announce = request;
+            if let Some(pending) = announce {
+                pending.announce.hint = hint;
+            }
         }
     }
     responder.announce(&mut announces);
-    let replies = announces.map(|announce| announce.map(|a| (a.reply, a.sinks.len())));
+    let replies = announces.map(|announce| announce.map(|a| (a.reply, a.sinks.filled())));
     for (exchange, (reply, transaction)) in batch.exchanges().zip(replies.iter().zip(transactions))
     {
         let Some(transaction) = transaction else {
             continue;
         };
+        let Exchange {
+            source,
+            reply: room,
+            ..
+        } = exchange;
         *exchange.reply_length = match *reply {
             Some((Reply::Accepted(counts, interval), peers)) => {
-                codec::write_announce(exchange.reply, transaction, interval, counts) + peers
+                codec::write_announce(room, transaction, interval, counts) + peers
             }
             Some((Reply::Refused(kind), _)) => {
                 responder.counters.udp_unauthorized += 1;
-                codec::write_error(exchange.reply, transaction, kind.message())
+                codec::write_error(room, transaction, kind.message)
             }
-            None => scrape(exchange.request, transaction, exchange.reply, responder),
+            None => match codec::parse(exchange.request, source).map(|request| request.action) {
+                Some(Action::Scrape(hashes)) => scrape(hashes, transaction, room, responder),
+                _ => 0,
+            },
         };
     }
 }
@@ -104,10 +114,10 @@ fn answer<'a>(
     exchange: Exchange<'a>,
     ids: &ConnectionIds,
     responder: &mut Responder,
-) -> Option<(u32, Option<Announce<'a>>)> {
+) -> Option<(u32, Option<Pending<'a>>)> {
     let Exchange { source, reply, .. } = exchange;
     let counters = &mut responder.counters;
-    let Some(request) = codec::parse(exchange.request) else {
+    let Some(request) = codec::parse(exchange.request, source) else {
         counters.udp_invalid += 1;
         return None;
     };
@@ -122,14 +132,25 @@ fn answer<'a>(
             // 22 bytes; the shortest scrape has 36.
             codec::write_error(reply, transaction, "Connect again.")
         }
-        Action::Announce(announce) if announce.port == 0 => {
+        Action::InvalidPort => {
             counters.udp_invalid += 1;
             codec::write_error(reply, transaction, "invalid port 0: expected 1 to 65535")
         }
-        Action::Announce(announce) => {
+        Action::Announce(announce, peer_id) => {
             counters.udp_announces += 1;
             let peers = reply.get_mut(ANNOUNCE_HEADER..)?;
-            return Some((transaction, Some(to_announce(&announce, source, peers))));
+            // They are of the client's family.
+            let sinks = match announce.peer {
+                Peer::V4(_) => Sinks::new(peers, &mut []),
+                Peer::V6(_) => Sinks::new(&mut [], peers),
+            };
+            let pending = Pending {
+                announce,
+                peer_id: Some(*peer_id),
+                sinks,
+                reply: Reply::default(),
+            };
+            return Some((transaction, Some(pending)));
         }
         Action::Scrape(_) => {
             counters.udp_scrapes += 1;
@@ -140,10 +161,7 @@ fn answer<'a>(
 }
 
 /// Writes the reply to a verified scrape.
-fn scrape(request: &[u8], transaction: u32, reply: &mut [u8], responder: &Responder) -> usize {
-    let Some(Action::Scrape(hashes)) = codec::parse(request).map(|request| request.action) else {
-        return 0;
-    };
+fn scrape(hashes: &[InfoHash], transaction: u32, reply: &mut [u8], responder: &Responder) -> usize {
     let mut counts = [Counts::default(); MAX_SCRAPED];
     let mut index = 0;
     responder.scrape(hashes, &mut |_, known| {
@@ -153,33 +171,6 @@ fn scrape(request: &[u8], transaction: u32, reply: &mut [u8], responder: &Respon
         index += 1;
     });
     codec::write_scrape(reply, transaction, counts.get(..index).unwrap_or(&counts))
-}
-
-/// `peers` is where the reply's peers go. They are of the client's family.
-fn to_announce<'a>(
-    announce: &codec::Announce<'a>,
-    source: IpAddr,
-    peers: &'a mut [u8],
-) -> Announce<'a> {
-    let (v4, v6): (&mut [u8], &mut [u8]) = match source.to_canonical() {
-        IpAddr::V4(_) => (peers, &mut []),
-        IpAddr::V6(_) => (&mut [], peers),
-    };
-    Announce {
-        info_hash: announce.info_hash,
-        source,
-        port: announce.port,
-        role: Role::of_left(Some(announce.left)),
-        event: announce.event,
-        numwant: usize::try_from(announce.num_want).ok(),
-        peer_id: Some(*announce.peer_id),
-        hint: Hint::default(),
-        sinks: Sinks {
-            v4: Sink::new(v4),
-            v6: Sink::new(v6),
-        },
-        reply: Reply::default(),
-    }
 }
 
 #[cfg(test)]

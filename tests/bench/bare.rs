@@ -1,8 +1,8 @@
 //! The reference loops: servers that move the same bytes as a tracker and do nothing else.
 //!
-//! They are the ceiling that a tracker is measured against, so they are what one would write to be fast and no
-//! cleverer: blocking `recvmmsg` and `sendmmsg` for UDP, edge-triggered epoll for HTTP. They run in a process of
-//! their own, this program started with `--bare`, and are pinned and measured like any server.
+//! They are the ceiling for a tracker, fast by the obvious means: blocking `recvmmsg` and `sendmmsg` for UDP,
+//! edge-triggered epoll for HTTP. Each runs in a process of its own, this program started with `--bare`, and is pinned
+//! and measured like any server.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, UdpSocket};

@@ -5,25 +5,25 @@
 //! pair.
 //!
 //! A turn that measures a rate counts only if the server was busy on its core for 97 % of the time; otherwise the
-//! load was too small, or another program took the core. Turns that do not count are played again, up to as many
-//! again as were asked for. A turn that measures the cost of a request always counts: making a TCP connection takes
+//! load was too small, or another program took the core. Turns that do not count are repeated, up to as many times as
+//! turns were requested. A turn that measures the cost of a request always counts: making a TCP connection takes
 //! more of the side that begins it, so no generator on one core can fill a server's core with them.
 
 use std::hint;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::options::Options;
-use super::report::{Goal, Report, Spread, grouped, megabytes};
+use super::options::Bench;
+use super::report::{Goal, Spread, grouped, megabytes};
 use super::server::Server;
 
 /// The share of a core that counts as all of it.
 const FULL: f64 = 0.97;
 
-/// The load before each measured turn, which brings back what the others drove from the caches.
+/// The load before each measured turn, which fills the caches again.
 const WARM_UP: Duration = Duration::from_millis(100);
 
-/// What a load has done so far.
+/// The counts of a load since its start.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
     pub replies: u64,
@@ -57,14 +57,14 @@ pub trait Load {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
-    /// Requests a second of processor time: where the core is full, as good as a second of time, and not moved by
-    /// what other programs took of it.
+    /// Requests a second of processor time: where the core is full, as good as a second of time, and independent of
+    /// the share that other programs took.
     Rate,
     /// Processor time a request.
     Cost,
 }
 
-/// What one turn showed; times in seconds.
+/// The measurements of a turn; times in seconds.
 #[derive(Clone, Copy, Debug)]
 struct Turn {
     requests: f64,
@@ -74,7 +74,7 @@ struct Turn {
 }
 
 pub struct Contestant<'a> {
-    pub server: Server,
+    pub server: &'a Server,
     pub load: Box<dyn Load + 'a>,
     pub goal: Goal,
     /// How many cores it would fill if it had them; the load fills one.
@@ -83,60 +83,48 @@ pub struct Contestant<'a> {
 
 /// Lets the contestants take turns, and reports each against the first one.
 pub fn run(
-    what: &str,
+    bench: &Bench,
+    subject: &str,
     measure: Measure,
     mut contestants: Vec<Contestant>,
-    options: &Options,
-    report: &mut Report,
 ) -> io::Result<()> {
     let count = contestants.len();
     let mut turns = vec![Vec::new(); count];
-    for round in 0..options.pairs * 2 {
+    for round in 0..bench.pairs * 2 {
         // Each goes first in turn, so that none is always after the same other.
         for place in 0..count {
             let index = (round + place) % count;
-            turns[index].push(contestants[index].play(options.seconds)?);
+            turns[index].push(contestants[index].play(bench.seconds)?);
         }
-        let is_enough =
-            |own: &Vec<Turn>| counted(&[&turns[0], own], measure).len() >= options.pairs;
-        if turns.iter().all(is_enough) {
+        if (turns.iter()).all(|own| counted(&turns[0], own, measure).len() >= bench.pairs) {
             break;
         }
     }
     for (contestant, own) in contestants.iter().zip(&turns) {
-        let mut rounds = counted(&[&turns[0], own], measure);
-        let has_enough = rounds.len() >= options.pairs;
-        let goal = match has_enough {
-            true => contestant.goal,
-            false => Goal::None,
-        };
-        // Where too few turns count, all are shown, with a warning.
-        if !has_enough {
-            rounds = (0..own.len()).collect();
+        let mut pairs = counted(&turns[0], own, measure);
+        let (mut goal, mut warning) = (contestant.goal, "");
+        if pairs.len() < bench.pairs {
+            pairs = turns[0].iter().zip(own).collect();
+            (goal, warning) = (Goal::None, "core not full: not counted; ");
         }
-        let ratios = rounds.iter().map(|&i| match measure {
-            Measure::Rate => own[i].rate() * f64::from(contestant.cores) / turns[0][i].rate(),
-            Measure::Cost => turns[0][i].rate() / own[i].rate(),
+        let ratios = pairs.iter().map(|(first, own)| match measure {
+            Measure::Rate => own.rate() * f64::from(contestant.cores) / first.rate(),
+            Measure::Cost => first.rate() / own.rate(),
         });
         let ratio = Spread::of(ratios);
-        let text = format!("{ratio:.3}, {} pairs", rounds.len());
-        let mut remark = contestant.remark(&rounds.iter().map(|&i| own[i]).collect::<Vec<_>>());
-        if !has_enough {
-            remark = format!("core not full: not counted; {remark}");
-        }
-        let name = &contestant.server.name;
-        report.row(what, name, (ratio.median, text), goal, &remark);
+        let text = format!("{ratio}, {} pairs", pairs.len());
+        let remark = warning.to_string() + &contestant.remark(&pairs);
+        let server = &contestant.server.name;
+        bench.row(subject, server, (ratio.median, text), goal, &remark);
     }
     Ok(())
 }
 
-/// The rounds whose turns count for both.
-fn counted(both: &[&Vec<Turn>; 2], measure: Measure) -> Vec<usize> {
+/// The pairs of turns that both count.
+fn counted<'a>(first: &'a [Turn], own: &'a [Turn], measure: Measure) -> Vec<(&'a Turn, &'a Turn)> {
     let counts = |turn: &Turn| measure == Measure::Cost || turn.server / turn.wall >= FULL;
-    let rounds = 0..both[0].len().min(both[1].len());
-    rounds
-        .filter(|&i| both.iter().all(|turns| counts(&turns[i])))
-        .collect()
+    let pairs = first.iter().zip(own);
+    pairs.filter(|(a, b)| counts(a) && counts(b)).collect()
 }
 
 impl Turn {
@@ -162,9 +150,10 @@ impl Contestant<'_> {
         Ok(turn)
     }
 
-    /// Medians of some turns, and what the load has seen.
-    fn remark(&self, turns: &[Turn]) -> String {
-        let median = |value: fn(&Turn) -> f64| Spread::of(turns.iter().map(value)).median;
+    /// Medians of its turns in some pairs, and the counts of the load.
+    fn remark(&self, pairs: &[(&Turn, &Turn)]) -> String {
+        let median =
+            |value: fn(&Turn) -> f64| Spread::of(pairs.iter().map(|(_, own)| value(own))).median;
         let tally = self.load.tally();
         format!(
             "{}/s, {:.3} µs CPU a request; server core {:.0} %, generator waits {:.0} %; \

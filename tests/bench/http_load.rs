@@ -1,8 +1,8 @@
 //! Announces over HTTP, on connections that are kept or on a new one each.
 //!
 //! Each connection has one request at a time. Like the UDP generator, this one must need less processor time than the
-//! server, so connections are not waited on but tried in the order in which they asked, which is the order in which
-//! servers answer: a system call to receive, one to send, and the server is spared the cost of waking anyone.
+//! server, so it never waits on a connection but tries them in the order of their requests, which is the order in
+//! which servers answer: a system call to receive, one to send, and the server does not pay for waking this process.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -33,7 +33,7 @@ struct Request {
 }
 
 impl Request {
-    /// What libtorrent sends, in its order, without the fields that trackers skip.
+    /// The request of libtorrent, in its order, without the fields that trackers skip.
     fn new(server: SocketAddr, is_kept: bool) -> Request {
         let connection = if is_kept { "" } else { "Connection: close\r\n" };
         let (hash, numwant) = ("%00".repeat(20), super::NUMWANT);
@@ -209,11 +209,9 @@ fn receive(mut stream: &TcpStream) -> io::Result<usize> {
 fn body(reply: &[u8]) -> Option<&[u8]> {
     let end = reply.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let (head, body) = reply.split_at(end);
-    let length = head.split(|byte| *byte == b'\n').find_map(|line| {
-        let (name, value) = line.split_at_checked(b"content-length:".len())?;
-        let is_length = name.eq_ignore_ascii_case(b"content-length:");
-        std::str::from_utf8(value).ok().filter(|_| is_length)
-    });
-    let length: usize = length?.trim().parse().ok()?;
+    let (_, length) = std::str::from_utf8(head)
+        .ok()?
+        .split_once("Content-Length: ")?;
+    let length: usize = length.lines().next()?.parse().ok()?;
     Some(body).filter(|body| body.len() >= length)
 }

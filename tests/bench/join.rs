@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use super::common::{Directory, run, wait_longer};
 use super::latency::{self, Waits};
-use super::options::{Build, Options};
+use super::options::{Bench, Build};
 use super::population::Population;
-use super::report::{Goal, Report, Spread, grouped};
-use super::server::{self, GENERATOR_CORE, SERVER_CORE, Server};
+use super::report::{Goal, Spread, grouped};
+use super::server::{GENERATOR_CORE, SERVER_CORE, Server};
 use super::udp_load;
 
-/// A node that reaches no other is alone after ten seconds; one that joins a large table on a slow machine takes
+/// A node that reaches no other is alone after ten seconds. A node that joins a large table on a slow machine takes
 /// longer.
 const WITHIN: Duration = Duration::from_secs(120);
 
@@ -23,34 +23,34 @@ const JOINS: usize = 3;
 const ALONE: &str = "cluster: cannot reach the other nodes";
 const WHOLE: &str = "cluster: received the peers of the other nodes";
 
-pub fn join(options: &Options, report: &mut Report) -> io::Result<()> {
-    let torrents = options.torrents.unwrap_or(1_000_000);
-    let peers = options.peers.unwrap_or(torrents.saturating_mul(5));
-    let population = Population::power_law(torrents, peers, options.family);
-    let (torrents, peers) = (grouped(torrents), grouped(peers));
-    let what = format!("seconds until a node is whole, {torrents} torrents, {peers} peers");
-    report.begin(&what);
-    for build in &options.builds {
+pub fn join(bench: &Bench) -> io::Result<()> {
+    let population = bench.power_law(1_000_000, 5);
+    let torrents = grouped(population.torrents);
+    let subject = format!("seconds until a node is whole, {torrents} torrents by power law");
+    bench.begin(&subject);
+    for build in &bench.builds {
         let directory = Directory::new("bench-join");
         let key = directory.file("key");
         assert_eq!(run(&["--make-key", &key]).0, Some(0));
-        let old = node(build, &population, &key, None, SERVER_CORE);
-        let filled = udp_load::fill(&old, &population)?;
-        report.detail(&build.name, format_args!("filled: {filled}"));
+        let old = node(build, &population, &key, None);
+        udp_load::fill(bench, &old, &population)?;
         wait_for_line(&old, ALONE);
-        let joins = (0..JOINS).map(|_| join_once(build, &population, &key, &old, options));
+        let joins = (0..JOINS).map(|_| join_once(bench, build, &population, &key, &old));
         let joins: Vec<Join> = joins.collect::<io::Result<_>>()?;
-        let time = Spread::of(joins.iter().map(|join| join.seconds));
-        let figure = (time.median, format!("{time} s"));
+        let figure = Spread::of(joins.iter().map(|join| join.seconds)).figure(" s");
         let remark = "from the start of its process";
-        report.row(&what, &build.name, figure, Goal::AtMost(2.0), remark);
-        for (side, who) in ["sends its table", "joins"].into_iter().enumerate() {
-            let what = format!("longest wait of a UDP connect at the node that {who}, above idle");
-            let above = Spread::of(joins.iter().map(|join| join.above(side)));
-            let figure = (above.median, format!("{above:.1} ms"));
+        bench.row(&subject, &build.name, figure, Goal::AtMost(2.0), remark);
+        for (side, role) in ["sends its table", "joins"].into_iter().enumerate() {
+            let subject =
+                format!("longest wait of a UDP connect at a node that {role}, above idle");
+            let above = joins.iter().map(|Join { waits, .. }| {
+                let (during, idle) = &waits[side];
+                during.longest() - idle.longest()
+            });
+            let figure = Spread::of(above).figure(" ms");
             let (waits, idle) = &joins[0].waits[side];
             let remark = format!("the first join: {waits}; idle: {idle}");
-            report.row(&what, &build.name, figure, Goal::AtMost(2.0), &remark);
+            bench.row(&subject, &build.name, figure, Goal::AtMost(2.0), &remark);
         }
     }
     Ok(())
@@ -63,31 +63,17 @@ struct Join {
     waits: [(Waits, Waits); 2],
 }
 
-impl Join {
-    /// Milliseconds by which the longest wait was longer than on the idle node.
-    fn above(&self, side: usize) -> f64 {
-        let (waits, idle) = &self.waits[side];
-        waits.longest() - idle.longest()
-    }
-}
-
 fn join_once(
+    bench: &Bench,
     build: &Build,
     population: &Population,
     key: &str,
     old: &Server,
-    options: &Options,
 ) -> io::Result<Join> {
-    let idle_seconds = 3.0 * options.seconds;
+    let idle_seconds = 3.0 * bench.seconds;
     let old_idle = latency::probe_for(old.address, idle_seconds)?;
     let begin = Instant::now();
-    let new = node(
-        build,
-        population,
-        key,
-        Some(old.daemon().cluster()),
-        GENERATOR_CORE,
-    );
+    let new = node(build, population, key, Some(old.daemon().cluster()));
     let (of_old, (of_new, seconds)) = latency::probe_during(old.address, || {
         latency::probe_during(new.address, || {
             wait_for_line(&new, WHOLE);
@@ -102,25 +88,21 @@ fn join_once(
     })
 }
 
-fn node(
-    build: &Build,
-    population: &Population,
-    key: &str,
-    peer: Option<SocketAddr>,
-    core: usize,
-) -> Server {
+/// The first node, or one that joins it, on the other core.
+fn node(build: &Build, population: &Population, key: &str, peer: Option<SocketAddr>) -> Server {
     let listen = SocketAddr::new(population.family.server(), 0).to_string();
     let mut arguments = vec!["--cluster-listen", &listen, "--cluster-key", key];
     let peer = peer.map(|peer| peer.to_string());
-    if let Some(peer) = &peer {
-        arguments.extend(["--cluster-peer", peer]);
-    }
-    let address = server::address(population.family);
-    Server::announced_on(core, build, address, &arguments)
+    let core = if peer.is_some() {
+        GENERATOR_CORE
+    } else {
+        SERVER_CORE
+    };
+    arguments.extend(peer.iter().flat_map(|peer| ["--cluster-peer", peer]));
+    Server::announced(core, build, population.family, &arguments)
 }
 
 fn wait_for_line(node: &Server, line: &str) {
-    wait_longer(line, WITHIN, || {
-        (node.daemon().count_lines(line) > 0).then_some(())
-    });
+    let has_line = || (node.daemon().count_lines(line) > 0).then_some(());
+    wait_longer(line, WITHIN, has_line);
 }

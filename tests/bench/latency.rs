@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use super::common::udp::connect_request;
 use super::common::{Directory, wait_longer};
 use super::contest::Load;
-use super::options::Options;
+use super::options::Bench;
 use super::population::{Population, Reannounce};
-use super::report::{Goal, Report, grouped};
+use super::report::{Goal, grouped};
 use super::server::{self, Server};
 use super::udp_load::{self, ASKED, UdpLoad};
 
@@ -51,15 +51,13 @@ impl fmt::Display for Waits {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let [median, p99, longest] = [0.5, 0.99, 1.0].map(|share| self.quantile(share));
         let count = grouped(self.0.len() as u64);
-        write!(
-            f,
-            "median {median:.3}, p99 {p99:.3}, longest {longest:.3} ms of {count}"
-        )
+        write!(f, "median {median:.3}, p99 {p99:.3}, ")?;
+        write!(f, "longest {longest:.3} ms of {count}")
     }
 }
 
-/// Probes until `stop`. A probe that is late because the one before was kept waiting is timed from when it was due,
-/// or a stall would count once however long it was.
+/// Probes until `stop`. A probe that is late because the one before waited is timed from the moment when it was due.
+/// Otherwise a stall would count once, however long it was.
 fn probe(server: SocketAddr, stop: impl Fn() -> bool) -> io::Result<Waits> {
     let socket = UdpSocket::bind((server.ip(), 0))?;
     socket.connect(server)?;
@@ -120,51 +118,55 @@ pub fn probe_during<T>(
 
 /// Fills each build, measures the waits while it is idle and then those during some work.
 pub fn stalls(
+    bench: &Bench,
     during: &str,
-    (arguments, population): (&[&str], &Population),
+    arguments: &[&str],
+    population: &Population,
     goal: Goal,
-    (options, report): (&Options, &mut Report),
     work: impl Fn(&Server) -> io::Result<()>,
 ) -> io::Result<()> {
-    let what = format!("p99 of the wait of a UDP connect {during}, above idle");
-    report.begin(&what);
-    for server in Server::builds(options, arguments) {
-        udp_load::fill(&server, population)?;
-        let idle = probe_for(server.address, 5.0 * options.seconds)?;
+    let subject = format!("p99 of the wait of a UDP connect {during}, above idle");
+    bench.begin(&subject);
+    for server in Server::builds(bench, arguments) {
+        udp_load::fill(bench, &server, population)?;
+        let idle = probe_for(server.address, 5.0 * bench.seconds)?;
         let begin = Instant::now();
         let (waits, ()) = probe_during(server.address, || work(&server))?;
         let above = waits.quantile(0.99) - idle.quantile(0.99);
         let seconds = begin.elapsed().as_secs_f64();
         let remark = format!("{waits} in {seconds:.1} s; idle: {idle}");
         let figure = (above, format!("{above:.3} ms"));
-        report.row(&what, &server.name, figure, goal, &remark);
+        bench.row(&subject, &server.name, figure, goal, &remark);
     }
     Ok(())
 }
 
-/// A server that is given all the announces that it can answer.
-pub fn load(options: &Options, report: &mut Report) -> io::Result<()> {
-    let torrents = options.torrents.unwrap_or(100_000);
-    let peers = options.peers.unwrap_or(10 * torrents);
-    let population = Population::power_law(torrents, peers, options.family);
-    let (during, setup) = ("under full load", (&[][..], &population));
-    stalls(during, setup, Goal::None, (options, report), |server| {
-        let order = Reannounce::new(&population);
-        let mut load = UdpLoad::new(server.address, &population, order)?;
-        load.run(Instant::now() + Duration::from_secs_f64(5.0 * options.seconds))
-    })
+/// A server under a load of all the announces that it can answer.
+pub fn load(bench: &Bench) -> io::Result<()> {
+    let population = bench.power_law(100_000, 10);
+    stalls(
+        bench,
+        "under full load",
+        &[],
+        &population,
+        Goal::None,
+        |server| {
+            let order = Reannounce::new(&population);
+            let mut load = UdpLoad::new(server.address, &population, order, 1)?;
+            load.run(Instant::now() + Duration::from_secs_f64(5.0 * bench.seconds))
+        },
+    )
 }
 
 /// A server whose peers all expire, after two minutes: the shortest time that leaves enough to announce ten million.
-pub fn sweep(options: &Options, report: &mut Report) -> io::Result<()> {
+pub fn sweep(bench: &Bench) -> io::Result<()> {
     const TIMEOUT: Duration = Duration::from_secs(120);
-    let torrents = options.torrents.unwrap_or(10_000_000);
-    let population = Population::even(torrents, 1, options.family);
+    let torrents = bench.torrents.unwrap_or(10_000_000);
+    let population = Population::even(torrents, 1, bench.family);
     let during = format!("while {} torrents expire", grouped(torrents));
     let arguments = ["--interval", "60", "--peer-timeout", "120"];
-    let setup = (&arguments[..], &population);
-    stalls(&during, setup, GOAL, (options, report), |server| {
-        // The last peer came at the end of the fill, and is found by the sweep after its timeout.
+    stalls(bench, &during, &arguments, &population, GOAL, |server| {
+        // The last peer came at the end of the fill. The sweep finds it after its timeout.
         thread::sleep(TIMEOUT + TIMEOUT / 4);
         let left = udp_load::known(server, &population);
         assert_eq!(left, 0, "torrents of {ASKED} are left");
@@ -173,42 +175,39 @@ pub fn sweep(options: &Options, report: &mut Report) -> io::Result<()> {
 }
 
 /// A server that reloads a whitelist.
-pub fn reload(options: &Options, report: &mut Report) -> io::Result<()> {
-    let torrents = options.torrents.unwrap_or(1_000_000);
+pub fn reload(bench: &Bench) -> io::Result<()> {
+    let torrents = bench.torrents.unwrap_or(1_000_000);
     let lines = (0..torrents).map(|line| format!("{line:040x}\n"));
     let directory = Directory::new("bench-reload");
     let list = directory.write("list", lines.collect::<String>());
     let during = format!("while {} lines are reloaded", grouped(torrents));
-    let nothing = Population::even(0, 0, options.family);
-    let setup = (&["-w", &*list][..], &nothing);
-    stalls(&during, setup, GOAL, (options, report), |server| {
-        repeat(server, "HUP", "whitelist")
+    let nothing = Population::even(0, 0, bench.family);
+    stalls(bench, &during, &["-w", &list], &nothing, GOAL, |server| {
+        repeat(server, "HUP", "whitelist");
+        Ok(())
     })
 }
 
 /// A server that saves its state. The process that writes it shares the daemon's core.
-pub fn state(options: &Options, report: &mut Report) -> io::Result<()> {
-    let torrents = options.torrents.unwrap_or(1_000_000);
-    let peers = options.peers.unwrap_or(2 * torrents);
-    let population = Population::power_law(torrents, peers, options.family);
+pub fn state(bench: &Bench) -> io::Result<()> {
+    let population = bench.power_law(1_000_000, 2);
     let directory = Directory::new("bench-state");
     let file = directory.file("state");
-    let during = format!("while {} torrents are saved", grouped(torrents));
+    let during = format!("while {} torrents are saved", grouped(population.torrents));
     let arguments = ["--state", &file, "--state-interval", "0"];
-    let setup = (&arguments[..], &population);
-    stalls(&during, setup, GOAL, (options, report), |server| {
-        repeat(server, "USR1", "saved ")
+    stalls(bench, &during, &arguments, &population, GOAL, |server| {
+        repeat(server, "USR1", "saved ");
+        Ok(())
     })
 }
 
-/// Sends a signal again and again, each time waiting until a line of the log says that it was obeyed.
-fn repeat(server: &Server, signal: &str, line: &str) -> io::Result<()> {
+/// Sends a signal again and again, and waits each time for a new line of the log with these words.
+fn repeat(server: &Server, signal: &str, words: &str) {
+    let daemon = server.daemon();
     for _ in 0..TIMES {
-        let before = server.daemon().count_lines(line);
-        server.daemon().signal(signal);
-        wait_longer(line, DONE_WITHIN, || {
-            (server.daemon().count_lines(line) > before).then_some(())
-        });
+        let before = daemon.count_lines(words);
+        daemon.signal(signal);
+        let is_new = || (daemon.count_lines(words) > before).then_some(());
+        wait_longer(words, DONE_WITHIN, is_new);
     }
-    Ok(())
 }

@@ -33,8 +33,7 @@ mod table;
 mod throughput;
 mod udp_load;
 
-use options::{Command, Options};
-use report::Report;
+use options::{Bench, Command};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -42,7 +41,7 @@ use std::process::ExitCode;
 /// The numwant of all announces under load.
 const NUMWANT: usize = 30;
 
-type Run = fn(&Options, &mut Report) -> io::Result<()>;
+type Run = fn(&Bench) -> io::Result<()>;
 
 struct Case {
     name: &'static str,
@@ -60,12 +59,12 @@ const fn case(name: &'static str, is_default: bool, about: &'static str, run: Ru
 /// All cases in the order of the table.
 #[rustfmt::skip] // One row a case.
 const CASES: &[Case] = &[
-    case("udp", true, "UDP announces, of a bare echo loop's", |o, r| throughput::udp(o, false, 0.93, r)),
-    case("udp-large", false, "with 10 million torrents", |o, r| throughput::udp(o, true, 0.90, r)),
-    case("http", true, "HTTP announces, of a bare epoll loop's", |o, r| throughput::http(o, true, r)),
-    case("http-new", true, "with a connection each", |o, r| throughput::http(o, false, r)),
-    case("threads", true, "UDP announces of 2 and 4 threads, of one's", |o, r| throughput::threads(o, false, r)),
-    case("threads-large", false, "with 10 million torrents", |o, r| throughput::threads(o, true, r)),
+    case("udp", true, "UDP announces, of a bare echo loop's", |b| throughput::udp(b, false, 0.93)),
+    case("udp-large", false, "with 10 million torrents", |b| throughput::udp(b, true, 0.90)),
+    case("http", true, "HTTP announces, of a bare epoll loop's", |b| throughput::http(b, true)),
+    case("http-new", true, "with a connection each", |b| throughput::http(b, false)),
+    case("threads", true, "UDP announces of 2 and 4 threads, of one's", |b| throughput::threads(b, false)),
+    case("threads-large", false, "with 10 million torrents", |b| throughput::threads(b, true)),
     case("threads-memory", true, "memory of 4 threads, of one's", memory::threads),
     case("memory", true, "memory a peer", memory::growth),
     case("idle", true, "memory without peers", memory::idle),
@@ -87,11 +86,12 @@ const CASES: &[Case] = &[
 pub fn main() -> ExitCode {
     match options::parse(std::env::args_os()) {
         Ok(Command::Help(text)) => print!("{text}"),
-        Ok(Command::Bare(kind, address)) => match bare::run(&kind, address) {
-            Ok(()) => {}
-            Err(error) => eprintln!("bench: {kind}: {error}"),
-        },
-        Ok(Command::Measure(options)) => measure(&options),
+        Ok(Command::Bare(kind, address)) => {
+            if let Err(error) = bare::run(&kind, address) {
+                eprintln!("bench: {kind}: {error}");
+            }
+        }
+        Ok(Command::Measure(bench)) => measure(&bench),
         Err(error) => {
             eprintln!("bench: {error} (--help lists the options)");
             return ExitCode::from(2);
@@ -101,17 +101,15 @@ pub fn main() -> ExitCode {
 }
 
 /// Runs the chosen cases, then prints the table. A case that fails has its row, and the others run all the same.
-fn measure(options: &Options) {
+fn measure(bench: &Bench) {
     server::pin_generator();
-    let mut report = Report::default();
-    for case in &options.cases {
-        let run = AssertUnwindSafe(|| (case.run)(options, &mut report));
-        let error = match catch_unwind(run) {
+    for case in &bench.cases {
+        let error = match catch_unwind(AssertUnwindSafe(|| (case.run)(bench))) {
             Ok(Ok(())) => continue,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "a panic, see above".to_string(),
         };
-        report.skip(case.name, "all", &error);
+        bench.skip(case.name, "all", &error);
     }
-    report.print();
+    bench.print();
 }

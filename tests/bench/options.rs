@@ -1,5 +1,6 @@
 //! The benchmark's command line.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,7 +8,7 @@ use std::path::PathBuf;
 use lexopt::prelude::*;
 
 use super::common::program;
-use super::population::Family;
+use super::population::{Family, Population};
 use super::{CASES, Case};
 
 const HELP: &str = "\
@@ -35,7 +36,8 @@ pub struct Build {
     pub path: PathBuf,
 }
 
-pub struct Options {
+/// The options, and the rows of the table so far.
+pub struct Bench {
     pub cases: Vec<&'static Case>,
     pub family: Family,
     pub torrents: Option<u32>,
@@ -43,18 +45,28 @@ pub struct Options {
     pub seconds: f64,
     pub pairs: usize,
     pub builds: Vec<Build>,
+    pub rows: RefCell<Vec<String>>,
+}
+
+impl Bench {
+    /// A population by power law, with so many torrents and peers a torrent if the command line does not say.
+    pub fn power_law(&self, torrents: u32, peers: u32) -> Population {
+        let torrents = self.torrents.unwrap_or(torrents);
+        let peers = self.peers.unwrap_or(torrents.saturating_mul(peers));
+        Population::power_law(torrents, peers, self.family)
+    }
 }
 
 pub enum Command {
     Help(String),
-    Measure(Options),
+    Measure(Bench),
     /// A reference loop, by which this program starts itself.
     Bare(String, SocketAddr),
 }
 
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, lexopt::Error> {
     let (name, path) = ("announced".to_string(), program().into());
-    let mut options = Options {
+    let mut bench = Bench {
         cases: CASES.iter().filter(|case| case.is_default).collect(),
         family: Family::V4,
         torrents: None,
@@ -62,6 +74,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, l
         seconds: 1.0,
         pairs: 9,
         builds: vec![Build { name, path }],
+        rows: RefCell::default(),
     };
     let mut parser = lexopt::Parser::from_iter(arguments);
     while let Some(argument) = parser.next()? {
@@ -73,21 +86,21 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, l
                 return Ok(Command::Bare(kind, parser.value()?.parse()?));
             }
             Short('h') | Long("help") => return Ok(Command::Help(help())),
-            Long("full") => options.cases = CASES.iter().collect(),
+            Long("full") => bench.cases = CASES.iter().collect(),
             Long("only") => {
                 let names = parser.value()?.string()?;
-                options.cases = names.split(',').map(case).collect::<Result<_, _>>()?;
+                bench.cases = names.split(',').map(case).collect::<Result<_, _>>()?;
             }
-            Long("family") => options.family = parser.value()?.parse_with(family)?,
-            Long("torrents") => options.torrents = Some(parser.value()?.parse()?),
-            Long("peers") => options.peers = Some(parser.value()?.parse()?),
-            Long("seconds") => options.seconds = parser.value()?.parse()?,
-            Long("pairs") => options.pairs = parser.value()?.parse()?,
-            Long("also") => options.builds.push(parser.value()?.parse_with(build)?),
+            Long("family") => bench.family = parser.value()?.parse_with(family)?,
+            Long("torrents") => bench.torrents = Some(parser.value()?.parse()?),
+            Long("peers") => bench.peers = Some(parser.value()?.parse()?),
+            Long("seconds") => bench.seconds = parser.value()?.parse()?,
+            Long("pairs") => bench.pairs = parser.value()?.parse()?,
+            Long("also") => bench.builds.push(parser.value()?.parse_with(build)?),
             _ => return Err(argument.unexpected()),
         }
     }
-    Ok(Command::Measure(options))
+    Ok(Command::Measure(bench))
 }
 
 fn help() -> String {
@@ -113,8 +126,6 @@ fn family(value: &str) -> Result<Family, &'static str> {
 
 fn build(value: &str) -> Result<Build, &'static str> {
     let (name, path) = value.split_once('=').ok_or("expected NAME=PATH")?;
-    Ok(Build {
-        name: name.to_string(),
-        path: path.into(),
-    })
+    let (name, path) = (name.to_string(), path.into());
+    Ok(Build { name, path })
 }

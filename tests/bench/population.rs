@@ -40,20 +40,10 @@ impl Family {
     /// The address of a source, spread over 127.0.x.y.
     pub fn source(self, source: u32) -> IpAddr {
         match self {
-            Family::V4 => {
-                Ipv4Addr::new(127, 0, 1 + source as u8, 1 + (source * 37 % 250) as u8).into()
-            }
+            Family::V4 => [127, 0, 1 + source as u8, 1 + (source * 37 % 250) as u8].into(),
             Family::V6 => Ipv6Addr::LOCALHOST.into(),
         }
     }
-}
-
-/// The number of peers of each torrent, which never grows with the rank.
-#[derive(Clone, Copy, Debug)]
-enum Sizes {
-    Even(u32),
-    /// One each, and others by popularity: this many of them at the first rank.
-    PowerLaw(f64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -66,41 +56,40 @@ pub struct Peer {
 pub struct Population {
     pub torrents: u32,
     pub family: Family,
-    sizes: Sizes,
+    /// Peers of each torrent, and more by popularity: this many of them at the first rank.
+    least: u32,
+    scale: f64,
 }
 
 impl Population {
-    fn new(torrents: u32, sizes: Sizes, family: Family) -> Population {
+    /// The same number of peers in every torrent.
+    pub fn even(torrents: u32, peers: u32, family: Family) -> Population {
         Population {
             torrents,
             family,
-            sizes,
+            least: peers,
+            scale: 0.0,
         }
-    }
-
-    /// The same number of peers in every torrent.
-    pub fn even(torrents: u32, peers: u32, family: Family) -> Population {
-        Population::new(torrents, Sizes::Even(peers), family)
     }
 
     /// About `peers` peers, at least one in each torrent and the others by a power law.
     pub fn power_law(torrents: u32, peers: u32, family: Family) -> Population {
         let scale = scale(torrents, peers.saturating_sub(torrents));
-        Population::new(torrents, Sizes::PowerLaw(scale), family)
+        Population {
+            scale,
+            ..Population::even(torrents, 1, family)
+        }
     }
 
+    /// This never grows with the rank.
     pub fn peers_of(&self, torrent: u32) -> u32 {
-        match self.sizes {
-            Sizes::Even(peers) => peers,
-            Sizes::PowerLaw(scale) => {
-                let others = scale * (f64::from(torrent) + 1.0).powf(-EXPONENT);
-                // One more would have the address and port of another.
-                (1 + others as u32).min(match self.family {
-                    Family::V4 => PORTS * SOURCES,
-                    Family::V6 => PORTS,
-                })
-            }
-        }
+        let others = self.scale * (f64::from(torrent) + 1.0).powf(-EXPONENT);
+        // One more would have the address and port of another.
+        let max = match self.family {
+            Family::V4 => PORTS * SOURCES,
+            Family::V6 => PORTS,
+        };
+        (self.least + others as u32).min(max)
     }
 
     /// Ports come in no order, so that no table sees its keys sorted.
@@ -166,7 +155,7 @@ pub trait Order {
     fn next(&mut self, source: u32) -> Option<Peer>;
 }
 
-/// Every peer once, torrents in turn: the first peers of all, then the second ones, as swarms grow in life.
+/// Every peer once, torrents in turn: the first peers of all, then the second ones, as real swarms grow.
 pub struct Fill<'a> {
     population: &'a Population,
     next: Vec<Peer>,

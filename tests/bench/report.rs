@@ -1,5 +1,6 @@
 //! The printed figures: medians with their spread, and the table at the end.
 
+use super::options::Bench;
 use std::fmt;
 
 /// Median, minimum and maximum of some measurements.
@@ -18,13 +19,17 @@ impl Spread {
         let median = f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2]);
         Spread { median, min, max }
     }
+
+    /// The median, and the spread with a unit.
+    pub fn figure(self, unit: &str) -> (f64, String) {
+        (self.median, format!("{self}{unit}"))
+    }
 }
 
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Spread { median, min, max } = self;
-        let digits = f.precision().unwrap_or(2);
-        write!(f, "{median:.digits$} ({min:.digits$} to {max:.digits$})")
+        write!(f, "{median:.3} ({min:.3} to {max:.3})")
     }
 }
 
@@ -36,28 +41,22 @@ pub enum Goal {
     None,
 }
 
-/// The rows of the table, in the order in which they were measured.
-#[derive(Default)]
-pub struct Report {
-    rows: Vec<String>,
-}
-
-impl Report {
+impl Bench {
     /// Prints the headline of a case.
-    pub fn begin(&self, what: &str) {
-        println!("\n{what}");
+    pub fn begin(&self, subject: &str) {
+        println!("\n{subject}");
     }
 
     /// Prints a line of detail, which is not in the table.
-    pub fn detail(&self, who: &str, detail: impl fmt::Display) {
-        println!("  {who:<18} {detail}");
+    pub fn detail(&self, server: &str, detail: impl fmt::Display) {
+        println!("  {server:<18} {detail}");
     }
 
     /// Adds a row with a figure: its value, which is held to the goal, and its text.
     pub fn row(
-        &mut self,
-        what: &str,
-        who: &str,
+        &self,
+        subject: &str,
+        server: &str,
         (value, text): (f64, String),
         goal: Goal,
         remark: &str,
@@ -68,20 +67,21 @@ impl Report {
             Goal::AtMost(limit) => format!("≤ {limit}, {}", verdict(value <= limit)),
             Goal::None => String::new(),
         };
-        self.detail(who, format_args!("{text} {goal} {remark}"));
-        let row = format!("| {what} | {who} | {text} | {goal} | {remark} |");
-        self.rows.push(row);
+        self.detail(server, format_args!("{text} {goal} {remark}"));
+        let row = format!("| {subject} | {server} | {text} | {goal} | {remark} |");
+        self.rows.borrow_mut().push(row);
     }
 
     /// Adds a row for a figure that could not be measured.
-    pub fn skip(&mut self, what: &str, who: &str, why: &str) {
+    pub fn skip(&self, subject: &str, server: &str, why: &str) {
         let figure = (0.0, "not measured".to_string());
-        self.row(what, who, figure, Goal::None, &why.replace('\n', " "));
+        self.row(subject, server, figure, Goal::None, &why.replace('\n', " "));
     }
 
+    /// Prints the rows in the order in which they were measured.
     pub fn print(&self) {
-        println!("\n| what | who | figure | goal | remark |\n|---|---|---|---|---|");
-        println!("{}", self.rows.join("\n"));
+        println!("\n| subject | server | figure | goal | remark |\n|---|---|---|---|---|");
+        println!("{}", self.rows.borrow().join("\n"));
     }
 }
 

@@ -1,4 +1,4 @@
-//! A server process on its own core, measured from outside, killed when its handle goes.
+//! A server process on its own core, measured from outside, killed when its handle is dropped.
 
 use std::fs;
 use std::io;
@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use super::common::opentracker::{self, OPENTRACKER, Opentracker};
 use super::common::{Daemon, free_address};
-use super::options::{Build, Options};
+use super::options::{Bench, Build};
 use super::population::{Family, Population, info_hash};
-use super::report::Report;
 use super::sys;
 
 /// The server has one core to itself, and the generator the other.
@@ -37,12 +36,12 @@ fn pinned(core: usize, program: impl AsRef<std::ffi::OsStr>) -> Command {
 /// Moves the calling thread to the generator's core, with all threads that it starts.
 pub fn pin_generator() {
     let core = GENERATOR_CORE.to_string();
-    let pinned = Command::new("taskset")
-        .args(["-pc", &core, &std::process::id().to_string()])
-        .output();
+    let id = std::process::id().to_string();
+    let pinned = Command::new("taskset").args(["-pc", &core, &id]).output();
+    let is_pinned = pinned.expect("there is a taskset").status.success();
     assert!(
-        pinned.expect("there is a taskset").status.success(),
-        "the benchmark needs two cores, one for the server and one for itself"
+        is_pinned,
+        "the benchmark needs two cores, one for the server"
     );
 }
 
@@ -50,14 +49,12 @@ pub fn pin_generator() {
 pub fn run_first() {
     let thread = fs::read_link("/proc/thread-self").expect("is there");
     let id = thread.file_name().expect("an id");
-    let _ = Command::new("chrt")
-        .args(["-f", "-p", "1"])
-        .arg(id)
-        .output();
+    let mut chrt = Command::new("chrt");
+    let _ = chrt.args(["-f", "-p", "1"]).arg(id).output();
 }
 
 /// An address that was free a moment ago, for UDP and TCP.
-pub fn address(family: Family) -> SocketAddr {
+fn address(family: Family) -> SocketAddr {
     match family {
         Family::V4 => free_address(),
         Family::V6 => TcpListener::bind((family.server(), 0))
@@ -67,22 +64,13 @@ pub fn address(family: Family) -> SocketAddr {
 }
 
 impl Server {
-    /// A build of this tracker, with arguments beside those that say where it listens.
-    pub fn announced(build: &Build, family: Family, arguments: &[&str]) -> Server {
-        Server::announced_on(SERVER_CORE, build, address(family), arguments)
-    }
-
-    pub fn announced_on(
-        core: usize,
-        build: &Build,
-        address: SocketAddr,
-        arguments: &[&str],
-    ) -> Server {
+    /// A build of this tracker on a core, with arguments beside those that say where it listens.
+    pub fn announced(core: usize, build: &Build, family: Family, arguments: &[&str]) -> Server {
+        let address = address(family);
         let (ip, port) = (address.ip().to_string(), address.port().to_string());
         let mut command = pinned(core, &build.path);
-        command
-            .args(["-i", &ip, "-p", &port, "-P", &port])
-            .args(arguments);
+        command.args(["-i", &ip, "-p", &port, "-P", &port]);
+        command.args(arguments);
         Server::of_daemon(build.name.clone(), address, command)
     }
 
@@ -98,28 +86,26 @@ impl Server {
     }
 
     /// Every build that takes part.
-    pub fn builds(options: &Options, arguments: &[&str]) -> Vec<Server> {
-        let builds = options.builds.iter();
-        builds
-            .map(|build| Server::announced(build, options.family, arguments))
-            .collect()
+    pub fn builds(bench: &Bench, arguments: &[&str]) -> Vec<Server> {
+        let start = |build| Server::announced(SERVER_CORE, build, bench.family, arguments);
+        bench.builds.iter().map(start).collect()
     }
 
     pub fn with_threads(build: &Build, threads: u32, family: Family) -> Server {
         let threads = threads.to_string();
-        let mut server = Server::announced(build, family, &["-j", &threads]);
+        let mut server = Server::announced(SERVER_CORE, build, family, &["-j", &threads]);
         server.name = format!("{} -j {threads}", build.name);
         server
     }
 
-    /// The reference tracker, or a row that says why it does not take part.
-    pub fn opentracker(what: &str, population: &Population, report: &mut Report) -> Option<Server> {
+    /// opentracker, or a row with the reason why it does not take part.
+    pub fn opentracker(bench: &Bench, subject: &str, population: &Population) -> Option<Server> {
         let why = match population.family {
             Family::V4 => opentracker::missing(),
             Family::V6 => Some("it is built for IPv4".to_string()),
         };
         if let Some(why) = why {
-            report.skip(what, "opentracker", &why);
+            bench.skip(subject, "opentracker", &why);
             return None;
         }
         let hashes = (0..population.torrents).map(info_hash);

@@ -14,9 +14,9 @@ use announced::cluster::node::{Node, Settings, World};
 use announced::stats::cluster::Failure;
 use announced::tracker::{Sweeper, Table};
 
-use super::options::Options;
-use super::population::{Family, Population, info_hash};
-use super::report::{Goal, Report, Spread, grouped};
+use super::options::Bench;
+use super::population::{Population, info_hash};
+use super::report::{Goal, Spread, grouped};
 use super::table::{Member, PEER_TIMEOUT, announce, new_table, processor_time, sweep};
 
 /// Milliseconds of a unit, of an interval and between two walks.
@@ -180,7 +180,7 @@ impl Pair {
         let totals = self
             .hosts
             .each_ref()
-            .map(|host| host.table.totals(self.now));
+            .map(|host| host.table.survey(self.now).totals);
         totals.map(|totals| totals.seeders + totals.leechers)
     }
 
@@ -208,25 +208,23 @@ fn members(population: &Population, has_v6: bool) -> Vec<Member> {
 }
 
 /// Two peers a torrent, by power law.
-fn usual_members(options: &Options) -> Vec<Member> {
-    let torrents = options.torrents.unwrap_or(1_000_000);
-    let peers = options.peers.unwrap_or(2 * torrents);
-    members(&Population::power_law(torrents, peers, Family::V4), true)
+fn usual_members(bench: &Bench) -> Vec<Member> {
+    members(&bench.power_law(1_000_000, 2), true)
 }
 
-fn row(report: &mut Report, what: &str, figure: Spread, limit: f64, remark: &str) {
-    let figure = (figure.median, figure.to_string());
-    report.row(what, "announced", figure, Goal::AtMost(limit), remark);
+fn row(bench: &Bench, subject: &str, figure: Spread, limit: f64, remark: &str) {
+    let figure = figure.figure("");
+    bench.row(subject, "announced", figure, Goal::AtMost(limit), remark);
 }
 
 /// Processor time to apply a renewal from a walk: all peers renew theirs once an interval.
-pub fn apply(options: &Options, report: &mut Report) -> io::Result<()> {
+pub fn apply(bench: &Bench) -> io::Result<()> {
     /// Walks of an interval.
     const WALKS: usize = 4;
-    let what = "CPU to apply a renewal of another node, of an announce to the same table";
-    report.begin(what);
+    let subject = "CPU to apply a renewal of another node, of an announce to the same table";
+    bench.begin(subject);
     let mut pair = Pair::new(1);
-    let members = usual_members(options);
+    let members = usual_members(bench);
     let parts: Vec<&[Member]> = members.chunks(members.len().div_ceil(WALKS)).collect();
     for part in &parts {
         for part in part.chunks(1 << 14) {
@@ -251,16 +249,16 @@ pub fn apply(options: &Options, report: &mut Report) -> io::Result<()> {
         ratios.push(cost / announcing);
     }
     let remark = format!("{} µs", Spread::of(costs));
-    row(report, what, Spread::of(ratios), 0.15, &remark);
+    row(bench, subject, Spread::of(ratios), 0.15, &remark);
     Ok(())
 }
 
 /// Processor time of announces to a table that notes news for other nodes, against one that does not.
-pub fn note(options: &Options, report: &mut Report) -> io::Result<()> {
+pub fn note(bench: &Bench) -> io::Result<()> {
     const ROUNDS: u64 = 8;
-    let what = "CPU of an announce with a cluster, of the same without";
-    report.begin(what);
-    let members = usual_members(options);
+    let subject = "CPU of an announce with a cluster, of the same without";
+    bench.begin(subject);
+    let members = usual_members(bench);
     let tables = [Host::new(1).table, new_table()];
     let mut random = Random::seeded(3);
     let mut ratios = Vec::new();
@@ -282,19 +280,19 @@ pub fn note(options: &Options, report: &mut Report) -> io::Result<()> {
             .for_each(|table| sweep(table, &mut Sweeper::default(), now));
     }
     let remark = "renewals; news is taken now and then";
-    row(report, what, Spread::of(ratios), 1.03, remark);
+    row(bench, subject, Spread::of(ratios), 1.03, remark);
     Ok(())
 }
 
 /// Bytes to send a renewal, where all peers renew once an interval and stay.
-pub fn wire(options: &Options, report: &mut Report) -> io::Result<()> {
-    let torrents = options.torrents.unwrap_or(1_000_000);
+pub fn wire(bench: &Bench) -> io::Result<()> {
+    let torrents = bench.torrents.unwrap_or(1_000_000);
     for (torrents, peers, limit) in [(torrents, 5, 21.0), (torrents, 1, 31.0), (1000, 1000, 9.0)] {
-        let torrents_text = grouped(torrents);
-        let what = format!("bytes on the wire a renewal, {torrents_text} torrents of {peers}");
-        report.begin(&what);
+        let words = grouped(torrents);
+        let subject = format!("bytes on the wire a renewal, {words} torrents of {peers}");
+        bench.begin(&subject);
         let mut pair = Pair::new(1);
-        let members = members(&Population::even(torrents, peers, Family::V4), false);
+        let members = members(&Population::even(torrents, peers, bench.family), false);
         let a_second = members.len().div_ceil(INTERVAL_MS as usize / 1000);
         let mut round = || {
             let before = pair.received();
@@ -313,19 +311,19 @@ pub fn wire(options: &Options, report: &mut Report) -> io::Result<()> {
         let remark = format!(
             "headers of TCP and IPv4 and heartbeats included; {renewals} renewals, {received} records"
         );
-        row(report, &what, Spread::of([bytes]), limit, &remark);
+        row(bench, &subject, Spread::of([bytes]), limit, &remark);
     }
     Ok(())
 }
 
 /// Simulated time until two nodes are equal after a partition of a minute.
-pub fn heal(_: &Options, report: &mut Report) -> io::Result<()> {
+pub fn heal(bench: &Bench) -> io::Result<()> {
     const TORRENTS: u32 = 100_000;
     const ANNOUNCES_A_SECOND: usize = 5000;
     const PARTITION_S: usize = 60;
-    let what = "simulated s until equal after a partition of 60 s, 5,000 announces/s";
-    report.begin(what);
-    let members = members(&Population::even(TORRENTS, 10, Family::V4), true);
+    let subject = "simulated s until equal after a partition of 60 s, 5,000 announces/s";
+    bench.begin(subject);
+    let members = members(&Population::even(TORRENTS, 10, bench.family), true);
     let times = (0..5).map(|seed| {
         let mut pair = Pair::new(seed);
         let seconds = members.chunks(ANNOUNCES_A_SECOND);
@@ -344,6 +342,6 @@ pub fn heal(_: &Options, report: &mut Report) -> io::Result<()> {
         (pair.now - begin) as f64 / 1e3
     });
     let remark = "a retry comes after one to five seconds";
-    row(report, what, Spread::of(times), 10.0, remark);
+    row(bench, subject, Spread::of(times), 10.0, remark);
     Ok(())
 }

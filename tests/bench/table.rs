@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use announced::base::random::Random;
 use announced::tracker::{
-    Announce, Event, Hint, InfoHash, Limits, Peer, Progress, Role, Sink, Sinks, Sweeper, Table,
+    Announce, Event, Hint, InfoHash, Limits, Peer, Progress, Role, Sinks, Sweeper, Table,
 };
 
-use super::options::Options;
+use super::options::Bench;
 use super::population::info_hash;
-use super::report::{Goal, Report, Spread};
+use super::report::{Goal, Spread};
 use super::sys;
 
 /// In seconds: the usual one, for an interval of 30 minutes.
@@ -71,7 +71,7 @@ pub fn announce(
         let ahead: Vec<_> = hashes.iter().map(|hash| tracker.look_ahead(hash)).collect();
         let hints = hashes.iter().zip(&ahead);
         let hints: Vec<Hint> = hints.map(|(h, a)| tracker.look_further(h, a)).collect();
-        for ((member, info_hash), hint) in part.iter().zip(&hashes).zip(hints) {
+        for ((member, info_hash), hint) in part.iter().zip(hashes).zip(hints) {
             let announce = Announce {
                 info_hash,
                 peer: member.peer(),
@@ -80,8 +80,8 @@ pub fn announce(
                 want: 0,
                 hint,
             };
-            let [v4, v6] = [(); 2].map(|()| Sink::new(&mut []));
-            tracker.announce(&announce, random, &mut Sinks { v4, v6 });
+            let mut sinks = Sinks::new(&mut [], &mut []);
+            tracker.announce(&announce, random, &mut sinks);
         }
     }
     processor_time().saturating_sub(before)
@@ -123,7 +123,7 @@ impl Side {
 }
 
 /// Renewals in large swarms against those in swarms of a thousand.
-pub fn by_swarm_size(options: &Options, report: &mut Report) -> io::Result<()> {
+pub fn by_swarm_size(bench: &Bench) -> io::Result<()> {
     let sides = [
         Side::new("of 1000", info_hash, PEERS / 1000),
         Side::new("of 1", info_hash, PEERS),
@@ -131,14 +131,14 @@ pub fn by_swarm_size(options: &Options, report: &mut Report) -> io::Result<()> {
         Side::new("of 50,000", info_hash, PEERS / 50_000),
         Side::new("of a million", info_hash, 1),
     ];
-    let what = "CPU of a renewal in swarms of each size, of that in swarms of 1000";
-    compare(what, &sides, false, Goal::AtMost(1.5), options, report);
+    let subject = "CPU of a renewal in swarms of each size, of that in swarms of 1000";
+    compare(bench, subject, &sides, false, Goal::AtMost(1.5));
     Ok(())
 }
 
 /// Torrents whose first 16 bytes are those of a million others against random ones, and peers of a swarm of a million
 /// against those of a thousand swarms.
-pub fn inserts(options: &Options, report: &mut Report) -> io::Result<()> {
+pub fn inserts(bench: &Bench) -> io::Result<()> {
     let hashes = [
         Side::new("random", info_hash, u32::MAX),
         Side::new("16 bytes shared", colliding, u32::MAX),
@@ -147,10 +147,10 @@ pub fn inserts(options: &Options, report: &mut Report) -> io::Result<()> {
         Side::new("of 1000", info_hash, 1000),
         Side::new("of a million", info_hash, 1),
     ];
-    let what = "CPU of inserting a torrent with a colliding hash, of one with a random hash";
-    compare(what, &hashes, true, Goal::AtMost(3.0), options, report);
-    let what = "CPU of inserting a peer in a swarm of a million, of that in swarms of 1000";
-    compare(what, &swarms, true, Goal::AtMost(2.0), options, report);
+    let subject = "CPU of inserting a torrent with a colliding hash, of one with a random hash";
+    compare(bench, subject, &hashes, true, Goal::AtMost(3.0));
+    let subject = "CPU of inserting a peer in a swarm of a million, of that in swarms of 1000";
+    compare(bench, subject, &swarms, true, Goal::AtMost(2.0));
     Ok(())
 }
 
@@ -161,15 +161,8 @@ fn colliding(torrent: u32) -> InfoHash {
 }
 
 /// Lets peers announce to each table in turn, new ones or known ones, and reports each against the first.
-fn compare(
-    what: &str,
-    sides: &[Side],
-    is_new: bool,
-    goal: Goal,
-    options: &Options,
-    report: &mut Report,
-) {
-    report.begin(what);
+fn compare(bench: &Bench, subject: &str, sides: &[Side], is_new: bool, goal: Goal) {
+    bench.begin(subject);
     let mut random = Random::seeded(1);
     let fill = |side: &Side| {
         let table = new_table();
@@ -178,7 +171,7 @@ fn compare(
         (table, Vec::new())
     };
     let mut tables: Vec<_> = sides.iter().map(fill).collect();
-    for turn in 0..options.pairs as u32 {
+    for turn in 0..bench.pairs as u32 {
         for ((table, costs), side) in tables.iter_mut().zip(sides) {
             let numbers = (0..A_TURN).map(|number| match is_new {
                 true => PEERS + turn * A_TURN + number,
@@ -194,7 +187,6 @@ fn compare(
         let ratio = Spread::of(costs.iter().zip(&reference).map(|(own, other)| own / other));
         let medians = [costs, &reference].map(|costs| Spread::of(costs.iter().copied()).median);
         let remark = format!("{:.0} to {:.0} ns", medians[0], medians[1]);
-        let figure = (ratio.median, ratio.to_string());
-        report.row(what, side.name, figure, goal, &remark);
+        bench.row(subject, side.name, ratio.figure(""), goal, &remark);
     }
 }

@@ -10,52 +10,60 @@ use std::io;
 use super::NUMWANT;
 use super::contest::{self, Contestant, Measure};
 use super::http_load::HttpLoad;
-use super::options::Options;
+use super::options::Bench;
 use super::population::{Family, Population, Reannounce};
-use super::report::{Goal, Report, grouped};
+use super::report::{Goal, grouped};
 use super::server::Server;
-use super::udp_load::{self, UdpLoad};
+use super::udp_load::{UdpLoad, fill};
 
-/// The population of a case, and how it is called.
-fn population(options: &Options, is_large: bool) -> (Population, String) {
-    let (torrents, peers) = match is_large {
-        true => (10_000_000, 20_000_000),
-        false => (100_000, 1_000_000),
+/// The population of a case, and the words for it.
+fn population(bench: &Bench, is_large: bool) -> (Population, String) {
+    let population = match is_large {
+        true => bench.power_law(10_000_000, 2),
+        false => bench.power_law(100_000, 10),
     };
-    let torrents = options.torrents.unwrap_or(torrents);
-    let peers = options.peers.unwrap_or(peers);
-    let family = match options.family {
+    let torrents = grouped(population.torrents);
+    let family = match bench.family {
         Family::V4 => "IPv4",
         Family::V6 => "IPv6",
     };
-    let name = format!(
-        "{} torrents by power law, numwant {NUMWANT}, {family}",
-        grouped(torrents)
+    let words = format!("{torrents} torrents by power law, numwant {NUMWANT}, {family}");
+    (population, words)
+}
+
+/// A reference loop, the builds, which are held to the goal, and opentracker where it takes part, all filled.
+fn servers(
+    bench: &Bench,
+    (subject, population): (&str, &Population),
+    reference: &str,
+    goal: Goal,
+    has_opentracker: bool,
+) -> io::Result<Vec<(Server, Goal)>> {
+    let reference = Server::bare(reference, bench.family);
+    let mut servers = vec![(reference, Goal::None)];
+    servers.extend(
+        Server::builds(bench, &[])
+            .into_iter()
+            .map(|server| (server, goal)),
     );
-    (Population::power_law(torrents, peers, options.family), name)
-}
-
-/// The goal is that of the first build, which `make` makes; others are for comparison.
-fn goal_of(server: &Server, options: &Options, goal: Goal) -> Goal {
-    match server.name == options.builds[0].name {
-        true => goal,
-        false => Goal::None,
+    if has_opentracker {
+        let opentracker = Server::opentracker(bench, subject, population);
+        servers.extend(opentracker.map(|server| (server, Goal::None)));
     }
-}
-
-fn fill(server: &Server, population: &Population, report: &Report) -> io::Result<()> {
-    let filled = udp_load::fill(server, population)?;
-    report.detail(&server.name, format_args!("filled: {filled}"));
-    Ok(())
+    for (server, _) in &servers[1..] {
+        fill(bench, server, population)?;
+    }
+    Ok(servers)
 }
 
 fn udp_contestant<'a>(
-    server: Server,
+    server: &'a Server,
     population: &'a Population,
-    (threads, goal): (u32, Goal),
+    threads: u32,
+    goal: Goal,
 ) -> io::Result<Contestant<'a>> {
     let order = Reannounce::new(population);
-    let load = UdpLoad::for_threads(server.address, population, order, threads)?;
+    let load = UdpLoad::new(server.address, population, order, threads)?;
     Ok(Contestant {
         server,
         load: Box::new(load),
@@ -64,59 +72,47 @@ fn udp_contestant<'a>(
     })
 }
 
-/// UDP announces a second as a share of the echo loop's, which is to be at least `goal`.
-pub fn udp(options: &Options, is_large: bool, goal: f64, report: &mut Report) -> io::Result<()> {
-    let (population, name) = population(options, is_large);
-    let what = format!("UDP announces a second, {name}");
-    report.begin(&what);
-    let mut servers = Server::builds(options, &[]);
-    // It takes minutes to read a whitelist of ten million.
-    if !is_large {
-        servers.extend(Server::opentracker(&what, &population, report));
-    }
-    let echo = Server::bare("udp", options.family);
-    let mut contestants = vec![udp_contestant(echo, &population, (1, Goal::None))?];
-    for server in servers {
-        fill(&server, &population, report)?;
-        let goal = goal_of(&server, options, Goal::AtLeast(goal));
-        contestants.push(udp_contestant(server, &population, (1, goal))?);
-    }
-    contest::run(&what, Measure::Rate, contestants, options, report)
+/// UDP announces a second as a share of the echo loop's. The goal is at least this share.
+pub fn udp(bench: &Bench, is_large: bool, goal: f64) -> io::Result<()> {
+    let (population, words) = population(bench, is_large);
+    let subject = format!("UDP announces a second, {words}");
+    bench.begin(&subject);
+    let goal = Goal::AtLeast(goal);
+    // opentracker takes minutes to read a whitelist of ten million.
+    let servers = servers(bench, (&subject, &population), "udp", goal, !is_large)?;
+    let contestants = servers
+        .iter()
+        .map(|(server, goal)| udp_contestant(server, &population, 1, *goal));
+    let contestants = contestants.collect::<io::Result<_>>()?;
+    contest::run(bench, &subject, Measure::Rate, contestants)
 }
 
 /// Processor time of an HTTP announce against the epoll loop's.
-pub fn http(options: &Options, is_kept: bool, report: &mut Report) -> io::Result<()> {
-    let (population, name) = population(options, false);
-    let (kind, how) = match is_kept {
+pub fn http(bench: &Bench, is_kept: bool) -> io::Result<()> {
+    let (population, words) = population(bench, false);
+    let (reference, how) = match is_kept {
         true => ("http", "connections kept"),
         false => ("http-closing", "a connection each"),
     };
-    let what = format!("CPU of an HTTP announce, {how}, {name}");
-    report.begin(&what);
-    let mut servers = Server::builds(options, &[]);
-    // It closes every connection after one reply.
-    if !is_kept {
-        servers.extend(Server::opentracker(&what, &population, report));
-    }
-    for server in &servers {
-        fill(server, &population, report)?;
-    }
-    servers.insert(0, Server::bare(kind, options.family));
-    let contestants = servers.into_iter().map(|server| Contestant {
-        load: Box::new(HttpLoad::new(server.address, &population, is_kept)),
-        goal: goal_of(&server, options, Goal::AtMost(1.05)),
-        cores: 1,
+    let subject = format!("CPU of an HTTP announce, {how}, {words}");
+    bench.begin(&subject);
+    let goal = Goal::AtMost(1.05);
+    // opentracker closes every connection after one reply.
+    let servers = servers(bench, (&subject, &population), reference, goal, !is_kept)?;
+    let contestants = servers.iter().map(|(server, goal)| Contestant {
         server,
+        load: Box::new(HttpLoad::new(server.address, &population, is_kept)),
+        goal: *goal,
+        cores: 1,
     });
-    let contestants = contestants.collect();
-    contest::run(&what, Measure::Cost, contestants, options, report)
+    contest::run(bench, &subject, Measure::Cost, contestants.collect())
 }
 
 /// UDP announces a second of several threads, a core each, as a multiple of one thread's.
-pub fn threads(options: &Options, is_large: bool, report: &mut Report) -> io::Result<()> {
-    let (population, name) = population(options, is_large);
-    let what = format!("UDP announces a second of N threads, a core each, {name}");
-    report.begin(&what);
+pub fn threads(bench: &Bench, is_large: bool) -> io::Result<()> {
+    let (population, words) = population(bench, is_large);
+    let subject = format!("UDP announces a second of N threads, a core each, {words}");
+    bench.begin(&subject);
     let goals: &[_] = match is_large {
         true => &[(1, Goal::None), (2, Goal::AtLeast(1.8))],
         false => &[
@@ -125,14 +121,16 @@ pub fn threads(options: &Options, is_large: bool, report: &mut Report) -> io::Re
             (4, Goal::AtLeast(3.6)),
         ],
     };
-    for build in &options.builds {
+    for build in &bench.builds {
+        let start =
+            |(threads, _): &(u32, Goal)| Server::with_threads(build, *threads, bench.family);
+        let servers: Vec<Server> = goals.iter().map(start).collect();
         let mut contestants = Vec::new();
-        for &(threads, goal) in goals {
-            let server = Server::with_threads(build, threads, options.family);
-            fill(&server, &population, report)?;
-            contestants.push(udp_contestant(server, &population, (threads, goal))?);
+        for (server, (threads, goal)) in servers.iter().zip(goals) {
+            fill(bench, server, &population)?;
+            contestants.push(udp_contestant(server, &population, *threads, *goal)?);
         }
-        contest::run(&what, Measure::Rate, contestants, options, report)?;
+        contest::run(bench, &subject, Measure::Rate, contestants)?;
     }
     Ok(())
 }

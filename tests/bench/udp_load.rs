@@ -2,20 +2,20 @@
 //!
 //! The generator has one core, as the server has, and must need less of it a request. So requests are built once and
 //! only hash, port, seeding and transaction are patched; a window of datagrams goes out in one `send` that the kernel
-//! cuts; replies are looked at no further than their transaction; sockets are polled in turn and never waited on,
-//! which also spares the server the cost of waking the generator, which no real client causes it.
+//! cuts; only action and transaction of a reply are read; sockets are polled in turn and never waited on, so
+//! that the server does not pay for waking the generator, which no real client costs it.
 //!
 //! Each source is a connected socket with a window of requests in flight. The next window is sent when all of them
 //! have their reply. Requests whose replies are late are sent again, so a fill ends when every peer has been
 //! acknowledged.
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::common::udp::{Client, connect_request};
 use super::contest::{Load, Tally};
+use super::options::Bench;
 use super::population::{Fill, Order, Peer, Population, SOURCES, info_hash};
 use super::report::grouped;
 use super::server::Server;
@@ -31,8 +31,7 @@ const WINDOW: usize = 6;
 /// requests in its buffer still, and would have no room for them a second time.
 const LOST_AFTER: Duration = Duration::from_millis(200);
 
-/// How long to leave the sockets alone when few of them had replies. A server takes ten times as long to answer what
-/// is in flight.
+/// The pause after few sockets had replies. A server takes ten times as long to answer the requests in flight.
 const PAUSE: Duration = Duration::from_micros(20);
 
 /// Connection ids are valid for two minutes at least.
@@ -41,29 +40,16 @@ const RENEW_AFTER: Duration = Duration::from_secs(60);
 /// A fill that takes longer, with a million records or ten, is given up.
 const FILLED_WITHIN: Duration = Duration::from_secs(600);
 
-/// Bytes of a reply that are looked at: the head, and enough to quote an error.
+/// Bytes of a reply that are received: the head, and enough to quote an error.
 const REPLY_BYTES: usize = 64;
 
 /// BEP 15's number of the event `started`.
 const STARTED: u8 = 2;
 
-/// The outcome of a fill.
-pub struct Filled {
-    pub peers: u64,
-    time: Duration,
-}
-
-impl fmt::Display for Filled {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let (peers, seconds) = (grouped(self.peers), self.time.as_secs_f64());
-        write!(f, "{peers} peers in {seconds:.1} s")
-    }
-}
-
 /// Announces every peer of a population to a server as started, with a numwant of 0. Each is acknowledged when this
-/// returns.
-pub fn fill(server: &Server, population: &Population) -> io::Result<Filled> {
-    let mut load = UdpLoad::new(server.address, population, Fill::new(population))?;
+/// returns their number.
+pub fn fill(bench: &Bench, server: &Server, population: &Population) -> io::Result<u64> {
+    let mut load = UdpLoad::new(server.address, population, Fill::new(population), 1)?;
     load.set(|request| (request[83], request[95]) = (STARTED, 0));
     let begin = Instant::now();
     while !load.drive(begin + FILLED_WITHIN)? {
@@ -73,10 +59,12 @@ pub fn fill(server: &Server, population: &Population) -> io::Result<Filled> {
             return Err(io::Error::other(error));
         }
     }
-    Ok(Filled {
-        peers: load.drawn,
-        time: begin.elapsed(),
-    })
+    let (peers, seconds) = (grouped(load.drawn), begin.elapsed().as_secs_f64());
+    bench.detail(
+        &server.name,
+        format_args!("filled: {peers} peers in {seconds:.1} s"),
+    );
+    Ok(load.drawn)
 }
 
 /// One source and its window.
@@ -103,16 +91,8 @@ pub struct UdpLoad<'a, O> {
 }
 
 impl<'a, O: Order> UdpLoad<'a, O> {
-    pub fn new(
-        server: SocketAddr,
-        population: &'a Population,
-        order: O,
-    ) -> io::Result<UdpLoad<'a, O>> {
-        UdpLoad::for_threads(server, population, order, 1)
-    }
-
     /// A load with as many sockets for each thread of the server as for one that has a single thread.
-    pub fn for_threads(
+    pub fn new(
         server: SocketAddr,
         population: &'a Population,
         order: O,

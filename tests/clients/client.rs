@@ -69,29 +69,22 @@ impl Client {
 
     /// The reason why this machine cannot run it.
     pub fn missing(self) -> Option<String> {
-        let (package, commands): (_, &[&str]) = match self {
-            Client::Aria2 => ("aria2", &["aria2c --version"]),
+        let (package, commands) = match self {
+            Client::Aria2 => ("aria2", "aria2c --version"),
             Client::Libtorrent => (
                 "python3-libtorrent",
-                &["/usr/bin/python3 -c 'import libtorrent'"],
+                "/usr/bin/python3 -c 'import libtorrent'",
             ),
-            Client::Rtorrent => ("rtorrent", &["rtorrent -h"]),
+            Client::Rtorrent => ("rtorrent", "rtorrent -h"),
             Client::Transmission => (
                 "transmission-daemon and transmission-cli",
-                &[
-                    "transmission-daemon --version",
-                    "transmission-remote --version",
-                ],
+                "transmission-daemon --version && transmission-remote --version",
             ),
         };
-        let runs = |command: &&&str| {
-            let output = Command::new("sh").args(["-c", command]).output();
-            output.is_ok_and(|output| output.status.success())
-        };
-        let broken = commands.iter().find(|command| !runs(command))?;
-        Some(format!(
-            "`{broken}` does not run; install Debian's {package}"
-        ))
+        let output = Command::new("sh").args(["-c", commands]).output();
+        let runs = output.is_ok_and(|output| output.status.success());
+        let missing = format!("`{commands}` fails; install Debian's {package}");
+        (!runs).then_some(missing)
     }
 }
 
@@ -133,13 +126,11 @@ fn aria2(mut command: Command, torrent: &Torrent, data: &Path, home: &Path) -> C
                    --file-allocation=none --enable-dht=true --enable-dht6=false --enable-peer-exchange=false \
                    --bt-enable-lpd=false";
     let dht = home.join("dht.dat");
-    command
-        .args(options.split(' '))
-        .arg(format!("--dht-file-path={}", dht.display()))
-        .arg(format!("--listen-port={PORT}"))
-        .arg(format!("--dht-listen-port={PORT}"))
-        .arg(format!("--dir={}", data.display()))
-        .arg(&torrent.path);
+    let paths = [("dht-file-path", &*dht), ("dir", data)];
+    command.args(options.split(' '));
+    command.args(paths.map(|(option, path)| format!("--{option}={}", path.display())));
+    command.args(["listen-port", "dht-listen-port"].map(|option| format!("--{option}={PORT}")));
+    command.arg(&torrent.path);
     command
 }
 
@@ -267,12 +258,7 @@ impl Drop for Running<'_> {
         signal(self.process.0.id(), "TERM");
         // Then it is killed.
         for _ in 0..250 {
-            if self
-                .process
-                .0
-                .try_wait()
-                .is_ok_and(|status| status.is_some())
-            {
+            if let Ok(Some(_)) = self.process.0.try_wait() {
                 break;
             }
             thread::sleep(Duration::from_millis(20));

@@ -94,7 +94,7 @@ fn say(line: &str) {
 }
 
 /// The network of one transport, with the tracker on its first host.
-struct Site<'a> {
+struct Network<'a> {
     lan: &'a Lan,
     transport: Transport,
     host: Host,
@@ -102,8 +102,8 @@ struct Site<'a> {
     tracker: Daemon,
 }
 
-impl Site<'_> {
-    fn new(lan: &Lan, transport: Transport) -> Site<'_> {
+impl Network<'_> {
+    fn new(lan: &Lan, transport: Transport) -> Network<'_> {
         let host = lan.host();
         let address = address(&host, transport);
         let hosts = lan.file("hosts");
@@ -112,7 +112,7 @@ impl Site<'_> {
         let (ip, port) = (address.to_string(), PORT.to_string());
         let flags = ["-i", &ip, "-p", &port, "-P", &port, "-u", "nobody"];
         let tracker = host.start(&flags);
-        Site {
+        Network {
             lan,
             transport,
             host,
@@ -166,7 +166,7 @@ fn meet(test: &str, transport: Transport) {
         return skip(&format!("{test}: {what}"));
     }
     in_sandbox(test, |lan| {
-        let mut site = Site::new(lan, transport);
+        let mut network = Network::new(lan, transport);
         let pairs = pairs(transport);
         let next = AtomicUsize::new(0);
         let failures = Mutex::new(Vec::new());
@@ -175,7 +175,7 @@ fn meet(test: &str, transport: Transport) {
                 scope.spawn(|| {
                     while let Some(pair) = pairs.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let begin = Instant::now();
-                        match pair.meet(&site) {
+                        match pair.meet(&network) {
                             Ok(()) => say(&format!("{pair}: {:?}", begin.elapsed())),
                             Err(why) => {
                                 let failure = format!("{pair}: {why}");
@@ -188,8 +188,8 @@ fn meet(test: &str, transport: Transport) {
         });
         let failures = failures.into_inner().expect("no panic");
         assert!(failures.is_empty(), "{}", failures.join("\n"));
-        site.tracker.signal("TERM");
-        assert!(site.tracker.wait().0.success());
+        network.tracker.signal("TERM");
+        assert!(network.tracker.wait().0.success());
     });
 }
 
@@ -247,23 +247,23 @@ impl Pair {
 
     /// Lets the clients meet, once more with another file if the first attempt fails: two clients that connect to
     /// each other at the same time can end with a connection that neither uses. The error has both attempts.
-    fn meet(&self, site: &Site) -> Result<(), String> {
-        self.attempt(1, site).or_else(|first| {
+    fn meet(&self, network: &Network) -> Result<(), String> {
+        self.attempt(1, network).or_else(|first| {
             say(&format!("{self}: retry after: {first}"));
-            let second = self.attempt(2, site);
+            let second = self.attempt(2, network);
             second.map_err(|second| format!("{first}\n{second}"))
         })
     }
 
     /// Moves one file from the seeder to the fetcher. The error has the step that failed and the logs of the clients.
-    fn attempt(&self, attempt: u8, site: &Site) -> Result<(), String> {
-        let dir = site.lan.file(&format!("{self}-{attempt}"));
-        let url = site
+    fn attempt(&self, attempt: u8, network: &Network) -> Result<(), String> {
+        let dir = network.lan.file(&format!("{self}-{attempt}"));
+        let url = network
             .transport
-            .announce_url(SocketAddr::new(site.address, PORT));
+            .announce_url(SocketAddr::new(network.address, PORT));
         let torrent = Torrent::new(dir.as_ref(), &url);
-        let scrape = || site.scrape(torrent.info_hash);
-        let hosts = [(); 2].map(|()| site.host());
+        let scrape = || network.scrape(torrent.info_hash);
+        let hosts = [(); 2].map(|()| network.host());
         let seed = || Running::start(self.seeder, &hosts[0], &torrent, "seeder");
         let fetch = || Running::start(self.fetcher, &hosts[1], &torrent, "fetcher");
 

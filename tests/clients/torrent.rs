@@ -2,9 +2,9 @@
 
 use crate::common::sandbox::run;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 const SIZE: u64 = (1 << 20) + 12_345;
 
@@ -45,7 +45,7 @@ impl Torrent {
         let mut arguments = vec!["-p", "-d", "-l", PIECE_BITS, "-a", announce_url];
         arguments.extend(["-o", "file.torrent", "seeder-data/file.bin"]);
         run("mktorrent", &arguments, dir);
-        let info_hash = info_hash(&fs::read(&path).expect("the torrent"));
+        let info_hash = info_hash(&fs::read(&path).expect("the torrent"), dir);
         Torrent {
             dir: dir.into(),
             path,
@@ -63,20 +63,14 @@ impl Torrent {
 
 /// The SHA-1 of the value of `info`, by coreutils. That value is the last of mktorrent's, so only the end of the
 /// outer dictionary comes after it.
-fn info_hash(torrent: &[u8]) -> [u8; 20] {
+fn info_hash(torrent: &[u8], dir: &Path) -> [u8; 20] {
     const KEY: &[u8] = b"4:info";
     let key = torrent.windows(KEY.len()).position(|window| window == KEY);
     let info = &torrent[key.expect("an info dictionary") + KEY.len()..torrent.len() - 1];
-    let mut sum = Command::new("sha1sum")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("sha1sum");
-    // Dropping the pipe ends the input.
-    let mut input = sum.stdin.take().expect("a pipe");
-    input.write_all(info).expect("sha1sum reads");
-    drop(input);
-    let output = sum.wait_with_output().expect("sha1sum ends").stdout;
+    let file = dir.join("info");
+    fs::write(&file, info).expect("is written");
+    let sum = Command::new("sha1sum").arg(&file).output();
+    let output = sum.expect("sha1sum").stdout;
     let hex = std::str::from_utf8(&output[..40]).expect("hexadecimal digits");
     std::array::from_fn(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).expect("two digits"))
 }

@@ -53,13 +53,13 @@ fn lossy(bytes: &[u8]) -> String {
 }
 
 fn read(rest: &mut &[u8]) -> Option<Value> {
-    match rest.first()? {
-        b'i' => {
-            *rest = &rest[1..];
-            read_number(rest, b'e').map(Value::Integer)
-        }
+    let (kind, after) = rest.split_first()?;
+    if b"ild".contains(kind) {
+        *rest = after;
+    }
+    match kind {
+        b'i' => read_number(rest, b'e').map(Value::Integer),
         b'l' => {
-            *rest = &rest[1..];
             let mut items = Vec::new();
             while !ends(rest)? {
                 items.push(read(rest)?);
@@ -67,7 +67,6 @@ fn read(rest: &mut &[u8]) -> Option<Value> {
             Some(Value::List(items))
         }
         b'd' => {
-            *rest = &rest[1..];
             let mut entries = BTreeMap::new();
             while !ends(rest)? {
                 let key = read_string(rest)?;

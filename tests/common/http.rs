@@ -157,11 +157,8 @@ impl Client {
     fn read_more(&mut self) {
         let mut buffer = [0; 65536];
         let count = uninterrupted(|| self.stream.read(&mut buffer)).expect("a response");
-        assert!(
-            count > 0,
-            "closed after {:?}",
-            String::from_utf8_lossy(&self.rest)
-        );
+        let rest = String::from_utf8_lossy(&self.rest);
+        assert!(count > 0, "closed after {rest:?}");
         self.rest.extend_from_slice(&buffer[..count]);
     }
 
@@ -199,4 +196,12 @@ pub fn get(address: SocketAddr, target: &str) -> Response {
     let response = client.request(text);
     assert_eq!(client.read_to_end(), b"", "closed after the response");
     response
+}
+
+/// The value of a counter or gauge that has no labels, in a text of `/metrics`.
+pub fn metric(report: &str, name: &str) -> u64 {
+    let start = format!("announced_{name} ");
+    let mut lines = report.lines();
+    let value = lines.find_map(|line| line.strip_prefix(&start)?.parse().ok());
+    value.unwrap_or_else(|| panic!("no {name}: {report}"))
 }

@@ -1,7 +1,7 @@
-//! The harness of the integration tests: a daemon of their own, and clients that speak to it byte by byte.
+//! The harness of the integration tests: daemons, and clients that exchange bytes with them.
 //!
-//! Every daemon listens on ports that the system chose and is killed when its handle goes. Tests wait for something
-//! that can be observed, up to [`DEADLINE`], and never for a time.
+//! Every daemon listens on ports that the system chose and is killed when its handle is dropped. Tests wait for an
+//! observable event, up to [`DEADLINE`], and never for a fixed time.
 
 #![allow(dead_code)] // Each test program uses its own part.
 
@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// The limit for everything that should happen at once, on a machine that is busy with other things.
+/// The limit for events that take no time on an idle machine.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The program under test: `ANNOUNCED_BIN`, or the one just built.
@@ -53,18 +53,16 @@ pub fn wait_longer<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> 
 
 /// Sends a signal by name, as in `kill -s TERM`; whether the process still exists.
 pub fn signal(id: u32, name: &str) -> bool {
-    let kill = Command::new("kill")
-        .args(["-s", name, &id.to_string()])
-        .stderr(Stdio::null())
-        .status();
-    kill.expect("there is a kill").success()
+    let mut kill = Command::new("kill");
+    kill.args(["-s", name, &id.to_string()]);
+    let status = kill.stderr(Stdio::null()).status();
+    status.expect("there is a kill").success()
 }
 
 /// Gives a process, or a thread, priority over others by its id. Only root may; else nothing changes.
 pub fn hurry(id: &str) {
-    let _ = Command::new("renice")
-        .args(["-n", "-20", "-p", id])
-        .output();
+    let mut renice = Command::new("renice");
+    let _ = renice.args(["-n", "-20", "-p", id]).output();
 }
 
 /// Repeats a system call that was interrupted. A call with a timeout is, when the process is stopped and continued
@@ -153,7 +151,7 @@ fn add_threads(command: &mut Command) {
     }
 }
 
-/// A process that is killed when its handle goes.
+/// A process that is killed when its handle is dropped.
 pub struct Process(pub Child);
 
 impl Drop for Process {
@@ -212,10 +210,9 @@ impl Daemon {
             let ready = daemon.log().iter().any(|line| line == "announced: ready");
             (ready || !daemon.is_running()).then_some(ready)
         });
-        if ready {
-            Ok(daemon)
-        } else {
-            Err(daemon.wait().1)
+        match ready {
+            true => Ok(daemon),
+            false => Err(daemon.wait().1),
         }
     }
 
@@ -235,7 +232,7 @@ impl Daemon {
     }
 
     /// The addresses that it listens on, by its log.
-    fn addresses(&self, protocol: &str) -> Vec<SocketAddr> {
+    pub fn addresses(&self, protocol: &str) -> Vec<SocketAddr> {
         let start = format!("announced: listening on {protocol} ");
         let address = |line: &String| {
             let rest = line.strip_prefix(&start)?;
@@ -311,23 +308,26 @@ impl Daemon {
                 let stat = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
                 stat.rsplit(") ").next().map(|rest| rest.starts_with('S'))
             };
-            tasks
-                .map(sleeps)
-                .all(|sleeps| sleeps == Some(true))
-                .then_some(())
+            let mut tasks = tasks.map(sleeps);
+            tasks.all(|sleeps| sleeps == Some(true)).then_some(())
         });
+    }
+
+    #[cfg(target_os = "linux")]
+    pub fn resident_kib(&self) -> u64 {
+        let text = self.proc_status("VmRSS");
+        let number = text.split(' ').next().and_then(|n| n.parse().ok());
+        number.expect("a number")
     }
 
     /// A line of `/proc/PID/status`, such as `VmRSS`, without its name.
     #[cfg(target_os = "linux")]
     pub fn proc_status(&self, name: &str) -> String {
-        let path = format!("/proc/{}/status", self.process.0.id());
+        let path = format!("/proc/{}/status", self.id());
         let status = std::fs::read_to_string(path).expect("is running");
         let line = status.lines().find_map(|l| l.strip_prefix(name));
-        line.expect("is there")
-            .trim_start_matches(':')
-            .trim()
-            .into()
+        let value = line.and_then(|line| line.strip_prefix(':'));
+        value.expect("is there").trim().into()
     }
 }
 
@@ -339,7 +339,7 @@ impl Drop for Daemon {
     }
 }
 
-/// A directory of a test's own, which every user may enter. It is removed when its handle goes.
+/// A temporary directory of one test, which every user may enter. It is removed when its handle is dropped.
 pub struct Directory(PathBuf);
 
 impl Directory {
@@ -383,10 +383,7 @@ pub fn run(flags: &[&str]) -> (Option<i32>, String, String) {
         .stdin(Stdio::null())
         .output()
         .expect("the program starts");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("is UTF-8");
-    (
-        output.status.code(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    let text = |bytes| String::from_utf8(bytes).expect("is UTF-8");
+    let (out, err) = (text(output.stdout), text(output.stderr));
+    (output.status.code(), out, err)
 }

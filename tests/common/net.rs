@@ -56,10 +56,10 @@ impl Lan {
         // `ip netns` keeps its namespaces here; with a file system of its own they stay in the sandbox.
         command("mkdir -p /run/netns");
         command("mount -t tmpfs netns /run/netns");
-        // libfaketime names things there by process id, which others in other sandboxes have too.
+        // libfaketime names its files there by process id, which is not unique across sandboxes.
         command("mount -t tmpfs shm /dev/shm");
-        // Without an address of its own a bridge takes the lowest of its ports'. Snooping would keep multicast from
-        // hosts until they have been asked, which no router does here.
+        // Without an address of its own a bridge takes the lowest of its ports'. With snooping
+        // a bridge forwards multicast only after the queries of a router, and there is none here.
         command("ip link add lan address 02:00:00:00:00:ff type bridge mcast_snooping 0");
         command("ip link set lan up");
         Lan {

@@ -1,7 +1,7 @@
 //! A UDP client (BEP 15), which can also send invalid datagrams.
 
 use super::{DEADLINE, uninterrupted};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -34,6 +34,34 @@ impl Default for Announce {
     }
 }
 
+impl Announce {
+    pub fn leecher(port: u16) -> Announce {
+        Announce {
+            port,
+            ..Announce::default()
+        }
+    }
+
+    pub fn seeder(port: u16) -> Announce {
+        Announce {
+            left: 0,
+            ..Announce::leecher(port)
+        }
+    }
+
+    pub fn of(self, info_hash: [u8; 20]) -> Announce {
+        Announce { info_hash, ..self }
+    }
+
+    pub fn event(self, event: u32) -> Announce {
+        Announce { event, ..self }
+    }
+
+    pub fn num_want(self, num_want: i32) -> Announce {
+        Announce { num_want, ..self }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     pub interval: u32,
@@ -61,11 +89,7 @@ impl Client {
 
     /// From the loopback address of the tracker's family, with a connection id.
     pub fn new(tracker: SocketAddr) -> Client {
-        let source = if tracker.is_ipv6() {
-            "::1"
-        } else {
-            "127.0.0.1"
-        };
+        let source = ["127.0.0.1", "::1"][usize::from(tracker.is_ipv6())];
         let mut client = Client::from(source, tracker);
         client.connect();
         client
@@ -107,16 +131,13 @@ impl Client {
         self.send(datagram);
         let reply = self.exchange(&connect_request());
         let mut buffer = [0; 4096];
-        self.socket
-            .set_read_timeout(Some(Duration::from_millis(1)))
-            .expect("a timeout");
+        let wait = |time| self.socket.set_read_timeout(Some(time)).expect("a timeout");
+        wait(Duration::from_millis(1));
         let another = uninterrupted(|| self.socket.recv(&mut buffer));
-        self.socket
-            .set_read_timeout(Some(DEADLINE))
-            .expect("a timeout");
-        let nothing =
-            another.is_err_and(|e| matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
-        nothing && reply.len() == 16 && reply[..4] == [0; 4]
+        wait(DEADLINE);
+        let is_late =
+            |e: io::Error| matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+        another.is_err_and(is_late) && reply.len() == 16 && reply[..4] == [0; 4]
     }
 
     pub fn announce(&self, announce: &Announce) -> Reply {
@@ -137,29 +158,29 @@ impl Client {
 
     /// Announces these fields, with defaults for the others.
     pub fn announce_fields(&self, info_hash: [u8; 20], port: u16, left: u64, event: u32) -> Reply {
-        self.announce(&Announce {
-            info_hash,
+        let announce = Announce {
             left,
-            event,
-            port,
-            ..Announce::default()
-        })
+            ..Announce::leecher(port)
+        };
+        self.announce(&announce.of(info_hash).event(event))
     }
 
     pub fn announce_request(&self, announce: &Announce) -> Vec<u8> {
-        let mut request = self.head(1);
-        request.extend_from_slice(&announce.info_hash);
-        request.extend_from_slice(b"-XX0001-abcdefghijkl");
-        request.extend_from_slice(&1_u64.to_be_bytes());
-        request.extend_from_slice(&announce.left.to_be_bytes());
-        request.extend_from_slice(&2_u64.to_be_bytes());
-        request.extend_from_slice(&announce.event.to_be_bytes());
-        request.extend_from_slice(&announce.ip.to_be_bytes());
-        request.extend_from_slice(&3_u32.to_be_bytes());
-        request.extend_from_slice(&announce.num_want.to_be_bytes());
-        request.extend_from_slice(&announce.port.to_be_bytes());
-        assert_eq!(request.len(), 98);
-        request
+        let (downloaded, uploaded, key) = (1_u64, 2_u64, 3_u32);
+        let request = [
+            &self.head(1)[..],
+            &announce.info_hash,
+            b"-XX0001-abcdefghijkl",
+            &downloaded.to_be_bytes(),
+            &announce.left.to_be_bytes(),
+            &uploaded.to_be_bytes(),
+            &announce.event.to_be_bytes(),
+            &announce.ip.to_be_bytes(),
+            &key.to_be_bytes(),
+            &announce.num_want.to_be_bytes(),
+            &announce.port.to_be_bytes(),
+        ];
+        request.concat()
     }
 
     /// Seeders, completed, leechers of each.

@@ -1,4 +1,4 @@
-//! Clients that announce 500 times a second, and the table that follows from their announces.
+//! Clients that announce 500 times a second, and the table expected from their announces.
 
 use super::nodes::PORT;
 use super::table::{Key, Table};
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The last announce of a peer. A peer always announces to the same node.
+/// The last announce of a peer, which always announces to the same node.
 #[derive(Clone, Copy, Debug)]
 struct Said {
     is_seeder: bool,
@@ -48,12 +48,12 @@ impl Truth {
     }
 }
 
-/// The clients on a host, of IPv4 and IPv6.
+/// The IPv4 and the IPv6 client of a host.
 type Home = [Client; 2];
 
 #[derive(Default)]
 struct Shared {
-    /// Locked while a client announces; none where no client does.
+    /// By node; none while its clients do not announce. Locked during an announce.
     homes: Mutex<Vec<Option<Home>>>,
     truth: Mutex<Truth>,
     is_over: AtomicBool,
@@ -76,7 +76,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// No client announces yet.
+    /// Clients announce to a node from [`Load::begin`] on.
     pub fn new(nodes: usize) -> Load {
         let shared = Arc::new(Shared::default());
         shared.homes().resize_with(nodes, || None);
@@ -98,7 +98,7 @@ impl Load {
         self.shared.homes()[node] = None;
     }
 
-    /// Waits until so many more clients have announced.
+    /// Waits until so many more peers have announced.
     pub fn wait_for_announces(&self, count: usize) {
         let known = || self.shared.truth().said.len();
         let goal = known() + count;
@@ -126,7 +126,7 @@ fn announce_on(shared: &Shared) {
     }
 }
 
-/// A client starts, or one that has started announces again, completes or stops.
+/// A peer starts, or a running one announces again, completes or stops.
 fn announce(homes: &mut [Option<Home>], truth: &mut Truth, number: u32, random: &mut Random) {
     let (node, action) = (random.below(homes.len()), random.below(10));
     let Some(home) = &mut homes[node] else {
@@ -160,7 +160,7 @@ fn announce(homes: &mut [Option<Home>], truth: &mut Truth, number: u32, random: 
         port: key.1.port(),
         ..Announce::default()
     };
-    // The connection id may be too old, or made by a clock that was wrong.
+    // The connection id may be too old, or made by a wrong clock.
     if client.exchange(&client.announce_request(&announce))[..4] != 1_u32.to_be_bytes() {
         client.connect();
         client.announce(&announce);
@@ -169,7 +169,7 @@ fn announce(homes: &mut [Option<Home>], truth: &mut Truth, number: u32, random: 
     *truth.completed.entry(key).or_default() += u32::from(completes);
 }
 
-/// Half of all are in one swarm, the others in some of fifty.
+/// Half of the peers are in one swarm, the others in 49.
 fn newcomer(client: &Client, number: u32, random: &mut Random) -> Key {
     let torrent = random.below(100).saturating_sub(50);
     let port = u16::try_from(number % 60_000 + 1024).expect("is below 61024");

@@ -1,8 +1,8 @@
-//! Three nodes in full mesh, each on a host of its own, while clients announce to all of them: networks part, nodes
-//! are killed and suspended, clocks and keys are wrong, lists change, and bytes are replayed. Afterwards the tables
-//! of all nodes are equal, and have the peers that the clients announced.
+//! Three nodes in full mesh, each on its own host, while clients announce to all of them: links are cut, nodes are
+//! killed and suspended, clocks and keys are wrong, lists change, and bytes are replayed. Afterwards the tables of all
+//! nodes have exactly the peers that the clients announced.
 //!
-//! Networks need root. A test skips without it; with `CI=true` that is a failure.
+//! Networks need root. Without it a test is skipped; with `CI=true` it fails.
 
 #![cfg(target_os = "linux")]
 
@@ -22,12 +22,12 @@ use std::time::Duration;
 use table::{InfoHash, Table};
 use tape::Tape;
 
-/// The time that a fault lasts.
+/// Waits while a fault lasts.
 fn pause(seconds: u64) {
     std::thread::sleep(Duration::from_secs(seconds));
 }
 
-/// One node has the others by name, one has the last by IPv6 and two threads.
+/// Node 0 has the others by name. Node 1 has node 2 by its IPv6 address, and has two threads.
 #[test]
 fn announces_and_stops_at_one_node_are_in_replies_of_the_others() {
     let test = "announces_and_stops_at_one_node_are_in_replies_of_the_others";
@@ -69,7 +69,7 @@ fn tables_are_equal_after_short_partitions() {
     in_sandbox("tables_are_equal_after_short_partitions", |lan| {
         let mesh = Mesh::started(lan);
         let load = mesh.load();
-        // Links survive the short ones.
+        // Links survive the shorter ones.
         for seconds in [2, 1, 3, 12] {
             mesh.nodes[1].host.unplug();
             pause(seconds);
@@ -89,7 +89,7 @@ fn tables_are_equal_after_nodes_are_killed_and_start_again() {
         load.wait_for_announces(500);
         for (node, others) in [(1, [0, 2]), (0, [1, 2])] {
             load.end(node);
-            // Once the others have this peer, they have all that announced before.
+            // Once the others have this peer, they have those that announced before it.
             mesh.pass_on(node, &others);
             mesh.tables();
             mesh.kill(node);
@@ -104,7 +104,7 @@ fn tables_are_equal_after_nodes_are_killed_and_start_again() {
             mesh.wait_for_links(node);
         }
         let expected = load.stop().table();
-        // Nodes that joined may lack some completions that were told meanwhile, see the page of the protocol.
+        // Nodes that joined may lack some completions that were sent meanwhile: see `src/cluster/mod.rs`.
         let mut joined = expected.clone();
         joined.downloaded.clear();
         mesh.wait_for_tables(&[&joined, &joined, &expected]);
@@ -142,7 +142,7 @@ fn tables_are_equal_after_a_node_was_stopped_for_30_s() {
 fn tables_are_equal_where_clocks_are_an_hour_off() {
     let test = "tables_are_equal_where_clocks_are_an_hour_off";
     in_sandbox(test, |lan| {
-        // Inside the sandbox: `faketime` names files by process id in /dev/shm, and this one is the test's own.
+        // In the sandbox, whose /dev/shm is its own: `faketime` names files there by process id.
         if let Err(why) = nodes::fake_clock() {
             return skip(&format!("{test}: {why}"));
         }
@@ -191,7 +191,7 @@ fn node_with_another_key_receives_nothing_and_sends_nothing() {
     });
 }
 
-/// Node 1 connects to node 0 through a relay. A host without the key sends the bytes that it recorded to both.
+/// Node 1 connects to node 0 through a relay. A host without the key sends the recorded bytes to both.
 #[test]
 fn replayed_bytes_change_nothing() {
     in_sandbox("replayed_bytes_change_nothing", |lan| {
@@ -208,7 +208,7 @@ fn replayed_bytes_change_nothing() {
         mesh.wait_until_equal(&truth.table());
         let dialler = tape.recorded();
         assert!(dialler.len() > 1000, "{}", dialler.len());
-        // Peers of the recorded bytes stop, and must not come back.
+        // Peers in the recorded bytes stop and must not come back.
         let mut expected = mesh.stop_some(truth.table());
         mesh.wait_until_equal(&expected);
         // Node 0 has counts from node 2 before node 1 connects to it, and may count downloads of stopped peers again.
@@ -243,7 +243,7 @@ fn replayed_bytes_change_nothing() {
     });
 }
 
-/// First all nodes allow one torrent, then one node after the other allows a second one too, at last that one alone.
+/// All nodes allow one torrent. One after the other they allow a second one too, and then only that.
 #[test]
 fn lists_hold_for_peers_and_downloads_of_other_nodes_while_they_change() {
     let test = "lists_hold_for_peers_and_downloads_of_other_nodes_while_they_change";

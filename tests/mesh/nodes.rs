@@ -10,11 +10,11 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// The ports for clients and nodes.
+/// The ports for clients and for nodes.
 pub const PORT: u16 = 6969;
 pub const CLUSTER_PORT: u16 = 6970;
 
-/// The limit of waits for a peer and for equal tables.
+/// The time limit for a peer and for equal tables.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 pub struct Node {
@@ -35,7 +35,7 @@ pub struct Mesh<'a> {
 }
 
 impl Mesh<'_> {
-    /// Three hosts. No node has been started.
+    /// Three hosts without running nodes.
     pub fn new(lan: &Lan) -> Mesh<'_> {
         let hosts: Vec<Host> = (0..3).map(|_| lan.host()).collect();
         let address = |host: &Host| SocketAddr::new(host.v4(), CLUSTER_PORT).to_string();
@@ -151,7 +151,7 @@ impl Mesh<'_> {
         host.client(SocketAddr::new(host.v4(), PORT))
     }
 
-    /// The tables of the running nodes with the time at which they were saved, in order.
+    /// The tables of the running nodes in order, each with the time of its save.
     pub fn tables(&self) -> Vec<(Table, u64)> {
         let saves = |daemon: &Daemon| daemon.count_lines("state: saved: ");
         let running = || self.nodes.iter().filter_map(|node| node.daemon.as_ref());
@@ -166,13 +166,13 @@ impl Mesh<'_> {
         tables.collect()
     }
 
-    /// Waits until the tables of all running nodes are this.
+    /// Waits until the tables of all running nodes are as expected.
     pub fn wait_until_equal(&self, expected: &Table) {
         let running = self.nodes.iter().filter(|node| node.daemon.is_some());
         self.wait_for_tables(&vec![expected; running.count()]);
     }
 
-    /// Waits until the tables of the running nodes are these.
+    /// Waits until the tables of the running nodes are as expected, one for each.
     pub fn wait_for_tables(&self, expected: &[&Table]) {
         let start = Instant::now();
         loop {
@@ -193,7 +193,7 @@ impl Mesh<'_> {
         eprintln!("tables of {peers:?} peers after {:?}", start.elapsed());
     }
 
-    /// Fifty leechers of the first node stop; the table without them.
+    /// Stops fifty leechers of the first node. Returns the table without them.
     pub fn stop_some(&self, mut table: Table) -> Table {
         let client = self.client(0);
         let ip = client.address().ip();
@@ -207,8 +207,8 @@ impl Mesh<'_> {
         table
     }
 
-    /// Waits until a peer that announces to one node is in the replies of others, and not in them after it has
-    /// stopped.
+    /// Waits until a peer that announces to one node is in the replies of others, and after its stop until it is in
+    /// none.
     pub fn pass_on(&self, from: usize, to: &[usize]) {
         self.probes.set(self.probes.get() + 1);
         let mut info_hash = [PROBE; 20];
@@ -228,7 +228,7 @@ impl Mesh<'_> {
     }
 }
 
-/// A new key; its path.
+/// Makes a key. Returns its path.
 pub fn make_key(lan: &Lan, name: &str) -> String {
     let key = lan.file(name);
     let (code, _, error) = run(&["--make-key", &key]);
@@ -236,7 +236,7 @@ pub fn make_key(lan: &Lan, name: &str) -> String {
     key
 }
 
-/// The library that gives a process a wrong clock, or why there is none. `faketime` itself would not pass signals on.
+/// The library that gives a process a wrong clock, or an error. `faketime` itself would not forward signals.
 pub fn fake_clock() -> Result<String, String> {
     let asked = Command::new("faketime")
         .args(["-f", "+0", "printenv", "LD_PRELOAD"])

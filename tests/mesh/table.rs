@@ -7,37 +7,33 @@ use std::net::SocketAddr;
 pub type InfoHash = [u8; 20];
 pub type Key = (InfoHash, SocketAddr);
 
-/// Info-hashes that begin with this byte are in no table: they are for single peers that are waited for.
+/// The first byte of info-hashes that tables leave out: those of `Mesh::pass_on`.
 pub const PROBE: u8 = 0xee;
 
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     /// Whether each peer is a seeder.
     pub peers: BTreeMap<Key, bool>,
-    /// Completed downloads, where there are any.
+    /// Completed downloads other than zero.
     pub downloaded: BTreeMap<InfoHash, u32>,
 }
 
 impl Table {
-    /// The table, and when it was saved by the clock of the node.
+    /// Reads a state file. Returns the table and the time of the save by the node's clock.
     pub fn read(path: &str) -> (Table, u64) {
         let bytes = std::fs::read(path).expect("was saved");
         let (mut table, mut time, mut torrent) = (Table::default(), 0, [0; 20]);
         let valid = read_items(&mut &bytes[..], &mut |item| match item {
-            StateItem::Header { saved_at, .. } => time = saved_at,
-            StateItem::Torrent {
-                info_hash,
-                downloaded,
-                ..
-            } => {
-                torrent = info_hash;
-                if downloaded > 0 {
-                    table.downloaded.insert(info_hash, downloaded);
+            StateItem::Header(header) => time = header.saved_at,
+            StateItem::Torrent(saved) => {
+                torrent = saved.info_hash;
+                if saved.downloaded > 0 {
+                    table.downloaded.insert(torrent, saved.downloaded);
                 }
             }
-            StateItem::Peer { list, endpoint, .. } if torrent[0] != PROBE => {
-                let key = (torrent, address(endpoint));
-                table.peers.insert(key, list % 2 == 1);
+            StateItem::Peer(peer) if torrent[0] != PROBE => {
+                let key = (torrent, address(peer.endpoint));
+                table.peers.insert(key, peer.list % 2 == 1);
             }
             _ => {}
         });
@@ -45,7 +41,7 @@ impl Table {
         (table, time)
     }
 
-    /// The differences from another table. Downloads are compared only if this one has some.
+    /// The differences from another table. Downloads are compared only if this table has some.
     pub fn differences(&self, other: &Table) -> Vec<String> {
         let peers: BTreeSet<_> = self.peers.keys().chain(other.peers.keys()).collect();
         let peers = peers.into_iter().filter_map(|key| {

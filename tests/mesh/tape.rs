@@ -10,7 +10,7 @@ use std::thread;
 
 #[derive(Default)]
 struct Shared {
-    /// The bytes of either side of the first connection, those of the node that connected first.
+    /// The bytes of both sides of the first connection, first those of the node that connected.
     recorded: [Mutex<Vec<u8>>; 2],
     has_recorded: AtomicBool,
     open: Mutex<Vec<TcpStream>>,
@@ -25,7 +25,7 @@ pub struct Tape {
 }
 
 impl Tape {
-    /// A relay on a host, to this address.
+    /// Starts a relay on a host to this address.
     pub fn start(host: &Host, to: SocketAddr) -> Tape {
         let listener = host.within(|| TcpListener::bind((host.v4(), 0)).expect("a port"));
         let address = listener.local_addr().expect("is bound");
@@ -49,7 +49,7 @@ impl Tape {
         self.shared.recorded[0].lock().expect("no panic").clone()
     }
 
-    /// Ends all connections. If `replays`, later ones receive the recorded bytes, until the next call.
+    /// Ends all connections. With `replays`, later ones receive the recorded bytes until the next call.
     pub fn replay(&self, replays: bool) {
         self.shared.replays.store(replays, Ordering::SeqCst);
         for stream in self.shared.open.lock().expect("no panic").drain(..) {
@@ -91,7 +91,7 @@ impl Shared {
     }
 }
 
-/// Passes on all bytes of one side, and records them.
+/// Relays all bytes of one side, and records them.
 fn pass(mut from: TcpStream, mut to: TcpStream, record: Option<&Mutex<Vec<u8>>>) {
     let mut bytes = [0; 65536];
     while let Ok(count @ 1..) = from.read(&mut bytes) {

@@ -17,38 +17,37 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 const HASH: &str = "%AA%AA%AA%AA%AA%AA%AA%AA%AA%AA%AA%AA%AA%AA%AA%AA%AA%AA%AA%AA";
 
+/// Headers of a client that claims to be another.
+const SPOOFED: &str = "X-Forwarded-For: 6.6.6.6\nForwarded: for=7.7.7.7";
+
 /// A request for an announce from this port, with these header lines.
-fn request(port: u16, headers: &[&str]) -> String {
+fn request(port: u16, headers: &str) -> String {
     with_headers(&format!("/announce?info_hash={HASH}&port={port}"), headers)
 }
 
-fn with_headers(target: &str, headers: &[&str]) -> String {
-    let mut text = format!("GET {target} HTTP/1.1\r\nHost: tracker\r\n");
-    for line in headers {
-        text += &format!("{line}\r\n");
-    }
-    text + "\r\n"
+fn with_headers(target: &str, headers: &str) -> String {
+    let lines = headers.lines().map(|line| format!("{line}\r\n"));
+    let headers: String = lines.collect();
+    format!("GET {target} HTTP/1.1\r\nHost: tracker\r\n{headers}\r\n")
 }
 
-/// The client of an announce, as the daemon knows it.
-fn external_ip(response: &Response) -> IpAddr {
-    match *response.bencoded().string("external ip") {
+/// The client of an announce, as the daemon knows it, or `400` if it was refused as unknown.
+fn external_ip(response: &Response) -> String {
+    if response.status == 400 {
+        let text = "400 Bad Request: this came from a proxy that does not name its client\n";
+        assert_eq!(response.text(), text);
+        return "400".to_owned();
+    }
+    let ip = match *response.bencoded().string("external ip") {
         [a, b, c, d] => IpAddr::from([a, b, c, d]),
         ref bytes => IpAddr::from(<[u8; 16]>::try_from(bytes).expect("4 or 16 bytes")),
-    }
+    };
+    ip.to_string()
 }
 
-/// The client of an announce with these header lines; none if it was refused as unknown.
-fn announced_as(client: &mut Client, headers: &[&str]) -> Option<String> {
-    let response = client.request(request(6881, headers));
-    if response.status == 400 {
-        assert_eq!(
-            response.text(),
-            "400 Bad Request: this came from a proxy that does not name its client\n"
-        );
-        return None;
-    }
-    Some(external_ip(&response).to_string())
+/// The same of an announce with these header lines.
+fn announced_as(client: &mut Client, headers: &str) -> String {
+    external_ip(&client.request(request(6881, headers)))
 }
 
 /// A directory that every user may write to, and the path of a socket in it.

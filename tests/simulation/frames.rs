@@ -5,10 +5,10 @@ use announced::base::random::Random;
 use announced::cluster::frame::{HELLO_BYTES, Hello, Keys, MAX_CONTENT, Session};
 use announced::cluster::node::{Node, World};
 use announced::stats::cluster::Failure;
-use announced::tracker::{Hint, Record, Role, State, Table};
+use announced::tracker::{Hint, PeerState, Record, Role, Table};
 
 const CONN: u64 = 1;
-/// A node that is new asks for local peers.
+/// The request of a new node for local peers.
 const READY: [u8; 25] = {
     let mut content = [0; 25];
     content[0] = 1;
@@ -44,7 +44,7 @@ impl Target {
         call(&mut self.node, &world)
     }
 
-    /// Hands over bytes and ticks.
+    /// Receives bytes, and ticks.
     fn receive(&mut self, bytes: &[u8]) {
         self.with(|node, world| node.receive(CONN, bytes, world));
         self.now += 50;
@@ -55,7 +55,7 @@ impl Target {
         self.node.output(CONN).is_some()
     }
 
-    /// The connection ends at the latest when nothing valid has come for ten seconds.
+    /// The connection ends at the latest after ten seconds without a valid frame.
     fn assert_ends(&mut self, case: usize) {
         (0..240).for_each(|_| self.receive(&[]));
         assert!(!self.is_open(), "case {case}");
@@ -63,11 +63,11 @@ impl Target {
     }
 
     fn peers(&self) -> usize {
-        let totals = self.table.totals(self.now);
+        let totals = self.table.survey(self.now).totals;
         totals.seeders + totals.leechers
     }
 
-    /// Goes through the handshake with this hello, of which the other side still has to send `sent`.
+    /// Completes the handshake with this hello, of which `sent` is the part that was not sent yet.
     fn greet(&mut self, hello: &[u8; HELLO_BYTES], sent: &[u8]) -> Option<Session> {
         self.receive(sent);
         let output = self.node.output(CONN)?.to_vec();
@@ -76,7 +76,7 @@ impl Target {
         Some(Session::new(&Keys::new(SECRET), true, hello, &theirs))
     }
 
-    /// With a link.
+    /// A target with a link.
     fn linked() -> (Target, Session) {
         let mut target = Target::new();
         let mut session = target.greet(&hello(), &hello()).expect("has the key");
@@ -109,7 +109,7 @@ fn seal(session: &mut Session, content: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A frame's content with a seeder that has just announced.
+/// The content of a frame with a seeder that announces now.
 fn news(peer: u32) -> Vec<u8> {
     let mut content = vec![3];
     content.extend_from_slice(&64u64.to_be_bytes());
@@ -154,7 +154,7 @@ fn frame_with_any_bit_flipped_is_not_applied_and_ends_the_link() {
         let mut frame = seal(&mut session, &news(1));
         frame[bit / 8] ^= 1 << (bit % 8);
         target.receive(&frame);
-        // A longer length is waited for.
+        // The node waits for a longer frame.
         assert!(!target.is_open() || bit < 16, "bit {bit}");
         target.assert_ends(bit);
     }
@@ -187,7 +187,7 @@ fn replayed_and_reordered_frames_end_the_link() {
 }
 
 #[test]
-fn random_bytes_before_and_after_the_handshake_change_nothing() {
+fn random_bytes_before_and_after_the_handshake_are_not_applied() {
     for seed in 0..300 {
         let mut random = Random::seeded(seed);
         let mut target = match seed % 2 {
@@ -203,7 +203,7 @@ fn random_bytes_before_and_after_the_handshake_change_nothing() {
     }
 }
 
-/// Valid contents, so that their mutations are not refused at the first byte.
+/// Valid contents: their mutations get past the first byte.
 fn contents() -> Vec<Vec<u8>> {
     let mut records = news(2);
     records[17] = 15;
@@ -228,7 +228,7 @@ fn contents() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn valid_frames_with_random_content_leave_the_node_at_work() {
+fn node_still_works_after_valid_frames_with_random_content() {
     for seed in 0..300 {
         let mut random = Random::seeded(seed);
         let (mut target, mut session) = Target::linked();
@@ -253,11 +253,11 @@ fn valid_frames_with_random_content_leave_the_node_at_work() {
         let (now, clock) = (target.now, target.table.lock(0, target.now).clock_ms());
         assert_eq!(clock, 64 * 56_250 + now, "the clock was moved");
         assert!(target.peers() < 40 * (MAX_CONTENT / 7));
-        // It still takes records of others.
+        // The table still takes records.
         target.node.closed(CONN, Failure::Closed, target.now);
         let record = Record {
             peer: address(9),
-            state: State::Present(Role::Seeder),
+            state: PeerState::Present(Role::Seeder),
             completed: false,
             unit: 64,
         };

@@ -19,7 +19,7 @@ fn assert_equal(sim: &Sim) {
     }
 }
 
-/// A peer has this role on all nodes.
+/// Asserts the role of a peer on all nodes.
 fn assert_role(sim: &Sim, peer: u32, role: Option<Role>, case: u64) {
     for site in 0..sim.nodes() {
         let found = sim.find(site, peer % 1000, peer).map(|found| found.0);
@@ -27,7 +27,7 @@ fn assert_role(sim: &Sim, peer: u32, role: Option<Role>, case: u64) {
     }
 }
 
-/// A peer has been on a node since a time, give or take two units.
+/// Asserts the time of a peer's last announce on a node, within two units.
 fn assert_age(sim: &Sim, site: usize, peer: u32, since: u64) {
     let (_, age) = sim.find(site, peer % 1000, peer).expect("is not expired");
     let units = (sim.now - since) / UNIT_MS;
@@ -74,7 +74,7 @@ fn stop_is_not_lost_with_a_dropped_queue() {
     assert_equal(&sim);
 }
 
-/// Node 2 learns a peer from node 1 while it is cut off from node 0, where the peer then stops in the same unit.
+/// Node 2 learns a peer from node 1 while it is cut off from node 0. Then the peer stops there in the same unit.
 #[test]
 fn record_that_was_passed_on_is_not_newer_than_its_original() {
     for seed in 0..24 {
@@ -99,7 +99,7 @@ fn record_that_was_passed_on_is_not_newer_than_its_original() {
     }
 }
 
-/// Nodes that lose their tables in turn learn a peer from each other, which must not live longer for that.
+/// Nodes that lose their tables in turn learn a peer from each other. The peer must not live longer for that.
 #[test]
 fn record_that_is_passed_on_repeatedly_does_not_become_younger() {
     for seed in 0..4 {
@@ -123,7 +123,7 @@ fn record_that_is_passed_on_repeatedly_does_not_become_younger() {
     }
 }
 
-/// Counts and walks are sent while news of the same completions is under way, on two ways.
+/// Counts and walks are sent while news of the same completions is under way, over two links.
 #[test]
 fn completion_is_counted_once_though_a_walk_overtakes_the_news() {
     const TORRENTS: u32 = 3000;
@@ -147,7 +147,7 @@ fn completion_is_counted_once_though_a_walk_overtakes_the_news() {
         sim.run(2 * SETTLE);
         for site in 0..4 {
             let downloaded: u32 = (0..1000).map(|torrent| sim.downloaded(site, torrent)).sum();
-            // The joiner may miss those that were told while it joined.
+            // The joiner may miss those that were sent while it joined.
             let missed = if site == 3 { 30 } else { 0 };
             let expected = TORRENTS - missed..=TORRENTS;
             assert!(
@@ -197,9 +197,9 @@ fn joiner_whose_queue_overflows_repeatedly_becomes_whole() {
     assert_equal(&sim);
 }
 
-/// Otherwise its peers age by up to a unit, and announces of the next minute appear older than the stops before them.
+/// Its peers would age by up to a unit, and announces of the next minute would seem older than the stops before them.
 #[test]
-fn a_node_that_joins_slowly_does_not_take_the_phase_of_another_joiner() {
+fn node_that_joins_slowly_does_not_take_the_phase_of_another_joiner() {
     for seed in 0..8 {
         let mut sim = Sim::started(3, seed);
         fill(&mut sim, 0, 0..60_000);
@@ -218,7 +218,6 @@ fn a_node_that_joins_slowly_does_not_take_the_phase_of_another_joiner() {
     }
 }
 
-/// A peer that only the last walk or only learnt records hold: counts outlive everything.
 #[test]
 fn counts_of_torrents_without_local_peers_reach_a_joiner() {
     let mut sim = Sim::started(3, 6);
@@ -269,7 +268,7 @@ fn nodes_without_tables_that_start_at_once_are_ok_within_15_seconds() {
     assert_eq!(sim.contents(2).1.len(), 2000);
 }
 
-/// Whether the clock runs on during the suspension or stands still, as a process or as a whole host.
+/// Suspends a process or a whole host, whose clock runs on or stands still.
 fn suspend(minutes: u64) {
     for case in 0..4 {
         let mut sim = Sim::started(3, 10 + case);
@@ -280,7 +279,7 @@ fn suspend(minutes: u64) {
         sim.suspend(0, case % 2 == 0);
         sim.run((minutes - 2) * MINUTE);
         fill(&mut sim, 2, 2000..3000);
-        // These announced to the suspended node, and to others since.
+        // These announced to the suspended node before.
         (0..100).for_each(|peer| sim.announce(1, peer, peer, Leecher, Stopped));
         (100..200).for_each(|peer| sim.announce(2, peer, peer, Seeder, Completed));
         sim.run(2 * MINUTE);
@@ -290,7 +289,7 @@ fn suspend(minutes: u64) {
         assert_eq!(sim.contents(0).1.len(), 2900, "case {case}");
         assert_role(&sim, 150, Some(Seeder), case);
         (0..3).for_each(|site| assert_age(&sim, site, 500, begin));
-        // No peer lives longer because of it.
+        // No peer lives longer for the suspension.
         let units = (sim.now - begin) / UNIT_MS;
         sim.run((48 - units + 2) * UNIT_MS);
         assert_role(&sim, 500, None, case);
@@ -308,7 +307,7 @@ fn node_that_was_suspended_for_40_minutes_agrees_afterwards() {
     suspend(40);
 }
 
-/// A planned restart: the renewals of the last minutes are not lost with the node.
+/// So a planned restart loses no renewals.
 #[test]
 fn node_that_is_terminated_sends_the_renewals_since_its_last_walk() {
     let mut sim = Sim::started(3, 20);

@@ -1,16 +1,16 @@
 //! A world without sockets: nodes as values, their tables and clocks, and a network between them, in simulated time.
 //!
-//! Time advances in steps of [`STEP_MS`]. Every node ticks each [`TICK_MS`] of its own time. A connection is a pair
-//! of byte pipes that deliver in order, with a latency and a rate. A short cut of a path delays its bytes, as TCP
-//! does; a longer one loses the connection, which neither side notices.
+//! Time advances in steps of [`STEP_MS`]. Every node ticks each [`TICK_MS`]. A connection is a pair of byte pipes that
+//! deliver in order, with a latency and a rate. A short cut of a path delays its bytes, as with TCP. A longer one loses
+//! the connection without notice.
 
 use announced::base::random::Random;
 use announced::cluster::frame::Keys;
 use announced::cluster::node::{self, ConnId, Node, Settings};
 use announced::stats::cluster::{Failure, Health};
 use announced::tracker::{
-    Announce, COMPLETED, Cursor, Event, Found, Hint, InfoHash, Limits, Peer, RECORD_SIZES, Role,
-    Sink, Sinks, Sweeper, Table,
+    Announce, COMPLETED, Cursor, Event, Found, InfoHash, Limits, Peer, RECORD_SIZES, Role, Sinks,
+    Sweeper, Table,
 };
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -20,9 +20,9 @@ pub const PEER_TIMEOUT: u32 = 2700;
 pub const UNIT_MS: u64 = PEER_TIMEOUT as u64 * 1000 / 48;
 pub const STEP_MS: u64 = 10;
 pub const TICK_MS: u64 = 50;
-/// Bytes that the sockets of both sides hold.
+/// Bytes in the buffers of both sockets of a connection.
 const SOCKET_BYTES: usize = 256 << 10;
-/// A connection survives a cut that is shorter.
+/// A connection survives a shorter cut.
 const SURVIVED_MS: u64 = 8000;
 pub const FAST: u64 = 10_000;
 const MAX_PEERS: usize = 1 << 23;
@@ -103,19 +103,18 @@ pub struct Member {
     pub node: Node,
     pub table: Table,
     sweeper: Sweeper,
-    /// When it started, and when its clock stood at zero: later if the clock stood still.
     pub since: u64,
+    /// When its clock was at zero. Later than in truth if the clock stood still.
     zero: i64,
     pub wall_ahead: i64,
-    /// The time at which it was suspended, and the table's clock then: while it sleeps, and afterwards.
+    /// The time of its suspension, and the table's clock then: while it sleeps, and of the last one.
     asleep: Option<(u64, u64)>,
     slept: Option<(u64, u64)>,
-    /// The time from which on it was neither down nor asleep.
+    /// When it was last down or asleep.
     ran_since: u64,
-    /// The time at which it began to end.
-    finishing: Option<u64>,
+    is_finishing: bool,
     conns: Vec<ConnId>,
-    /// Attempts to connect: to which node, the connection, and when they end.
+    /// Attempts to connect: the other node, the connection, the time of the end.
     dials: Vec<(usize, ConnId, u64)>,
 }
 
@@ -148,11 +147,11 @@ impl Member {
 struct End {
     site: usize,
     is_open: bool,
-    /// The bytes under way to it, each chunk with the time at which it arrives.
+    /// Chunks of bytes under way to this end, with the times of their arrival.
     inbox: VecDeque<(u64, Vec<u8>)>,
     waiting: usize,
     free_at: u64,
-    /// When it learns that the connection has ended.
+    /// When this end notices the end of the connection.
     ends_at: Option<u64>,
 }
 
@@ -163,7 +162,7 @@ struct Pipe {
 }
 
 impl Pipe {
-    /// A new connection between two nodes, of which the first dialled.
+    /// A new connection. The first node has dialled.
     fn new(sites: [usize; 2]) -> Pipe {
         let mut pipe = Pipe::default();
         for (end, site) in pipe.ends.iter_mut().zip(sites) {
@@ -172,7 +171,7 @@ impl Pipe {
         pipe
     }
 
-    /// Closes a side's own end. The other one learns of it when all bytes have arrived, unless the path is lost.
+    /// Closes a side's own end. The other side notices it when all bytes have arrived, unless the path is cut.
     fn close(&mut self, conn: ConnId, path: impl Fn(usize) -> Path, now: u64) {
         let is_dead = self.is_dead;
         let (own, other) = ends(self, conn);
@@ -197,10 +196,9 @@ pub struct Sim {
     pub now: u64,
     pub random: Random,
     pub members: Vec<Option<Box<Member>>>,
-    /// Of each pair, at [`path_at`].
+    /// Of each pair of nodes, at [`path_at`].
     paths: Vec<Path>,
     pipes: Vec<Option<Box<Pipe>>>,
-    pub bytes: u64,
 }
 
 impl Sim {
@@ -222,11 +220,10 @@ impl Sim {
             members: (0..nodes).map(|_| None).collect(),
             paths,
             pipes: Vec::new(),
-            bytes: 0,
         }
     }
 
-    /// With all nodes up and linked.
+    /// All nodes are up and linked.
     pub fn started(nodes: usize, seed: u64) -> Sim {
         let mut sim = Sim::new(nodes, seed);
         (0..nodes).for_each(|site| sim.start(site, &Saved::default()));
@@ -234,21 +231,20 @@ impl Sim {
         sim
     }
 
-    /// The node at a site, if it is up.
+    /// The node at a site, if one is up.
     pub fn member(&self, site: usize) -> Option<&Member> {
         self.members[site].as_deref()
     }
 
     pub fn is_finishing(&self, site: usize) -> bool {
-        let member = self.member(site);
-        member.is_some_and(|member| member.finishing.is_some())
+        self.member(site).is_some_and(|it| it.is_finishing)
     }
 
     pub fn nodes(&self) -> usize {
         self.members.len()
     }
 
-    /// Starts a node with what it saved.
+    /// Starts a node with the table that it saved.
     pub fn start(&mut self, site: usize, saved: &Saved) {
         if self.members[site].is_some() {
             return;
@@ -273,7 +269,7 @@ impl Sim {
             asleep: None,
             slept: None,
             ran_since: self.now,
-            finishing: None,
+            is_finishing: false,
             conns: Vec::new(),
             dials: Vec::new(),
         }));
@@ -301,7 +297,7 @@ impl Sim {
         }
     }
 
-    /// Ends a process: connections are reset, or just silent if the whole host is gone.
+    /// Ends a process: its connections are reset, or silent if the whole host is gone.
     pub fn crash(&mut self, site: usize, is_host: bool) {
         let Some(member) = self.members[site].take() else {
             return;
@@ -310,7 +306,7 @@ impl Sim {
         for conn in member.conns {
             if let Some(pipe) = pipe(&mut self.pipes, conn) {
                 pipe.is_dead |= is_host;
-                // The system still sends the bytes that the process has written.
+                // The system sends the bytes that the process has written.
                 let path_to = |other| self.paths[path_at(site, other, nodes)];
                 pipe.close(conn, path_to, self.now);
             }
@@ -322,7 +318,7 @@ impl Sim {
         let member = self.members[site].as_mut();
         if let Some(member) = member.filter(|member| member.is_awake()) {
             member.with(now, |node, world| node.finish(world));
-            member.finishing.get_or_insert(now);
+            member.is_finishing = true;
         }
     }
 
@@ -348,7 +344,7 @@ impl Sim {
         }
     }
 
-    /// Goes on. The clock may have stood still, if another node can tell.
+    /// Ends a suspension. The clock may have stood still only if another node can notice it.
     pub fn resume(&mut self, site: usize, stood_still: bool) {
         let now = self.now;
         let Some((since, _)) = self.member(site).and_then(|member| member.asleep) else {
@@ -374,7 +370,7 @@ impl Sim {
         &mut self.paths[path_at(a, b, nodes)]
     }
 
-    /// Ends the connections of two nodes: both notice, or neither does.
+    /// Ends the connections between two nodes. Either both notice it or neither does.
     pub fn disconnect(&mut self, a: usize, b: usize, is_noticed: bool) {
         let now = self.now;
         for pipe in self.pipes.iter_mut().flatten() {
@@ -388,17 +384,17 @@ impl Sim {
         }
     }
 
-    /// Whether clients are answered. They do not announce to a node before it knows that its clock stood still.
+    /// Whether clients are answered. None announces to a node before it knows that its clock stood still.
     pub fn serves(&self, site: usize) -> bool {
         let now = self.now;
-        // Tables of nodes that sleep must not be touched: their clocks would advance.
+        // The table of a node that sleeps must not be locked: its clock would advance.
         let member = self.member(site).filter(|member| member.is_awake());
         member.is_some_and(|member| {
             let knows_time = member
                 .slept
                 .is_none_or(|(at, clock)| member.table_clock(now) + UNIT_MS > clock + (now - at));
             let is_held = member.table.is_held(member.clock(now));
-            member.finishing.is_none() && knows_time && !is_held
+            !member.is_finishing && knows_time && !is_held
         })
     }
 
@@ -407,16 +403,16 @@ impl Sim {
         let member = self.members[site].as_ref().expect("is up");
         let hash = hash(torrent);
         let announce = Announce {
-            info_hash: &hash,
+            info_hash: hash,
             peer: address(peer),
             role,
             event,
             want: 0,
-            hint: Hint::default(),
+            hint: None,
         };
-        let [v4, v6] = [(); 2].map(|()| Sink::new(&mut []));
         let mut tracker = member.table.lock_for(&hash, member.clock(self.now));
-        tracker.announce(&announce, &mut self.random, &mut Sinks { v4, v6 });
+        let mut sinks = Sinks::new(&mut [], &mut []);
+        tracker.announce(&announce, &mut self.random, &mut sinks);
     }
 
     pub fn table_clock(&self, site: usize) -> u64 {
@@ -430,11 +426,12 @@ impl Sim {
 
     pub fn downloaded(&self, site: usize, torrent: u32) -> u32 {
         let member = self.member(site).expect("is up");
-        let counts = member.table.scrape(&hash(torrent), member.clock(self.now));
+        let (hash, now) = (hash(torrent), member.clock(self.now));
+        let counts = member.table.lock_for(&hash, now).scrape(&hash);
         counts.map_or(0, |counts| counts.downloaded)
     }
 
-    /// A peer's role and age in units on a node.
+    /// The role and the age in units of a peer on a node.
     pub fn find(&self, site: usize, torrent: u32, peer: u32) -> Option<(Role, u8)> {
         let (member, mut found) = (self.member(site)?, None);
         self.walk(member, Cursor::at(hash(torrent)), 1, &mut |met| match met {
@@ -449,7 +446,7 @@ impl Sim {
         found
     }
 
-    /// All torrents of a node, each before its peers that have not expired.
+    /// Visits all torrents of a node, each before its peers that have not expired.
     pub fn visit(&self, site: usize, visit: &mut dyn FnMut(Met)) {
         let member = self.member(site).expect("is up");
         self.walk(member, Cursor::default(), 10_000, &mut |met| {
@@ -458,7 +455,7 @@ impl Sim {
         });
     }
 
-    /// The same from a cursor on, until `visit` returns false.
+    /// Visits torrents and peers from a cursor on, until `visit` returns false.
     fn walk(
         &self,
         member: &Member,
@@ -539,10 +536,7 @@ impl Sim {
             self.read(&mut member);
             self.work(site, &mut member);
         }
-        let now = member.clock(self.now);
-        let is_finished = member.node.is_finished(now);
-        let is_over = |begin| is_finished || self.now > begin + 2500;
-        let is_over = member.finishing.is_some_and(is_over);
+        let is_over = member.node.is_finished(member.clock(self.now));
         self.members[site] = Some(member);
         if is_over {
             self.crash(site, false);
@@ -576,7 +570,7 @@ impl Sim {
         }
     }
 
-    /// Ends the attempts to connect that are due.
+    /// Completes the attempts to connect that are due.
     fn connect(&mut self, site: usize, member: &mut Member) {
         let now = self.now;
         let clock = member.clock(now);
@@ -589,7 +583,7 @@ impl Sim {
                 _ if member.node.output(conn).is_none() => {}
                 Some(callee) if !is_cut && callee.is_awake() => {
                     self.pipes[conn as usize / 2] = Some(Box::new(Pipe::new([site, other])));
-                    // From a port of its own.
+                    // An ephemeral port.
                     let caller = SocketAddr::new(node_address(site).ip(), 40_000);
                     member.conns.push(conn);
                     callee.conns.push(conn + 1);
@@ -668,13 +662,12 @@ impl Sim {
                 other.inbox.push_back(chunk);
             }
             other.waiting += size;
-            self.bytes += size as u64;
             pipe.is_dead |= is_lost;
             member.node.sent(conn, size);
         }
     }
 
-    /// Drops a connection that neither side has open.
+    /// Drops a connection that both sides have closed.
     fn forget(&mut self, conn: ConnId) {
         let slot = &mut self.pipes[conn as usize / 2];
         let is_open = |pipe: &Pipe| pipe.ends.iter().any(|end| end.is_open);
@@ -687,13 +680,13 @@ impl Sim {
 /// A torrent's number, its downloads, and for how many seconds it has been empty.
 type SavedTorrent = (u32, u32, u32);
 
-/// A torrent or peer that a walk over a table meets.
+/// A torrent or peer in a walk over a table.
 pub enum Met {
     Torrent(SavedTorrent),
     Peer(Stored),
 }
 
-/// A table as it was at some time.
+/// A table and the time at which it was saved.
 #[derive(Default)]
 pub struct Saved {
     at: u64,
@@ -704,7 +697,7 @@ fn pipe(pipes: &mut [Option<Box<Pipe>>], conn: ConnId) -> Option<&mut Pipe> {
     pipes[conn as usize / 2].as_deref_mut()
 }
 
-/// A side's own end of a connection, and the other one.
+/// A side's own end of a connection, and the other end.
 fn ends(pipe: &mut Pipe, conn: ConnId) -> (&mut End, &mut End) {
     let [dialler, acceptor] = &mut pipe.ends;
     match conn % 2 {

@@ -12,32 +12,32 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// The longest address in quotes, with port and brackets, after escapes are resolved.
 const MAX_NODE_BYTES: usize = 64;
 
+/// Reads the address in an entry of a list.
+type Parser = fn(&[u8]) -> Option<IpAddr>;
+
 /// The client that these header lines of a proxy's request name. If both headers are there, they must agree: a proxy
 /// that writes one may pass on the other as the client wrote it.
 pub fn client(lines: &[u8], proxies: &[Net]) -> Option<IpAddr> {
-    let (mut old, mut new) = (None, None);
+    // None before the first entry. Then the client as far as the list is read, if it names one.
+    let (mut old, mut new): (Option<Option<IpAddr>>, _) = (None, None);
     for (name, value) in request::fields(lines) {
-        if name.eq_ignore_ascii_case(b"x-forwarded-for") {
-            parts(value, b',', false)
-                .for_each(|entry| pass(&mut old, x_forwarded_for(entry), proxies));
-        } else if name.eq_ignore_ascii_case(b"forwarded") {
-            parts(value, b',', true)
-                .for_each(|element| pass(&mut new, forwarded(element), proxies));
+        let is_new = name.eq_ignore_ascii_case(b"forwarded");
+        let (client, parse): (_, Parser) = match is_new {
+            true => (&mut new, forwarded),
+            false if name.eq_ignore_ascii_case(b"x-forwarded-for") => (&mut old, x_forwarded_for),
+            false => continue,
+        };
+        for entry in parts(value, b',', is_new) {
+            *client = Some(match parse(entry) {
+                Some(address) if nets::any_contains(proxies, address) => client.flatten(),
+                hop => hop.map(|address| address.to_canonical()),
+            });
         }
     }
     match (old, new) {
         (Some(one), Some(other)) => one.filter(|_| one == other),
         (client, None) | (None, client) => client?,
     }
-}
-
-/// Passes the next hop of a list, read from left to right. `client` is none before the first hop, and then the client
-/// as far as the list is read, if it names one.
-fn pass(client: &mut Option<Option<IpAddr>>, hop: Option<IpAddr>, proxies: &[Net]) {
-    *client = Some(match hop {
-        Some(address) if nets::any_contains(proxies, address) => client.flatten(),
-        hop => hop.map(|address| address.to_canonical()),
-    });
 }
 
 /// The text between separators, trimmed. If it `has_quotes`, separators within them do not count; one that is not

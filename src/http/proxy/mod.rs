@@ -5,8 +5,9 @@
 //! sockets.
 
 mod forwarded;
-pub mod protocol;
+mod protocol;
 
+use super::request::Invalid;
 use crate::base::nets::{self, Net};
 use std::net::IpAddr;
 
@@ -41,13 +42,17 @@ impl Proxies {
         }
     }
 
-    /// The origin of a connection whose PROXY header has this source, which may be another of our proxies.
-    pub fn relayed(&self, source: Option<IpAddr>) -> Origin {
-        match source {
-            Some(address) if nets::any_contains(&self.nets, address) => Origin::Proxy,
-            Some(address) => Origin::Client(address),
-            None => Origin::Unknown,
+    /// Takes a PROXY header off the front of the input if one must come first. Its source may be another of our
+    /// proxies.
+    pub fn skip_header(&self, origin: &mut Origin, input: &mut &[u8]) -> Result<(), Invalid> {
+        if *origin == Origin::Pending {
+            *origin = match protocol::take_header(input)? {
+                Some(address) if nets::any_contains(&self.nets, address) => Origin::Proxy,
+                Some(address) => Origin::Client(address),
+                None => Origin::Unknown,
+            };
         }
+        Ok(())
     }
 
     /// The client of a request with these header lines, if it is known.

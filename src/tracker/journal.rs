@@ -11,7 +11,7 @@
 
 use super::clock::{Clock, LIFE};
 use super::peer::{COMPLETED, InfoHash, LOCAL, Peer, Role};
-use super::swarms::{Peers, Seen, Update};
+use super::swarms::{Peers, Seen};
 use super::torrents::{Position, Torrent};
 use super::{Hint, Table, Tracker};
 use crate::base::siphash::siphash24;
@@ -24,7 +24,7 @@ pub const LATE: u8 = 36;
 
 /// A peer's state, the stronger the later in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
+pub enum PeerState {
     Present(Role),
     Stopped,
 }
@@ -33,7 +33,7 @@ pub enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
     pub peer: Peer,
-    pub state: State,
+    pub state: PeerState,
     /// Its completion was counted.
     pub completed: bool,
     /// Of the announce, by the table's own clock.
@@ -53,7 +53,7 @@ pub struct News {
 impl News {
     /// Whether it must reach the other nodes exactly once, or never be overtaken by an older record.
     pub fn is_event(&self) -> bool {
-        self.record.completed || self.record.state == State::Stopped
+        self.record.completed || self.record.state == PeerState::Stopped
     }
 }
 
@@ -98,20 +98,6 @@ const MAX_NEWS: usize = 1 << 17;
 const MIN_NEWS: usize = 4096;
 
 impl Journal {
-    fn new(key: [u64; 2], limits: JournalLimits, clock: Clock, unit_ms: u64) -> Journal {
-        Journal {
-            limits,
-            news: Vec::new(),
-            lost: Lost::Nothing,
-            stops: Stops::new(key, limits.stops, STOP_MS.div_ceil(unit_ms), clock.unit()),
-            unknown_stops: 0,
-        }
-    }
-
-    pub(super) fn advance(&mut self, unit: u64) {
-        self.stops.now = unit;
-    }
-
     /// Whether an announce has to be noted, or its stamp corrected. False for nearly all.
     pub(super) fn is_notable(&self, seen: Seen, role: Role, clock: Clock) -> bool {
         let Some((before, tag)) = seen.before else {
@@ -130,17 +116,19 @@ impl Journal {
         clock: Clock,
         info_hash: &InfoHash,
         peer: &Peer,
-        state: State,
+        state: PeerState,
         stored: Option<(Role, u8)>,
     ) -> u64 {
         let contradicted = match (state, stored) {
-            (State::Present(Role::Leecher), Some((Role::Seeder, tag))) => clock.unit_of(tag) + 1,
+            (PeerState::Present(Role::Leecher), Some((Role::Seeder, tag))) => {
+                clock.unit_of(tag) + 1
+            }
             (_, Some((_, tag))) => clock.unit_of(tag),
-            (State::Present(_), None) => {
-                let stop = self.stops.get(info_hash, peer, clock.unit());
+            (PeerState::Present(_), None) => {
+                let stop = self.stops.get(info_hash, peer, clock, clock.unit());
                 stop.map_or(0, |stop| stop + 1)
             }
-            (State::Stopped, None) => 0,
+            (PeerState::Stopped, None) => 0,
         };
         clock.unit().max(clock.nearest(contradicted))
     }
@@ -173,7 +161,13 @@ impl Table {
 
 impl Tracker {
     pub(super) fn join_cluster(&mut self, key: [u64; 2], limits: JournalLimits) {
-        let journal = Journal::new(key, limits, self.clock, self.unit_ms);
+        let journal = Journal {
+            limits,
+            news: Vec::new(),
+            lost: Lost::Nothing,
+            stops: Stops::new(key, limits.stops, STOP_MS.div_ceil(self.unit_ms)),
+            unknown_stops: 0,
+        };
         self.journal = Some(Box::new(journal));
     }
 
@@ -219,11 +213,11 @@ impl Tracker {
         };
         // An expired peer that was not swept away yet is new to the others.
         let before = seen.before.filter(|(_, tag)| !clock.expired(*tag));
-        let state = State::Present(role);
+        let state = PeerState::Present(role);
         let unit = journal.unit_for(clock, &torrent.info_hash, &peer, state, before);
         if unit != clock.unit() {
-            if let Some(found) = self.swarms.find(&mut torrent.peers, peer, role) {
-                *found.tag = Clock::at(unit).stamp() | *found.tag & (COMPLETED | LOCAL);
+            if let Some((_, tag)) = self.swarms.find(&mut torrent.peers, peer, role) {
+                *tag = Clock::at(unit).stamp() | *tag & (COMPLETED | LOCAL);
             }
         }
         let renews = before.filter(|(before, _)| *before == role && !seen.newly_completed);
@@ -247,7 +241,10 @@ impl Tracker {
     /// remembered.
     pub(super) fn note_stop(&mut self, at: Option<Position>, info_hash: &InfoHash, peer: Peer) {
         let clock = self.clock;
-        let stored = self.journal.as_ref().and_then(|_| self.living(at, peer));
+        if self.journal.is_none() {
+            return;
+        }
+        let stored = self.living(at, peer);
         let Some(journal) = &mut self.journal else {
             return;
         };
@@ -257,13 +254,13 @@ impl Tracker {
             };
             journal.unknown_stops = left;
         }
-        let unit = journal.unit_for(clock, info_hash, &peer, State::Stopped, stored);
+        let unit = journal.unit_for(clock, info_hash, &peer, PeerState::Stopped, stored);
         journal.stops.put(info_hash, &peer, unit);
         journal.note(News {
             info_hash: *info_hash,
             record: Record {
                 peer,
-                state: State::Stopped,
+                state: PeerState::Stopped,
                 completed: false,
                 unit,
             },
@@ -271,11 +268,23 @@ impl Tracker {
         });
     }
 
-    /// The role and the tag of a peer that is stored and has not expired.
-    fn living(&self, at: Option<Position>, peer: Peer) -> Option<(Role, u8)> {
-        let torrent = at.and_then(|at| self.torrents.get(at))?;
-        let stored = self.swarms.get(&torrent.peers, peer);
-        stored.filter(|(_, tag)| !self.clock.expired(*tag))
+    /// The role and the tag of a peer that is stored.
+    fn stored_peer(&mut self, at: Option<Position>, peer: Peer) -> Option<(Role, &mut u8)> {
+        let torrent = self.torrents.get_mut(at?)?;
+        self.swarms.find(&mut torrent.peers, peer, Role::Seeder)
+    }
+
+    /// The same of a peer that has not expired.
+    fn living(&mut self, at: Option<Position>, peer: Peer) -> Option<(Role, u8)> {
+        let clock = self.clock;
+        let (role, tag) = self.stored_peer(at, peer)?;
+        (!clock.expired(*tag)).then_some((role, *tag))
+    }
+
+    /// A torrent that is stored.
+    fn torrent_mut(&mut self, info_hash: &InfoHash) -> Option<&mut Torrent> {
+        let at = self.torrents.find(info_hash).ok()?;
+        self.torrents.get_mut(at)
     }
 
     /// Applies what another node sent of the peers of a torrent. Returns how many of them were unknown here
@@ -293,13 +302,12 @@ impl Tracker {
             return 0;
         }
         let mut news = 0;
-        let mut at = self.torrents.find_near(info_hash, hint.at);
+        let mut at = self.torrents.find_near(info_hash, hint);
         for record in records {
             if !self.renew_learnt(at, &record) {
                 news += u32::from(self.apply_change(info_hash, at, &record));
-                at = self
-                    .torrents
-                    .find_near(info_hash, at.unwrap_or_else(|at| at));
+                let last = at.unwrap_or_else(|at| at);
+                at = self.torrents.find_near(info_hash, Some(last));
             }
         }
         news
@@ -307,26 +315,26 @@ impl Tracker {
 
     /// The common case: a peer that is stored in the same role. False if this is another case.
     fn renew_learnt(&mut self, at: Result<Position, Position>, record: &Record) -> bool {
-        let (State::Present(role), Ok(at)) = (record.state, at) else {
+        let (PeerState::Present(role), Ok(at)) = (record.state, at) else {
             return false;
         };
         let clock = self.clock;
         let torrent = self.torrents.get_mut(at);
         let found = torrent.and_then(|t| self.swarms.find(&mut t.peers, record.peer, role));
-        let Some(found) = found.filter(|found| found.role == role) else {
+        let Some((_, tag)) = found.filter(|(stored, _)| *stored == role) else {
             return false;
         };
-        let is_marked = *found.tag & COMPLETED != 0 || !record.completed;
-        if clock.expired(*found.tag) || !is_marked {
+        let is_marked = *tag & COMPLETED != 0 || !record.completed;
+        if clock.expired(*tag) || !is_marked {
             return false;
         }
         let unit = clock.nearest(record.unit);
-        let stored = clock.unit_of(*found.tag);
+        let stored = clock.unit_of(*tag);
         if unit > stored {
             // This node's own news, passed on, may appear that much newer after a clock was moved.
             let is_echo = unit <= stored.saturating_add(Clock::AHEAD.into());
             let kept = COMPLETED | if is_echo { LOCAL } else { 0 };
-            *found.tag = Clock::at(unit).stamp() | *found.tag & kept;
+            *tag = Clock::at(unit).stamp() | *tag & kept;
         }
         true
     }
@@ -344,109 +352,73 @@ impl Tracker {
             return false;
         }
         let stored = self.living(at.ok(), record.peer);
-        let version = stored.map(|(role, tag)| (clock.unit_of(tag), State::Present(role)));
+        let version = stored.map(|(role, tag)| (clock.unit_of(tag), PeerState::Present(role)));
         let Some(journal) = &mut self.journal else {
             return false;
         };
         match record.state {
-            State::Stopped if version.is_none_or(|stored| stored <= (unit, record.state)) => {
+            PeerState::Stopped if version.is_none_or(|stored| stored <= (unit, record.state)) => {
                 journal.stops.put(info_hash, &record.peer, unit);
                 if let (Ok(at), Some(_)) = (at, stored) {
                     self.remove(at, record.peer);
                 }
                 stored.is_some()
             }
-            State::Stopped => false,
-            State::Present(_) if version.is_some_and(|stored| stored >= (unit, record.state)) => {
-                self.mark_completed(at, record);
+            PeerState::Stopped => false,
+            PeerState::Present(_)
+                if version.is_some_and(|stored| stored >= (unit, record.state)) =>
+            {
+                // That a completion was counted is taken over even so.
+                if let (Some((_, tag)), true) =
+                    (self.stored_peer(at.ok(), record.peer), record.completed)
+                {
+                    *tag |= COMPLETED;
+                }
                 false
             }
-            State::Present(role) => {
-                let stop = journal.stops.get(info_hash, &record.peer, unit);
-                let is_stopped = stored.is_none() && stop.is_some();
-                let is_news = stored.is_none_or(|(before, _)| before != role);
-                !is_stopped && self.store_learnt(info_hash, at, record, role, unit) && is_news
+            PeerState::Present(role) => {
+                let stop = journal.stops.get(info_hash, &record.peer, clock, unit);
+                if stored.is_none() && stop.is_some() {
+                    return false;
+                }
+                let completed = if record.completed { COMPLETED } else { 0 };
+                let peer = record.peer.with_tag(Clock::at(unit).stamp() | completed);
+                let seen = self
+                    .enter(at, info_hash)
+                    .and_then(|at| self.put(at, peer, role));
+                seen.is_some() && stored.is_none_or(|(before, _)| before != role)
             }
         }
-    }
-
-    /// Takes over that a completion was counted of a peer whose stored version stays.
-    fn mark_completed(&mut self, at: Result<Position, Position>, record: &Record) {
-        let torrent = at.ok().and_then(|at| self.torrents.get_mut(at));
-        let found = torrent.and_then(|t| self.swarms.find(&mut t.peers, record.peer, Role::Seeder));
-        if let (Some(found), true) = (found, record.completed) {
-            *found.tag |= COMPLETED;
-        }
-    }
-
-    /// False if there is no room.
-    fn store_learnt(
-        &mut self,
-        info_hash: &InfoHash,
-        at: Result<Position, Position>,
-        record: &Record,
-        role: Role,
-        unit: u64,
-    ) -> bool {
-        let room = self.has_room();
-        let at = match at {
-            Ok(at) => at,
-            Err(_) if !room || self.all_torrents() >= self.limits.max_torrents => return false,
-            Err(at) => self.torrents.insert(
-                at,
-                Torrent {
-                    info_hash: *info_hash,
-                    downloaded: 0,
-                    peers: Peers::Empty(self.now),
-                },
-            ),
-        };
-        let Some(torrent) = self.torrents.get_mut(at) else {
-            return false;
-        };
-        let completed = if record.completed { COMPLETED } else { 0 };
-        let update = Update {
-            role,
-            tag: Clock::at(unit).stamp() | completed,
-            room,
-        };
-        let seen = self.swarms.update(&mut torrent.peers, record.peer, update);
-        seen.is_some()
     }
 
     /// Applies a completion that another node sent: a record of a seeder, and one more download unless it
     /// was counted here.
     pub fn apply_completion(&mut self, info_hash: &InfoHash, record: &Record) {
-        let known = self.torrents.find(info_hash).ok();
-        let torrent = known.and_then(|at| self.torrents.get(at));
-        let stored = torrent.and_then(|torrent| self.swarms.get(&torrent.peers, record.peer));
-        let is_counted = stored.is_some_and(|(_, tag)| tag & COMPLETED != 0);
-        self.apply(info_hash, Hint::default(), std::iter::once(*record));
+        let hint = self.torrents.find(info_hash).ok();
+        let stored = self.stored_peer(hint, record.peer);
+        let is_counted = stored.is_some_and(|(_, tag)| *tag & COMPLETED != 0);
+        self.apply(info_hash, hint, std::iter::once(*record));
         if is_counted {
             return;
         }
-        let known = self.torrents.find(info_hash).ok();
-        match known.and_then(|at| self.torrents.get_mut(at)) {
-            Some(torrent) => torrent.downloaded = torrent.downloaded.saturating_add(1),
-            None => {
-                self.restore_memory(info_hash, 1, 0);
-            }
+        if let Some(torrent) = self.torrent_mut(info_hash) {
+            torrent.downloaded = torrent.downloaded.saturating_add(1);
+        } else {
+            self.restore_memory(info_hash, 1, 0);
         }
     }
 
     /// Takes over how often a torrent was downloaded, by maximum, and since when it is without peers if
     /// it is. A torrent that is not known is remembered if there is room.
     pub fn raise_downloaded(&mut self, info_hash: &InfoHash, downloaded: u32, empty_for: u32) {
-        let known = self.torrents.find(info_hash).ok();
-        let Some(torrent) = known.and_then(|at| self.torrents.get_mut(at)) else {
-            if downloaded > 0 {
-                self.restore_memory(info_hash, downloaded, empty_for);
+        let empty_since = self.now.saturating_sub(empty_for);
+        if let Some(torrent) = self.torrent_mut(info_hash) {
+            torrent.downloaded = torrent.downloaded.max(downloaded);
+            if let Peers::Empty(since) = &mut torrent.peers {
+                *since = empty_since.max(*since);
             }
-            return;
-        };
-        torrent.downloaded = torrent.downloaded.max(downloaded);
-        if let Peers::Empty(since) = &mut torrent.peers {
-            *since = (*since).max(self.now.saturating_sub(empty_for));
+        } else if downloaded > 0 {
+            self.restore_memory(info_hash, downloaded, empty_for);
         }
     }
 
@@ -478,7 +450,6 @@ struct Stops {
     sets: Vec<[Stop; 4]>,
     /// Units for which a stop is remembered.
     keep: u64,
-    now: u64,
     /// The latest unit in which a peer stopped.
     newest: u64,
 }
@@ -487,12 +458,11 @@ struct Stops {
 type Stop = [u64; 2];
 
 impl Stops {
-    fn new(key: [u64; 2], max: usize, keep: u64, now: u64) -> Stops {
+    fn new(key: [u64; 2], max: usize, keep: u64) -> Stops {
         Stops {
             key,
             sets: vec![[[0; 2]; 4]; (max / 4).max(1)],
             keep,
-            now,
             newest: 0,
         }
     }
@@ -507,18 +477,15 @@ impl Stops {
     }
 
     /// The unit in which the peer stopped, if it is remembered and not before this unit.
-    fn get(&self, info_hash: &InfoHash, peer: &Peer, from: u64) -> Option<u64> {
+    fn get(&self, info_hash: &InfoHash, peer: &Peer, clock: Clock, from: u64) -> Option<u64> {
         // Most records are of later announces than all stops, and hashing costs as much as the rest.
         if self.newest < from {
             return None;
         }
         let (fingerprint, set) = self.place(info_hash, peer);
-        let [_, unit] = *self
-            .sets
-            .get(set)?
-            .iter()
-            .find(|[of, _]| *of == fingerprint)?;
-        (unit >= from.max(1) && self.now.saturating_sub(unit) <= self.keep).then_some(unit)
+        let mut stops = self.sets.get(set)?.iter();
+        let [_, unit] = *stops.find(|[of, _]| *of == fingerprint)?;
+        (unit >= from.max(1) && clock.unit().saturating_sub(unit) <= self.keep).then_some(unit)
     }
 
     fn put(&mut self, info_hash: &InfoHash, peer: &Peer, unit: u64) {

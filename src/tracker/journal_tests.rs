@@ -1,12 +1,12 @@
 //! A shard as a node of a cluster: what it notes for other nodes, and how it applies what they send.
 
-use super::cluster::JournalLimits;
+use super::journal::JournalLimits;
 use super::*;
 use std::iter::once;
 
-const LEECHER: State = State::Present(Role::Leecher);
-const SEEDER: State = State::Present(Role::Seeder);
-const STOPPED: State = State::Stopped;
+const LEECHER: PeerState = PeerState::Present(Role::Leecher);
+const SEEDER: PeerState = PeerState::Present(Role::Seeder);
+const STOPPED: PeerState = PeerState::Stopped;
 
 const HASH: InfoHash = [7; 20];
 
@@ -40,15 +40,15 @@ fn peer(n: u8) -> Peer {
     }
 }
 
-fn tell(node: &mut Tracker, n: u8, state: State) {
+fn tell(node: &mut Tracker, n: u8, state: PeerState) {
     match state {
-        State::Present(role) => node.tell(&HASH, peer(n), role, Event::None),
-        State::Stopped => node.tell(&HASH, peer(n), Role::Leecher, Event::Stopped),
+        PeerState::Present(role) => node.tell(&HASH, peer(n), role, Event::None),
+        PeerState::Stopped => node.tell(&HASH, peer(n), Role::Leecher, Event::Stopped),
     }
 }
 
 /// A record of an announce that is so many units ahead of the clock.
-fn record(node: &Tracker, n: u8, state: State, ahead: i64) -> Record {
+fn record(node: &Tracker, n: u8, state: PeerState, ahead: i64) -> Record {
     Record {
         peer: peer(n),
         state,
@@ -69,7 +69,7 @@ fn apply(node: &mut Tracker, record: Record) -> u32 {
     node.apply(&HASH, Hint::default(), &mut once(record))
 }
 
-fn learn(node: &mut Tracker, n: u8, state: State, ahead: i64) -> u32 {
+fn learn(node: &mut Tracker, n: u8, state: PeerState, ahead: i64) -> u32 {
     apply(node, record(node, n, state, ahead))
 }
 
@@ -80,17 +80,17 @@ fn news(node: &mut Tracker) -> Vec<News> {
 }
 
 /// State and unit of a peer that is stored, as units ahead of the clock, and whether it is local.
-fn stored(node: &Tracker, n: u8) -> Option<(State, i64, bool)> {
+fn stored(node: &Tracker, n: u8) -> Option<(PeerState, i64, bool)> {
     let (role, tag) = *node.stored().get(&(HASH, peer(n).endpoint().to_vec()))?;
     let ahead = node.clock.unit_of(tag) as i64 - node.clock.unit() as i64;
-    Some((State::Present(role), ahead, tag & LOCAL != 0))
+    Some((PeerState::Present(role), ahead, tag & LOCAL != 0))
 }
 
 fn downloaded(node: &Tracker) -> Option<u32> {
     node.scrape(&HASH).map(|counts| counts.downloaded)
 }
 
-/// All orders of so many things (Heap's algorithm).
+/// All permutations of the numbers below `n` (Heap's algorithm).
 fn orders(n: usize) -> Vec<Vec<usize>> {
     fn permute(k: usize, order: &mut Vec<usize>, all: &mut Vec<Vec<usize>>) {
         if k <= 1 {
@@ -131,7 +131,7 @@ fn the_latest_and_then_the_strongest_record_wins_in_any_order_of_arrival() {
                 apply(&mut node, records[index]);
             }
             assert_eq!(stored(&node, round), expected, "{order:?} of {records:?}");
-            assert!(news(&mut node).is_empty(), "what is learnt is not told on");
+            assert!(news(&mut node).is_empty(), "learnt records make no news");
         }
     }
 }
@@ -169,7 +169,7 @@ fn a_group_of_records_is_applied_and_its_news_are_counted() {
     }
     let states = [LEECHER, SEEDER, STOPPED];
     let records = (0..12).map(|n| record(&Tracker::new(LIMITS), n, states[usize::from(n % 3)], 0));
-    // Of 0 to 9, three change their role and three stop; 10 is new, and a stop of 11 is not.
+    // Of peers 0 to 9, three change their role and three stop. Peer 10 is new. The stop of peer 11 is no news.
     let count = node.apply(
         &HASH,
         Hint::default(),
@@ -190,9 +190,10 @@ fn a_group_of_records_is_applied_and_its_news_are_counted() {
 }
 
 #[test]
-fn an_announce_that_contradicts_takes_the_next_unit_at_most_2_ahead() {
+fn an_announce_that_contradicts_the_stored_state_takes_the_next_unit_at_most_2_ahead() {
     let cases = [
-        // What is known and how far ahead, what the peer announces, the unit of that, and whether it is noted.
+        // The stored state, its units ahead of the clock, the announced state, the units ahead of that, whether it is
+        // noted.
         (SEEDER, 0, LEECHER, 1, true),
         (SEEDER, 1, LEECHER, 2, true),
         (SEEDER, 2, LEECHER, 2, true),
@@ -231,7 +232,7 @@ fn an_announce_that_contradicts_takes_the_next_unit_at_most_2_ahead() {
         let ahead_now = expected.unit as i64 - Clock::FIRST as i64;
         let is_present = said != STOPPED;
         assert_eq!(kept, is_present.then_some((said, ahead_now, true)));
-        // Stamps have room for two contradictions; with a third the stronger state stays.
+        // Stamps have room for two contradictions. At the third the stronger state stays.
         apply(&mut there, expected);
         let there = stored(&there, 1).map(|(state, ..)| state);
         if (ahead, said) < (2, LEECHER) {
@@ -271,7 +272,7 @@ fn a_stop_of_an_unknown_peer_from_a_node_keeps_older_records_out() {
 }
 
 #[test]
-fn of_too_many_stops_the_oldest_are_forgotten() {
+fn the_oldest_of_too_many_stops_are_forgotten() {
     let mut node = node_with(
         LIMITS,
         JournalLimits {
@@ -286,7 +287,7 @@ fn of_too_many_stops_the_oldest_are_forgotten() {
     let mut is_kept_out = |n| learn(&mut node, n, LEECHER, -10) == 0;
     assert!(
         (0..4).all(&mut is_kept_out),
-        "a stop that is older does not displace them"
+        "an older stop does not displace them"
     );
     learn(&mut node, 9, STOPPED, 0);
     assert_eq!(learn(&mut node, 3, LEECHER, -10), 1);
@@ -295,9 +296,9 @@ fn of_too_many_stops_the_oldest_are_forgotten() {
 }
 
 #[test]
-fn clients_stops_of_unknown_peers_are_noted_only_as_far_as_is_allowed() {
+fn a_clients_stops_of_unknown_peers_are_noted_only_as_many_as_are_allowed() {
     let mut node = node();
-    // Expired, and not swept away yet.
+    // Expired, and not swept yet.
     tell(&mut node, 9, SEEDER);
     node.pass_to(40_000);
     node.advance(49_000);
@@ -399,7 +400,7 @@ fn a_peer_that_has_expired_and_was_not_swept_away_counts_as_new() {
 }
 
 #[test]
-fn a_peer_that_is_not_stored_for_want_of_room_is_not_told() {
+fn a_peer_that_is_not_stored_for_lack_of_room_makes_no_news() {
     let mut node = node_with(
         Limits {
             max_peers: 1,
@@ -453,7 +454,7 @@ fn a_completion_that_two_nodes_saw_is_counted_once_on_each() {
         assert_eq!(downloaded(node), Some(1));
         assert_eq!(node.totals().seeders, 1);
     }
-    // One of a peer whose later state is known counts too, and a stop does not take it back.
+    // A completion counts too if a later state of the peer is stored, and a stop does not revoke it.
     let mut completion = record(&nodes[0], 2, SEEDER, 0);
     completion.completed = true;
     tell(&mut nodes[0], 2, LEECHER);
@@ -496,7 +497,7 @@ fn counts_merge_by_maximum_and_empty_torrents_are_remembered_as_long_as_elsewher
 }
 
 #[test]
-fn a_full_journal_says_once_that_news_was_lost_and_keeps_events_longer() {
+fn a_full_journal_reports_once_that_news_was_lost_and_keeps_events_longer() {
     let mut node = node_with(LIMITS, JournalLimits { news: 3, ..JOURNAL });
     let cases = [
         (LEECHER, 3, 3, Lost::Nothing),
@@ -557,9 +558,9 @@ fn a_moved_clock_ages_peers_and_is_held_until_a_sweep_if_it_moved_far() {
 }
 
 #[test]
-fn what_comes_without_a_version_counts_as_of_now_and_is_not_local() {
+fn a_record_without_a_version_counts_as_of_now_and_is_not_local() {
     let cases = [
-        // What is known and how far ahead, what is told, and the unit of that.
+        // The stored state, its units ahead of the clock, the record's state, and the units ahead that are stored.
         (LEECHER, -3, LEECHER, 0),
         (SEEDER, 0, LEECHER, 1),
         (STOPPED, 0, SEEDER, 1),
@@ -582,7 +583,7 @@ fn what_comes_without_a_version_counts_as_of_now_and_is_not_local() {
         node.apply_unversioned(&unversioned(completion));
         assert_eq!(downloaded(&node), Some(1));
     }
-    // Stops that are told again and again leave room for the peer's return.
+    // A stop that is received several times does not keep the peer from returning.
     for _ in 0..4 {
         let stop = record(&node, 2, STOPPED, 0);
         node.apply_unversioned(&unversioned(stop));
