@@ -4,8 +4,8 @@
 //!
 //! 1. [`server`] polls. A socket is readable and has its turn: [`udp::serve`] or a connection of [`http`].
 //! 2. UDP receives up to 32 datagrams with one call. HTTP reads until a request's head is complete.
-//! 3. [`responder`] looks up all torrents of the batch, so that their memory is on its way before it is needed. This comes
-//!    before the connection ids are verified: a lookup changes nothing.
+//! 3. [`responder`] looks up all torrents of the batch, so that their memory is on its way before it is needed. This
+//!    comes before the connection ids are verified: a lookup changes nothing.
 //! 4. [`protocol`] decodes the request: `udp` the datagram, `query` the parameters of a path.
 //! 5. UDP verifies the connection id. HTTP finds the client's address, its own or the one that a proxy names.
 //! 6. [`access`] refuses the torrent, or the responder locks the shard of [`tracker`] that owns its info-hash.

@@ -38,9 +38,10 @@
 //!
 //! # Why nodes agree
 //!
-//! A record's version is the unit of its announce and then its state ([`crate::tracker::PeerState`]). The unit is sent as
-//! an age against the unit of the frame. When a link comes up, both ends fix the number of units by which their clocks
-//! differ. It is a whole number, of opposite sign on the two sides, so that a record does not become newer on its way.
+//! A record's version is the unit of its announce and then its state ([`crate::tracker::PeerState`]). The unit is sent
+//! as an age against the unit of the frame. When a link comes up, both ends fix the number of units by which their
+//! clocks differ. It is a whole number, of opposite sign on the two sides, so that a record does not become newer on
+//! its way.
 //! For this, units must begin at about the same time on all nodes. So a node takes the phase of the first whole node
 //! that it reaches and, before there is one, that of a lower id. Later it takes another phase only if that differs by a
 //! quarter of a unit: its clock moves on by up to a unit, and its peers become older by as much than on other nodes. A
