@@ -2,7 +2,7 @@
 
 PREFIX = /usr/local
 SBINDIR = $(PREFIX)/sbin
-MANDIR = $(PREFIX)/man
+MANDIR = $(PREFIX)/share/man
 PAGES = announced.8 announced.conf.5 announced-cluster.7 announced-opentracker.7 announced-stats.5
 EXAMPLESDIR = $(PREFIX)/share/examples/announced
 CARGO = cargo
@@ -29,24 +29,29 @@ MUSL = --target x86_64-unknown-linux-musl
 # Only the link differs from a plain `cargo build --release`: the binary has no tables for unwinding, since a panic aborts.
 LINK_FLAGS = -Clink-arg=-Wl,--no-eh-frame-hdr -Clink-arg=-Wl,--build-id=none -Clink-arg=-Wl,-T,contrib/small.ld
 
+BUILD = $(CARGO) rustc --release --locked --bin announced $(CARGOFLAGS) -- $(LINK_FLAGS)
+
+# Where that puts the binary, by the environment variables that cargo reads, too.
+BUILT = $${CARGO_TARGET_DIR:-$${CARGO_BUILD_TARGET_DIR:-target}}/$${CARGO_BUILD_TARGET:+$$CARGO_BUILD_TARGET/}release/announced
+
 all:
-	$(CARGO) rustc --release --locked --bin announced -- $(LINK_FLAGS)
+	$(BUILD)
 
 # The smallest binary: target/tiny/x86_64-unknown-linux-gnu/release/announced
 tiny:
-	RUSTFLAGS='$(TINY_FLAGS)' $(WEB_CARGO) build $(TINY) --target-dir target/tiny $(GNU)
+	RUSTFLAGS='$(TINY_FLAGS)' $(WEB_CARGO) build $(CARGOFLAGS) $(TINY) --target-dir target/tiny $(GNU)
 
 # The same without shared libraries, for any x86-64 Linux; needs musl-gcc (Debian's musl-tools):
 # target/tiny/x86_64-unknown-linux-musl/release/announced
 tiny-static: target/empty/libunwind.a
-	RUSTFLAGS='$(TINY_FLAGS) $(STATIC_FLAGS)' $(WEB_CARGO) build $(TINY) --target-dir target/tiny $(MUSL)
+	RUSTFLAGS='$(TINY_FLAGS) $(STATIC_FLAGS)' $(WEB_CARGO) build $(CARGOFLAGS) $(TINY) --target-dir target/tiny $(MUSL)
 
 # The same two without the optional parts, for routers: target/router/…/release/announced
 router:
-	RUSTFLAGS='$(TINY_FLAGS)' $(WEB_CARGO) build $(TINY) --no-default-features --target-dir target/router $(GNU)
+	RUSTFLAGS='$(TINY_FLAGS)' $(WEB_CARGO) build $(CARGOFLAGS) $(TINY) --no-default-features --target-dir target/router $(GNU)
 
 router-static: target/empty/libunwind.a
-	RUSTFLAGS='$(TINY_FLAGS) $(STATIC_FLAGS)' $(WEB_CARGO) build $(TINY) --no-default-features \
+	RUSTFLAGS='$(TINY_FLAGS) $(STATIC_FLAGS)' $(WEB_CARGO) build $(CARGOFLAGS) $(TINY) --no-default-features \
 		--target-dir target/router $(MUSL)
 
 target/empty/libunwind.a:
@@ -56,21 +61,21 @@ target/empty/libunwind.a:
 # Most tests wait most of the time, for daemons that have timeouts of their own: on two cores, six at a time take
 # half as long as two.
 check:
-	RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked $(TESTFLAGS)
+	RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked $(CARGOFLAGS) $(TESTFLAGS)
 
 # The tests of single features again, with two threads: those of sockets, requests, and work over the whole table.
 check-threads:
-	ANNOUNCED_THREADS=2 RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked $(TESTFLAGS) \
+	ANNOUNCED_THREADS=2 RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked $(CARGOFLAGS) $(TESTFLAGS) \
 		--test cluster --test decoys --test fullscrape --test http --test limits --test lists --test log --test opentracker \
 		--test multicast --test pause --test privileges --test proxy --test signals --test state --test stats --test udp
 
 # Compiles everything for the BSDs, and the program without its tests for processors of routers that have
 # no 64-bit atomics.
 check-targets:
-	$(WEB_CARGO) check --locked --target-dir target/targets --all-targets \
+	$(WEB_CARGO) check --locked $(CARGOFLAGS) --target-dir target/targets --all-targets \
 		-Zbuild-std=std,panic_abort,test --target x86_64-unknown-freebsd \
 		--target x86_64-unknown-openbsd --target x86_64-unknown-netbsd
-	$(WEB_CARGO) check --locked --target-dir target/targets --lib --bins \
+	$(WEB_CARGO) check --locked $(CARGOFLAGS) --target-dir target/targets --lib --bins \
 		-Zbuild-std=std,panic_abort --target mips-unknown-linux-gnu \
 		--target powerpc-unknown-linux-gnu --target armv5te-unknown-linux-gnueabi
 
@@ -81,16 +86,16 @@ check-msrv:
 # Compiles each combination of the optional parts.
 check-parts:
 	for parts in '' cluster full-scrape; do \
-		RUSTFLAGS='-D warnings' $(CARGO) check --locked --all-targets --no-default-features --features "$$parts" \
+		RUSTFLAGS='-D warnings' $(CARGO) check --locked $(CARGOFLAGS) --all-targets --no-default-features --features "$$parts" \
 			--target-dir target/parts || exit 1; \
 	done
 
 bench:
-	$(CARGO) bench --locked --bench bench -- $(BENCHFLAGS)
+	$(CARGO) bench --locked $(CARGOFLAGS) --bench bench -- $(BENCHFLAGS)
 
 lint:
 	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked $(CARGOFLAGS) --all-targets -- -D warnings
 	mandoc -Tlint -Wwarning man/*
 
 # Lines of code: neither blank nor comments, without test modules.
@@ -99,9 +104,13 @@ count:
 	@printf 'src/ '; find src -name '*.rs' ! -name '*tests.rs' ! -path '*/tests/*' -exec awk '$(COUNT)' {} +
 	@printf 'tests/ '; find tests -name '*.rs' -exec awk '$(COUNT)' {} +
 
-install: all
+# Root installs what another user has built, and builds only what is not there.
+install:
+	{ [ "$$(id -u)" -eq 0 ] && [ -x "$(BUILT)" ]; } || $(BUILD)
+	@if [ -n "$$(find src Cargo.toml Cargo.lock -newer "$(BUILT)")" ]; then \
+		echo "warning: $(BUILT) is older than the source" >&2; fi
 	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(EXAMPLESDIR)
-	$(INSTALL) -m 755 target/release/announced $(DESTDIR)$(SBINDIR)/announced
+	$(INSTALL) -m 755 "$(BUILT)" $(DESTDIR)$(SBINDIR)/announced
 	$(INSTALL) -m 644 contrib/announced.conf $(DESTDIR)$(EXAMPLESDIR)/announced.conf
 	for page in $(PAGES); do \
 		dir=$(DESTDIR)$(MANDIR)/man$${page##*.} && $(INSTALL) -d $$dir && \

@@ -4,21 +4,20 @@
 
 use announced::base::log;
 use announced::health;
-use announced::options::{self, Command};
+use announced::options::{self, Command, Source};
 use announced::startup::{self, Problem, cluster, problem, threads};
 use announced::sys::stdout;
 use std::io::Write;
 use std::process::ExitCode;
 
-const VERSION: &str = concat!("announced ", env!("CARGO_PKG_VERSION"), "\n");
-
 fn main() -> ExitCode {
     threads::abort_on_panic();
-    let command = match options::parse(std::env::args_os().skip(1)) {
+    let mut source = Source::new(std::env::args_os().skip(1));
+    let command = match source.parse() {
         Ok(command) => command,
         Err(problem) => return fail(&problem, 2),
     };
-    match run(command) {
+    match run(command, source) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(problem) => fail(&problem, 1),
@@ -31,10 +30,10 @@ fn fail(problem: &str, status: u8) -> ExitCode {
 }
 
 /// False if the tracker that was asked for its health is not in service.
-fn run(command: Command) -> Result<bool, Problem> {
+fn run(command: Command, source: Source) -> Result<bool, Problem> {
     let mut is_healthy = true;
     match command {
-        Command::Serve(options) => startup::serve(&options)?,
+        Command::Serve(options) => startup::serve(&options, source)?,
         Command::Check(mut options, is_verbose) => {
             startup::check(&options)?;
             print(&options.to_file(is_verbose))?;
@@ -50,7 +49,7 @@ fn run(command: Command) -> Result<bool, Problem> {
             print(text.as_bytes())?;
             is_healthy = is_ok;
         }
-        Command::Version => print(VERSION.as_bytes())?,
+        Command::Version => print(options::version().as_bytes())?,
         Command::Help => print(options::help().as_bytes())?,
     }
     Ok(is_healthy)

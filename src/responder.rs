@@ -12,7 +12,9 @@
 //! shared: a batch takes the list's read lock once, and each shard's lock once for each of three passes. A position
 //! that was looked up is verified when it is used, as another thread may have changed the shard in between.
 
-use crate::access::{ListKind, SharedRules};
+use crate::access::{Refusal, SharedRules};
+use crate::base::addresses::{Addresses, Named, is_local};
+use crate::base::log;
 use crate::base::random::Random;
 use crate::stats::cluster::{Health, SharedOverview};
 use crate::stats::completed;
@@ -20,7 +22,9 @@ use crate::stats::{Board, Counters, Monitor, View};
 use crate::tracker::{
     Announce, Counts, Event, Hint, InfoHash, Locked, MAX_BATCH, Sinks, Table, Tracked,
 };
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// An announce that waits for its reply.
 pub struct Pending<'a> {
@@ -34,8 +38,8 @@ pub struct Pending<'a> {
 /// The reply to an announce, without its peers.
 #[derive(Clone, Copy, Debug)]
 pub enum Reply {
-    /// The access list refuses the torrent: a list of this kind.
-    Refused(&'static ListKind),
+    /// The access list refuses the torrent.
+    Refused(Refusal),
     /// Counts, and the interval in seconds.
     Accepted(Counts, u32),
 }
@@ -50,6 +54,8 @@ pub struct Responder {
     pub table: Arc<Table>,
     /// The access list, if there is one.
     pub rules: Option<SharedRules>,
+    /// Where clients are stored under other addresses than they send from, if there are such.
+    pub addresses: Option<Arc<Addresses>>,
     /// The report on the cluster, if this is a node of one. The thread that does the chores renews it.
     pub cluster: Option<SharedOverview>,
     pub random: Random,
@@ -61,6 +67,10 @@ pub struct Responder {
     pub log_completed: bool,
     interval: u32,
     max_numwant: usize,
+    /// Whether the first peer with a local address is still to be logged, if it comes in this turn.
+    is_watching: bool,
+    /// Whether a thread has logged it.
+    has_seen_local: Arc<AtomicBool>,
     /// Milliseconds since the start as the table counts them.
     table_now: u64,
 }
@@ -71,6 +81,7 @@ impl Responder {
         Responder {
             table,
             rules: None,
+            addresses: None,
             cluster: None,
             random,
             counters: Counters::default(),
@@ -79,8 +90,15 @@ impl Responder {
             log_completed: false,
             interval,
             max_numwant,
+            is_watching: false,
+            has_seen_local: Arc::default(),
             table_now: 0,
         }
+    }
+
+    /// After a reload.
+    pub fn set_replies(&mut self, interval: u32, max_numwant: usize) {
+        (self.interval, self.max_numwant) = (interval, max_numwant);
     }
 
     /// A responder for another thread, over the same table.
@@ -88,12 +106,43 @@ impl Responder {
         Responder {
             table: self.table.clone(),
             rules: self.rules.clone(),
+            addresses: self.addresses.clone(),
             cluster: self.cluster.clone(),
             random,
             counters: Counters::default(),
             board,
             monitor: self.monitor.clone(),
+            has_seen_local: self.has_seen_local.clone(),
             ..*self
+        }
+    }
+
+    /// Begins the turn of a socket or a request. `is_local`: other networks cannot reach the socket.
+    pub fn begin_turn(&mut self, is_local: bool) {
+        self.is_watching = !is_local && !self.has_seen_local.load(Relaxed);
+    }
+
+    /// The address under which a client is stored. `named` reads those that its request names.
+    #[inline]
+    pub fn address_of(&self, client: IpAddr, named: impl FnOnce() -> Named) -> IpAddr {
+        match &self.addresses {
+            None => client,
+            Some(addresses) => addresses.of(client, named),
+        }
+    }
+
+    /// Logs the first peer with an address that other networks cannot reach. Its clients would not know why nobody
+    /// connects to them.
+    fn watch(&mut self, requests: &[Option<Pending>]) {
+        let mut peers = requests.iter().flatten().map(|r| r.announce.peer.ip());
+        if peers.any(is_local) {
+            self.is_watching = false;
+            if !self.has_seen_local.swap(true, Relaxed) {
+                log::line(format_args!(
+                    "peers: the first with a loopback or private address announced: other networks cannot reach it, \
+                     see --map and --trust-ip in announced(8)"
+                ));
+            }
         }
     }
 
@@ -120,6 +169,9 @@ impl Responder {
 
     /// Answers announces: a batch, or a single one.
     pub fn announce(&mut self, requests: &mut [Option<Pending>]) {
+        if self.is_watching {
+            self.watch(requests);
+        }
         let mut completions = [false; MAX_BATCH];
         self.apply(requests, &mut completions);
         for (request, is_completion) in requests.iter_mut().zip(completions) {
@@ -275,8 +327,10 @@ impl Responder {
             table: &self.table,
             table_now: now,
             totals: survey.totals,
+            limits: survey.limits,
             peers: survey.peers,
             table_bytes: survey.bytes,
+            list: self.rules.as_ref().map(|rules| rules.read().size()),
             cluster: self.cluster.as_ref().map(SharedOverview::get),
         }
     }
@@ -352,7 +406,7 @@ mod tests {
     fn announces_and_scrapes_of_a_torrent_in_the_table_are_refused_if_the_list_refuses_it() {
         let mut responder = responder(1800, 200);
         announce(&mut responder, 50);
-        let mut access = Access::new(&WHITELIST, "list".into());
+        let mut access = Access::new(WHITELIST.refusal(), "list".into());
         responder.rules = Some(access.rules());
         let known = |responder: &Responder| {
             let mut known = false;

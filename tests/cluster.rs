@@ -108,6 +108,17 @@ fn health_is_syncing_then_alone_then_ok() {
 }
 
 #[test]
+fn a_node_that_cannot_reach_a_third_is_ok_once_the_second_is_whole() {
+    let (_directory, key) = key("third");
+    let [other, third] = [free_address(), free_address()].map(|address| address.to_string());
+    let a = node(V4, &key, &[&other, &third], &[]);
+    let b = node(&other, &key, &[&a.cluster().to_string()], &[]);
+    wait_for_health(&b, "ok");
+    wait_for_health(&a, "ok");
+    wait_for_report(&a, "cluster ok: 1 of 2 other nodes up\n");
+}
+
+#[test]
 fn failed_handshakes_are_logged_with_the_other_side_and_the_reason() {
     let (directory, key) = key("failures");
     let other_key = directory.file("other");

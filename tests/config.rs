@@ -140,6 +140,7 @@ const COMMAND_LINE: [&str; 6] = ["check", "config", "health", "help", "make-key"
 fn printed_options_can_be_read_back() {
     let line = "-i ::1 -p 0 -P 7 -p unix:/run/x -i 192.0.2.1 -p 80 -i :: -P 9 -u 33:44 -d /r -r http://x/ -A \
                 10.1.0.0/8 -A ::7 --public-stats --stats-path /s -w l --list-add a --list-remove b \
+                --refusal-interval 60 --refuse-udp empty --map 10.0.0.0/8=192.0.2.1 --trust-ip ::3 \
                 --full-scrape open --interval 900 --peer-timeout 1400 --numwant-max 7 --decoys 9 --max-peers \
                 10 --max-torrents 11 --max-connections 12 -j 2 --state s --state-interval 0 -l dump \
                 --cluster-listen 192.0.2.1:1 --cluster-listen [::1]:2 --cluster-peer a.example:3 \
@@ -174,7 +175,7 @@ fn printed_options_can_be_read_back() {
 
 #[test]
 fn errors_begin_with_file_and_line() {
-    let port = "a number from 0 to 65535, IP:PORT or [IPv6]:PORT";
+    let port = "a number from 0 to 65535, IP:PORT or [IPv6]:PORT, not link-local";
     let node = "an IPv4 address of this host and a port, such as 192.0.2.1:9696, or a port (an -i before it must be \
                 IPv4)";
     #[rustfmt::skip] // A table reads best a line each.
@@ -192,13 +193,28 @@ fn errors_begin_with_file_and_line() {
         let error = format!("FILE:1: {keyword}: invalid value '{value}': expected {expected}");
         assert_is_refused(format!("{keyword} {value}"), &error);
     }
-    for (text, line, keyword) in [
-        ("nonsense 1", 1, "nonsense"),
-        ("\n#\ninterval=60", 3, "interval=60"),
-        ("listen.tcpx 1", 1, "listen.tcpx"),
+    let list = "announced.conf(5) lists all keywords";
+    for (text, keyword, hint) in [
+        ("nonsense 1", "nonsense", list),
+        ("nonsense=1", "nonsense=1", list),
+        ("whitelst f", "whitelst", "did you mean 'whitelist'?"),
+        ("listen.tcpx 1", "listen.tcpx", "did you mean 'listen.tcp'?"),
     ] {
-        let unknown = format!("unknown keyword '{keyword}'; announced.conf(5) lists all keywords");
-        assert_is_refused(text, &format!("FILE:{line}: {unknown}"));
+        let unknown = format!("FILE:1: unknown keyword '{keyword}'; {hint}");
+        assert_is_refused(text, &unknown);
+    }
+    for text in [
+        "interval=60",
+        "interval= 60",
+        "interval =60",
+        "interval = 60",
+    ] {
+        let error = match text {
+            // A file may begin so.
+            "interval =60" => "interval: invalid value '=60': expected a number from 1 to 86400",
+            _ => "unexpected '='; write 'interval 60'",
+        };
+        assert_is_refused(format!("\n#\n{text}"), &format!("FILE:3: {error}"));
     }
     let sync = "batchsync.cluster.admin_ip";
     let dropped = "sync over HTTP is not supported; opentracker has dropped it too";
@@ -211,14 +227,94 @@ fn errors_begin_with_file_and_line() {
         (b"interval", "FILE:1: interval requires a value: SECONDS"),
         (b"tracker.rootdir", "FILE:1: tracker.rootdir requires a value: DIR"),
         (b"verbose yes", "FILE:1: verbose: unexpected value 'yes'"),
-        (b"livesync.cluster.node_ip 192.168.0.4", "--sync-node requires -s/--sync-multicast"),
-        (b"tcp-port 80\naddress ::1\n", "FILE: -i/--address '::1' requires a -p or -P after it"),
+        (b"livesync.cluster.node_ip 192.168.0.4", "FILE:1: livesync.cluster.node_ip requires livesync.cluster.listen"),
+        (b"tcp-port 80\naddress ::1\n", "FILE:2: address '::1' requires a tcp-port or udp-port after it"),
         (b"interval 60\x07", "FILE:1: control characters: not a configuration file"),
         (b"\x7fELF\x02\x01", "FILE:1: control characters: not a configuration file"),
         (b"\xff\xfe 1", "FILE:1: the keyword is not UTF-8"),
     ];
     for (text, error) in others {
         assert_is_refused(text, error);
+    }
+}
+
+#[test]
+fn errors_of_two_options_keep_line_and_keyword() {
+    #[rustfmt::skip] // A table reads best a line each.
+    let invalid = [
+        ("sync-node 10.0.0.1", "FILE:1: sync-node requires sync-multicast"),
+        ("access.whitelist a\nblacklist b", "FILE:2: blacklist conflicts with access.whitelist"),
+        ("list-add f\nwhitelist w\naccess.fifo_delete f",
+            "FILE:3: access.fifo_delete and list-add require different FIFOs"),
+        ("\ninterval 10\npeer-timeout 14",
+            "FILE:3: peer-timeout: invalid value '14': expected at least 15, 1.5 times the interval of 10"),
+        ("proxy-protocol", "FILE:1: proxy-protocol requires proxy or tcp-port unix:/PATH"),
+        ("cluster-key k\ncluster-listen 192.0.2.1:1\ncluster-peer [::1]:1\ncluster-peer 192.0.2.2:1",
+            "FILE:3: cluster-peer '[::1]:1' requires a cluster-listen of the same family"),
+    ];
+    for (text, error) in invalid {
+        assert_is_refused(text, error);
+    }
+    let conf = Conf::new("access.blacklist b\ninterval 10");
+    let path = conf.path();
+    for (flags, error) in [
+        (["-w", "w"], format!("{path}:1: access.blacklist conflicts with -w/--whitelist")),
+        (
+            ["--peer-timeout", "14"],
+            "--peer-timeout: invalid value '14': expected at least 15, 1.5 times the interval of 10".into(),
+        ),
+    ] {
+        let (code, _, err) = run(&[&["-n", "-f", &path], &flags[..]].concat());
+        assert_eq!((code, err), (Some(2), format!("announced: {error}\n")));
+    }
+}
+
+#[test]
+fn host_bits_of_a_network_are_warned_of() {
+    let conf = Conf::new("#\naccess.stats 192.0.2.1/24\nadmin 10.0.0.0/8\nadmin ::7");
+    let (code, out, err) = run(&["-n", "-f", &conf.path(), "--proxy", "10.0.0.1/8"]);
+    let expected = "admin 192.0.2.0/24\nadmin 10.0.0.0/8\nadmin ::7/128\nproxy 10.0.0.0/8\n";
+    assert_eq!((code, &*out), (Some(0), expected));
+    let lines = [
+        &format!(
+            "{}:2: access.stats: '192.0.2.1/24' has host bits: taken as 192.0.2.0/24",
+            conf.path()
+        ),
+        "--proxy: '10.0.0.1/8' has host bits: taken as 10.0.0.0/8",
+        "configuration is valid",
+    ];
+    assert_eq!(
+        err,
+        lines.map(|line| format!("announced: {line}\n")).concat()
+    );
+}
+
+#[test]
+fn errors_of_files_show_before_any_socket_is_open() {
+    for (flags, error) in [
+        ("-w /nowhere/a", "-w/--whitelist '/nowhere/a'"),
+        ("-w /dev/null/a", "-w/--whitelist '/dev/null/a'"),
+        ("--state /nowhere/a", "--state '/nowhere/a'"),
+        (
+            "--cluster-listen 127.0.0.1:0 --cluster-key /nowhere/a",
+            "--cluster-key '/nowhere/a'",
+        ),
+        ("-w /nowhere/a -d /", "-w/--whitelist '/nowhere/a'"),
+        ("-u no-such-user", "-u/--user 'no-such-user'"),
+    ] {
+        if flags.starts_with("-u") && !is_root()
+            || !cfg!(feature = "cluster") && flags.contains("key")
+        {
+            continue;
+        }
+        let (code, _, err) = run(&format!("-i 127.0.0.1 -p 0 {flags}")
+            .split(' ')
+            .collect::<Vec<_>>());
+        let start = format!("announced: {error}: ");
+        assert!(
+            code == Some(1) && err.starts_with(&start) && err.lines().count() == 1,
+            "{err}"
+        );
     }
 }
 

@@ -18,13 +18,16 @@ fn peer(torrent: u8, port: u16, left: u64) -> Announce {
     announce.of([torrent; 20]).num_want(200)
 }
 
-/// Fills a swarm with leechers and then seeders.
+/// Fills a swarm with leechers and then seeders, with ports from [`FIRST`] on.
 fn fill(client: &Client, torrent: u8, leechers: u16, seeders: u16) {
-    for port in 1..=leechers + seeders {
-        let left = u64::from(port <= leechers);
-        client.announce(&peer(torrent, port, left));
+    for number in 0..leechers + seeders {
+        let left = u64::from(number < leechers);
+        client.announce(&peer(torrent, FIRST + number, left));
     }
 }
+
+/// The lowest port at which a peer is sent to others.
+const FIRST: u16 = 2;
 
 fn decoys(peers: &[SocketAddr]) -> BTreeSet<SocketAddr> {
     let decoys = peers.iter().filter(|peer| !peer.ip().is_loopback());
@@ -37,7 +40,7 @@ fn without_the_option_there_are_none() {
         let daemon = Daemon::start(flags);
         let client = Client::new(daemon.udp4());
         fill(&client, 1, 60, 60);
-        let reply = client.announce(&peer(1, 1, 1));
+        let reply = client.announce(&peer(1, FIRST, 1));
         assert_eq!((reply.leechers, reply.seeders), (60, 60));
         assert_eq!(reply.peers.len(), 119);
         assert!(decoys(&reply.peers).is_empty());
@@ -51,13 +54,13 @@ fn a_swarm_under_4_peers_has_none() {
     let client = Client::new(daemon.udp4());
     for torrent in 0..20 {
         fill(&client, torrent, 2, 1);
-        let reply = client.announce(&peer(torrent, 1, 1));
+        let reply = client.announce(&peer(torrent, FIRST, 1));
         assert_eq!((reply.leechers, reply.seeders), (2, 1));
         assert_eq!(reply.peers.len(), 2);
         assert!(decoys(&reply.peers).is_empty());
     }
     let more: usize = (0..20)
-        .map(|torrent| decoys(&client.announce(&peer(torrent, 4, 1)).peers).len())
+        .map(|torrent| decoys(&client.announce(&peer(torrent, 5, 1)).peers).len())
         .sum();
     // Four each on average.
     assert!((40..=120).contains(&more), "{more}");
@@ -75,11 +78,11 @@ fn counts_include_the_decoys_in_replies() {
             fill(&client, torrent, 12, 8);
             // All of one moment: a decoy may come or go every second.
             let (leecher, counts, seeder, named) = wait_for("one moment", || {
-                let leecher = client.announce(&peer(torrent, 1, 1));
+                let leecher = client.announce(&peer(torrent, FIRST, 1));
                 let counts = client.scrape(&[[torrent; 20]])[0];
                 let seeder = client.announce(&peer(torrent, 20, 0));
                 let named = decoys(&leecher.peers);
-                let still = decoys(&client.announce(&peer(torrent, 2, 1)).peers);
+                let still = decoys(&client.announce(&peer(torrent, 3, 1)).peers);
                 (still == named).then_some((leecher, counts, seeder, named))
             });
             assert_eq!(leecher.peers.len(), 19 + named.len());
@@ -132,7 +135,7 @@ fn http_replies_hold_decoys_of_both_families() {
     fill(&Client::new(daemon.udp4()), 0x41, 10, 10);
     fill(&Client::new(daemon.udp6()), 0x41, 10, 10);
     let hash = "A".repeat(20);
-    let target = format!("/announce?info_hash={hash}&port=1&left=1&numwant=200");
+    let target = format!("/announce?info_hash={hash}&port={FIRST}&left=1&numwant=200");
     let response = get(daemon.tcp4(), &target);
     let peers = response.peers();
     let named = decoys(&peers);
@@ -156,7 +159,7 @@ fn each_start_has_its_own_decoys() {
         let daemon = Daemon::start(&["--decoys", "100"]);
         let client = Client::new(daemon.udp4());
         fill(&client, 1, 50, 0);
-        decoys(&client.announce(&peer(1, 1, 1)).peers)
+        decoys(&client.announce(&peer(1, FIRST, 1)).peers)
     };
     let [first, second] = [0, 1].map(named);
     assert!(first.len() > 20 && second.len() > 20);

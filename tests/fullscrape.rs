@@ -332,7 +332,11 @@ fn option_decides_which_clients_get_full_scrapes() {
         assert_eq!(status, stranger, "{policy}");
         let header = "X-Forwarded-For: 192.0.2.1\r\n";
         let one = format!("/scrape?info_hash={}", "%aa".repeat(20));
-        assert_eq!(request(daemon.tcp4(), &one, header).text(), "d5:filesdee");
+        assert!(
+            request(daemon.tcp4(), &one, header)
+                .text()
+                .starts_with("d5:filesd20:")
+        );
         for target in ["/stats?mode=tpbs", "/stats?mode=statedump"] {
             assert_eq!(request(daemon.tcp6(), target, "").status, 200);
             assert_eq!(request(daemon.tcp4(), target, header).status, 403);

@@ -120,7 +120,7 @@ fn parameters_without_effect_are_accepted() {
 
 #[test]
 fn published_urls_of_all_kinds_are_announces_and_scrapes() {
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::start(&["-r", "https://tracker.example", "--stats-path", "/about"]);
     for path in [
         "/announce",
         "//announce",
@@ -130,15 +130,67 @@ fn published_urls_of_all_kinds_are_announces_and_scrapes() {
         "///a/b",
         "/%61nnounce",
         "http://tracker.example:6969/announce",
+        "http://tracker.example",
+        "/",
+        "",
+        "/tracker/announce",
+        "/1/announce",
+        "/bt/announce.php",
+        "/0123456789abcdef0123456789abcdef/announce",
+        "/announce/0123456789abcdef",
+        "/Announce",
+        "/scripts/tracker",
+        "/s",
+        "/x.php",
+        "/announce?passkey=x",
+        "/announce?",
+        "/metrics/announce",
     ] {
         let target = format!("{path}?info_hash={HASH}&port=1");
         let reply = get(daemon.tcp4(), &target).bencoded();
         assert_eq!(reply.integer("incomplete"), 1, "{path}");
     }
-    for path in ["/scrape", "/scrape.php", "//sc", "/scrape "] {
+    for path in [
+        "/scrape",
+        "/scrape.php",
+        "//sc",
+        "/scrape ",
+        "/scrape/",
+        "/Scrape",
+        "/tracker/SCRAPE.php",
+        "/%73%43rape",
+        "/scrape?passkey=x",
+    ] {
         let response = get(daemon.tcp4(), &format!("{path}?info_hash={HASH}"));
         assert_eq!(response.bencoded().keys(), ["files"], "{path}");
     }
+    for path in ["/about", "/metrics", "/health", "/robots.txt"] {
+        let response = get(daemon.tcp4(), &format!("{path}?port=1&info_hash={HASH}"));
+        assert_eq!(response.status, 400, "{path}");
+        assert!(response.text().contains("announce at /announce"), "{path}");
+    }
+}
+
+#[test]
+fn plus_is_a_space_as_in_form_encoding() {
+    let daemon = Daemon::start(&[]);
+    // As Python's urlencode and a client that escapes all bytes write the same info-hash.
+    for (port, hash) in [
+        (1, "a+b+c+d+e+f+g+%2B%2B%2B%2B%2B%2B"),
+        (2, &escaped(SPACES)),
+    ] {
+        let target = format!("/announce?info_hash={hash}&port={port}");
+        let reply = get(daemon.tcp4(), &target).bencoded();
+        assert_eq!(reply.integer("incomplete"), port);
+    }
+    let scraped = udp::Client::new(daemon.udp4()).scrape(&[*SPACES]);
+    assert_eq!(scraped, [[0, 0, 2]]);
+}
+
+const SPACES: &[u8; 20] = b"a b c d e f g ++++++";
+
+fn escaped(hash: &[u8; 20]) -> String {
+    hash.map(|byte| format!("%{byte:02x}")).concat()
 }
 
 #[test]
@@ -146,8 +198,8 @@ fn info_hash_is_accepted_percent_encoded_or_raw() {
     let daemon = Daemon::start(&[]);
     let mut client = Client::new(daemon.tcp4());
     for hash in [
-        &b"%ab%cd%EF+%2b.-~%00%ff!*'(),/;:@"[..],
-        b"\xab\xcd\xef++.-~\x00\xff!*'(),/;:@",
+        &b"%ab%cd%EF%2B%2b.-~%00%ff!*'(),/;:@"[..],
+        b"\xab\xcd\xef%2b%2B.-~\x00\xff!*'(),/;:@",
         &[0xfe; 20],
     ] {
         let request = [b"GET /announce?port=1&info_hash=", hash, b" HTTP/1.1\n\n"].concat();
@@ -163,23 +215,31 @@ fn failure_names_the_parameter_and_what_is_expected() {
     let daemon = Daemon::start(&[]);
     let no_hash = "info_hash is missing: expected 20 bytes, percent-encoded";
     let bad_hash = "invalid info_hash: expected 20 bytes, percent-encoded";
-    let no_port = "port is missing: expected a number from 1 to 65535";
-    let bad_port = "invalid port: expected a number from 1 to 65535";
+    let bad_port = "invalid port: expected a number from 0 to 65535";
     for (target, failure) in [
         ("/announce?port=1", no_hash),
         ("/announce?port=1&info_hash=%AA", bad_hash),
         ("/scrape?info_hash=aaaaaaaaaaaaaaaaaaa%ZZ", bad_hash),
-        ("/a?info_hash=aaaaaaaaaaaaaaaaaaaa", no_port),
         ("/a?info_hash=aaaaaaaaaaaaaaaaaaaa&port=65536", bad_port),
     ] {
         assert_eq!(get(daemon.tcp4(), target).failure(), failure, "{target}");
     }
     let scrape = get(daemon.tcp4(), "/scrape?info_hash=aaaaaaaaaaaaaaaaaaaa");
-    assert_eq!(scrape.text(), "d5:filesdee", "nothing was stored");
+    assert_eq!(
+        scrape.text(),
+        of_nothing("aaaaaaaaaaaaaaaaaaaa"),
+        "nothing was stored"
+    );
 }
 
+/// The reply to a scrape of a torrent that is not known.
+fn of_nothing(hash: &str) -> String {
+    format!("d5:filesd20:{hash}d8:completei0e10:downloadedi0e10:incompletei0eeee")
+}
+
+/// npm's bittorrent-tracker waits forever for a torrent that is left out.
 #[test]
-fn scrape_lists_known_torrents_in_sorted_order() {
+fn scrape_lists_each_torrent_once_and_in_sorted_order() {
     let daemon = Daemon::start(&[]);
     let hash = |n: u8| format!("info_hash={}", format!("%{n:02x}").repeat(20));
     for (n, left) in [(3, 0), (1, 5)] {
@@ -192,6 +252,8 @@ fn scrape_lists_known_torrents_in_sorted_order() {
         &b"d5:filesd20:"[..],
         &[1; 20],
         b"d8:completei0e10:downloadedi0e10:incompletei1ee20:",
+        &[2; 20],
+        b"d8:completei0e10:downloadedi0e10:incompletei0ee20:",
         &[3; 20],
         b"d8:completei1e10:downloadedi1e10:incompletei0eeee",
     ];
@@ -298,7 +360,7 @@ fn head_is_get_without_the_body() {
     let head = client.receive_to("HEAD");
     let get = client.request(format!("GET {target} HTTP/1.1\r\n\r\n"));
     assert_eq!(head.head, get.head);
-    assert_eq!(get.body, b"d5:filesdee");
+    assert_eq!(get.bencoded().keys(), ["files"]);
     client.send("HEAD /nowhere HTTP/1.1\r\n\r\n");
     assert_eq!(client.receive_to("HEAD").status, 404);
 }
@@ -347,8 +409,8 @@ fn body_or_ambiguous_header_ends_the_connection() {
         assert_eq!(response.header("Connection"), Some("close"), "{lines:?}");
         assert_eq!(client.read_to_end(), b"", "{lines:?}");
     }
-    let scrape = get(daemon.tcp4(), &format!("/scrape?info_hash={HASH}"));
-    assert_eq!(scrape.text(), "d5:filesdee", "nothing was announced");
+    let scraped = udp::Client::new(daemon.udp4()).scrape(&[[0xaa; 20]]);
+    assert_eq!(scraped, [[0; 3]], "nothing was announced");
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn eviction_is_counted_only_if_a_connection_is_closed() {
 #[cfg(target_os = "linux")]
 #[test]
 fn newcomers_are_served_at_the_descriptor_limit_without_spinning() {
-    for (limit, connections) in [(24, 100), (10, 20)] {
+    for (limit, connections) in [(24, 100), (12, 20)] {
         let daemon = start_with_descriptors(limit);
         let idle: Vec<TcpStream> = (0..connections)
             .map(|_| TcpStream::connect(daemon.tcp4()).expect("connects"))

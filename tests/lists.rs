@@ -74,6 +74,20 @@ fn announce(daemon: &Daemon, hash: &Hash, more: &str) -> Value {
     get(daemon.tcp4(), &target).bencoded()
 }
 
+/// The failure reason of a refusal, its intervals, which are equal, and `retry in`.
+fn refusal(reply: &Value) -> (String, i64, String) {
+    let keys = ["failure reason", "interval", "min interval", "retry in"];
+    assert_eq!(reply.keys(), keys);
+    let interval = reply.integer("interval");
+    assert_eq!(reply.integer("min interval"), interval);
+    let retry = match reply.get("retry in") {
+        Some(Value::Integer(minutes)) => minutes.to_string(),
+        _ => String::from_utf8_lossy(reply.string("retry in")).into_owned(),
+    };
+    let reason = String::from_utf8_lossy(reply.string("failure reason"));
+    (reason.into_owned(), interval, retry)
+}
+
 fn is_tracked(daemon: &Daemon, hash: &Hash) -> bool {
     announce(daemon, hash, "").get("failure reason").is_none()
 }
@@ -145,9 +159,11 @@ fn a_whitelist_refuses_all_other_torrents() {
     assert!(is_tracked(&daemon, &A));
     for event in ["", "&event=started", "&event=completed", "&event=stopped"] {
         let reply = announce(&daemon, &B, event);
-        assert_eq!(reply.keys(), ["failure reason", "retry in"], "{event}");
-        assert_eq!(reply.string("failure reason"), REFUSED.as_bytes());
-        assert_eq!(reply.integer("retry in"), 30);
+        assert_eq!(
+            refusal(&reply),
+            (REFUSED.to_string(), 1800, "30".into()),
+            "{event}"
+        );
     }
     let client = udp::Client::new(daemon.udp4());
     for event in 0..4 {
@@ -159,14 +175,19 @@ fn a_whitelist_refuses_all_other_torrents() {
     }
     assert_eq!(udp_announce(&client, A, 0)[..4], 1_u32.to_be_bytes());
 
-    // A scrape has zeros for it over UDP, and no entry over HTTP.
+    // A scrape has zeros for it, over UDP and HTTP alike.
     let counts = client.scrape(&[B, A, C]);
     assert_eq!((counts[0], counts[2]), ([0; 3], [0; 3]));
     assert_eq!(counts[1][2], 1);
     let target = "/scrape?info_hash=BBBBBBBBBBBBBBBBBBBB&info_hash=AAAAAAAAAAAAAAAAAAAA";
     let reply = get(daemon.tcp4(), target).bencoded();
     let files = reply.get("files").expect("is there");
-    assert_eq!(files.keys(), [String::from_utf8_lossy(&A)]);
+    assert_eq!(
+        files.keys(),
+        [A, B].map(|hash| String::from_utf8_lossy(&hash).into_owned())
+    );
+    let refused = files.get(&String::from_utf8_lossy(&B)).expect("is there");
+    assert_eq!(refused.integer("incomplete"), 0);
 
     for protocol in ["http", "udp"] {
         let errors =
@@ -176,17 +197,104 @@ fn a_whitelist_refuses_all_other_torrents() {
     assert_eq!(metric(&daemon, "announced_torrents"), 1);
 }
 
+/// A byte order mark, BitTorrent v2, and magnet links of both: from a file and through FIFOs.
+#[test]
+fn lists_are_read_as_people_write_them() {
+    let files = Files::new("people", &[]);
+    let v2 = |hash: &Hash| hex(hash) + &"0".repeat(24);
+    let base32 = "IFAUCQKBIFAUCQKBIFAUCQKBIFAUCQKB";
+    let magnet = format!("magnet:?xt=urn:btih:{base32}&dn=A+name&tr=udp%3A%2F%2Ft.example%3A80");
+    let hybrid = format!("magnet:?xt=urn:btih:{}&xt=urn:btmh:1220{}", hex(&B), v2(&C));
+    let text = format!("\u{feff}{}\r\n{}\r\n", hex(&A), v2(&B));
+    files.write(&text);
+    let daemon = files.start_with_fifos("-w");
+    daemon.wait_for_line("announced: whitelist: loaded: 2 hashes");
+    assert_eq!(daemon.count_lines("skipped"), 0);
+    assert_eq!(tracked(&daemon), [A, B]);
+    files.write(format!("\u{feff}# torrents\n{magnet}\n"));
+    reload(&daemon, "loaded: 1 hash");
+    assert_eq!(tracked(&daemon), [A]);
+    for (fifo, line, expected) in [
+        (&files.remove, magnet, vec![]),
+        (&files.add, hybrid, vec![B, C]),
+        (&files.remove, v2(&B), vec![C]),
+    ] {
+        write_to(fifo, &format!("{line}\n"));
+        wait_for(&line, || (tracked(&daemon) == expected).then_some(()));
+    }
+}
+
+#[test]
+fn an_empty_whitelist_is_loaded_with_a_warning() {
+    let warning = "announced: whitelist: empty: every torrent is refused";
+    let files = Files::new("empty", &[]);
+    files.write("\u{feff}# none yet\n\n");
+    let daemon = files.start("-w");
+    daemon.wait_for_line(warning);
+    assert!(tracked(&daemon).is_empty());
+    files.write(list(&[A]));
+    reload(&daemon, "loaded: 1 hash");
+    files.write("");
+    reload(&daemon, "loaded: 0 hashes");
+    wait_for("the warning", || {
+        (daemon.count_lines(warning) == 2).then_some(())
+    });
+    let (code, _, err) = run(&["-n", "-w", &files.list]);
+    assert_eq!((code, err.contains(warning)), (Some(0), true), "{err}");
+    let daemon = files.start("-b");
+    assert_eq!(tracked(&daemon), [A, B, C]);
+    assert_eq!(daemon.count_lines("refused"), 0);
+}
+
 #[test]
 fn a_blacklist_refuses_its_torrents() {
     let files = Files::new("black", &[B, C]);
     let daemon = files.start("--blacklist");
     assert_eq!(tracked(&daemon), [A]);
+    // At this text Transmission 4 stops announcing.
+    let text = format!("{REFUSED}: unregistered torrent");
     let reply = announce(&daemon, &B, "");
-    assert_eq!(reply.string("failure reason"), REFUSED.as_bytes());
-    assert_eq!(reply.string("retry in"), b"never");
+    assert_eq!(refusal(&reply), (text.clone(), 86400, "never".into()));
     let reply = udp_announce(&udp::Client::new(daemon.udp4()), C, 0);
     let message = String::from_utf8_lossy(&reply[8..]);
-    assert_eq!(message, format!("{REFUSED}. Never retry."));
+    assert_eq!(message, format!("{text}. Never retry."));
+}
+
+#[test]
+fn refused_clients_are_asked_to_return_after_the_refusal_interval() {
+    for (kind, retry) in [("-w", "7"), ("-b", "never")] {
+        let files = Files::new("refusal-interval", &[A]);
+        let flags = [kind, &files.list, "--refusal-interval", "400"];
+        let daemon = Daemon::start(&flags);
+        let hash = if kind == "-w" { B } else { A };
+        let (_, interval, retry_in) = refusal(&announce(&daemon, &hash, ""));
+        assert_eq!((interval, &*retry_in), (400, retry));
+        let reply = udp_announce(&udp::Client::new(daemon.udp4()), hash, 0);
+        assert_eq!(reply[..4], 3_u32.to_be_bytes());
+    }
+}
+
+#[test]
+fn refused_clients_over_udp_are_sent_no_peers_instead_of_an_error() {
+    let files = Files::new("refuse-udp", &[A]);
+    for (kind, interval) in [("-w", 1800_u32), ("-b", 86400)] {
+        let daemon = Daemon::start(&[kind, &files.list, "--refuse-udp", "empty"]);
+        let client = udp::Client::new(daemon.udp4());
+        let [tracked, refused] = if kind == "-w" { [A, B] } else { [B, A] };
+        for event in 0..4 {
+            udp_announce(&client, tracked, event);
+            let reply = udp_announce(&client, refused, event);
+            let numbers = [1, udp::TRANSACTION, interval, 0, 0].map(u32::to_be_bytes);
+            assert_eq!(reply, numbers.as_flattened());
+        }
+        assert!(
+            announce(&daemon, &refused, "")
+                .get("failure reason")
+                .is_some()
+        );
+        let errors = "announced_errors_total{protocol=\"udp\",kind=\"unauthorized\"}";
+        assert_eq!(metric(&daemon, errors), 4);
+    }
 }
 
 #[test]
@@ -563,11 +671,9 @@ fn torrents_that_the_list_refuses_are_not_loaded() {
     assert_eq!(metric(&daemon, "announced_torrents"), 1);
     daemon.wait_for_line("state: loaded: 1 torrent, 1 peer, saved ");
     assert_eq!(daemon.count_lines("; 1 torrent refused by the list"), 1);
-    daemon.wait_for_line(
-        "dump: loaded: 0 downloaded counts; 1 skipped: torrent already loaded; 1 skipped: refused",
-    );
+    daemon.wait_for_line("dump: loaded: 1 downloaded count; 1 skipped: refused");
     let scrape = udp::Client::new(daemon.udp4()).scrape(&[A, B, C]);
-    assert_eq!(scrape, [[1, 1, 0], [0; 3], [0; 3]]);
+    assert_eq!(scrape, [[1, 7, 0], [0; 3], [0; 3]]);
 }
 
 /// A million lines, and B.

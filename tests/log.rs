@@ -9,9 +9,10 @@ use common::{
     signal, skip, udp, uninterrupted, wait_for,
 };
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -351,6 +352,75 @@ fn lines_have_the_priority_of_their_level() {
     assert_eq!(syslog.wait_for_line(daemon.id(), "sweep: ").0, DEBUG);
 }
 
+/// What a check of this list logs where systemd names a file of this device and inode as its journal.
+fn logged(list: &str, journal: impl Fn(u64, u64) -> String) -> String {
+    let (mut ours, theirs) = UnixStream::pair().expect("sockets");
+    let theirs: fs::File = OwnedFd::from(theirs).into();
+    let own = theirs.metadata().expect("has one");
+    let mut command = Command::new(program());
+    command.args(["--check", "-w", list]).stdout(Stdio::null());
+    command.env("JOURNAL_STREAM", journal(own.dev(), own.ino()));
+    let status = command.stderr(theirs).status().expect("starts");
+    drop(command);
+    let mut text = String::new();
+    ours.read_to_string(&mut text).expect("is text");
+    assert!(status.code().is_some(), "{text}");
+    text
+}
+
+#[test]
+fn lines_have_the_priority_of_their_level_in_the_journal_only() {
+    let directory = Directory::new("journal");
+    let list = directory.write("list", "aa".repeat(20));
+    let [valid, missing] = [&list, "/nowhere/list"].map(|list| {
+        let log = logged(list, |device, inode| format!("{device}:{inode}"));
+        let log = log.lines().last().map(str::to_owned).expect("a line");
+        // Standard error was redirected, but the variable stays.
+        for other in [|_, inode| format!("1:{inode}"), |_, _| String::new()] {
+            let plain = logged(list, other);
+            assert!(
+                plain.lines().all(|line| line.starts_with("announced: ")),
+                "{plain}"
+            );
+            assert!(
+                log.ends_with(plain.lines().last().expect("a line")),
+                "{log}"
+            );
+        }
+        log
+    });
+    assert_eq!(valid, "<5>announced: configuration is valid");
+    assert!(
+        missing.starts_with("<3>announced: -w/--whitelist '/nowhere/list': "),
+        "{missing}"
+    );
+}
+
+#[test]
+fn a_missing_syslog_daemon_is_reported_before_the_daemon_detaches() {
+    let Some(syslog) = Syslog::new("missing") else {
+        return;
+    };
+    fs::remove_file(syslog.directory.file("log")).expect("is ours");
+    for path in ["/run/log", "/var/run/log", "/var/run/logpriv"] {
+        if Path::new(path).exists()
+            && UnixDatagram::unbound().is_ok_and(|s| s.connect(path).is_ok())
+        {
+            return skip("there is another syslog daemon");
+        }
+    }
+    let (_socket, port) = occupied_port();
+    for flag in ["--daemon", "--syslog"] {
+        let output = syslog.daemon(&[flag, "-P", &port]).output().expect("runs");
+        let log = String::from_utf8_lossy(&output.stderr);
+        let first = log.lines().next().unwrap_or_default();
+        assert!(
+            first.starts_with("announced: syslog: no syslog daemon found: "),
+            "{log}"
+        );
+    }
+}
+
 #[test]
 fn a_daemon_logs_to_standard_error_when_its_helper_has_ended() {
     let Some(syslog) = Syslog::new("fallback") else {
@@ -428,6 +498,8 @@ fn a_syslog_that_is_not_read_delays_no_reply_reload_or_exit() {
         client.announce(&other);
         (dropped > 100).then_some(())
     });
+    let metrics = http::get(daemon.tcp4(), "/metrics").text();
+    assert!(http::metric(&metrics, "log_dropped_lines_total") >= dropped.into());
     // A full log keeps neither the daemon nor its helper from ending.
     for port in 1..=2000 {
         client.announce(&udp::Announce {

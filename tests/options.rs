@@ -3,14 +3,50 @@
 mod common;
 
 use common::{Daemon, Directory, run};
+#[cfg(target_os = "linux")]
+use common::{Process, net::in_sandbox, program};
+#[cfg(target_os = "linux")]
+use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, UdpSocket};
 use std::process::Command;
+#[cfg(target_os = "linux")]
+use std::process::Stdio;
+use std::time::Instant;
 
 #[test]
 fn version_and_help_are_printed() {
-    let version = concat!("announced ", env!("CARGO_PKG_VERSION"), "\n").to_string();
+    let parts = [
+        ("cluster", cfg!(feature = "cluster")),
+        ("full-scrape", cfg!(feature = "full-scrape")),
+    ];
+    let parts: Vec<&str> = parts
+        .iter()
+        .filter(|part| part.1)
+        .map(|part| part.0)
+        .collect();
     for flag in ["-V", "--version"] {
-        assert_eq!(run(&[flag]), (Some(0), version.clone(), String::new()));
+        let (code, out, err) = run(&[flag]);
+        assert_eq!((code, err.as_str()), (Some(0), ""));
+        let lines: Vec<&str> = out.lines().collect();
+        let [version, target, features, sandbox] = lines[..] else {
+            panic!("{out}");
+        };
+        assert_eq!(version, concat!("announced ", env!("CARGO_PKG_VERSION")));
+        // The C library may be another one than that of the test.
+        let system = [std::env::consts::ARCH, std::env::consts::OS].join("-");
+        assert!(target.starts_with(&format!("target: {system}")), "{target}");
+        assert!(target.ends_with("-bit, little-endian") || cfg!(target_endian = "big"));
+        let parts = if parts.is_empty() {
+            "none".into()
+        } else {
+            parts.join(", ")
+        };
+        assert_eq!(features, format!("features: {parts}"));
+        let is_pledged = cfg!(target_os = "openbsd");
+        assert_eq!(
+            sandbox,
+            ["sandbox: none", "sandbox: pledge"][usize::from(is_pledged)]
+        );
     }
     for flag in ["-h", "--help"] {
         let (code, out, err) = run(&[flag]);
@@ -21,8 +57,8 @@ fn version_and_help_are_printed() {
 
 #[test]
 fn a_bad_flag_exits_2_before_any_socket_is_open() {
-    let port = "-p/--tcp-port: invalid value 'x': expected a number from 0 to 65535, IP:PORT, [IPv6]:PORT or \
-                unix:/PATH with an absolute path of at most 100 bytes";
+    let port = "-p/--tcp-port: invalid value 'x': expected a number from 0 to 65535, IP:PORT, [IPv6]:PORT, not \
+                link-local, or unix:/PATH, absolute, at most 100 bytes";
     let interval = "--interval: invalid value '0': expected a number from 1 to 86400";
     let url = "-r/--redirect: invalid value 'http://x/??Set-Cookie: a': expected a URL, http:// or https://, in \
                printable ASCII";
@@ -124,12 +160,121 @@ fn a_port_in_use_names_the_address_and_exits_1() {
         let start = format!("announced: cannot listen on {protocol} {address}: ");
         assert_eq!(err, format!("{start}Address already in use\n"));
     }
-    let (code, _, err) = run(&["-i", "192.0.2.1", "-P", "0"]);
-    assert_eq!(code, Some(1));
-    assert!(
-        err.starts_with("announced: cannot listen on udp 192.0.2.1:0: "),
-        "{err}"
-    );
+}
+
+#[test]
+fn an_address_that_the_host_does_not_get_in_ten_seconds_ends_the_start() {
+    let began = Instant::now();
+    let (code, _, err) = run(&["-i", "192.0.2.1", "-p", "0", "-P", "0"]);
+    let lines: Vec<&str> = err.lines().collect();
+    let [waiting, failed] = lines[..] else {
+        panic!("{err}");
+    };
+    let line = "announced: udp 192.0.2.1:0: address not available yet: retrying for 10 s";
+    assert_eq!((code, waiting), (Some(1), line));
+    let failure = "announced: cannot listen on udp 192.0.2.1:0: ";
+    assert!(failed.starts_with(failure), "{failed}");
+    assert!(began.elapsed().as_secs() >= 10);
+}
+
+/// The lines that a daemon logs until it is ready or ends. `act` is called once an address is not available yet.
+#[cfg(target_os = "linux")]
+fn log_of_start(mut command: Command, act: impl FnOnce()) -> Vec<String> {
+    let mut act = Some(act);
+    command.stderr(Stdio::piped());
+    let mut process = Process(command.spawn().expect("the program starts"));
+    let lines = BufReader::new(process.0.stderr.take().expect("is piped")).lines();
+    let mut log = Vec::new();
+    for line in lines.map_while(Result::ok) {
+        if line.contains(": address not available yet: ") {
+            act.take().into_iter().for_each(|act| act());
+        }
+        log.push(line);
+        if log.last().is_some_and(|line| line == "announced: ready") {
+            break;
+        }
+    }
+    log
+}
+
+/// As on a host whose DHCP client is slow.
+#[test]
+#[cfg(target_os = "linux")]
+fn an_address_that_appears_late_is_waited_for_and_logged_once() {
+    let test = "an_address_that_appears_late_is_waited_for_and_logged_once";
+    in_sandbox(test, |lan| {
+        let host = lan.host();
+        let shell = |line: &str| {
+            let status = host.command("sh").args(["-c", line]).status();
+            assert!(status.expect("there is a shell").success(), "{line}");
+        };
+        let mut command = host.command(&program());
+        command.args("-j 2 -i 10.77.0.99 -p 6969 -P 6969 -i fd77::1 -P 6969".split(' '));
+        let log = log_of_start(command, || shell("ip address add 10.77.0.99/16 dev eth0"));
+        assert_eq!(
+            log.last().map(String::as_str),
+            Some("announced: ready"),
+            "{log:?}"
+        );
+        let late = "announced: udp 10.77.0.99:6969: address not available yet: retrying for 10 s";
+        assert_eq!(log[0], late);
+        assert_eq!(
+            log.iter()
+                .filter(|line| line.contains("not available"))
+                .count(),
+            1
+        );
+    });
+}
+
+/// An IPv6 address is tentative while the kernel asks the network for another host that has it.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_tentative_ipv6_address_is_waited_for() {
+    in_sandbox("a_tentative_ipv6_address_is_waited_for", |lan| {
+        let host = lan.host();
+        let add = "echo 3 >/proc/sys/net/ipv6/conf/eth0/dad_transmits
+            ip address add fd77::99/64 dev eth0";
+        let status = host.command("sh").args(["-c", add]).status();
+        assert!(status.expect("there is a shell").success());
+        let mut command = host.command(&program());
+        command.args(["-i", "fd77::99", "-p", "6969", "-P", "6969"]);
+        if cfg!(feature = "cluster") {
+            let key = lan.file("key");
+            assert_eq!(run(&["--make-key", &key]).0, Some(0));
+            command.args(["--cluster-listen", "[fd77::99]:6970", "--cluster-key", &key]);
+        }
+        let log = log_of_start(command, || ());
+        assert_eq!(
+            log.last().map(String::as_str),
+            Some("announced: ready"),
+            "{log:?}"
+        );
+        assert_eq!(
+            log.iter()
+                .filter(|line| line.contains("not available"))
+                .count(),
+            1
+        );
+    });
+}
+
+#[test]
+fn a_protocol_without_a_port_is_logged_at_the_start() {
+    let directory = Directory::new("unserved");
+    let socket = format!("unix:{}", directory.file("http"));
+    let udp = "announced: udp: not served: no -P/--udp-port given";
+    let http = "announced: http: not served: no -p/--tcp-port given";
+    for (flags, expected) in [
+        (&["-i", "127.0.0.1", "-p", "0"][..], &[udp][..]),
+        (&["-p", &socket], &[udp]),
+        (&["-i", "127.0.0.1", "-P", "0"], &[http]),
+        (&["-i", "127.0.0.1", "-P", "0", "-p", "0"], &[]),
+    ] {
+        let log = Daemon::start_with(flags).log();
+        let told: Vec<&String> = log.iter().filter(|l| l.contains("not served")).collect();
+        assert_eq!(told, expected, "{flags:?}");
+    }
 }
 
 #[test]

@@ -97,7 +97,12 @@ fn announced_stats_5_has_all_metrics() {
     let shared: Vec<&str> = shared.split(' ').collect();
     let other = Daemon::start(&shared);
     let peer = other.cluster().to_string();
+    let (list, state) = (
+        directory.write("list", "aa".repeat(20)),
+        directory.file("state"),
+    );
     let own = ["--cluster-peer", &peer, "-s", "127.0.0.1:9696", "-j", "2"];
+    let own = [&own[..], &["-b", &list, "--state", &state]].concat();
     let daemon = Daemon::start(&[&shared[..], &own].concat());
     let metrics = wait_for("a walk of the other node", || {
         let metrics = get(daemon.tcp4(), "/metrics").text();

@@ -26,7 +26,7 @@ fn root_becomes_nobody_without_groups_or_capabilities() {
     assert_eq!(ids(&daemon, "Groups"), [65534]);
     assert_eq!(daemon.proc_status("CapEff"), "0000000000000000");
     assert_eq!(daemon.proc_status("CapPrm"), "0000000000000000");
-    daemon.wait_for_line("running as user 65534, group 65534");
+    daemon.wait_for_line("running as user nobody (65534), group 65534");
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_user_with_a_long_entry_is_found() {
             return;
         };
         let daemon = Daemon::spawn(command);
-        daemon.wait_for_line("running as user 4711, group 4712");
+        daemon.wait_for_line("running as user tracker (4711), group 4712");
     }
 }
 

@@ -2,12 +2,14 @@
 
 mod common;
 
-use announced::stats::cluster::{LinkReport, Multicast, Overview, Traffic, WalkReport};
+use announced::access::ListSize;
+use announced::base::job::{Job, Run};
+use announced::stats::cluster::{Health, LinkReport, Multicast, Overview, Traffic, WalkReport};
 use announced::stats::history::{INTERVAL_MS, Sample};
 use announced::stats::modes::{MODES, Report};
 use announced::stats::{Counters, Monitor, View, log_lines, page, write_metrics};
 use announced::tracker::{Limits, Table, Tally, Totals};
-use common::http::{Client, get};
+use common::http::{Client, get, metric};
 use common::{Daemon, Directory, is_root, skip, udp, wait_for};
 use std::collections::BTreeMap;
 use std::fs;
@@ -367,6 +369,83 @@ fn peers_received_from_other_nodes_are_counted_for_all_clients_and_nodes_named_f
     }
 }
 
+#[test]
+fn saves_reloads_and_limits_are_in_the_metrics() {
+    let directory = Directory::new("jobs");
+    let list = directory.write("list", "aa".repeat(20));
+    fs::create_dir(directory.file("states")).expect("can be made");
+    let state = directory.file("states/state");
+    let flags = "--state-interval 0 --max-peers 1000 --max-torrents 100 --max-connections 50";
+    let flags: Vec<&str> = flags
+        .split(' ')
+        .chain(["-w", &list, "--state", &state])
+        .collect();
+    let daemon = Daemon::start(&flags);
+    let metrics = || get(daemon.tcp4(), "/metrics").text();
+    let number = |name: &str| metric(&metrics(), name);
+    let started = number("start_time_seconds");
+    for (name, value) in [
+        ("max_peers", 1000),
+        ("max_torrents", 100),
+        ("max_connections", 50),
+        ("list_hashes", 1),
+        ("list_changes", 0),
+        ("list_load_success", 1),
+        ("state_save_success", 1),
+        // Of the start, as nothing was saved yet.
+        ("state_save_time_seconds", started),
+        ("log_dropped_lines_total", 0),
+    ] {
+        assert_eq!(number(name), value, "{name}");
+    }
+    assert!(number("list_load_time_seconds") >= started);
+    let (open, max) = (number("descriptors"), number("max_descriptors"));
+    assert!((10..100).contains(&open) && open < max, "{open} of {max}");
+    assert!(metrics().contains("\nannounced_state_save_duration_seconds 0.000\n"));
+    // Neither can be read or written any more.
+    fs::remove_dir_all(directory.file("states")).expect("is ours");
+    fs::write(&list, "x").expect("is ours");
+    for (signal, name) in [("USR1", "state_save"), ("HUP", "list_load")] {
+        daemon.signal(signal);
+        let name = format!("{name}_success");
+        wait_for(&name, || (number(&name) == 0).then_some(()));
+    }
+    let page = get(daemon.tcp4(), "/stats?mode=html").text();
+    let line = "<p class=\"ill\">Not well: the last save of the state failed; \
+        the last reload of the whitelist failed.</p>";
+    assert!(page.contains(line), "{page}");
+    // A tracker without list and state has none of them.
+    let metrics = get(Daemon::start(&[]).tcp4(), "/metrics").text();
+    assert!(!metrics.contains("announced_list_") && !metrics.contains("announced_state_"));
+}
+
+#[test]
+fn totals_and_counters_are_json() {
+    let daemon = with_some_peers();
+    let reply = get(daemon.tcp4(), "/stats?mode=json");
+    assert_eq!(reply.header("Content-Type"), Some("application/json"));
+    let start = concat!("{\"version\":\"", env!("CARGO_PKG_VERSION"), "\",");
+    assert!(reply.text().starts_with(start), "{}", reply.text());
+    let print = "json = json.load(sys.stdin)
+print(json['torrents'], json['peers']['ipv4']['leecher'], json['requests_total']['udp']['announce'],
+      json['errors_total']['http']['not_found'], json['cpu_seconds_total'] >= 0)";
+    let numbers = python("json", "python3", print, &reply.text());
+    assert!(numbers.is_none_or(|numbers| numbers == "2 2 1 1 True\n"));
+    // A node of a cluster has its own counters in it, and no other node.
+    let mode = MODES.iter().find(|mode| mode.name == "json");
+    let Some(Report::Json(write)) = mode.map(|mode| mode.report) else {
+        panic!("there is such a mode");
+    };
+    let mut text = Vec::new();
+    with_view(Monitor::default(), |view| write(view, &mut text));
+    let text = String::from_utf8(text).expect("is text");
+    let print = "json = json.load(sys.stdin)
+print(json['cluster_health']['syncing'], json['multicast_ignored_packets_total']['shed'], len(json['peers']))";
+    let numbers = python("json", "python3", print, &text);
+    assert!(numbers.is_none_or(|numbers| numbers == "1 0 2\n"));
+    assert!(!text.contains("192.0.2.1"), "{text}");
+}
+
 /// The file with the size of the process is opened before the chroot.
 #[test]
 #[cfg(target_os = "linux")]
@@ -471,6 +550,7 @@ fn the_path_can_be_moved() {
     ] {
         assert!(reply(target).text().starts_with("0\n0\n"));
     }
+    assert!(!reply("/").text().contains("secret"));
 }
 
 #[test]
@@ -518,8 +598,10 @@ fn the_root_lists_the_announce_urls() {
 #[test]
 fn the_log_has_all_counts_that_are_not_zero_however_large() {
     let lines = with_view(Monitor::default(), log_lines);
-    let expected = "torrents 860000, leechers4 600000, seeders4 1500000, leechers6 100000, seeders6 60000, \
-        completed 91234, synced 14, udp-announces 123456789, http-announces 4567890, udp-received 98765432100";
+    let expected = "torrents 860000, peers.ipv4.leecher 600000, peers.ipv4.seeder 1500000, \
+        peers.ipv6.leecher 100000, peers.ipv6.seeder 60000, completed_total 91234, synced_peers_total 14, \
+        requests_total.udp.announce 123456789, requests_total.http.announce 4567890, \
+        received_bytes_total.udp 98765432100";
     assert_eq!(lines, [expected]);
     macro_rules! largest {
         ($($field:ident)+) => { Counters { $($field: u64::MAX,)+ ..Counters::default() } };
@@ -555,8 +637,8 @@ fn with_view<T>(monitor: Monitor, make: impl FnOnce(&View) -> T) -> T {
     };
     let limits = Limits {
         peer_timeout: 2700,
-        max_peers: 1,
-        max_torrents: 1,
+        max_peers: 4_000_000,
+        max_torrents: 1_000_000,
     };
     let mut tally = Tally::new(28_125);
     tally.completed = 91_234;
@@ -592,17 +674,28 @@ fn with_view<T>(monitor: Monitor, make: impl FnOnce(&View) -> T) -> T {
         table: &Table::new(limits, 1),
         table_now: 0,
         totals,
+        limits,
+        list: None,
         peers: [600_000, 1_500_000, 100_000, 60_000],
         table_bytes: [1, 2],
         cluster: Some(cluster),
     })
 }
 
+fn page(view: &View, is_admin: bool, shows_hour: bool) -> String {
+    let mut page = Vec::new();
+    page::write(view, is_admin, shows_hour, &mut page);
+    String::from_utf8(page).expect("is text")
+}
+
 /// The page after more than an hour with many peers.
 fn full_page() -> String {
     let monitor = Monitor {
+        host: "<t1> & co".into(),
         now: 200_000_000,
         connections: Arc::new(1234.into()),
+        max_connections: Arc::new(20_000.into()),
+        saves: Some(Job::default()),
         ..Monitor::default()
     };
     let mut sample = Sample::default();
@@ -614,11 +707,143 @@ fn full_page() -> String {
         sample.peers = 1_900_000 + 3000 * n + 5000 * (n % 5);
         sample.torrents = 812_000 + 400 * n;
     }
+    with_view(monitor, |view| page(view, true, true))
+}
+
+/// A job whose last run ended after this time.
+fn job(ended: u64, has_failed: bool) -> Option<Job> {
+    let job = Job::default();
+    job.note(Run {
+        ended,
+        took_ms: 1500,
+        has_failed,
+    });
+    Some(job)
+}
+
+/// The page of a node on which all is well, or hardly anything.
+fn page_of(is_ill: bool, is_admin: bool) -> String {
+    let either = |ill: usize, well: usize| if is_ill { ill } else { well };
+    let monitor = Monitor {
+        saves: job(3600, is_ill),
+        loads: job(3600, is_ill),
+        connections: Arc::new(9.into()),
+        max_connections: Arc::new(either(9, 10).into()),
+        now: 7_200_000,
+        ..Monitor::default()
+    };
+    let sample = Sample {
+        dropped: 3,
+        ..Sample::default()
+    };
+    monitor.history().record(0, sample);
     with_view(monitor, |view| {
-        let mut page = Vec::new();
-        page::write(view, &mut page);
-        String::from_utf8(page).expect("is text")
+        let (threads, tally) = (Vec::new(), view.tally.clone());
+        let (mut cluster, mut counters, mut limits) =
+            (view.cluster.clone(), view.counters, view.limits);
+        counters.udp_dropped = either(1237, 3) as u64;
+        limits.max_torrents = either(860_000, 860_001);
+        if let Some(cluster) = &mut cluster {
+            cluster.health = if is_ill { Health::Syncing } else { Health::Ok };
+            cluster.links[1].is_up = !is_ill;
+        }
+        let (name, hashes, changes) = ("whitelist", 12_000, 3);
+        let list = Some(ListSize {
+            name,
+            hashes,
+            changes,
+        });
+        let view = View {
+            counters,
+            threads,
+            tally,
+            list,
+            limits,
+            cluster,
+            ..*view
+        };
+        page(&view, is_admin, false)
     })
+}
+
+#[test]
+fn the_page_says_in_its_first_line_what_is_not_well() {
+    let line = |is_ill: bool, is_admin| {
+        let page = page_of(is_ill, is_admin);
+        let failed = if is_ill { " <small>failed</small>" } else { "" };
+        for part in [
+            &format!("<dt>Last save</dt><dd>1 h 0 min ago{failed}</dd>"),
+            "<dt>whitelist</dt><dd>12,000 <small>info-hashes, 3 changes</small></dd>",
+            "<dt>Peers</dt><dd>2,260,000 <small>of 4,000,000</small></dd>",
+        ] {
+            assert!(page.contains(part), "{part}: {page}");
+        }
+        let line = page.lines().find(|line| line.starts_with("<p class="));
+        line.expect("a line").to_owned()
+    };
+    assert_eq!(line(false, true), "<p class=\"well\">All is well.</p>");
+    let others = "the last save of the state failed; the last reload of the whitelist failed; \
+        1,234 UDP replies dropped in the last hour; the table is full: 860,000 torrents; \
+        all 9 TCP connections are in use.</p>";
+    let start = "<p class=\"ill\">Not well: this node is syncing; 1 link down";
+    let named = format!("{start}: [2001:db8::1]:6970; {others}");
+    assert_eq!(line(true, true), named);
+    assert_eq!(line(true, false), format!("{start}; {others}"));
+}
+
+/// The labels below a plot, and the first and last position of its line.
+fn axis(minutes: u64) -> (Vec<String>, u64, u64) {
+    let monitor = Monitor::default();
+    for n in 0..=2 * minutes {
+        monitor.history().record(n * INTERVAL_MS, Sample::default());
+    }
+    let page = with_view(monitor, |view| page(view, true, false));
+    let (_, svg) = page.split_once("<svg").expect("a plot");
+    let (svg, _) = svg.split_once("</svg>").expect("its end");
+    let labels = svg.lines().filter(|line| line.contains("y=\"1430\""));
+    let text = |line: &str| line.split(['>', '<']).nth(2).unwrap_or_default().to_owned();
+    let labels = labels.map(text).collect();
+    let (_, path) = svg.split_once("class=\"line a\" d=\"M").expect("a line");
+    let (path, _) = path.split_once('"').expect("its end");
+    let mut columns = path.split_whitespace().step_by(2);
+    let first: u64 = columns.next().expect("a point").parse().expect("a number");
+    let last = columns
+        .last()
+        .map_or(first, |last| last.parse().expect("a number"));
+    (labels, first, last)
+}
+
+#[test]
+fn axes_are_as_long_as_the_uptime_up_to_an_hour() {
+    for (minutes, labels) in [
+        (7, ["7 min ago", "3.5 min ago", "now"]),
+        (60, ["60 min ago", "30 min ago", "now"]),
+        (90, ["60 min ago", "30 min ago", "now"]),
+    ] {
+        assert_eq!(
+            axis(minutes),
+            (labels.map(String::from).to_vec(), 480, 3960)
+        );
+    }
+}
+
+#[test]
+fn the_page_links_private_reports_for_admins_only_and_keeps_its_table_open() {
+    let pages = [true, false]
+        .map(|is_admin| with_view(Monitor::default(), |view| page(view, is_admin, false)));
+    for mode in MODES {
+        let is_page = matches!(mode.report, Report::Html | Report::Gone);
+        let link = format!("<a href=\"?mode={}\">", mode.name);
+        let links = pages.each_ref().map(|page| page.contains(&link));
+        assert_eq!(links, [!is_page, !is_page && !mode.is_private], "{link}");
+    }
+    // A refresh keeps the address of the page, and would close an element that the reader has opened.
+    assert!(pages.iter().all(|page| !page.contains("<details")));
+    let daemon = Daemon::start(&[]);
+    let get = |target: &str| get(daemon.tcp4(), target).text();
+    assert!(!get("/stats?mode=html").contains("Minutes ago"));
+    assert!(get("/stats?mode=html").contains("href=\"?mode=html&amp;hour=shown\""));
+    assert!(get("/stats?mode=html&hour=shown").contains("Minutes ago"));
 }
 
 /// Every element is closed, in order. Nothing runs, and nothing is loaded from elsewhere.
@@ -630,7 +855,8 @@ class Check(HTMLParser):
         assert tag not in ('script', 'img', 'link', 'iframe', 'object'), tag
         names = [name for name, _ in attributes]
         assert len(names) == len(set(names)), attributes
-        assert not {'src', 'href', 'style'} & set(names) and not any(n.startswith('on') for n in names)
+        assert not {'src', 'style'} & set(names) and not any(n.startswith('on') for n in names)
+        assert all(value.startswith('?mode=') for name, value in attributes if name == 'href')
         if tag not in ('meta', 'br'): self.open.append(tag)
     def handle_startendtag(self, tag, attributes):
         assert tag == 'path', tag
@@ -652,7 +878,8 @@ fn the_page_is_well_formed_and_whole() {
     assert_eq!(reply.header("Content-Type"), content_type);
     let (empty, full) = (reply.text(), full_page());
     for part in [
-        "<dt>Torrents</dt><dd>2</dd>",
+        "<p class=\"well\">All is well.</p>",
+        "<dt>Peers</dt><dd>3 <small>of 100,000,000</small></dd>",
         "The first samples are being taken.",
         "<figcaption>Peers <span class=\"a\"> <b>3</b></span>",
         "<th scope=\"row\">Announces</th><td>1</td><td>3</td>",
@@ -661,16 +888,19 @@ fn the_page_is_well_formed_and_whole() {
         assert!(empty.contains(part), "{part}: {empty}");
     }
     for part in [
+        "<title>announced on &lt;t1> &amp; co</title>",
+        "<h1>announced on &lt;t1> &amp; co</h1>",
         "up 2 d 7 h",
+        "<dt>Last save</dt><dd>none</dd>",
         "<dt>Peers over IPv4</dt><dd>2,100,000</dd>",
         "<th scope=\"row\">Received</th><td>91.9 GiB</td><td>0 B</td>",
-        "cluster syncing: 2 of 2 other nodes up\n",
-        "\n[2001:db8::1]:6970  up ",
+        "<p>cluster syncing: 2 of 2 other nodes up</p>",
+        "<tr><th scope=\"row\">[2001:db8::1]:6970</th><td>up</td>",
     ] {
         assert!(full.contains(part), "{part}: {full}");
     }
     assert_eq!(full.matches("<figure>").count(), 4);
-    assert_eq!(full.matches("<tr><th scope=\"row\">").count(), 12 + 9);
+    assert_eq!(full.matches("<tr><th scope=\"row\">").count(), 12 + 9 + 3);
     assert!(!empty.contains("Cluster") && !full.contains('$'));
     for page in [&empty, &full] {
         python("html.parser", "python3", WELL_FORMED, page);

@@ -21,11 +21,19 @@ pub struct Changes {
 }
 
 impl Changes {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Whether the last change of the hash added it; none if there was no change.
     pub fn get(&self, hash: &InfoHash) -> Option<bool> {
         let chunk = self.chunks.get(self.chunk_of(hash))?;
         let at = chunk.binary_search_by(|change| change.0.cmp(hash)).ok()?;
         chunk.get(at).map(|change| change.1)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
     }
 
     /// Adds a hash to the list or removes it; false if there are [`MAX_CHANGES`] already.

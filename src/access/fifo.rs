@@ -61,6 +61,7 @@ impl Fifo {
         let skipped = &mut self.skipped;
         self.lines.take(&bytes[..count], &mut |line| match line {
             Line::Hash(hash) => hashes.push(hash),
+            Line::Hybrid(both) => hashes.extend(both),
             Line::Nothing => {}
             Line::Bad => *skipped = skipped.saturating_add(1),
         });

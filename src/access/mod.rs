@@ -10,27 +10,71 @@ mod set;
 
 pub use fifo::Fifo;
 
+use crate::base::job::{Job, Run};
 use crate::base::log;
-use crate::base::text::counted;
+use crate::base::text::{counted, plural};
 use crate::helper::{Helper, list};
+use crate::state::wall_ms;
 use crate::sys::chunks::as_chunks;
+use crate::sys::uptime::Moment;
 use crate::tracker::InfoHash;
 use changes::Changes;
 use set::InfoHashSet;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// A kind of list, and the replies to a torrent that it refuses.
+/// A kind of list.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ListKind {
     /// Only the torrents in it are tracked, else only those that are not.
     is_white: bool,
     flag: &'static str,
     name: &'static str,
-    /// Over HTTP: a `failure reason` and BEP 31's `retry in`.
-    pub failure: &'static [u8],
-    /// Over UDP, where an error has no other field.
+    /// Clients show it to their users. Transmission 4 stops announcing at `unregistered torrent`.
     pub message: &'static str,
+    /// Seconds after which a client should return, unless the admin sets others.
+    interval: u32,
+}
+
+/// The reply to an announce of a torrent that the list refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub kind: &'static ListKind,
+    /// Seconds after which a client should return.
+    pub interval: u32,
+    /// Whether the reply over UDP is one without peers, and not an error.
+    pub is_empty_over_udp: bool,
+}
+
+impl ListKind {
+    /// The default reply.
+    pub fn refusal(&'static self) -> Refusal {
+        Refusal {
+            kind: self,
+            interval: self.interval,
+            is_empty_over_udp: false,
+        }
+    }
+}
+
+impl Refusal {
+    /// Minutes after which to retry; none for never.
+    pub fn retry_minutes(&self) -> Option<u64> {
+        let minutes = u64::from(self.interval.div_ceil(60));
+        self.kind.is_white.then_some(minutes)
+    }
+}
+
+/// All in one text, as an error over UDP has no other field.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let message = self.kind.message;
+        match self.retry_minutes() {
+            Some(n) => write!(f, "{message}. Retry in {n} minute{}.", plural(n)),
+            None => write!(f, "{message}. Never retry."),
+        }
+    }
 }
 
 /// A torrent may be added later: its author announces it first.
@@ -38,33 +82,32 @@ pub static WHITELIST: ListKind = ListKind {
     is_white: true,
     flag: "-w/--whitelist",
     name: "whitelist",
-    failure: b"d14:failure reason46:This torrent is not authorized on this tracker8:retry ini30ee",
-    message: "This torrent is not authorized on this tracker. Retry in 30 minutes.",
+    message: "This torrent is not authorized on this tracker",
+    interval: 1800,
 };
 
 pub static BLACKLIST: ListKind = ListKind {
     is_white: false,
     flag: "-b/--blacklist",
     name: "blacklist",
-    failure:
-        b"d14:failure reason46:This torrent is not authorized on this tracker8:retry in5:nevere",
-    message: "This torrent is not authorized on this tracker. Never retry.",
+    message: "This torrent is not authorized on this tracker: unregistered torrent",
+    interval: 24 * 3600,
 };
 
 /// The list in force. All threads read it, and take the lock for a batch of requests.
 pub struct Rules {
-    kind: &'static ListKind,
+    refusal: Refusal,
     list: InfoHashSet,
     /// Made through FIFOs since the list was read.
     changes: Changes,
 }
 
 impl Rules {
-    /// The kind of list that refuses this torrent; none if it is tracked.
-    pub fn refuses(&self, hash: &InfoHash) -> Option<&'static ListKind> {
+    /// The reply if the list refuses this torrent; none if it is tracked.
+    pub fn refuses(&self, hash: &InfoHash) -> Option<Refusal> {
         let changed = self.changes.get(hash);
         let is_listed = changed.unwrap_or_else(|| self.list.contains(hash));
-        (is_listed != self.kind.is_white).then_some(self.kind)
+        (is_listed != self.refusal.kind.is_white).then_some(self.refusal)
     }
 
     /// Prefetches what [`Rules::refuses`] will read.
@@ -72,9 +115,27 @@ impl Rules {
         self.list.prefetch(hash);
     }
 
+    /// The name and the size of the list, for reports.
+    pub fn size(&self) -> ListSize {
+        ListSize {
+            name: self.refusal.kind.name,
+            hashes: self.list.len(),
+            changes: self.changes.len(),
+        }
+    }
+
     fn hashes(&self) -> String {
         counted(self.list.len() as u64, "hash")
     }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct ListSize {
+    pub name: &'static str,
+    /// Those of the file.
+    pub hashes: usize,
+    /// Made through FIFOs since the file was read.
+    pub changes: usize,
 }
 
 /// Rules that threads share. A change holds the write lock for some hundred hashes, a reload for a swap.
@@ -91,8 +152,8 @@ impl SharedRules {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The kind of list that refuses this torrent; none if it is tracked.
-    pub fn refuses(&self, hash: &InfoHash) -> Option<&'static ListKind> {
+    /// The reply if the list refuses this torrent; none if it is tracked.
+    pub fn refuses(&self, hash: &InfoHash) -> Option<Refusal> {
         self.read().refuses(hash)
     }
 }
@@ -109,6 +170,9 @@ pub struct Access {
     is_full: bool,
     /// The list before, as far as its memory has not been freed.
     old: InfoHashSet,
+    pub job: Job,
+    /// The beginning of the load under way, or else of the last.
+    began: Moment,
 }
 
 /// A list that the helper reads or sends.
@@ -129,21 +193,23 @@ impl Reload {
 }
 
 impl Access {
-    /// An empty list, to be loaded from this file.
-    pub fn new(kind: &'static ListKind, path: PathBuf) -> Access {
+    /// An empty list, to be loaded from this file, with the reply to the torrents that it refuses.
+    pub fn new(refusal: Refusal, path: PathBuf) -> Access {
         let rules = Rules {
-            kind,
+            refusal,
             list: InfoHashSet::default(),
             changes: Changes::default(),
         };
         Access {
-            kind,
+            kind: refusal.kind,
             path,
             rules: SharedRules(Arc::new(RwLock::new(rules))),
             reload: None,
             is_requested: false,
             is_full: false,
             old: InfoHashSet::default(),
+            job: Job::default(),
+            began: Moment::now(),
         }
     }
 
@@ -186,6 +252,7 @@ impl Access {
         self.is_requested = self.reload.is_some();
         if !self.is_requested {
             self.reload = Some(Reload::default());
+            self.began = Moment::now();
             if let Err(why) = helper.load_list() {
                 self.fail(why);
             }
@@ -211,6 +278,7 @@ impl Access {
     /// Ends the reload under way, if there is one.
     pub fn fail(&mut self, why: &str) {
         if self.reload.take().is_some() {
+            self.note_end(true);
             let (name, hashes) = (self.kind.name, self.rules.read().hashes());
             log::error(format_args!(
                 "{name}: reload failed: {why}; keeping the old list ({hashes})"
@@ -252,13 +320,26 @@ impl Access {
         self.report(&reload.skipped);
     }
 
-    /// Logs the list that has come into force.
+    fn note_end(&self, has_failed: bool) {
+        self.job.note(Run {
+            ended: wall_ms() / 1000,
+            took_ms: self.began.elapsed_ms(),
+            has_failed,
+        });
+    }
+
+    /// Logs and notes that a list has come into force.
     fn report(&self, skipped: &str) {
+        self.note_end(false);
         let (name, hashes) = (self.kind.name, self.rules.read().hashes());
         if !skipped.is_empty() {
             log::line(format_args!("{name}: {skipped}"));
         }
         log::line(format_args!("{name}: loaded: {hashes}"));
+        let rules = self.rules.read();
+        if self.kind.is_white && rules.list.len() == 0 && rules.changes.is_empty() {
+            log::line(format_args!("{name}: empty: every torrent is refused"));
+        }
     }
 }
 
@@ -271,8 +352,8 @@ mod tests {
     #[test]
     fn torrents_are_refused_by_the_list_and_by_its_changes() {
         for kind in [&WHITELIST, &BLACKLIST] {
-            let mut access = Access::new(kind, PathBuf::new());
-            let refused = |listed| (listed != kind.is_white).then_some(kind);
+            let mut access = Access::new(kind.refusal(), PathBuf::new());
+            let refused = |listed| (listed != kind.is_white).then_some(kind.refusal());
             let rules = access.rules();
             assert_eq!(rules.refuses(&HASH), refused(false));
             for listed in [true, false, true] {
@@ -285,7 +366,7 @@ mod tests {
 
     #[test]
     fn changes_made_during_a_reload_outlive_it() {
-        let mut access = Access::new(&WHITELIST, PathBuf::new());
+        let mut access = Access::new(WHITELIST.refusal(), PathBuf::new());
         let rules = access.rules();
         let [before, during, in_file] = [[1; 20], [2; 20], [3; 20]];
         access.change("flag", &[before], true);
@@ -308,13 +389,22 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_bencoded_as_in_bep_31() {
+    fn a_refusal_says_when_to_retry() {
+        let white = |interval| Refusal {
+            interval,
+            ..WHITELIST.refusal()
+        };
         let text = "This torrent is not authorized on this tracker";
-        for (kind, retry) in [(&WHITELIST, "i30e"), (&BLACKLIST, "5:never")] {
-            let length = text.len();
-            let expected = format!("d14:failure reason{length}:{text}8:retry in{retry}e");
-            assert_eq!(kind.failure, expected.as_bytes());
-            assert!(kind.message.starts_with(text));
+        for (refusal, expected) in [
+            (WHITELIST.refusal(), format!("{text}. Retry in 30 minutes.")),
+            (white(1), format!("{text}. Retry in 1 minute.")),
+            (white(61), format!("{text}. Retry in 2 minutes.")),
+            (
+                BLACKLIST.refusal(),
+                format!("{text}: unregistered torrent. Never retry."),
+            ),
+        ] {
+            assert_eq!(refusal.to_string(), expected);
         }
     }
 }

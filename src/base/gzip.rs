@@ -1,7 +1,10 @@
-//! gzip (RFC 1952) in slices: a header, the output of `miniz_oxide`, a checksum.
+//! gzip (RFC 1952): written in slices, a header, the output of `miniz_oxide`, a checksum; and read from a file.
 
 use crate::base::crc32::Crc32;
 use miniz_oxide::deflate::core::{CompressorOxide, TDEFLFlush, compress_to_output};
+use miniz_oxide::inflate::stream::{InflateState, inflate};
+use miniz_oxide::{DataFormat, MZError, MZFlush, MZStatus};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::mem;
 
 /// How the compressor searches: up to eight earlier matches for each position, and lazily.
@@ -70,6 +73,116 @@ impl Gzip {
     }
 }
 
+/// The content of a file, which may be compressed.
+pub fn decompressed(mut file: impl BufRead + 'static) -> io::Result<Box<dyn BufRead>> {
+    match file.fill_buf()?.starts_with(&MAGIC) {
+        true => Ok(Box::new(BufReader::new(Gunzip::new(file)))),
+        false => Ok(Box::new(file)),
+    }
+}
+
+const MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// Bits of the fourth byte: the header goes on with a checksum, a field of some length, a name, a comment.
+const HAS_CHECKSUM: u8 = 2;
+const HAS_EXTRA: u8 = 4;
+const HAS_NAME: u8 = 8;
+const HAS_COMMENT: u8 = 16;
+
+/// The bytes in a file of one or more members.
+struct Gunzip<R> {
+    file: R,
+    /// None between members.
+    member: Option<Box<InflateState>>,
+    checksum: Crc32,
+    /// Bytes of the member so far, modulo 2^32.
+    length: u32,
+}
+
+fn damaged() -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, "damaged gzip")
+}
+
+impl<R: BufRead> Gunzip<R> {
+    fn new(file: R) -> Gunzip<R> {
+        Gunzip {
+            file,
+            member: None,
+            checksum: Crc32::new(),
+            length: 0,
+        }
+    }
+
+    fn take<const N: usize>(&mut self) -> io::Result<[u8; N]> {
+        let mut bytes = [0; N];
+        // A file that is cut off is damaged too.
+        self.file.read_exact(&mut bytes).map_err(|_| damaged())?;
+        Ok(bytes)
+    }
+
+    fn begin_member(&mut self) -> io::Result<()> {
+        let [a, b, method, flags, ..] = self.take::<10>()?;
+        if [a, b] != MAGIC || method != 8 {
+            return Err(damaged());
+        }
+        if flags & HAS_EXTRA != 0 {
+            for _ in 0..u16::from_le_bytes(self.take()?) {
+                self.take::<1>()?;
+            }
+        }
+        for flag in [HAS_NAME, HAS_COMMENT] {
+            if flags & flag != 0 {
+                self.file.skip_until(0)?;
+            }
+        }
+        if flags & HAS_CHECKSUM != 0 {
+            self.take::<2>()?;
+        }
+        self.member = Some(InflateState::new_boxed(DataFormat::Raw));
+        Ok(())
+    }
+
+    fn end_member(&mut self) -> io::Result<()> {
+        let checksum = mem::replace(&mut self.checksum, Crc32::new()).value();
+        let expected = [checksum, mem::take(&mut self.length)].map(u32::to_le_bytes);
+        self.member = None;
+        match [self.take()?, self.take()?] == expected {
+            true => Ok(()),
+            false => Err(damaged()),
+        }
+    }
+}
+
+impl<R: BufRead> Read for Gunzip<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let is_at_end = self.file.fill_buf()?.is_empty();
+            let Some(member) = &mut self.member else {
+                match is_at_end || out.is_empty() {
+                    true => return Ok(0),
+                    false => self.begin_member()?,
+                }
+                continue;
+            };
+            let result = inflate(member, self.file.fill_buf()?, out, MZFlush::None);
+            let (consumed, written) = (result.bytes_consumed, result.bytes_written);
+            self.file.consume(consumed);
+            self.checksum.update(out.get(..written).unwrap_or_default());
+            // The trailer has room for 32 bits.
+            self.length = self.length.wrapping_add(written as u32);
+            match result.status {
+                Ok(MZStatus::StreamEnd) => self.end_member()?,
+                // No progress with all of the file before it: it is cut off.
+                Ok(_) | Err(MZError::Buf) if consumed + written > 0 => {}
+                _ => return Err(damaged()),
+            }
+            if written > 0 {
+                return Ok(written);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +218,50 @@ mod tests {
                 gzip.compress(b"", true, &mut out);
                 assert!(unpacked(&out) == bytes, "{length} of {alphabet}");
             }
+        }
+    }
+
+    /// Reads at most so many bytes at once.
+    fn read(file: &[u8], piece: usize) -> Option<Vec<u8>> {
+        let file = BufReader::with_capacity(piece, io::Cursor::new(file.to_vec()));
+        let mut bytes = Vec::new();
+        let mut content = decompressed(file).ok()?;
+        content.read_to_end(&mut bytes).ok().map(|_| bytes)
+    }
+
+    #[test]
+    fn members_with_headers_of_all_kinds_are_decompressed() {
+        let mut random = Random::seeded(1953);
+        let text: Vec<u8> = (0..100_000).map(|_| random.below(9) as u8).collect();
+        let mut plain = Vec::new();
+        Gzip::new().compress(&text, true, &mut plain);
+        let body = &plain[HEADER.len()..];
+        let header = |flags| [0x1f, 0x8b, 8, flags, 1, 2, 3, 4, 5, 6];
+        let all = HAS_CHECKSUM | HAS_EXTRA | HAS_NAME | HAS_COMMENT;
+        let named = [&header(HAS_NAME)[..], b"dump\0", body].concat();
+        let full = [&header(all)[..], b"\x03\0abcname\0comment\0hc", body].concat();
+        let twice = [&full[..], &named].concat();
+        for piece in [2, 1000, 1 << 20] {
+            for file in [&plain, &named, &full] {
+                assert!(read(file, piece).as_ref() == Some(&text), "{piece}");
+            }
+            assert!(read(&twice, piece) == Some([&text[..], &text].concat()));
+            assert_eq!(read(b"plain", piece), Some(b"plain".to_vec()));
+            assert_eq!(read(b"", piece), Some(vec![]));
+        }
+        for length in (2..full.len()).rev().step_by(97) {
+            assert_eq!(read(&full[..length], 1000), None, "cut off at {length}");
+        }
+        for at in [2, full.len() - 1, full.len() - 8] {
+            let mut changed = full.clone();
+            changed[at] ^= 1;
+            assert_eq!(read(&changed, 1000), None, "changed at {at}");
+        }
+        for _ in 0..1000 {
+            let mut file = full.clone();
+            let at = random.below(file.len());
+            file[at] = random.draw() as u8;
+            let _ = read(&file, 1000);
         }
     }
 

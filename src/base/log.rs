@@ -8,7 +8,7 @@
 //! is ready, its lines go to standard error as well, for the admin who starts it.
 
 use super::text::counted;
-use crate::sys::process::is_stderr_writable;
+use crate::sys::process::{is_stderr_journal, is_stderr_writable};
 use std::fmt;
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixDatagram;
@@ -35,14 +35,23 @@ const NAME: &str = "announced: ";
 
 const CUT: &[u8] = b"...";
 
+/// The beginning of a line for systemd's journal, which takes the priority from it: `sd-daemon(3)`.
+const PRIORITY: &str = "<3>";
+
 /// Bytes of a message that is not cut.
-pub const ROOM: usize = MAX_LINE_BYTES - NAME.len() - "\n".len();
+pub const ROOM: usize = MAX_LINE_BYTES - PRIORITY.len() - NAME.len() - "\n".len();
 
 /// The last level that is logged.
 static MAX_LEVEL: AtomicU8 = AtomicU8::new(Level::Notice as u8);
 
 /// Lines dropped since the last that was written.
 static DROPPED: AtomicUsize = AtomicUsize::new(0);
+
+/// Lines dropped since the start.
+static ALL_DROPPED: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether standard error leads to the journal.
+static IS_JOURNAL: OnceLock<bool> = OnceLock::new();
 
 /// The helper's socket. A datagram is the level, one byte, and the message.
 static SYSLOG: OnceLock<UnixDatagram> = OnceLock::new();
@@ -106,6 +115,12 @@ pub fn write(level: Level, message: fmt::Arguments) {
     let is_written = has_caught_up && put(level, message);
     let still_dropped = if has_caught_up { 0 } else { dropped };
     DROPPED.fetch_add(still_dropped + usize::from(!is_written), Ordering::Relaxed);
+    ALL_DROPPED.fetch_add(usize::from(!is_written), Ordering::Relaxed);
+}
+
+/// Lines dropped since the start.
+pub fn dropped() -> u64 {
+    ALL_DROPPED.load(Ordering::Relaxed) as u64
 }
 
 /// Whether there was room for the line.
@@ -113,15 +128,16 @@ fn put(level: Level, message: fmt::Arguments) -> bool {
     let line = line_of(message);
     match SYSLOG.get().map(|socket| send(&line, level, socket)) {
         Some(has_room) if !USES_STDERR.load(Ordering::Relaxed) => has_room,
-        _ => print(line),
+        _ => print(line, level),
     }
 }
 
 /// The line without its end.
 fn line_of(message: fmt::Arguments) -> Vec<u8> {
     let mut line = format!("{NAME}{message}").into_bytes();
-    if line.len() >= MAX_LINE_BYTES {
-        line.truncate(MAX_LINE_BYTES - 1 - CUT.len());
+    let max = NAME.len() + ROOM;
+    if line.len() > max {
+        line.truncate(max - CUT.len());
         line.extend_from_slice(CUT);
     }
     // The value of an option may hold any byte.
@@ -131,7 +147,10 @@ fn line_of(message: fmt::Arguments) -> Vec<u8> {
 }
 
 /// Whether there was room on standard error. The lock is taken first, so that no other thread fills the room meanwhile.
-fn print(mut line: Vec<u8>) -> bool {
+fn print(mut line: Vec<u8>, level: Level) -> bool {
+    if *IS_JOURNAL.get_or_init(is_stderr_journal) {
+        line.splice(..0, [b'<', b'0' + level as u8, b'>']);
+    }
     let mut stderr = io::stderr().lock();
     let has_room = is_stderr_writable();
     if has_room {
@@ -157,7 +176,7 @@ mod tests {
         assert_eq!(line_of(format_args!("two\nlines")), b"announced: two?lines");
         for (length, is_cut) in [(ROOM, false), (ROOM + 1, true), (5000, true)] {
             let line = line_of(format_args!("{}", "x".repeat(length)));
-            assert_eq!(line.len(), MAX_LINE_BYTES - 1);
+            assert_eq!(PRIORITY.len() + line.len(), MAX_LINE_BYTES - 1);
             assert_eq!(line.ends_with(b"xx..."), is_cut);
         }
     }

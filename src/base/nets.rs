@@ -32,9 +32,21 @@ impl Net {
         Some(Net { address, prefix })
     }
 
+    /// Whether a valid text names this network by its first address, and so has no host bits.
+    pub fn is_written_as(&self, text: &str) -> bool {
+        let ip = text.split('/').next().unwrap_or(text);
+        ip.parse().is_ok_and(|ip| bits(ip) == self.address)
+    }
+
     /// The address of this network with these bits where the prefix leaves them open.
     pub fn with_host(&self, host: u128) -> IpAddr {
         Ipv6Addr::from_bits(self.address | host & !mask(self.prefix)).into()
+    }
+
+    /// Whether all of its addresses are IPv4.
+    pub fn is_v4(&self) -> bool {
+        let first = Ipv6Addr::from_bits(self.address);
+        self.prefix >= V4_BITS && first.to_ipv4_mapped().is_some()
     }
 
     pub fn contains(&self, address: IpAddr) -> bool {
@@ -46,7 +58,7 @@ impl fmt::Display for Net {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let address = Ipv6Addr::from_bits(self.address);
         match address.to_ipv4_mapped() {
-            Some(v4) if self.prefix >= V4_BITS => write!(f, "{v4}/{}", self.prefix - V4_BITS),
+            Some(v4) if self.is_v4() => write!(f, "{v4}/{}", self.prefix - V4_BITS),
             _ => write!(f, "{address}/{}", self.prefix),
         }
     }

@@ -141,6 +141,11 @@ pub fn milliseconds(out: &mut Vec<u8>, ms: u64) {
     }
 }
 
+/// Text as HTML.
+pub fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
+}
+
 /// A number with its noun: `1 torrent`, `2 torrents`, `0 hashes`.
 pub fn counted(number: u64, noun: &str) -> String {
     let ending = match plural(number) {

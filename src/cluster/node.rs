@@ -677,6 +677,11 @@ impl Node {
     fn hear(&mut self, link: &mut Link, heartbeat: Heartbeat, world: &World) {
         let (clock_ms, _) = clock(world.table, world.now);
         link.hear(heartbeat, world.now, clock_ms, world.wall);
+        // The other node was asked before it was whole, and a third one cannot be reached.
+        if self.health == Health::Alone && heartbeat.is_whole && !link.theirs.is_whole {
+            link.theirs.is_whole = true;
+            link.wishes = LATER;
+        }
         let ahead = link.clock_ahead_ms.unwrap_or(0);
         let differs = ahead.unsigned_abs() > MAX_CLOCK_DIFFERENCE_MS;
         if differs && !std::mem::replace(&mut link.is_clock_logged, true) {

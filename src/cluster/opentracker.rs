@@ -322,7 +322,7 @@ impl Filter {
     }
 }
 
-/// Reads a record of 28 or 40 bytes. None if its port is 0, where no peer can be connected to.
+/// Reads a record of 28 or 40 bytes.
 fn parse(record: &[u8]) -> Option<News> {
     let (info_hash, rest) = record.split_first_chunk()?;
     let (endpoint, &[flags, _time]) = rest.split_last_chunk()?;
@@ -333,7 +333,7 @@ fn parse(record: &[u8]) -> Option<News> {
     };
     // Only a seeder can have completed.
     let completed = flags & COMPLETED != 0 && state == PeerState::Present(Role::Seeder);
-    let news = News {
+    Some(News {
         info_hash: *info_hash,
         record: Record {
             peer: Peer::from_endpoint(endpoint)?,
@@ -342,8 +342,7 @@ fn parse(record: &[u8]) -> Option<News> {
             unit: 0,
         },
         renews: None,
-    };
-    (!endpoint.ends_with(&[0, 0])).then_some(news)
+    })
 }
 
 #[cfg(test)]
@@ -525,11 +524,10 @@ mod tests {
         }
         let unknown = bytes(&["7e08f479 00000002", ONE]);
         assert_eq!(read_any(&unknown), Err(Ignored::Malformed));
-        // A leecher with a completion, a seeder with a stop, and port 0.
-        let mut odd = bytes(&[HEAD, ONE, TWO, ONE]);
+        // A leecher with a completion, and a seeder with a stop.
+        let mut odd = bytes(&[HEAD, ONE, TWO]);
         odd[HEADER + 26] = COMPLETED;
         odd[HEADER + 28 + 26] |= STOPPED;
-        odd[HEADER + 56 + 24..][..2].fill(0);
         let [leecher, ..] = captured();
         let stopped = news(0xbb, "10.77.0.1", 2222, PeerState::Stopped, false);
         assert_eq!(read_any(&odd), Ok(vec![leecher, stopped]));

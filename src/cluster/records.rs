@@ -7,7 +7,7 @@
 //!              1 learnt peers too, 2 counts too, 4 counts include the completions so far, 8 only news for now
 //! 2 heartbeat  uptime 8, wall clock 8 (ms since 1970), torrents 8, seeders 8, leechers 8, number of the last
 //!              event sent 8, unit before which all peers were sent 8, contents of kind 1 that were answered 8,
-//!              echo 8: the last uptime received, and the milliseconds since then
+//!              echo 8: the last uptime received, and the milliseconds since then; 8: 1 if the sender is whole
 //! 3 records    unit 8, number of the first event 8, then groups:
 //!              flags 1: 128 IPv6, 64 same torrent as the group before, 48 its kind, 15 the number of records less 1;
 //!              info-hash 20 unless it is the same; records: state 1, address 4 or 16, port 2
@@ -248,11 +248,9 @@ fn read_record(record: &[u8], is_stop: bool, now: u64) -> Option<Record> {
     })
 }
 
-/// None at port 0, where no peer can be connected to.
 #[inline]
 fn peer(endpoint: &[u8]) -> Option<Peer> {
     match *endpoint {
-        [.., 0, 0] => None,
         // The common case without a call.
         [a, b, c, d, high, low] => Some(Peer::V4([a, b, c, d, high, low, 0])),
         _ => Peer::from_endpoint(endpoint),
@@ -323,6 +321,8 @@ pub struct Heartbeat {
     pub answers: u64,
     /// The receiver's uptime now, less the time that bytes take both ways; zero if it is unknown.
     pub echo_ms: u64,
+    /// Whether the sender has the peers of all nodes.
+    pub is_whole: bool,
 }
 
 impl Heartbeat {
@@ -337,6 +337,7 @@ impl Heartbeat {
             self.sent.unit,
             self.answers,
             self.echo_ms,
+            self.is_whole.into(),
         ];
         numbers(HEARTBEAT, &fields)
     }
@@ -346,6 +347,8 @@ impl Heartbeat {
         let [uptime_ms, wall_ms] = reader.numbers()?;
         let [torrents, seeders, leechers] = reader.numbers()?.map(count);
         let [event, unit, answers, echo_ms] = reader.numbers()?;
+        // Older nodes do not send it.
+        let is_whole = reader.numbers().is_some_and(|[number]| number == 1);
         Some(Heartbeat {
             uptime_ms,
             wall_ms,
@@ -357,6 +360,7 @@ impl Heartbeat {
             sent: Received { event, unit },
             answers,
             echo_ms,
+            is_whole,
         })
     }
 }

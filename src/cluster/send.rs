@@ -319,6 +319,7 @@ impl Node {
             return;
         }
         let totals = world.table.survey(world.now).totals;
+        let is_whole = self.is_whole();
         for link in self.links.iter_mut().filter(|link| is_due(link)) {
             link.heartbeat_at = world.now + HEARTBEAT_MS;
             let echo = link.last_heartbeat;
@@ -334,6 +335,7 @@ impl Node {
                 echo_ms: echo.map_or(0, |(theirs, at)| {
                     theirs.uptime_ms.saturating_add(world.now - at)
                 }),
+                is_whole,
             };
             link.push(&heartbeat.write());
         }

@@ -85,6 +85,7 @@ impl Reading {
         self.line_count += 1;
         match line {
             Line::Hash(hash) => self.hashes.push(hash),
+            Line::Hybrid(both) => self.hashes.extend(both),
             Line::Nothing => {}
             Line::Bad if self.skipped.len() < MAX_REPORTED => self.skipped.push(self.line_count),
             Line::Bad => self.more_skipped += 1,

@@ -1,4 +1,4 @@
-//! The helper processes, which do the blocking work of the poll loop. This is the daemon's side of both.
+//! The helper processes, which do the blocking work of the poll loop. This is the daemon's side of them.
 //!
 //! One process ([`Helper`]) reads and writes the files that options name, and forwards log lines to syslog. It keeps
 //! the privileges of the start and enters the root directory, so that a list can be reloaded and the state saved where
@@ -8,10 +8,13 @@
 //! name servers and should do so as the daemon's user, and because a save or a line for syslog must not wait for a name
 //! server.
 //!
-//! Each is forked before privileges are dropped, only if an option needs it, and ends when the daemon ends. Both
+//! A third ([`ConfigReader`]) reads configuration files again. It stays outside the root directory, as they are.
+//!
+//! Each is forked before privileges are dropped, only if an option needs it, and ends when the daemon ends. They
 //! speak the frames of [`frame`] over a socketpair. A list arrives parsed and sorted, so that the loop only stores it.
 //! Syslog lines take a datagram socket of their own, which is full while syslog accepts none: see [`syslog`].
 
+pub mod config;
 mod files;
 mod frame;
 pub mod list;
@@ -48,10 +51,18 @@ const RESOLVE: u8 = 1;
 const FOUND: u8 = 2;
 const NOT_FOUND: u8 = 3;
 
+// To and from the process for configuration files. The text of each file in pieces, and its end; the end of all or, at
+// any time, the reason why one cannot be read.
+const CONFIG_READ: u8 = 1;
+const CONFIG_TEXT: u8 = 2;
+const CONFIG_FILE_END: u8 = 3;
+const CONFIG_END: u8 = 4;
+const CONFIG_FAILED: u8 = 5;
+
 /// Bytes that may wait to be sent to the helper during a save.
 const MAX_QUEUED: usize = 256 * 1024;
 
-/// The reason for which a list is not loaded or the state not saved.
+/// The reason for which a file is not read or written.
 pub const ENDED: &str = "the helper process has ended";
 
 /// Everything that the helper may do, fixed before it is forked. Paths are those inside the root directory.
@@ -231,6 +242,59 @@ impl Resolver {
             _ => Err(text),
         };
         Some((number, addresses))
+    }
+}
+
+/// The process for configuration files.
+pub struct ConfigReader {
+    channel: Channel,
+    /// Reads that were requested and have not ended.
+    requests: usize,
+    /// Of the read under way; the last is that of the file under way.
+    texts: Vec<Vec<u8>>,
+}
+
+impl ConfigReader {
+    /// Forks the process. There must be no other thread, and the root directory must not have been entered.
+    pub fn start(paths: &[PathBuf]) -> io::Result<ConfigReader> {
+        Ok(ConfigReader {
+            channel: start(|socket| config::run(paths, socket))?,
+            requests: 0,
+            texts: vec![Vec::new()],
+        })
+    }
+
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.channel.register(registry, token)
+    }
+
+    /// Requests the texts of all files.
+    pub fn read(&mut self) -> Result<(), &'static str> {
+        self.requests += 1;
+        self.channel.send(CONFIG_READ, &[]);
+        self.channel.is_up().then_some(()).ok_or(ENDED)
+    }
+
+    /// The texts of all files, or why one of them cannot be read. Call this when the poll reports the token, and until
+    /// there is no answer.
+    pub fn turn(&mut self) -> Option<Result<Vec<Vec<u8>>, String>> {
+        let result = loop {
+            let Ok(frame) = self.channel.turn() else {
+                break Err(String::from(ENDED));
+            };
+            let (kind, payload) = frame?;
+            match (kind, self.texts.last_mut()) {
+                (CONFIG_TEXT, Some(text)) => text.extend_from_slice(&payload),
+                (CONFIG_FILE_END, _) => self.texts.push(Vec::new()),
+                (CONFIG_FAILED, _) => break Err(text(&payload)),
+                _ => break Ok(()),
+            }
+        };
+        let mut texts = std::mem::replace(&mut self.texts, vec![Vec::new()]);
+        texts.pop();
+        // At the end of the daemon there is none.
+        self.requests = self.requests.checked_sub(1)?;
+        Some(result.map(|()| texts))
     }
 }
 

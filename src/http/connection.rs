@@ -42,6 +42,8 @@ pub enum Turn {
 pub struct Connection {
     stream: TcpStream,
     origin: Origin,
+    /// Other networks cannot reach the listener.
+    is_local: bool,
     /// Bytes received of requests that are not answered yet.
     input: Vec<u8>,
     /// The socket had no more when it was last read.
@@ -74,10 +76,11 @@ enum Phase {
 }
 
 impl Connection {
-    pub fn new(stream: TcpStream, origin: Origin, now: u64) -> Connection {
+    pub fn new(stream: TcpStream, origin: Origin, is_local: bool, now: u64) -> Connection {
         Connection {
             stream,
             origin,
+            is_local,
             input: Vec::new(),
             is_drained: false,
             output: Vec::new(),
@@ -230,6 +233,7 @@ impl Connection {
     fn answer_one(&mut self, mut request: Request, context: &mut Context) {
         let site = &mut *context.site;
         request.client = site.policy.proxies.client(self.origin, request.lines);
+        context.responder.begin_turn(self.is_local);
         self.streaming = site.answer(&request, context.responder);
         let is_streaming = self.streaming.is_some();
         site.work += 1 + (request.length + site.body.len()) / BYTES_PER_WORK;

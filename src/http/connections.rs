@@ -88,9 +88,14 @@ impl Connections {
         }
     }
 
-    /// Accepts connections. Returns whether more may be waiting. An error is a limit of the system that stayed after
-    /// an idle connection was closed.
-    pub fn accept(&mut self, listener: &Listener, context: &mut Context) -> io::Result<bool> {
+    /// Accepts connections of a listener, which `is_local` if other networks cannot reach it. Returns whether more may
+    /// be waiting. An error is a limit of the system that stayed after an idle connection was closed.
+    pub fn accept(
+        &mut self,
+        listener: &Listener,
+        is_local: bool,
+        context: &mut Context,
+    ) -> io::Result<bool> {
         let mut has_evicted = false;
         let mut work = 0;
         for _ in 0..ACCEPTS_PER_TURN {
@@ -109,7 +114,7 @@ impl Connections {
                     }
                     context.responder.counters.tcp_accepted += 1;
                     let origin = context.site.policy.proxies.origin(address);
-                    let connection = Connection::new(stream, origin, context.now());
+                    let connection = Connection::new(stream, origin, is_local, context.now());
                     let deadline = connection.deadline;
                     // The request has mostly arrived. If it is the only one, the poll never watches the connection.
                     if let Some(index) = self.pool.add(connection, deadline) {

@@ -36,7 +36,7 @@ const GRACE_S: u64 = 30;
 pub struct Limiter {
     policy: FullScrapes,
     /// Those in progress, or begun less than five minutes ago, the oldest first.
-    scrapes: Mutex<Vec<Scrape>>,
+    scrapes: Arc<Mutex<Vec<Scrape>>>,
 }
 
 struct Scrape {
@@ -56,8 +56,14 @@ impl Limiter {
     pub fn new(policy: FullScrapes) -> Limiter {
         Limiter {
             policy,
-            scrapes: Mutex::default(),
+            scrapes: Arc::default(),
         }
+    }
+
+    /// Another policy for the same clients, whose scrapes are remembered.
+    pub fn with(&self, policy: FullScrapes) -> Limiter {
+        let scrapes = self.scrapes.clone();
+        Limiter { policy, scrapes }
     }
 
     /// Admits a client at this second, or returns the status of the refusal. A `HEAD` request takes no permit, is not

@@ -11,6 +11,10 @@ impl Limiter {
     pub fn new(_: FullScrapes) -> Limiter {
         Limiter
     }
+
+    pub fn with(&self, _: FullScrapes) -> Limiter {
+        Limiter
+    }
 }
 
 pub fn admit(

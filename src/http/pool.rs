@@ -34,7 +34,7 @@ struct Slot<T> {
 /// Limits of the connections of all threads together. At a limit, a thread closes connections of its own. One that
 /// has none exceeds the limit by the one that it serves, until another thread closes two for one.
 pub struct SharedLimits {
-    max_connections: usize,
+    max_connections: AtomicUsize,
     open: Arc<AtomicUsize>,
     held: AtomicUsize,
     /// Bytes that the connections of one thread may hold in any case.
@@ -49,11 +49,16 @@ impl SharedLimits {
     /// `open` counts the open connections.
     pub fn new(max_connections: usize, threads: usize, open: Arc<AtomicUsize>) -> SharedLimits {
         SharedLimits {
-            max_connections,
+            max_connections: max_connections.into(),
             open,
             held: AtomicUsize::new(0),
             share: MAX_HELD_BYTES / threads.max(1),
         }
+    }
+
+    /// Connections above the limit stay until newcomers replace them, two for each.
+    pub fn set_max_connections(&self, max: usize) {
+        self.max_connections.store(max, Relaxed);
     }
 }
 
@@ -71,7 +76,7 @@ impl<T> ConnectionPool<T> {
 
     /// Whether there are as many connections as there may be.
     pub fn is_full(&self) -> bool {
-        self.limits.open.load(Relaxed) >= self.limits.max_connections
+        self.limits.open.load(Relaxed) >= self.limits.max_connections.load(Relaxed)
     }
 
     pub fn len(&self) -> usize {

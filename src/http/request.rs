@@ -2,7 +2,7 @@
 //! strictly as proxies in front need, so that all agree on where a request ends.
 
 use super::response::Status;
-use crate::protocol::{find, split_at_byte};
+use crate::protocol::{find, split_at_byte, strip_prefix_in_any_case};
 use std::net::IpAddr;
 
 /// The longest head, with the empty line that ends it.
@@ -202,12 +202,10 @@ fn parse_line(line: &[u8]) -> Option<Request<'_>> {
 /// Path and query of a target in origin-form or absolute-form. `*` is a path that is not found.
 fn split_target(target: &[u8]) -> Option<(&[u8], &[u8])> {
     let target = match target {
-        [b'/', ..] | b"*" => target,
+        // Clients send the second to a tracker whose URL has no path.
+        [b'/' | b'?', ..] | b"*" => target,
         _ => {
-            let after = |scheme: &[u8]| {
-                let (start, rest) = target.split_at_checked(scheme.len())?;
-                start.eq_ignore_ascii_case(scheme).then_some(rest)
-            };
+            let after = |scheme| strip_prefix_in_any_case(target, scheme);
             let rest = after(b"http://").or_else(|| after(b"https://"))?;
             let end = rest.iter().position(|b| matches!(b, b'/' | b'?'));
             &rest[end.unwrap_or(rest.len())..]
@@ -301,13 +299,14 @@ mod tests {
             ("HTTP://t.example:80//a?b", "a", "b"),
             ("https://t.example", "", ""),
             ("http://t.example?a=b", "", "a=b"),
+            ("?a=b", "", "a=b"),
             ("/announce?http://x/y?z", "announce", "http://x/y?z"),
         ];
         for (target, path, query) in expected {
             let expected = Some((path.to_string(), query.to_string()));
             assert_eq!(path_and_query(target), expected, "{target}");
         }
-        for bad in ["", "announce", "ftp://x/announce", "t.example:443", "?a=b"] {
+        for bad in ["", "announce", "ftp://x/announce", "t.example:443", "a?b"] {
             assert_eq!(path_and_query(bad), None, "{bad}");
         }
     }

@@ -5,9 +5,10 @@ use super::proxy::Proxies;
 use super::request::Request;
 use super::response::{self, Status};
 use super::streaming::{Source, Streaming};
+use crate::access::Refusal;
 use crate::base::nets::{self, Net};
 use crate::base::text::{fill, text};
-use crate::options::Protocol;
+use crate::options::{Options, Protocol};
 use crate::protocol::bencode;
 use crate::protocol::query::{self, Encoded, FailureReason};
 use crate::responder::{Pending, Reply, Responder};
@@ -33,6 +34,36 @@ pub struct Policy {
     pub limiter: Limiter,
     pub proxies: Proxies,
 }
+
+impl Policy {
+    pub fn new(
+        options: &Options,
+        sockets: Vec<(Protocol, SocketAddr)>,
+        limiter: Limiter,
+    ) -> Policy {
+        Policy {
+            redirect: Some(options.redirect.clone()).filter(|url| !url.is_empty()),
+            admins: options.admins.clone(),
+            public_stats: options.public_stats,
+            stats_path: options.stats_path.clone(),
+            sockets,
+            limiter,
+            proxies: Proxies {
+                nets: options.proxies.clone(),
+                protocol: options.proxy_protocol,
+            },
+        }
+    }
+
+    /// The same with other options.
+    pub fn with(&self, options: &Options) -> Policy {
+        let limiter = self.limiter.with(options.full_scrapes);
+        Policy::new(options, self.sockets.clone(), limiter)
+    }
+}
+
+/// For a client that announces where statistics are.
+const NO_ANNOUNCES: &str = "400 Bad Request: announce at /announce\n";
 
 /// For the admin of a proxy whose clients cannot announce.
 const NO_CLIENT: &str = "400 Bad Request: this came from a proxy that does not name its client\n";
@@ -120,25 +151,28 @@ impl Site {
         None
     }
 
-    /// Makes the content of a reply. With an error, a body explains the status.
+    /// Makes the content of a reply. With an error, a body may explain the status.
     ///
-    /// Published torrents hold announce URLs of every kind, so an announce or a scrape is known by the first letters
-    /// of its path, as in opentracker.
+    /// Published torrents hold announce URLs of every kind, so the query decides whether a request is an announce or
+    /// the scrape of a torrent, and the first letters of the path's last segment which of them.
     fn serve(&mut self, request: &Request, responder: &mut Responder) -> Result<Content, Status> {
         if let Some(status) = request.refusal {
             return Err(status);
         }
-        let mut letters = Encoded(request.path).map(Option::unwrap_or_default);
-        let content = match (letters.next(), letters.next(), request.path) {
-            (Some(b'a'), ..) => return self.announce(request, responder),
-            (Some(b's'), Some(b'c'), _) => return self.scrape(request, responder),
-            (None, ..) => self.root(request)?,
-            (.., b"metrics") => self.metrics(request, responder)?,
-            (.., b"health") => self.health(responder)?,
-            (.., b"robots.txt") => self.text("User-agent: *\nDisallow: /\n"),
-            (.., path) if self.policy.stats_path.as_bytes().strip_prefix(b"/") == Some(path) => {
-                self.stats(request, responder)?
+        let names_torrent = || query::names_torrent(request.query);
+        let content = match (request.path, letters(request.path)) {
+            (path, _) if self.is_report(path) && names_torrent() => {
+                self.text(NO_ANNOUNCES);
+                return Err(Status::BadRequest);
             }
+            (path, _) if self.is_stats(path) => self.stats(request, responder)?,
+            (b"metrics", _) => self.metrics(request, responder)?,
+            (b"health", _) => self.health(responder)?,
+            (b"robots.txt", _) => self.text("User-agent: *\nDisallow: /\n"),
+            (_, [b's', b'c']) => return self.scrape(request, responder),
+            (_, [b'a', _]) => return self.announce(request, responder),
+            _ if names_torrent() => return self.announce(request, responder),
+            (b"", _) => self.root(request)?,
             _ => return Err(Status::NotFound),
         };
         // Full scrapes have a counter of their own.
@@ -146,6 +180,14 @@ impl Site {
             responder.counters.http_others += 1;
         }
         Ok(content)
+    }
+
+    fn is_stats(&self, path: &[u8]) -> bool {
+        self.policy.stats_path.as_bytes().strip_prefix(b"/") == Some(path)
+    }
+
+    fn is_report(&self, path: &[u8]) -> bool {
+        self.is_stats(path) || [&b"metrics"[..], b"health", b"robots.txt"].contains(&path)
     }
 
     fn text(&mut self, words: &str) -> Content {
@@ -185,13 +227,8 @@ impl Site {
     }
 
     fn stats(&mut self, request: &Request, responder: &mut Responder) -> Result<Content, Status> {
-        let value = |name: &[u8]| query::value(request.query, name);
         self.check_access(request, false)?;
-        // A client that took this for an announce URL should stop.
-        if value(b"info_hash").is_some() {
-            return Err(Status::BadRequest);
-        }
-        let mode = match value(b"mode") {
+        let mode = match query::value(request.query, b"mode") {
             Some(name) => modes::find(&name).ok_or(Status::BadRequest)?,
             None => &modes::MODES[0],
         };
@@ -201,10 +238,16 @@ impl Site {
                 write(&responder.view(), &mut self.body);
                 TEXT
             }
+            Report::Json(write) => {
+                write(&responder.view(), &mut self.body);
+                Content::Body("application/json")
+            }
             Report::Html => {
-                let mut view = responder.view();
-                view.cluster = view.cluster.filter(|_| self.is_admin(request));
-                page::write(&view, &mut self.body);
+                let (is_admin, shows_hour) = (
+                    self.is_admin(request),
+                    query::value(request.query, b"hour").is_some(),
+                );
+                page::write(&responder.view(), is_admin, shows_hour, &mut self.body);
                 Content::Body("text/html; charset=utf-8")
             }
             Report::Torrents => Content::Streamed(full_scrape::report(request, None)?),
@@ -255,7 +298,8 @@ impl Site {
             self.text(NO_CLIENT);
             return Err(Status::BadRequest);
         };
-        let mut announce = match query::announce(request.query, client) {
+        let address = responder.address_of(client, || query::named(request.query));
+        let mut announce = match query::announce(request.query, address) {
             Ok(announce) => announce,
             Err(failure) => return Ok(self.fail(failure, responder)),
         };
@@ -289,10 +333,9 @@ impl Site {
         responder.counters.http_scrapes += 1;
         let body = &mut self.body;
         text(body, "d5:filesd");
+        // With zeros as over UDP: there are clients that wait for each torrent that they scrape.
         responder.scrape(&self.hashes, &mut |hash, counts| {
-            if let Some(counts) = counts {
-                bencode::scraped(body, hash, counts);
-            }
+            bencode::scraped(body, hash, counts.unwrap_or_default());
         });
         text(body, "ee");
         Ok(TEXT)
@@ -305,6 +348,13 @@ impl Site {
         bencode::string(&mut self.body, failure.as_bytes());
         self.text("e")
     }
+}
+
+/// The first two letters of the last segment of a path, in lower case; zeros after its end.
+fn letters(path: &[u8]) -> [u8; 2] {
+    let segment = path.rsplit(|&b| b == b'/').find(|s| !s.is_empty());
+    let mut bytes = Encoded(segment.unwrap_or_default()).map(Option::unwrap_or_default);
+    [(); 2].map(|()| bytes.next().unwrap_or(0).to_ascii_lowercase())
 }
 
 /// The name or address in a `Host` header, alone and with its port, if a URL may hold them.
@@ -323,13 +373,28 @@ fn host_name(field: &[u8]) -> Option<(&str, &str)> {
     (is_valid && is_port).then_some((name, field))
 }
 
+/// Writes the reply to an announce of a torrent that the list refuses. libtorrent obeys the intervals, other clients
+/// `retry in` (BEP 31).
+fn write_refusal(body: &mut Vec<u8>, refusal: Refusal) {
+    text(body, "d14:failure reason");
+    bencode::string(body, refusal.kind.message.as_bytes());
+    let interval = u64::from(refusal.interval);
+    let keys = "8:intervali$e12:min intervali$e8:retry in";
+    fill(body, keys, &[interval, interval]);
+    match refusal.retry_minutes() {
+        Some(minutes) => bencode::integer(body, minutes),
+        None => bencode::string(body, b"never"),
+    }
+    body.push(b'e');
+}
+
 /// Writes the reply to an announce, a dictionary with its keys in sorted order.
 fn write_announce(body: &mut Vec<u8>, request: &Pending, counters: &mut Counters) {
     let (counts, interval) = match request.reply {
         Reply::Accepted(counts, interval) => (counts, interval),
-        Reply::Refused(kind) => {
+        Reply::Refused(refusal) => {
             counters.http_unauthorized += 1;
-            return body.extend_from_slice(kind.failure);
+            return write_refusal(body, refusal);
         }
     };
     let sinks = &request.sinks;

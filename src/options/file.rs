@@ -5,16 +5,10 @@
 //! whitelist was misspelled is worse than one that does not start.
 
 use super::Options;
-use super::flags::{self, Field, MAX_THREADS};
-use crate::base::text::reason;
+use super::flags::{self, FLAGS, Field, Flag, MAX_THREADS};
+use super::similar::similar;
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-
-/// A device or a disk image that is given by mistake is not read without end.
-const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// opentracker cuts lines at 511.
 const MAX_LINE_BYTES: usize = 4096;
@@ -51,31 +45,25 @@ pub static KEYWORDS: &[(&str, Meaning)] = &[
     ("batchsync.*", Own(Field::Absent("sync over HTTP is not supported; opentracker has dropped it too"))),
 ];
 
-/// Reads a file into options.
-pub(super) fn read(path: &OsStr, options: &mut Options) -> Result<(), String> {
+/// Sets what a file says, or returns the error of reading it.
+pub(super) fn apply(
+    path: &OsStr,
+    text: Result<Vec<u8>, String>,
+    options: &mut Options,
+) -> Result<(), String> {
     let shown = path.to_string_lossy();
-    let text = load(Path::new(path))
-        .map_err(|error| format!("-f/--config '{shown}': {}", reason(&error)))?;
+    let text = text.map_err(|why| format!("-f/--config '{shown}': {why}"))?;
     // Some editors begin a file with a byte order mark.
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
     for (line, number) in text.split(|&byte| byte == b'\n').zip(1..) {
-        apply(line, options).map_err(|why| format!("{shown}:{number}: {why}"))?;
+        let place = format!("{shown}:{number}");
+        apply_line(line, &place, options).map_err(|why| format!("{place}: {why}"))?;
     }
-    options.end().map_err(|why| format!("{shown}: {why}"))
-}
-
-fn load(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    let file = File::open(path)?;
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text)?;
-    match text.len() as u64 > MAX_FILE_BYTES {
-        true => Err(io::ErrorKind::FileTooLarge.into()),
-        false => Ok(text),
-    }
+    options.end()
 }
 
 /// Sets what a line says.
-fn apply(line: &[u8], options: &mut Options) -> Result<(), String> {
+fn apply_line(line: &[u8], place: &str, options: &mut Options) -> Result<(), String> {
     let Some((keyword, value)) = split(line)? else {
         return Ok(());
     };
@@ -83,27 +71,71 @@ fn apply(line: &[u8], options: &mut Options) -> Result<(), String> {
         Some(start) => keyword.starts_with(start),
         None => keyword == name,
     };
+    if let Some((name, value)) = around_sign(keyword, value) {
+        return Err(format!("unexpected '='; write '{name} {value}'"));
+    }
+    let mut set = |flag| {
+        set(keyword, flag, value, place, options)?;
+        options.warn(&format!("{place}: {keyword}"));
+        Ok(())
+    };
     match KEYWORDS.iter().find(|(name, _)| is_it(name)) {
-        None => set(keyword, keyword, value, options),
-        Some((_, Flags(flags))) => flags
-            .iter()
-            .try_for_each(|flag| set(keyword, flag, value, options)),
+        None => set(keyword),
+        Some((_, Flags(flags))) => flags.iter().try_for_each(|flag| set(flag)),
         Some((_, Own(field))) => field
             .set(options, value)
             .map_err(|why| format!("{keyword}: {why}")),
     }
 }
 
-/// Sets a flag, given by its long name.
-fn set(keyword: &str, flag: &str, value: &OsStr, options: &mut Options) -> Result<(), String> {
-    let Some(flag) = flags::find(flag) else {
-        return Err(format!(
-            "unknown keyword '{keyword}'; announced.conf(5) lists all keywords"
-        ));
+/// The keyword that opentracker has for one flag alone.
+pub(super) fn keyword_of(flag: &str) -> Option<&'static str> {
+    let of_flag = |meaning: &Meaning| matches!(meaning, Flags([only]) if *only == flag);
+    let found = KEYWORDS.iter().find(|(_, meaning)| of_flag(meaning));
+    found.map(|(name, _)| *name)
+}
+
+/// Keyword and value of a line that has an equals sign between them.
+fn around_sign<'a>(keyword: &'a str, value: &'a OsStr) -> Option<(&'a str, String)> {
+    let value = value.to_string_lossy();
+    let (name, rest) = match keyword.split_once('=') {
+        Some((name, "")) => (name, value.into_owned()),
+        Some((name, rest)) => (name, [rest, " ", &value].concat()),
+        None => {
+            let rest = value.strip_prefix('=')?;
+            let is_sign = rest.is_empty() || rest.starts_with([' ', '\t']);
+            (is_sign.then_some(keyword)?, rest.to_owned())
+        }
     };
+    let is_known = flags::find(name).is_some() || KEYWORDS.iter().any(|(known, _)| *known == name);
+    is_known.then(|| (name, rest.trim().to_owned()))
+}
+
+fn unknown(keyword: &str) -> String {
+    let flags = FLAGS.iter().filter(|flag| flag.is_keyword());
+    let names = flags
+        .map(Flag::long)
+        .chain(KEYWORDS.iter().map(|(name, _)| *name));
+    match similar(keyword, names) {
+        Some(meant) => format!("unknown keyword '{keyword}'; did you mean '{meant}'?"),
+        None => format!("unknown keyword '{keyword}'; announced.conf(5) lists all keywords"),
+    }
+}
+
+/// Sets a flag, given by its long name.
+fn set(
+    keyword: &str,
+    flag: &str,
+    value: &OsStr,
+    place: &str,
+    options: &mut Options,
+) -> Result<(), String> {
+    let flag = flags::find(flag).ok_or_else(|| unknown(keyword))?;
+    let text = value.to_string_lossy();
+    options.origins.add(flag, place, keyword, &text);
     let error = match (&flag.field, flag.value()) {
         (Field::CommandLine(_), _) => " is allowed only on the command line".into(),
-        (_, "") if !value.is_empty() => format!(": unexpected value '{}'", value.to_string_lossy()),
+        (_, "") if !value.is_empty() => format!(": unexpected value '{text}'"),
         (_, name) if !name.is_empty() && value.is_empty() => format!(" requires a value: {name}"),
         (field, _) => match field.set(options, value) {
             Ok(()) => return Ok(()),

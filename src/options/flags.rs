@@ -4,7 +4,8 @@
 
 use super::Options;
 use super::values::{
-    Endpoint, FullScrapes, PeerName, invalid, is_of_one_host, number, stats_path, url, user,
+    Endpoint, FullScrapes, PeerName, invalid, is_of_interface, is_of_one_host, map, number,
+    refuse_udp, stats_path, url, user,
 };
 use crate::base::nets::Net;
 use crate::sys::cores;
@@ -22,6 +23,8 @@ pub struct Flag {
     pub default: &'static str,
     /// Long names of other flags. It has an effect only with one of them.
     pub(super) requires: &'static [&'static str],
+    /// SIGHUP changes it. The others need a restart.
+    pub is_live: bool,
     pub(super) field: Field,
 }
 
@@ -73,11 +76,11 @@ impl Values {
 /// An optional part: the reason why a build without it refuses the part's flags.
 type Part = Option<&'static str>;
 
-const CLUSTER: Part = match cfg!(feature = "cluster") {
+pub(super) const CLUSTER: Part = match cfg!(feature = "cluster") {
     true => None,
     false => Some("this build has no cluster support"),
 };
-const FULL_SCRAPE: Part = match cfg!(feature = "full-scrape") {
+pub(super) const FULL_SCRAPE: Part = match cfg!(feature = "full-scrape") {
     true => None,
     false => Some("this build has no full scrapes"),
 };
@@ -93,24 +96,24 @@ use Field::{Absent, CommandLine, Count, Directory, File, Nets, Number, Own, Swit
 pub static FLAGS: &[Flag] = &[
     row("-f, --config FILE", "read options from this file, which may be opentracker's", CommandLine(Config)),
     row("-i, --address IP", "listen on this address, with the -p and -P that follow (all)",
-        Own(add_address, |_, _| (), "an IPv4 or IPv6 address, such as 192.0.2.1 or ::")),
+        Own(add_address, |_, _| (), "an IPv4 or IPv6 address without a port, such as 192.0.2.1 or ::, not link-local")),
     row("-p, --tcp-port [IP:]PORT", "serve HTTP on this port, or at a Unix socket, unix:/PATH (6969)",
         Own(add_tcp, |o, values| o.tcp.iter().for_each(|endpoint| values.add(endpoint)),
-        "a number from 0 to 65535, IP:PORT, [IPv6]:PORT or unix:/PATH with an absolute path of at most 100 bytes")),
+        "a number from 0 to 65535, IP:PORT, [IPv6]:PORT, not link-local, or unix:/PATH, absolute, at most 100 bytes")),
     row("-P, --udp-port [IP:]PORT", "serve UDP on this port (6969)",
         Own(add_udp, |o, values| o.udp.iter().for_each(|endpoint| values.add(endpoint)),
-        "a number from 0 to 65535, IP:PORT or [IPv6]:PORT")),
+        "a number from 0 to 65535, IP:PORT or [IPv6]:PORT, not link-local")),
     row("-u, --user NAME", "if started as root, run as this user or as UID:GID",
         Text(|o| &mut o.user, user, "a user other than root, by name or as UID:GID")).default(DEFAULT_USER),
     row("-d, --root DIR", "if started as root, chroot to this directory, else enter it", Directory(|o| &mut o.root)),
     row("-r, --redirect URL", "redirect requests for / to this URL",
-        Text(|o| &mut o.redirect, url, "a URL, http:// or https://, in printable ASCII")),
-    row("-A, --admin NET", "show all statistics to this network (loopback)", Nets(|o| &mut o.admins)),
+        Text(|o| &mut o.redirect, url, "a URL, http:// or https://, in printable ASCII")).live(),
+    row("-A, --admin NET", "show all statistics to this network (loopback)", Nets(|o| &mut o.admins)).live(),
     row("    --public-stats", "make statistics public, except those that list torrents or peers",
         Switch(|o| &mut o.public_stats)),
     row("    --stats-path PATH", "serve statistics at this path",
         Text(|o| &mut o.stats_path, stats_path,
-        "a path of letters, digits and -._~/, such as /stats, but not /a..., /sc..., /health or /metrics"))
+        "a path of letters, digits and -._~/, such as /stats, but not /announce, /scrape, /health or /metrics"))
         .default("/stats"),
     row("-w, --whitelist FILE", "track only the torrents in this list", File(|o| &mut o.whitelist)),
     row("-b, --blacklist FILE", "track all torrents except those in this list", File(|o| &mut o.blacklist)),
@@ -118,23 +121,28 @@ pub static FLAGS: &[Flag] = &[
         File(|o| &mut o.list_add)).requires(&["whitelist", "blacklist"]),
     row("    --list-remove FIFO", "remove info-hashes that are written to this FIFO from the list",
         File(|o| &mut o.list_remove)).requires(&["whitelist", "blacklist"]),
+    row("    --refusal-interval SECONDS", "ask refused clients to return after this time (1800; -b: 86400)",
+        Number(|o| &mut o.refusal_interval, 1, WEEK)).requires(&["whitelist", "blacklist"]),
+    row("    --refuse-udp HOW", "answer refused clients over UDP so: error or empty",
+        Text(|o| &mut o.refuse_udp, refuse_udp, "error or empty"))
+        .default("error").requires(&["whitelist", "blacklist"]),
     row("    --full-scrape WHO", "allow full scrapes: off, admin, modest or open",
         Own(set_full_scrapes, show_full_scrapes, "off, admin, modest or open"))
-        .default("modest").of(FULL_SCRAPE),
+        .default("modest").live().of(FULL_SCRAPE),
     row("    --interval SECONDS", "ask clients to announce at this interval",
-        Number(|o| &mut o.interval, 1, 24 * 3600)).default("1800"),
+        Number(|o| &mut o.interval, 1, 24 * 3600)).default("1800").live(),
     row("    --peer-timeout SECONDS", "remove a peer this long after its last announce (1.5 intervals)",
         Number(|o| &mut o.peer_timeout, 2, WEEK)),
     row("    --numwant-max N", "send at most this many peers in a reply",
-        Number(|o| &mut o.numwant_max, 1, 200)).default("200"),
+        Number(|o| &mut o.numwant_max, 1, 200)).default("200").live(),
     row("    --decoys PERCENT", "add decoy peers to replies, in percent of the swarm",
         Number(|o| &mut o.decoys, 0, 100)).default("0"),
     row("    --max-peers N", "store at most this many peers",
-        Number(|o| &mut o.max_peers, 1, 4_000_000_000)).default("100000000"),
+        Number(|o| &mut o.max_peers, 1, 4_000_000_000)).default("100000000").live(),
     row("    --max-torrents N", "store at most this many torrents",
-        Number(|o| &mut o.max_torrents, 1, 4_000_000_000)).default("20000000"),
+        Number(|o| &mut o.max_torrents, 1, 4_000_000_000)).default("20000000").live(),
     row("    --max-connections N", "keep at most this many TCP connections",
-        Number(|o| &mut o.max_connections, 1, 1_000_000)).default("65536"),
+        Number(|o| &mut o.max_connections, 1, 1_000_000)).default("65536").live(),
     row("-j, --threads N", "serve clients with this many threads (1)", Number(|o| &mut o.threads, 1, MAX_THREADS)),
     row("    --pin-threads", "pin each thread to the core that receives its packets (Linux)",
         if cores::IS_SUPPORTED { Switch(|o| &mut o.pin_threads) } else { Absent("not supported on this system") }),
@@ -162,10 +170,14 @@ pub static FLAGS: &[Flag] = &[
         Nets(|o| &mut o.sync_nodes)).requires(&["sync-multicast"]).of(CLUSTER),
     row("    --sync-mapped", "send IPv4 peers as mapped IPv6, for opentracker since 2024",
         Switch(|o| &mut o.sync_mapped)).requires(&["sync-multicast"]).of(CLUSTER),
-    row("    --proxy NET", "trust proxies in this network to name their clients", Nets(|o| &mut o.proxies)),
+    row("    --map NET=ADDR", "store clients in this network under this address",
+        Own(add_map, |o, values| o.maps.iter().for_each(|(net, to)| values.add(&format_args!("{net}={to}"))),
+        "a network and an address of one family, such as 192.168.0.0/16=203.0.113.7")),
+    row("    --trust-ip NET", "let clients in this network name their address", Nets(|o| &mut o.trust_ip)),
+    row("    --proxy NET", "trust proxies in this network to name their clients", Nets(|o| &mut o.proxies)).live(),
     row("    --proxy-protocol", "require a PROXY header on each connection of a proxy",
         Switch(|o| &mut o.proxy_protocol)),
-    row("-v, --verbose", "log counts every minute; given twice, also every sweep", Count(|o| &mut o.verbosity)),
+    row("-v, --verbose", "log counts every minute; given twice, also every sweep", Count(|o| &mut o.verbosity)).live(),
     row("    --syslog", "log to syslog, facility daemon", Switch(|o| &mut o.syslog)),
     row("    --daemon", "run in the background; implies --syslog", Switch(|o| &mut o.daemon)),
     row("    --pidfile FILE", "write the process id to this file and lock it", File(|o| &mut o.pidfile)),
@@ -174,7 +186,7 @@ pub static FLAGS: &[Flag] = &[
     row("-n, --check", "check options, print the non-default ones (-nv: all), exit", CommandLine(Check)),
     row("    --health [ADDR]", "print the /health of the tracker at HOST:PORT or unix:/PATH, exit",
         CommandLine(Health)),
-    row("-V, --version", "print the version and exit", CommandLine(Version)),
+    row("-V, --version", "print version, target, features and sandbox, and exit", CommandLine(Version)),
     row("-h, --help", "print this help and exit", CommandLine(Help)),
 ];
 
@@ -184,6 +196,7 @@ const fn row(names: &'static str, help: &'static str, field: Field) -> Flag {
         help,
         default: "",
         requires: &[],
+        is_live: false,
         field,
     }
 }
@@ -204,6 +217,11 @@ impl Flag {
         self
     }
 
+    const fn live(mut self) -> Flag {
+        self.is_live = true;
+        self
+    }
+
     /// Refuses the flag if it is of a part that this build does not have.
     const fn of(mut self, part: Part) -> Flag {
         if let Some(why) = part {
@@ -216,6 +234,11 @@ impl Flag {
     /// Whether the flag exists in this build.
     pub fn is_available(&self) -> bool {
         !matches!(self.field, Absent(_))
+    }
+
+    /// Whether it may be given in files.
+    pub(super) fn is_keyword(&self) -> bool {
+        !matches!(self.field, Absent(_) | CommandLine(_))
     }
 
     pub fn short(&self) -> Option<char> {
@@ -276,6 +299,9 @@ impl Field {
             Nets(field) => {
                 let expected = "an address or a network, such as 192.0.2.1 or 2001:db8::/32";
                 let net = Net::parse(text).ok_or_else(|| wrong(expected))?;
+                if !net.is_written_as(text) {
+                    options.warning = Some(format!("'{text}' has host bits: taken as {net}"));
+                }
                 field(options).push(net);
             }
             Own(set, _, expected) => set(options, text).ok_or_else(|| wrong(expected))?,
@@ -283,6 +309,24 @@ impl Field {
             Absent(why) => return Err((*why).into()),
         }
         Ok(())
+    }
+
+    /// Gives the field of `to` the value that `from` has. Of [`Own`] fields, those with one value.
+    pub fn copy(&self, from: &mut Options, to: &mut Options) {
+        match self {
+            Switch(field) => *field(to) = *field(from),
+            Count(field) | Number(field, ..) => *field(to) = *field(from),
+            Text(field, ..) => field(to).clone_from(field(from)),
+            File(field) | Directory(field) => field(to).clone_from(field(from)),
+            Nets(field) => field(to).clone_from(field(from)),
+            Own(..) => {
+                for value in self.values(from).0 {
+                    // It has been valid before.
+                    let _ = self.set(to, &value);
+                }
+            }
+            CommandLine(_) | Absent(_) => {}
+        }
     }
 
     /// The values that would set the field to what it is.
@@ -314,7 +358,8 @@ pub fn parse_file(value: &OsStr) -> Result<PathBuf, String> {
 }
 
 fn add_address(options: &mut Options, text: &str) -> Option<()> {
-    options.addresses.push((text.parse().ok()?, false));
+    let ip = text.parse().ok().filter(is_of_interface)?;
+    options.addresses.push((ip, false));
     Some(())
 }
 
@@ -333,6 +378,11 @@ fn add_udp(options: &mut Options, text: &str) -> Option<()> {
         Endpoint::Unix(_) => return None,
         endpoint => options.udp.push(endpoint),
     }
+    Some(())
+}
+
+fn add_map(options: &mut Options, text: &str) -> Option<()> {
+    options.maps.push(map(text)?);
     Some(())
 }
 

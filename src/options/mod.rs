@@ -6,13 +6,21 @@
 
 pub mod file;
 mod flags;
+mod origins;
+mod similar;
 mod values;
 
 pub use flags::{DEFAULT_USER, FLAGS, Flag};
-pub use values::{Address, FullScrapes, Listen, PeerName, Protocol, Target};
+pub use values::{Address, EMPTY, FullScrapes, Listen, PeerName, Protocol, Target};
 
+use crate::base::addresses::Addresses;
+use crate::base::log;
 use crate::base::nets::Net;
+use crate::helper::config;
+use crate::sys::{self, sandbox};
 use flags::{Action, Field, parse_file};
+use origins::Origins;
+use similar::similar;
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
@@ -27,6 +35,9 @@ pub struct Options {
     addresses: Vec<(IpAddr, bool)>,
     tcp: Vec<Endpoint>,
     udp: Vec<Endpoint>,
+    origins: Origins,
+    /// Of the last value that was set, for the admin.
+    warning: Option<String>,
     /// A name, or `UID:GID`.
     pub user: String,
     pub root: Option<PathBuf>,
@@ -40,6 +51,10 @@ pub struct Options {
     pub blacklist: Option<PathBuf>,
     pub list_add: Option<PathBuf>,
     pub list_remove: Option<PathBuf>,
+    /// 0 for the list's own.
+    refusal_interval: u32,
+    /// `error`, or [`EMPTY`].
+    pub refuse_udp: String,
     pub full_scrapes: FullScrapes,
     pub interval: u32,
     /// 0 for the least that the interval allows.
@@ -64,6 +79,8 @@ pub struct Options {
     pub sync_multicast: Option<SocketAddrV4>,
     pub sync_nodes: Vec<Net>,
     pub sync_mapped: bool,
+    pub maps: Vec<(Net, IpAddr)>,
+    pub trust_ip: Vec<Net>,
     pub proxies: Vec<Net>,
     pub proxy_protocol: bool,
     pub verbosity: u32,
@@ -88,6 +105,47 @@ pub enum Command {
 
 /// Reads the arguments that follow the program's name, and the files that they name. An error names the flag.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
+    Source::new(arguments).parse()
+}
+
+/// The arguments of the start, kept to read the files that they name again.
+pub struct Source {
+    arguments: Vec<OsString>,
+    /// The files that were read, in order.
+    pub files: Vec<PathBuf>,
+}
+
+impl Source {
+    pub fn new(arguments: impl IntoIterator<Item = OsString>) -> Source {
+        Source {
+            arguments: arguments.into_iter().collect(),
+            files: Vec::new(),
+        }
+    }
+
+    pub fn parse(&mut self) -> Result<Command, String> {
+        let files = &mut self.files;
+        parse_with(&self.arguments, &mut |path| {
+            files.push(path.into());
+            config::read(path.as_ref())
+        })
+    }
+
+    /// The options that the same arguments give with these texts of the files.
+    pub fn parse_again(&self, texts: Vec<Vec<u8>>) -> Result<Options, String> {
+        let mut texts = texts.into_iter();
+        let mut next = |_: &OsStr| Ok(texts.next().unwrap_or_default());
+        match parse_with(&self.arguments, &mut next)? {
+            Command::Serve(options) => Ok(options),
+            _ => Err("the command line does not start a server".into()),
+        }
+    }
+}
+
+/// Reads a file, or returns the reason why it cannot be read.
+type Read<'a> = &'a mut dyn FnMut(&OsStr) -> Result<Vec<u8>, String>;
+
+fn parse_with(arguments: &[OsString], read: Read) -> Result<Command, String> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut options = Options::new();
     let mut given = Vec::new();
@@ -111,7 +169,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
             Field::CommandLine(Action::MakeKey) => {
                 return named(flag, parse_file(&value)).map(Command::MakeKey);
             }
-            Field::CommandLine(Action::Config) => file::read(&value, &mut options)?,
+            Field::CommandLine(Action::Config) => {
+                let text = read(&value);
+                file::apply(&value, text, &mut options)?;
+            }
             Field::CommandLine(Action::Check) => is_check = true,
             _ => given.push((flag, value)),
         }
@@ -121,7 +182,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
         match flag.field {
             // It is about the check, not about the server.
             Field::Count(_) if is_check => is_verbose = true,
-            _ => named(flag, flag.field.set(&mut options, &value))?,
+            _ => {
+                options.origins.remove(flag);
+                named(flag, flag.field.set(&mut options, &value))?;
+                options.warn(&flag.names());
+            }
         }
     }
     options.end()?;
@@ -149,7 +214,12 @@ fn find(argument: &lexopt::Arg) -> Result<&'static Flag, String> {
             return Err(format!("unexpected argument '{value}'"));
         }
     };
-    flag.ok_or_else(|| format!("unknown option {name}; -h lists all options"))
+    let names = FLAGS.iter().filter(|flag| flag.is_available());
+    let meant = similar(name.trim_start_matches('-'), names.map(Flag::long));
+    flag.ok_or_else(|| match meant {
+        Some(meant) => format!("unknown option {name}; did you mean --{meant}?"),
+        None => format!("unknown option {name}; -h lists all options"),
+    })
 }
 
 fn named<T>(flag: &Flag, result: Result<T, String>) -> Result<T, String> {
@@ -188,6 +258,13 @@ impl Options {
         options
     }
 
+    /// Logs what is odd about the value that was set last.
+    fn warn(&mut self, name: &str) {
+        if let Some(warning) = self.warning.take() {
+            log::line(format_args!("{name}: {warning}"));
+        }
+    }
+
     /// Gives a port the address of the last `-i`.
     fn at_address(&mut self, endpoint: Endpoint) -> Endpoint {
         match (endpoint, self.addresses.last_mut()) {
@@ -207,7 +284,15 @@ impl Options {
             self.tcp.push(endpoint);
         }
         match self.addresses.drain(..).find(|(_, is_used)| !is_used) {
-            Some((ip, _)) => Err(format!("-i/--address '{ip}' requires a -p or -P after it")),
+            Some((ip, _)) => {
+                let is_it = |value: &str| value.parse() == Ok(ip);
+                let [tcp, udp] = match self.origins.has("address", is_it) {
+                    true => ["tcp-port", "udp-port"],
+                    false => ["-p", "-P"],
+                };
+                let why = format!(" '{ip}' requires a {tcp} or {udp} after it");
+                Err(self.origins.error_of("address", is_it, &why))
+            }
             None => Ok(()),
         }
     }
@@ -218,17 +303,24 @@ impl Options {
             self.threads = self.udp_workers;
         }
         self.check_required()?;
+        let origins = &self.origins;
         if self.whitelist.is_some() && self.blacklist.is_some() {
-            return Err("-w/--whitelist conflicts with -b/--blacklist".into());
+            let both = ["whitelist", "blacklist"];
+            return Err(origins.error_of_two(both, " conflicts with ", ""));
         }
         if self.list_add.is_some() && self.list_add == self.list_remove {
-            return Err("--list-add and --list-remove require different FIFOs".into());
+            let both = ["list-add", "list-remove"];
+            return Err(origins.error_of_two(both, " and ", " require different FIFOs"));
         }
         if self.proxy_protocol && self.proxies.is_empty() && !self.has_unix_socket() {
-            return Err("--proxy-protocol requires --proxy or -p/--tcp-port unix:/PATH".into());
+            let own = "proxy-protocol";
+            let [proxy, port] = ["proxy", "tcp-port"].map(|flag| origins.name_beside(flag, own));
+            return Err(origins.error(own, &format!(" requires {proxy} or {port} unix:/PATH")));
         }
         if self.pin_threads && self.threads() == 1 {
-            return Err("--pin-threads requires -j/--threads with 2 or more".into());
+            let threads = origins.name_beside("threads", "pin-threads");
+            let why = format!(" requires {threads} with 2 or more");
+            return Err(origins.error("pin-threads", &why));
         }
         let (interval, least) = (self.interval, self.least_timeout());
         if self.peer_timeout == least {
@@ -236,15 +328,19 @@ impl Options {
         }
         if self.peer_timeout() < least {
             let value = self.peer_timeout.to_string();
-            let expected = format!("at least {least}, 1.5 times the --interval of {interval}");
+            let name = origins.name_beside("interval", "peer-timeout");
+            let expected = format!("at least {least}, 1.5 times the {name} of {interval}");
             let wrong = invalid(OsStr::new(&value), &expected);
-            return Err(format!("--peer-timeout: {wrong}"));
+            return Err(origins.error("peer-timeout", &format!(": {wrong}")));
         }
         let mut addresses = self.cluster_peers.iter().filter_map(PeerName::address);
         match addresses.find(|address| !self.listens_like(address)) {
-            Some(address) => Err(format!(
-                "--cluster-peer '{address}' requires a --cluster-listen of the same family"
-            )),
+            Some(address) => {
+                let listen = origins.name_beside("cluster-listen", "cluster-peer");
+                let why = format!(" '{address}' requires a {listen} of the same family");
+                let is_it = |value: &str| value.parse() == Ok(address);
+                Err(origins.error_of("cluster-peer", is_it, &why))
+            }
             None => Ok(()),
         }
     }
@@ -255,8 +351,11 @@ impl Options {
         for flag in FLAGS {
             let others = || flag.requires.iter().filter_map(|long| flags::find(long));
             if !flag.requires.is_empty() && is_set(flag) && !others().any(&mut is_set) {
-                let others: Vec<String> = others().map(Flag::names).collect();
-                return Err(format!("{} requires {}", flag.names(), others.join(" or ")));
+                let origins = &self.origins;
+                let others = others().map(|other| origins.name_beside(other.long(), flag.long()));
+                let others: Vec<String> = others.collect();
+                let why = format!(" requires {}", others.join(" or "));
+                return Err(origins.error(flag.long(), &why));
             }
         }
         Ok(())
@@ -275,6 +374,20 @@ impl Options {
         }
     }
 
+    /// In seconds; none for the list's own.
+    pub fn refusal_interval(&self) -> Option<u32> {
+        Some(self.refusal_interval).filter(|seconds| *seconds > 0)
+    }
+
+    /// The rules by which clients are stored under other addresses, if there are any.
+    pub fn addresses(&self) -> Option<Addresses> {
+        let addresses = Addresses {
+            maps: self.maps.clone(),
+            trusted: self.trust_ip.clone(),
+        };
+        (addresses != Addresses::default()).then_some(addresses)
+    }
+
     pub fn threads(&self) -> usize {
         self.threads.max(1) as usize
     }
@@ -289,6 +402,15 @@ impl Options {
         let udp = udp.iter().map(|endpoint| endpoint.listens(Protocol::Udp));
         let tcp = tcp.iter().map(|endpoint| endpoint.listens(Protocol::Tcp));
         udp.chain(tcp).flatten().collect()
+    }
+
+    /// The protocol that no client is served with, since only ports of the other are given, and the flag for it.
+    pub fn unserved(&self) -> Option<(&'static str, &'static str)> {
+        match (self.tcp.is_empty(), self.udp.is_empty()) {
+            (true, false) => Some(("http", "-p/--tcp-port")),
+            (false, true) => Some(("udp", "-P/--udp-port")),
+            _ => None,
+        }
     }
 
     /// Whether this node listens for others at an address of this family.
@@ -327,6 +449,51 @@ impl Options {
         Err(format!("--health requires an address: {why}"))
     }
 
+    /// These options, with those of `new` that may change while the tracker runs.
+    pub fn reloaded(&self, new: &mut Options) -> Options {
+        let mut options = self.clone();
+        options.origins = new.origins.clone();
+        for flag in FLAGS.iter().filter(|flag| flag.is_live) {
+            flag.field.copy(new, &mut options);
+        }
+        options
+    }
+
+    /// The flags with other values than `new` has, by their names. `is_live`: of the flags that may
+    /// change while the tracker runs, else of the others.
+    pub fn changes(&mut self, new: &mut Options, is_live: bool) -> Vec<String> {
+        let is_same_timeout = self.peer_timeout() == new.peer_timeout();
+        let is_changed = |flag: &&Flag| {
+            // The default follows the interval, and the timeout of the start stays.
+            let is_default = flag.long() == "peer-timeout" && is_same_timeout;
+            flag.is_live == is_live
+                && !is_default
+                && flag.field.values(self) != flag.field.values(new)
+        };
+        let changed = FLAGS.iter().filter(is_changed);
+        let changed: Vec<&str> = changed.map(Flag::long).collect();
+        let origins = [&new.origins, &self.origins];
+        let name = |flag: &str| {
+            let of = origins.iter().find(|origins| origins.has(flag, |_| true));
+            of.map_or(flag.into(), |of| of.name(flag))
+        };
+        changed.into_iter().map(name).collect()
+    }
+
+    /// The error of an interval that the peer timeout of the start does not allow.
+    pub fn check_interval(&self, peer_timeout: u32) -> Result<(), String> {
+        if self.least_timeout() <= peer_timeout {
+            return Ok(());
+        }
+        let value = self.interval.to_string();
+        let expected = format!(
+            "at most {}, two thirds of the peer timeout of {peer_timeout}, which changes only at a restart",
+            2 * peer_timeout / 3
+        );
+        let wrong = invalid(OsStr::new(&value), &expected);
+        Err(self.origins.error("interval", &format!(": {wrong}")))
+    }
+
     /// A configuration file with the options that differ from the defaults, or with all options.
     pub fn to_file(&mut self, is_full: bool) -> Vec<u8> {
         let mut defaults = Options::new();
@@ -349,6 +516,27 @@ impl Options {
         }
         text
     }
+}
+
+/// The text of `--version`: the release, and the system, optional parts and sandbox that it was built for.
+pub fn version() -> String {
+    let parts = [
+        ("cluster", flags::CLUSTER),
+        ("full-scrape", flags::FULL_SCRAPE),
+    ];
+    let is_there = |(name, absent): &(&'static str, Option<_>)| absent.is_none().then_some(*name);
+    let parts: Vec<&str> = parts.iter().filter_map(is_there).collect();
+    format!(
+        "announced {}\ntarget: {}\nfeatures: {}\nsandbox: {}\n",
+        env!("CARGO_PKG_VERSION"),
+        sys::target(),
+        if parts.is_empty() {
+            "none".into()
+        } else {
+            parts.join(", ")
+        },
+        sandbox::NAME.unwrap_or("none"),
+    )
 }
 
 /// The text of `--help`.
@@ -473,16 +661,14 @@ mod tests {
 
     #[test]
     fn statistics_have_a_path_of_their_own() {
-        for good in ["/stats", "/s", "/S.x-1_~", "/stats/now", "/metrics2"] {
+        for good in ["/stats", "/s", "/S.x-1_~", "/a", "/scores/now", "/metrics2"] {
             assert_eq!(options(&format!("--stats-path {good}")).stats_path, good);
         }
         for bad in [
             "/",
             "/announce",
-            "/a",
-            "//a",
+            "//announce",
             "/scrape",
-            "/sc",
             "/s?x",
             "/s%61",
             "/é",
@@ -599,9 +785,9 @@ mod tests {
             Err(error) if error.contains(": this build has no ") => {}
             other => assert_eq!(other, Err(message), "{line}"),
         };
-        let number = "a number from 0 to 65535, IP:PORT or [IPv6]:PORT";
+        let number = "a number from 0 to 65535, IP:PORT or [IPv6]:PORT, not link-local";
         let net = "an address or a network, such as 192.0.2.1 or 2001:db8::/32";
-        let ip = "an IPv4 or IPv6 address, such as 192.0.2.1 or ::";
+        let ip = "an IPv4 or IPv6 address without a port, such as 192.0.2.1 or ::, not link-local";
         let url = "a URL, http:// or https://, in printable ASCII";
         let listen = "an address and a port, such as 192.0.2.1:6970 or [2001:db8::1]:6970, at most one of each \
                       family";
@@ -610,7 +796,12 @@ mod tests {
             ("-P", "-P/--udp-port", "-1", number),
             ("-P", "-P/--udp-port", "65536", number),
             ("-P", "-P/--udp-port", "unix:/run/a", number),
+            ("-P", "-P/--udp-port", "[fe80::1]:80", number),
+            ("-P", "-P/--udp-port", "224.0.0.1:80", number),
             ("-i", "-i/--address", "1.2.3", ip),
+            ("-i", "-i/--address", "fe80::1", ip),
+            ("-i", "-i/--address", "192.0.2.1:80", ip),
+            ("-i", "-i/--address", "255.255.255.255", ip),
             ("--interval", "--interval", "0", "a number from 1 to 86400"),
             (
                 "--numwant-max",
@@ -648,6 +839,14 @@ mod tests {
             ("--check=yes -n", "--check: unexpected value 'yes'"),
             ("--bad", "unknown option --bad; -h lists all options"),
             ("-x", "unknown option -x; -h lists all options"),
+            (
+                "--port 80",
+                "unknown option --port; did you mean --tcp-port?",
+            ),
+            (
+                "--intreval=8",
+                "unknown option --intreval; did you mean --interval?",
+            ),
             ("now", "unexpected argument 'now'"),
             (
                 "-i 192.0.2.1 -i 192.0.2.2 -p 80",

@@ -1,5 +1,7 @@
 //! The values of options: what they look like, and how they are parsed.
 
+use crate::base::addresses::is_of_a_host;
+use crate::base::nets::Net;
 use std::ffi::OsStr;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -75,9 +77,12 @@ impl Endpoint {
             return Some(Endpoint::Port(port));
         }
         if let Ok(address) = text.parse::<SocketAddr>() {
-            return has_no_zone(&address).then_some(Endpoint::Socket(address));
+            let is_valid = has_no_zone(&address) && is_of_interface(&address.ip());
+            return is_valid.then_some(Endpoint::Socket(address));
         }
-        let socket = |ip: IpAddr, port| Some(Endpoint::Socket(SocketAddr::new(ip, port)));
+        let socket = |ip: IpAddr, port| {
+            is_of_interface(&ip).then(|| Endpoint::Socket(SocketAddr::new(ip, port)))
+        };
         if let Ok(ip) = text.parse() {
             return socket(ip, default_port);
         }
@@ -125,6 +130,13 @@ fn unix_path(text: &str) -> Option<PathBuf> {
     let path = PathBuf::from(text);
     let is_short = std::os::unix::net::SocketAddr::from_pathname(&path).is_ok();
     (path.is_absolute() && is_short).then_some(path)
+}
+
+/// Whether a socket for clients may have this address, or it stands for all. A link-local one would need a zone.
+pub fn is_of_interface(ip: &IpAddr) -> bool {
+    let is_link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let is_broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+    !is_link_local && !is_broadcast && !ip.is_multicast()
 }
 
 /// A zone names an interface of this host, and nothing else does: such an address would need another flag.
@@ -244,10 +256,24 @@ pub fn url(text: &str) -> Option<String> {
 pub fn stats_path(text: &str) -> Option<String> {
     let path = text.trim_start_matches('/');
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~".contains(&b);
-    let is_taken = ["", "health", "metrics", "robots.txt"].contains(&path)
-        || path.starts_with('a')
-        || path.starts_with("sc");
+    let others = ["", "announce", "scrape", "health", "metrics", "robots.txt"];
+    let is_taken = others.contains(&path);
     (!is_taken && path.bytes().all(is_plain)).then(|| format!("/{path}"))
+}
+
+/// The reply over UDP to an announce of a torrent that the list refuses: one without peers, and not an error.
+pub const EMPTY: &str = "empty";
+
+pub fn refuse_udp(text: &str) -> Option<String> {
+    ["error", EMPTY].contains(&text).then(|| text.to_owned())
+}
+
+/// A network and the address under which its clients are stored, of one family: `NET=ADDR`.
+pub fn map(text: &str) -> Option<(Net, IpAddr)> {
+    let (net, address) = text.split_once('=')?;
+    let address: IpAddr = address.parse().ok().filter(is_of_a_host)?;
+    let (net, address) = (Net::parse(net)?, address.to_canonical());
+    (net.is_v4() == address.is_ipv4()).then_some((net, address))
 }
 
 /// The clients that may have full scrapes.

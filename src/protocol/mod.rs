@@ -41,6 +41,12 @@ pub fn split_at_byte(bytes: &[u8], byte: u8) -> (&[u8], Option<&[u8]>) {
     }
 }
 
+/// The bytes after a prefix, which is ASCII of either case.
+pub fn strip_prefix_in_any_case<'a>(bytes: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
+    let (start, rest) = bytes.split_at_checked(prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
 /// The byte that two hexadecimal digits of either case stand for.
 pub fn hex_byte([high, low]: [u8; 2]) -> Option<u8> {
     let (high, low) = (HEX[usize::from(high)], HEX[usize::from(low)]);

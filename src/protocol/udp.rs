@@ -1,8 +1,11 @@
 //! The UDP tracker protocol (BEP 15): big-endian fields at fixed offsets.
 
 use super::DEFAULT_NUMWANT;
+use crate::base::addresses::Named;
 use crate::sys::chunks::as_chunks;
 use crate::tracker::{Announce, Counts, Event, InfoHash, Peer, Role};
+use std::fmt;
+use std::io::Write as _;
 use std::net::IpAddr;
 
 /// Takes the place of the connection id in a connect request.
@@ -29,10 +32,8 @@ pub struct Datagram<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action<'a> {
     Connect,
-    /// With the peer id. The fields `downloaded`, `uploaded`, `ip` and `key` have no effect.
+    /// With the peer id. The fields `downloaded`, `uploaded` and `key` have no effect.
     Announce(Announce, &'a [u8; 20]),
-    /// An announce whose port is 0.
-    InvalidPort,
     /// 1 to [`MAX_SCRAPED`] torrents.
     Scrape(&'a [InfoHash]),
 }
@@ -61,18 +62,25 @@ pub fn announced_hash(datagram: &[u8]) -> Option<&InfoHash> {
     is_announce.then(|| datagram.get(16..)?.first_chunk())?
 }
 
+/// The address that an announce names for an IPv4 client. The reply has peers of the source's family, so that no other
+/// client can have another address.
+pub fn named(datagram: &[u8], source: IpAddr) -> Named {
+    let ip: Option<[u8; 4]> = field(datagram, 84).filter(|ip| *ip != [0; 4]);
+    let ip = ip.filter(|_| source.to_canonical().is_ipv4());
+    Named {
+        ip: ip.map(IpAddr::from),
+        ..Named::default()
+    }
+}
+
 /// info_hash 20, peer_id 20, downloaded 8, left 8, uploaded 8, event 4, ip 4, key 4, num_want 4, port 2.
 fn parse_announce(body: &[u8], source: IpAddr) -> Option<Action<'_>> {
     let (body, _) = body.split_first_chunk::<82>()?;
-    let port = u16::from_be_bytes(field(body, 80)?);
-    if port == 0 {
-        return Some(Action::InvalidPort);
-    }
     // A negative number is the default.
     let num_want = usize::try_from(i32::from_be_bytes(field(body, 76)?));
     let announce = Announce {
         info_hash: field(body, 0)?,
-        peer: Peer::new(source, port),
+        peer: Peer::new(source, u16::from_be_bytes(field(body, 80)?)),
         role: Role::of_left(Some(u64::from_be_bytes(field(body, 48)?))),
         event: match u32::from_be_bytes(field(body, 64)?) {
             1 => Event::Completed,
@@ -135,9 +143,13 @@ pub fn write_scrape(buffer: &mut [u8], transaction: u32, counts: &[Counts]) -> u
 }
 
 /// `action 3, transaction_id, message`.
-pub fn write_error(buffer: &mut [u8], transaction: u32, message: &str) -> usize {
-    let [action, transaction] = [ERROR, transaction].map(u32::to_be_bytes);
-    fill(buffer, &[&action, &transaction, message.as_bytes()])
+pub fn write_error(buffer: &mut [u8], transaction: u32, message: fmt::Arguments) -> usize {
+    let length = fill_numbers(buffer, [ERROR, transaction]);
+    let mut room = buffer.get_mut(length..).unwrap_or_default();
+    let free = room.len();
+    // What does not fit is left out.
+    let _ = room.write_fmt(message);
+    length + free - room.len()
 }
 
 #[cfg(test)]
@@ -201,9 +213,19 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        other[96..98].fill(0);
-        let action = parse(&other).map(|datagram| datagram.action);
-        assert_eq!(action, Some(Action::InvalidPort));
+    }
+
+    #[test]
+    fn the_named_address_is_that_of_an_ipv4_client() {
+        let mut datagram = announce();
+        let ip =
+            |datagram: &[u8], source: &str| named(datagram, source.parse().expect("is one")).ip;
+        assert_eq!(ip(&datagram, "192.0.2.1"), Some([9; 4].into()));
+        assert_eq!(ip(&datagram, "::ffff:192.0.2.1"), Some([9; 4].into()));
+        assert_eq!(ip(&datagram, "2001:db8::1"), None);
+        datagram[84..88].fill(0);
+        assert_eq!(ip(&datagram, "192.0.2.1"), None);
+        assert_eq!(ip(&datagram[..87], "192.0.2.1"), None);
     }
 
     #[test]
@@ -301,7 +323,7 @@ mod tests {
         let expected =
             b"\0\0\0\x02\0\0\0\x09\0\0\0\x05\0\0\0\x07\0\0\0\x06\0\0\0\0\0\0\0\0\0\0\0\0";
         assert_eq!(&buffer[..length], expected);
-        let length = write_error(&mut buffer, 9, "no");
-        assert_eq!(&buffer[..length], b"\0\0\0\x03\0\0\0\x09no");
+        let length = write_error(&mut buffer, 9, format_args!("no {}", 7));
+        assert_eq!(&buffer[..length], b"\0\0\0\x03\0\0\0\x09no 7");
     }
 }

@@ -1,8 +1,8 @@
 //! The work beside serving, in bounded steps: signals, the helper, FIFOs, the sweep, saves, the cluster, the history
 //! and the counts in the log.
 
-use super::Round;
 use super::cluster::Cluster;
+use super::{Reload, Round};
 use crate::access::{Access, Fifo};
 use crate::base::log::{self, Level};
 use crate::base::text::counted;
@@ -29,12 +29,15 @@ const HELPER: Token = Token(1);
 const FIFOS: [Token; 2] = [Token(2), Token(3)];
 /// All tokens below are of chores: 4 to 7 are the cluster's.
 const TOKENS: usize = 8;
+const CONFIG: Token = Token(9);
 
 pub struct Chores {
     signals: UnixStream,
     /// If an option needs it.
     pub helper: Option<Helper>,
     pub access: Option<Access>,
+    /// With `--config`.
+    pub reload: Option<Reload>,
     /// Those that change the list.
     pub fifos: Vec<Fifo>,
     /// With `--state`.
@@ -57,6 +60,7 @@ impl Chores {
             signals,
             helper: None,
             access: None,
+            reload: None,
             fifos: Vec::new(),
             saves: None,
             cluster: Cluster::default(),
@@ -72,13 +76,16 @@ impl Chores {
 
     /// Whether a token is of a chore.
     pub(super) fn owns(token: Token) -> bool {
-        token.0 < TOKENS || Cluster::owns(token)
+        token.0 < TOKENS || token == CONFIG || Cluster::owns(token)
     }
 
     pub(super) fn register(&mut self, registry: &Registry) -> io::Result<()> {
         registry.register(&mut self.signals, SIGNALS, Interest::READABLE)?;
         if let Some(helper) = &mut self.helper {
             helper.register(registry, HELPER)?;
+        }
+        if let Some(reload) = &mut self.reload {
+            reload.reader.register(registry, CONFIG)?;
         }
         self.cluster.register(registry)?;
         let mut fifos = self.fifos.iter().zip(FIFOS);
@@ -113,6 +120,7 @@ impl Chores {
         match token {
             SIGNALS => self.take_signals(),
             HELPER => self.take_answer(round),
+            CONFIG => self.configure(round),
             _ if FIFOS.contains(&token) => self.change_list(token, round),
             _ => self.cluster.turn(token, round),
         }
@@ -243,11 +251,25 @@ impl Chores {
 
     fn reload(&mut self) {
         let names = self.cluster.resolve_again();
+        if let Some(reload) = &mut self.reload {
+            reload.request();
+        }
         match (&mut self.access, &mut self.helper) {
             (Some(access), Some(helper)) => access.reload(helper),
-            _ if names > 0 => {}
+            _ if names > 0 || self.reload.is_some() => {}
             _ => log::line(format_args!("SIGHUP: ignored: nothing to reload")),
         }
+    }
+
+    /// Applies configuration files that have been read again.
+    fn configure(&mut self, round: &mut Round) {
+        let applied = self.reload.as_mut().and_then(|reload| reload.turn(round));
+        if applied.is_none() {
+            return;
+        }
+        round.note_busy(CONFIG);
+        let next = self.report_at.unwrap_or(round.now() + REPORT_MS);
+        self.report_at = log::is_told(Level::Info).then_some(next);
     }
 
     /// Begins the save that is due, or does a slice of the one that runs.

@@ -13,10 +13,12 @@ mod cluster;
 #[cfg(not(feature = "cluster"))]
 #[path = "no_cluster.rs"]
 mod cluster;
+mod reload;
 mod serving;
 
 pub use chores::Chores;
 pub use cluster::Cluster;
+pub use reload::{Live, Reload, Settings, max_connections};
 pub use serving::{Serving, Socket};
 
 use crate::http::{Context, Site};
@@ -41,7 +43,7 @@ const WAKE: Token = Token(8);
 
 /// The first token of sockets. Behind them are connections, and behind those links to other nodes. Tokens below are of
 /// the chores, but for [`WAKE`].
-const FIRST_SOCKET: usize = 9;
+const FIRST_SOCKET: usize = 10;
 
 /// The loop of one thread.
 pub struct Server {
@@ -50,6 +52,9 @@ pub struct Server {
     ids: ConnectionIds,
     serving: Option<Serving>,
     chores: Option<Chores>,
+    live: Arc<Live>,
+    /// Of the settings in use.
+    generation: usize,
     /// If there are several threads.
     pub crew: Option<Arc<Crew>>,
     /// Sources that have a turn in the next round without an event.
@@ -131,6 +136,7 @@ impl Server {
         ids: ConnectionIds,
         mut serving: Option<Serving>,
         mut chores: Option<Chores>,
+        live: Arc<Live>,
     ) -> io::Result<Server> {
         let poll = Poll::new()?;
         if let Some(serving) = &mut serving {
@@ -145,6 +151,8 @@ impl Server {
             ids,
             serving,
             chores,
+            live,
+            generation: 0,
             crew: None,
             busy: Vec::new(),
             start,
@@ -177,8 +185,10 @@ impl Server {
             }
             let now = self.start.elapsed_ms();
             self.responder.advance(now);
-            let ids_now = if self.ids.are_shared { wall_ms() } else { now };
-            self.ids.advance(ids_now);
+            self.ids.advance(now, wall_ms);
+            if let Some(settings) = self.live.newer_than(&mut self.generation) {
+                settings.apply(&mut self.responder, self.serving.as_mut());
+            }
             for token in std::mem::take(&mut self.busy) {
                 self.turn(token, false);
             }

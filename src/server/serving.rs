@@ -1,9 +1,10 @@
 //! The part of the loop that answers clients: sockets, connections, and a batch of datagrams.
 
 use super::{FIRST_SOCKET, Round};
+use crate::base::addresses::is_local;
 use crate::base::log;
 use crate::base::text::reason;
-use crate::http::{Connections, Listener, SharedLimits, Site};
+use crate::http::{Connections, Listener, Policy, SharedLimits, Site};
 use crate::sys::mmsg::Batch;
 use crate::udp;
 use mio::net::UdpSocket;
@@ -21,8 +22,21 @@ pub enum Socket {
     Http(Listener),
 }
 
+impl Socket {
+    /// Whether other networks cannot reach it: its address is loopback or private, or it is a Unix socket.
+    fn is_local(&self) -> bool {
+        let address = match self {
+            Socket::Udp(socket) => socket.local_addr(),
+            Socket::Http(Listener::Tcp(socket)) => socket.local_addr(),
+            Socket::Http(Listener::Unix(..)) => return true,
+        };
+        address.is_ok_and(|address| is_local(address.ip()))
+    }
+}
+
 pub struct Serving {
-    sockets: Vec<Socket>,
+    /// Each, and whether other networks cannot reach it.
+    sockets: Vec<(Socket, bool)>,
     connections: Connections,
     site: Site,
     batch: Batch,
@@ -34,8 +48,12 @@ impl Serving {
     pub fn new(sockets: Vec<Socket>, limits: Arc<SharedLimits>, site: Site) -> Serving {
         // The tokens of connections are behind those of the sockets.
         let first_connection = FIRST_SOCKET + sockets.len();
+        let with_reach = |socket: Socket| {
+            let is_local = socket.is_local();
+            (socket, is_local)
+        };
         Serving {
-            sockets,
+            sockets: sockets.into_iter().map(with_reach).collect(),
             connections: Connections::new(limits, first_connection),
             site,
             batch: Batch::default(),
@@ -43,8 +61,12 @@ impl Serving {
         }
     }
 
+    pub(super) fn set_policy(&mut self, policy: Arc<Policy>) {
+        self.site.policy = policy;
+    }
+
     pub(super) fn register(&mut self, registry: &Registry) -> io::Result<()> {
-        for (socket, token) in self.sockets.iter_mut().zip(FIRST_SOCKET..) {
+        for ((socket, _), token) in self.sockets.iter_mut().zip(FIRST_SOCKET..) {
             let token = Token(token);
             match socket {
                 Socket::Udp(socket) => registry.register(socket, token, Interest::READABLE)?,
@@ -71,12 +93,13 @@ impl Serving {
         let index = token.0.wrapping_sub(FIRST_SOCKET);
         let is_busy = match self.sockets.get(index) {
             Some(_) if round.responder.is_held() => true,
-            Some(Socket::Udp(socket)) => {
+            Some((Socket::Udp(socket), is_local)) => {
+                round.responder.begin_turn(*is_local);
                 udp::serve(socket, &mut self.batch, round.ids, round.responder)
             }
-            Some(Socket::Http(listener)) => {
+            Some((Socket::Http(listener), is_local)) => {
                 let mut context = round.context(&mut self.site);
-                match self.connections.accept(listener, &mut context) {
+                match self.connections.accept(listener, *is_local, &mut context) {
                     Ok(is_busy) => is_busy,
                     Err(error) => {
                         if self.starved_at.is_none() {

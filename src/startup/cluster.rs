@@ -1,5 +1,6 @@
 //! The start of a node: its listeners, its links, and opentracker's live sync. Privileges are dropped afterwards.
 
+use super::sockets::retry_at;
 use super::{Problem, file_problem, problem, random, random_key};
 use crate::base::log;
 use crate::cluster::frame::Keys;
@@ -100,10 +101,11 @@ fn start_resolver(
 fn open_listeners(options: &Options) -> Result<Vec<TcpListener>, Problem> {
     let mut listeners = Vec::new();
     for &address in &options.cluster_listen {
-        let listener = sockets::cluster_tcp(address);
+        let shown = format!("cluster {address}");
+        let listener = retry_at(&shown, || sockets::cluster_tcp(address));
         let listener = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (address, listener) =
-            listener.map_err(problem(&format!("cannot listen on cluster {address}")))?;
+            listener.map_err(problem(&format!("cannot listen on {shown}")))?;
         log::line(format_args!("listening on cluster {address}"));
         listeners.push(listener);
     }
@@ -133,7 +135,8 @@ fn open_live_sync(
     };
     let (ip, port) = (interface.ip(), interface.port());
     let shown = format!("multicast {GROUP}:{port} through {ip}");
-    let sockets = sockets::multicast(SocketAddrV4::new(GROUP, port), *ip);
+    let group = SocketAddrV4::new(GROUP, port);
+    let sockets = retry_at(&shown, || sockets::multicast(group, *ip));
     let (input, output) = sockets.map_err(problem(&format!("cannot join {shown}")))?;
     log::line(format_args!("listening on {shown}"));
     if options.sync_nodes.is_empty() {

@@ -4,11 +4,11 @@
 use super::{Problem, file_problem};
 use crate::access::{Access, BLACKLIST, Fifo, WHITELIST};
 use crate::base::log;
-use crate::options::Options;
+use crate::options::{EMPTY, Options};
 use crate::state::{self, Loaded};
 use crate::sys::files;
 use crate::sys::privileges::Identity;
-use crate::tracker::{InfoHash, Limits, Table, Tracked};
+use crate::tracker::{Limits, Table, Tracked};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,7 +21,10 @@ pub fn load_list(options: &Options) -> Result<Option<Access>, Problem> {
         (None, Some(path)) => (&BLACKLIST, path),
         (None, None) => return Ok(None),
     };
-    let mut access = Access::new(kind, path.clone());
+    let mut refusal = kind.refusal();
+    refusal.interval = options.refusal_interval().unwrap_or(refusal.interval);
+    refusal.is_empty_over_udp = options.refuse_udp == EMPTY;
+    let mut access = Access::new(refusal, path.clone());
     // The path alone would mislead: the one in Debian's opentracker.conf is right only without a chroot.
     access.load().map_err(|why| match &options.root {
         Some(root) => format!("{why}, looked for inside -d/--root '{}'", root.display()),
@@ -57,40 +60,68 @@ pub fn open_fifos(options: &Options, owner: Option<Identity>) -> Result<Vec<Fifo
     fifos(options).map(open).collect()
 }
 
-/// The errors that loading would end with, as far as they show without touching a file.
-pub fn check_state(options: &Options) -> Result<(), Problem> {
+/// The errors that loading would end with, as far as they show without touching a file. The dump is loaded into a table
+/// of its own.
+pub fn check_state(options: &Options, access: Option<&Access>) -> Result<(), Problem> {
     if let Some(path) = &options.state {
         state::check(path).map_err(file_problem(STATE, path))?;
     }
-    if let Some(path) = &options.load_dump {
-        files::open_regular(path).map_err(file_problem(LOAD_DUMP, path))?;
-    }
-    Ok(())
+    with_tracked(access, |tracked| {
+        load_dump(options, &new_table(options), tracked)
+    })
 }
 
-/// The table with the state and the counts from before.
-pub fn load_table(options: &Options, access: Option<&Access>) -> Result<Arc<Table>, Problem> {
+fn new_table(options: &Options) -> Table {
     let limits = Limits {
         peer_timeout: options.peer_timeout(),
         max_peers: options.max_peers as usize,
         max_torrents: options.max_torrents as usize,
     };
-    let mut table = Table::new(limits, options.threads());
-    let rules = access.map(Access::rules);
-    let is_tracked = |hash: &InfoHash| {
-        let refused = rules.as_ref().and_then(|rules| rules.refuses(hash));
-        refused.is_none()
+    Table::new(limits, options.threads())
+}
+
+/// Does work that leaves out torrents that the list refuses.
+fn with_tracked<T>(access: Option<&Access>, work: impl FnOnce(Tracked) -> T) -> T {
+    let Some(access) = access else {
+        return work(None);
     };
-    let tracked: Tracked = rules.is_some().then_some(&is_tracked);
+    let rules = access.rules();
+    work(Some(&|hash| rules.refuses(hash).is_none()))
+}
+
+fn load_dump(options: &Options, table: &Table, tracked: Tracked) -> Result<(), Problem> {
+    if let Some(path) = &options.load_dump {
+        let loaded = state::load_dump(path, table, tracked);
+        let summary = loaded.map_err(file_problem(LOAD_DUMP, path))?;
+        log::line(format_args!("dump: loaded: {summary}"));
+    }
+    Ok(())
+}
+
+/// The table with the state and the counts from before, and the key of connection ids that was saved with it.
+pub fn load_table(
+    options: &Options,
+    access: Option<&Access>,
+) -> Result<(Arc<Table>, Option<[u64; 2]>), Problem> {
+    let (table, connection_key) = with_tracked(access, |tracked| load_all(options, tracked))?;
+    Ok((Arc::new(table), connection_key))
+}
+
+fn load_all(options: &Options, tracked: Tracked) -> Result<(Table, Option<[u64; 2]>), Problem> {
+    let mut table = new_table(options);
+    let mut connection_key = None;
     if let Some(path) = &options.state {
         let loaded = state::load(path, &table, tracked, state::wall_ms());
         let loaded = loaded.map_err(file_problem(STATE, path))?;
         let path = path.display();
         match loaded {
             Loaded::Nothing => log::line(format_args!("state: starting empty: no '{path}' yet")),
-            Loaded::State(summary) => log::line(format_args!("state: loaded: {summary}")),
+            Loaded::State(summary) => {
+                connection_key = summary.connection_key;
+                log::line(format_args!("state: loaded: {summary}"));
+            }
             Loaded::Damaged(damage, aside) => {
-                table = Table::new(limits, options.threads());
+                table = new_table(options);
                 let aside = aside.display();
                 log::line(format_args!(
                     "state: starting empty: '{path}': {damage}; moved to '{aside}'"
@@ -98,10 +129,6 @@ pub fn load_table(options: &Options, access: Option<&Access>) -> Result<Arc<Tabl
             }
         }
     }
-    if let Some(path) = &options.load_dump {
-        let loaded = state::load_dump(path, &table, tracked);
-        let summary = loaded.map_err(file_problem(LOAD_DUMP, path))?;
-        log::line(format_args!("dump: loaded: {summary}"));
-    }
-    Ok(Arc::new(table))
+    load_dump(options, &table, tracked)?;
+    Ok((table, connection_key))
 }

@@ -1,6 +1,6 @@
-//! The start, in order: background, signals, pidfile, helper process, key, sockets; root directory, lists, state;
-//! privileges; loops and their threads. Sockets and key come before privileges are dropped. Threads come last, because
-//! the daemon never forks after they have started.
+//! The start, in order: background, signals, pidfile, helper process, checks, key, sockets; root directory, lists,
+//! state; privileges; loops and their threads. Sockets and key come before privileges are dropped. Threads come last,
+//! because the daemon never forks after they have started.
 
 #[cfg(feature = "cluster")]
 pub mod cluster;
@@ -16,22 +16,26 @@ use crate::access::Access;
 use crate::base::log;
 use crate::base::random::Random;
 use crate::base::text::reason;
-use crate::helper::{Helper, Plan};
-use crate::http::{Limiter, Policy, Proxies, SharedLimits};
-use crate::options::Options;
+use crate::helper::{ConfigReader, Helper, Plan};
+use crate::http::{Limiter, Policy, SharedLimits};
+use crate::options::{Options, Source};
 use crate::responder::Responder;
-use crate::server::{Chores, Socket};
+use crate::server::{Chores, Live, Reload, Settings, Socket, max_connections};
 use crate::state::{self, Saves};
 use crate::stats::Monitor;
 use crate::sys::pidfile::{self, Pidfile};
 use crate::sys::privileges::Identity;
 use crate::sys::uptime::Moment;
-use crate::sys::{daemon, limits, memory, signals};
+use crate::sys::{daemon, limits, process, signals, syslog};
+use crate::tracker::Table;
 use crate::udp::ConnectionIds;
 use cluster::Membership;
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use threads::{Loops, Parts};
 
 /// Descriptors that are not of a client's connection: of the process, and of each thread's loop.
@@ -60,9 +64,29 @@ pub fn check(options: &Options) -> Result<(), Problem> {
     let identity = privileges::identity(options)?;
     cluster::check(options)?;
     privileges::enter_root(options)?;
-    data::load_list(options)?;
+    let access = data::load_list(options)?;
     data::check_fifos(options, identity)?;
-    data::check_state(options)
+    data::check_state(options, access.as_ref())
+}
+
+/// [`check`] in a process of its own, as a process cannot leave the root directory that it has entered. It shows errors
+/// of files before any socket is opened.
+fn check_apart(options: &Options) -> Result<(), Problem> {
+    let checked = UnixStream::pair().and_then(|(mut ours, theirs)| {
+        process::fork(|| {
+            process::keep_only(&[theirs.as_fd()]);
+            if let Err(why) = check(options) {
+                // The start meets the same error later.
+                let _ = (&theirs).write_all(why.as_bytes());
+            }
+        })?;
+        drop(theirs);
+        let mut why = String::new();
+        ours.read_to_string(&mut why)?;
+        Ok(why)
+    });
+    let why = checked.map_err(problem("cannot check files"))?;
+    why.is_empty().then_some(()).ok_or(why)
 }
 
 /// The limits that follow from options and system, as comments of a configuration file.
@@ -77,7 +101,9 @@ pub fn limits(options: &Options) -> Result<String, Problem> {
         text += &format!("# listening on {}{condition}\n", listen.address);
     }
     let descriptors = raise_descriptors()?;
-    let connections = max_connections(options, descriptors, listens.len() * options.threads());
+    let sockets = listens.len() * options.threads();
+    let connections = available_connections(options, descriptors, sockets);
+    let connections = max_connections(options, connections);
     let timeout = options.peer_timeout();
     text += &format!(
         "# peer timeout: {timeout} s\n\
@@ -86,8 +112,14 @@ pub fn limits(options: &Options) -> Result<String, Problem> {
     Ok(text)
 }
 
-pub fn serve(options: &Options) -> Result<(), Problem> {
+/// `source` is where the options come from.
+pub fn serve(options: &Options, source: Source) -> Result<(), Problem> {
     let (began, started) = (Moment::now(), state::wall_ms() / 1000);
+    if (options.syslog || options.daemon) && !syslog::is_there() {
+        log::error(format_args!(
+            "syslog: no syslog daemon found: log lines wait, and are dropped when there is no more room"
+        ));
+    }
     // First, because neither threads nor polls would survive it.
     let background = match options.daemon {
         true => Some(daemon::detach().map_err(problem("cannot go into the background"))?),
@@ -101,6 +133,8 @@ pub fn serve(options: &Options) -> Result<(), Problem> {
     let (_locked, pidfile) = pidfile.transpose()?.unzip();
     let mut chores = Chores::new(signals);
     chores.helper = start_helper(options, pidfile)?;
+    check_apart(options)?;
+    let reader = start_reader(&source)?;
     let identity = privileges::identity(options)?;
     // Before the sockets of clients are opened: a node without its key must not be reachable.
     let membership = Membership::open(options, identity)?;
@@ -115,6 +149,7 @@ pub fn serve(options: &Options) -> Result<(), Problem> {
         cores,
         identity,
         membership,
+        config: reader.map(|reader| (reader, source)),
         began,
         started,
     };
@@ -143,6 +178,7 @@ struct Start {
     /// The user to become.
     identity: Option<Identity>,
     membership: Membership,
+    config: Option<(ConfigReader, Source)>,
     began: Moment,
     /// Seconds since 1970.
     started: u64,
@@ -151,56 +187,81 @@ struct Start {
 /// Enters the root directory, loads files, drops privileges and makes the loops.
 fn build(options: &Options, start: Start) -> Result<Loops, Problem> {
     let (identity, membership, mut chores) = (start.identity, start.membership, start.chores);
-    let resident = memory::Resident::open();
+    let monitor = Monitor::open(start.started, start.descriptors);
     privileges::enter_root(options)?;
     chores.access = data::load_list(options)?;
     chores.fifos = data::open_fifos(options, identity)?;
     // With the rights and at the paths that the helper saves with.
-    let table = data::load_table(options, chores.access.as_ref())?;
+    let (table, saved_key) = data::load_table(options, chores.access.as_ref())?;
     // All nodes of a cluster have the same decoys, and accept the connection ids of each other.
+    let shared_key = membership.connection_key();
     if options.decoys > 0 {
         let key = membership.decoy_key().map_or_else(random_key, Ok)?;
         table.use_decoys(options.decoys, key, state::wall_ms() / 1000);
     }
-    let ids = match membership.connection_key() {
-        Some(key) => ConnectionIds::shared(key),
-        None => ConnectionIds::new(random_key()?),
+    let connection_key = match shared_key.or(saved_key) {
+        Some(key) => key,
+        None => random_key()?,
     };
     chores.cluster = membership.start(options, &table)?;
     let state = options.state.as_deref();
-    chores.saves = state.map(|path| Saves::new(path, options.state_interval));
-
-    let numwant_max = options.numwant_max as usize;
-    let seeded = Random::seeded(random()?);
-    let mut responder = Responder::new(table, options.interval, numwant_max, seeded);
-    responder.rules = chores.access.as_ref().map(Access::rules);
-    responder.log_completed = options.log_completed;
-    let id = getrandom::u32().unwrap_or_default();
-    responder.monitor = Monitor::new(id, start.started, resident);
+    let own_key = shared_key.is_none().then_some(connection_key);
+    chores.saves = state.map(|path| Saves::new(path, options.state_interval, own_key));
+    let mut responder = make_responder(options, table, &chores, monitor)?;
     responder.cluster = chores.cluster.overview();
     privileges::give_up(options, identity)?;
 
     let sockets = start.sockets.iter().map(Vec::len).sum();
-    let max_connections = max_connections(options, start.descriptors, sockets);
-    if max_connections < options.max_connections as usize {
-        let descriptors = start.descriptors;
-        log::line(format_args!(
-            "at most {max_connections} connections: the limit of open descriptors is {descriptors}"
-        ));
-    }
+    let available_connections = available_connections(options, start.descriptors, sockets);
+    let max_connections = max_connections(options, available_connections);
+    log_connections(options, max_connections, start.descriptors);
     let open = responder.monitor.connections.clone();
-    let limits = SharedLimits::new(max_connections, options.threads(), open);
+    responder
+        .monitor
+        .max_connections
+        .store(max_connections, Ordering::Relaxed);
+    let limits = Arc::new(SharedLimits::new(max_connections, options.threads(), open));
+    let policy = Arc::new(policy(options, &start.sockets));
+    let live = Arc::new(Live::new(Settings::new(options, policy.clone())));
+    chores.reload = start.config.map(|(reader, source)| Reload {
+        reader,
+        source,
+        start: options.clone(),
+        current: options.clone(),
+        live: live.clone(),
+        limits: limits.clone(),
+        available_connections,
+    });
     let parts = Parts {
         start: start.began,
         chores,
-        policy: Arc::new(policy(options, &start.sockets)),
-        limits: Arc::new(limits),
+        policy,
+        live,
+        limits,
         sockets: start.sockets,
         cores: start.cores,
         responder,
-        ids,
+        ids: ConnectionIds::new(connection_key),
     };
     Loops::new(parts).map_err(problem("cannot poll"))
+}
+
+fn make_responder(
+    options: &Options,
+    table: Arc<Table>,
+    chores: &Chores,
+    mut monitor: Monitor,
+) -> Result<Responder, Problem> {
+    monitor.saves = chores.saves.as_ref().map(|saves| saves.job.clone());
+    monitor.loads = chores.access.as_ref().map(|access| access.job.clone());
+    let numwant_max = options.numwant_max as usize;
+    let seeded = Random::seeded(random()?);
+    let mut responder = Responder::new(table, options.interval, numwant_max, seeded);
+    responder.rules = chores.access.as_ref().map(Access::rules);
+    responder.addresses = options.addresses().map(Arc::new);
+    responder.log_completed = options.log_completed;
+    responder.monitor = monitor;
+    Ok(responder)
 }
 
 /// The helper process, before the sockets are opened, so that all log lines about them reach syslog too.
@@ -219,21 +280,21 @@ fn start_helper(options: &Options, pidfile: Option<Pidfile>) -> Result<Option<He
     Ok(Some(helper))
 }
 
+/// The process that reads configuration files again, if there are any. It is outside the root directory, as they are.
+fn start_reader(source: &Source) -> Result<Option<ConfigReader>, Problem> {
+    if source.files.is_empty() {
+        return Ok(None);
+    }
+    let reader = ConfigReader::start(&source.files);
+    let reader = reader.map_err(problem("cannot start the process for configuration files"))?;
+    Ok(Some(reader))
+}
+
 fn policy(options: &Options, sockets: &[Vec<Socket>]) -> Policy {
     // The sockets of the first thread: those of the others have the same addresses.
     let sockets = sockets.first().into_iter().flatten();
-    Policy {
-        redirect: Some(options.redirect.clone()).filter(|url| !url.is_empty()),
-        admins: options.admins.clone(),
-        public_stats: options.public_stats,
-        stats_path: options.stats_path.clone(),
-        sockets: sockets.filter_map(sockets::announce_address).collect(),
-        limiter: Limiter::new(options.full_scrapes),
-        proxies: Proxies {
-            nets: options.proxies.clone(),
-            protocol: options.proxy_protocol,
-        },
-    }
+    let sockets = sockets.filter_map(sockets::announce_address).collect();
+    Policy::new(options, sockets, Limiter::new(options.full_scrapes))
 }
 
 /// Raises the limit of open descriptors as far as the system allows, and returns it.
@@ -241,13 +302,19 @@ fn raise_descriptors() -> Result<u64, Problem> {
     limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))
 }
 
-/// `--max-connections`, as far as the limit of open descriptors allows it.
-fn max_connections(options: &Options, descriptors: u64, sockets: usize) -> usize {
-    let given = options.max_connections as usize;
+fn log_connections(options: &Options, max: usize, descriptors: u64) {
+    if max < options.max_connections as usize {
+        log::line(format_args!(
+            "at most {max} connections: the limit of open descriptors is {descriptors}"
+        ));
+    }
+}
+
+/// The connections that the limit of open descriptors allows.
+fn available_connections(options: &Options, descriptors: u64, sockets: usize) -> usize {
     let loops = DESCRIPTORS_PER_LOOP * (options.threads() + 1);
     let available = usize::try_from(descriptors).unwrap_or(usize::MAX);
-    let available = available.saturating_sub(RESERVED_DESCRIPTORS + loops + sockets);
-    available.clamp(1, given)
+    available.saturating_sub(RESERVED_DESCRIPTORS + loops + sockets)
 }
 
 fn random() -> Result<u64, Problem> {

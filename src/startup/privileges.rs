@@ -39,7 +39,13 @@ pub fn give_up(options: &Options, identity: Option<Identity>) -> Result<(), Prob
     if let Some(identity) = identity {
         privileges::become_user(identity).map_err(problem("cannot drop privileges"))?;
         let Identity { uid, gid } = identity;
-        log::line(format_args!("running as user {uid}, group {gid}"));
+        match options.user.contains(':') {
+            true => log::line(format_args!("running as user {uid}, group {gid}")),
+            false => {
+                let user = &options.user;
+                log::line(format_args!("running as user {user} ({uid}), group {gid}"));
+            }
+        }
     } else if options.user != DEFAULT_USER {
         log::line(format_args!("not started as root: -u/--user has no effect"));
     }

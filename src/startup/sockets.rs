@@ -7,11 +7,19 @@ use crate::http::Listener;
 use crate::options::{Address, Listen, Options, Protocol};
 use crate::server::Socket;
 use crate::sys::sockets;
+use crate::sys::uptime::Moment;
 use crate::sys::{cores, privileges};
-use std::io;
+use std::fmt::Display;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+/// Milliseconds for which an address may be missing.
+const MISSING_MS: u64 = 10_000;
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Opens the sockets of each thread: the first thread's, and more at the same ports for the others.
 pub fn open_for_threads(options: &Options) -> Result<Vec<Vec<Socket>>, Problem> {
@@ -34,6 +42,9 @@ pub fn open_for_threads(options: &Options) -> Result<Vec<Vec<Socket>>, Problem> 
                 "not listening on {address}: no IPv6 on this host"
             ));
         }
+    }
+    if let Some((protocol, flag)) = options.unserved() {
+        log::line(format_args!("{protocol}: not served: no {flag} given"));
     }
     let mut threads = vec![first];
     for _ in 1..options.threads() {
@@ -72,7 +83,12 @@ fn open(
     root: Option<&Path>,
 ) -> Result<Option<(Address, Socket)>, Problem> {
     let address = &listen.address;
-    match open_at(address, is_shared, root) {
+    let open = || open_at(address, is_shared, root);
+    let opened = match listen.is_optional {
+        true => open(),
+        false => retry_at(address, open),
+    };
+    match opened {
         Ok(socket) => {
             let ip = announce_address(&socket);
             let ip = ip.map(|(protocol, address)| Address::Ip(protocol, address));
@@ -81,6 +97,34 @@ fn open(
         Err(error) if listen.is_optional && sockets::is_without_v6(&error) => Ok(None),
         Err(error) => Err(format!("cannot listen on {address}: {}", reason(&error))),
     }
+}
+
+/// Opens a socket at an address that may not be there yet: at boot an interface waits for DHCP, and an IPv6 address is
+/// tentative until the host has looked for duplicates of it.
+pub fn retry_at<T>(
+    address: &dyn Display,
+    mut open: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
+    let began = Moment::now();
+    let mut is_logged = false;
+    loop {
+        match open() {
+            Err(error) if is_missing(&error) && began.elapsed_ms() < MISSING_MS => {
+                if !std::mem::replace(&mut is_logged, true) {
+                    let seconds = MISSING_MS / 1000;
+                    log::line(format_args!(
+                        "{address}: address not available yet: retrying for {seconds} s"
+                    ));
+                }
+                thread::sleep(RETRY);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::AddrNotAvailable
 }
 
 fn open_at(address: &Address, is_shared: bool, root: Option<&Path>) -> io::Result<Socket> {
@@ -171,8 +215,8 @@ pub fn announce_address(socket: &Socket) -> Option<(Protocol, SocketAddr)> {
 mod tests {
     use super::*;
     use mio::{Events, Interest, Poll, Token};
-    use std::io::{ErrorKind, Write};
-    use std::time::{Duration, Instant};
+    use std::io::Write;
+    use std::time::Instant;
 
     /// A thread's loop, with its descriptor of the one socket.
     struct Loop {

@@ -5,7 +5,7 @@ use crate::base::random::Random;
 use crate::base::text::reason;
 use crate::http::{Policy, SharedLimits, Site};
 use crate::responder::Responder;
-use crate::server::{Chores, Crew, Server, Serving, Socket};
+use crate::server::{Chores, Crew, Live, Server, Serving, Socket};
 use crate::stats::Board;
 use crate::sys::uptime::Moment;
 use crate::sys::{cores, memory};
@@ -31,6 +31,7 @@ pub struct Parts {
     /// The core of each of them, if they are pinned.
     pub cores: Vec<usize>,
     pub policy: Arc<Policy>,
+    pub live: Arc<Live>,
     pub limits: Arc<SharedLimits>,
 }
 
@@ -62,11 +63,26 @@ impl Loops {
                 let random = Random::seeded(getrandom::u64().map_err(io::Error::other)?);
                 let responder = parts.responder.for_thread(random, board.of_thread(number));
                 let (ids, serving) = (parts.ids.clone(), Some(serving(sockets)));
-                others.push(Server::new(parts.start, responder, ids, serving, None)?);
+                let live = parts.live.clone();
+                others.push(Server::new(
+                    parts.start,
+                    responder,
+                    ids,
+                    serving,
+                    None,
+                    live,
+                )?);
             }
         }
         let (serving, chores) = (parts.sockets.pop().map(serving), Some(parts.chores));
-        let own = Server::new(parts.start, parts.responder, parts.ids, serving, chores)?;
+        let own = Server::new(
+            parts.start,
+            parts.responder,
+            parts.ids,
+            serving,
+            chores,
+            parts.live,
+        )?;
         let mut loops = Loops {
             own,
             others,

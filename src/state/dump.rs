@@ -1,11 +1,13 @@
 //! opentracker's `statedump`: how often each torrent was downloaded, for admins who move over.
 //!
 //! A line a torrent: `HEX:base:downloaded`, where `base` is the minute since 1970 in which the torrent last had peers.
-//! It is ignored: a torrent of the dump is remembered for a day from now.
+//! It is ignored: a torrent of the dump is remembered for a day from now. opentracker may send the dump compressed.
+//!
+//! Counts are merged by maximum, so that a dump may be loaded again, and after a state.
 
-use crate::base::log;
 use crate::base::text::counted;
-use crate::protocol::hash_list::{self, Line};
+use crate::base::{gzip, log};
+use crate::protocol::hash_list;
 use crate::sys::files::open_regular;
 use crate::tracker::{InfoHash, Table, Tracked};
 use std::fmt;
@@ -21,7 +23,7 @@ const MAX_LOGGED: u64 = 10;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DumpSummary {
     pub loaded: u64,
-    /// Of torrents that are loaded already and keep their counts.
+    /// Not above the counts that are loaded already.
     pub known: u64,
     /// Never downloaded, so there is nothing to remember.
     pub zero: u64,
@@ -37,7 +39,7 @@ impl fmt::Display for DumpSummary {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&counted(self.loaded, "downloaded count"))?;
         for (count, why) in [
-            (self.known, "torrent already loaded"),
+            (self.known, "count already loaded"),
             (self.zero, "count 0"),
             (self.left_out, "beyond --max-torrents"),
             (self.refused, "refused by the list"),
@@ -54,9 +56,9 @@ impl fmt::Display for DumpSummary {
 }
 
 /// Loads a dump into the table, except for torrents that are not tracked. Invalid lines are counted, and the first are
-/// logged by number.
+/// logged by number. A file without a valid line is not a dump.
 pub fn load_dump(path: &Path, table: &Table, tracked: Tracked) -> io::Result<DumpSummary> {
-    let mut file = BufReader::new(open_regular(path)?);
+    let mut file = gzip::decompressed(BufReader::new(open_regular(path)?))?;
     load(&mut file, table, tracked, &mut |number| {
         log::line(format_args!(
             "dump: skipped line {number}: expected HEX:base:downloaded"
@@ -88,16 +90,21 @@ fn load(
             }
             Some((hash, downloaded)) => {
                 let mut tracker = table.lock_for(&hash, 0);
-                if tracker.scrape(&hash).is_some() {
-                    &mut summary.known
-                } else if tracker.restore_memory(&hash, downloaded, 0).is_some() {
-                    &mut summary.loaded
-                } else {
-                    &mut summary.left_out
+                let known = tracker.scrape(&hash).map(|counts| counts.downloaded);
+                tracker.raise_downloaded(&hash, downloaded, 0);
+                match known {
+                    Some(known) if known >= downloaded => &mut summary.known,
+                    None if tracker.scrape(&hash).is_none() => &mut summary.left_out,
+                    _ => &mut summary.loaded,
                 }
             }
         };
         *counter += 1;
+    }
+    if summary.invalid == number {
+        let lines = counted(number, "line");
+        let why = format!("no valid line in {lines}: expected HEX:base:downloaded");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
     Ok(summary)
 }
@@ -118,9 +125,7 @@ fn read_line(file: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
 /// `HEX:base:downloaded`, followed by white space at most. A count above the maximum counts as the maximum.
 fn parse(line: &[u8]) -> Option<(InfoHash, u32)> {
     let line = Some(line).filter(|line| line.len() <= MAX_LINE_BYTES)?;
-    let Line::Hash(info_hash) = hash_list::parse(line) else {
-        return None;
-    };
+    let info_hash = hash_list::leading_hash(line)?;
     let numbers = line.trim_ascii_end().get(40..)?.strip_prefix(b":")?;
     let mut numbers = numbers.split(|&byte| byte == b':').map(number);
     let (_base, downloaded) = (numbers.next()??, numbers.next()??);
@@ -195,12 +200,15 @@ mod tests {
         text.push_str(&"x".repeat(100_000));
         text.push('\n');
         text.push_str(&"bad\n".repeat(20));
-        text.push_str(&format!("{HEX}:1:9\n{}:2:3", HEX.replace('1', "3")));
+        text.push_str(&format!(
+            "{HEX}:1:9\n{HEX}:1:8\n{}:2:3",
+            HEX.replace('1', "3")
+        ));
         for buffer in [1, 7, 41, 1 << 20] {
             let table = table(100);
             let (summary, logged) = load(&table, &text, buffer);
             let expected = DumpSummary {
-                loaded: 2,
+                loaded: 3,
                 known: 1,
                 zero: 1,
                 left_out: 0,
@@ -211,8 +219,23 @@ mod tests {
             assert_eq!(logged, [2, 3, 5, 6, 7, 8, 9, 10, 11, 12]);
             let hash = parse(format!("{HEX}:1:7").as_bytes()).expect("is one").0;
             let counts = table.lock_for(&hash, 0).scrape(&hash);
-            assert_eq!(counts.map(|c| c.downloaded), Some(7));
+            assert_eq!(counts.map(|c| c.downloaded), Some(9), "the maximum");
         }
+    }
+
+    #[test]
+    fn a_file_without_a_valid_line_is_no_dump() {
+        for (text, lines) in [
+            ("", "0 lines"),
+            ("x", "1 line"),
+            ("x:1:1\n\nroot:x:0\n", "3 lines"),
+        ] {
+            let error = super::load(&mut text.as_bytes(), &table(9), None, &mut |_| ());
+            let why = format!("no valid line in {lines}: expected HEX:base:downloaded");
+            assert_eq!(error.expect_err(text).to_string(), why);
+        }
+        let (summary, _) = load(&table(9), &format!("x\n{HEX}:1:0"), 99);
+        assert_eq!((summary.zero, summary.invalid), (1, 1));
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! The table as bytes on disk.
 //!
-//! All numbers are big-endian. The header has 32 bytes:
+//! All numbers are big-endian. The header has 48 bytes:
 //!
 //! ```text
 //!  0   8  magic: a7 "swarms" 0a
-//!  8   4  format version: 1
+//!  8   4  format version: 2
 //! 12   4  flags: 0, others are refused
 //! 16   4  unit of ages in milliseconds: a 48th of the peer timeout, rounded down, or a 96th in files of older releases
 //! 20   8  time of the save, in milliseconds since 1970
 //! 28   4  milliseconds since the clock's unit began
+//! 32  16  secret key of UDP connection ids; zeros for none, as in a cluster, which has its own. Not in version 1
 //! ```
 //!
 //! Items follow, each with its kind in the first byte:
@@ -24,7 +25,7 @@
 //!
 //! Info-hashes rise strictly; so do the lists of a torrent and the addresses in each. A list may come in several
 //! pieces. A peer whose role changed while its swarm was being written may be in both lists: the later entry is the
-//! newer one. Nothing in the file identifies the host or process that wrote it.
+//! newer one.
 //!
 //! A save takes many turns of the loop, and peers grow older meanwhile: item 6 keeps their ages exact. The checksum
 //! guards against failing disks and truncation, not against an attacker who may write the file.
@@ -62,7 +63,7 @@ fn sizes(torrents: u64, peers: u64) -> String {
 }
 
 const MAGIC: [u8; 8] = *b"\xa7swarms\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const KEY: [u64; 2] = [0, 0];
 
 /// Kinds of items; 0 to 3 are peers.

@@ -18,7 +18,7 @@ pub enum StateItem<'a> {
     Peer(SavedPeer<'a>),
 }
 
-/// All in milliseconds.
+/// Times are in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// A unit of ages.
@@ -27,6 +27,8 @@ pub struct Header {
     pub saved_at: u64,
     /// Since the unit began.
     pub into_unit: u32,
+    /// Of UDP connection ids.
+    pub connection_key: Option<[u64; 2]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +68,7 @@ impl fmt::Display for Damage {
         match self {
             Damage::Foreign => f.write_str("not a state file of announced"),
             Damage::Version(version) => {
-                write!(f, "format version {version}, expected {VERSION}")
+                write!(f, "format version {version}, expected 1 to {VERSION}")
             }
             Damage::Malformed(at) => write!(f, "damaged at byte {at}"),
             Damage::Truncated(at) => write!(f, "truncated at byte {at}"),
@@ -175,7 +177,7 @@ impl<R: Read> ItemReader<'_, R> {
             }
         }
         let version = self.u32()?;
-        if version != VERSION {
+        if !(1..=VERSION).contains(&version) {
             return Err(Damage::Version(version));
         }
         let (flags, unit_ms, saved_at, into_unit) =
@@ -183,10 +185,15 @@ impl<R: Read> ItemReader<'_, R> {
         if flags != 0 || unit_ms == 0 {
             return Err(Damage::Malformed(0));
         }
+        let key = match version {
+            1 => [0; 2],
+            _ => [self.u64()?, self.u64()?],
+        };
         take(StateItem::Header(Header {
             unit_ms,
             saved_at,
             into_unit,
+            connection_key: (key != [0; 2]).then_some(key),
         }));
         Ok(())
     }

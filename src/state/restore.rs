@@ -25,6 +25,8 @@ pub struct Summary {
     pub refused: u64,
     /// Milliseconds since the save; none if the wall clock is behind it.
     pub age_ms: Option<u64>,
+    /// Of UDP connection ids.
+    pub connection_key: Option<[u64; 2]>,
 }
 
 /// For the log, without the counts that are 0.
@@ -112,6 +114,7 @@ impl<'a> Restorer<'a> {
 
     fn begin(&mut self, header: Header) {
         self.unit_ms = header.unit_ms.into();
+        self.summary.connection_key = header.connection_key;
         self.summary.age_ms = self.wall_ms.checked_sub(header.saved_at);
         let age_ms = self.summary.age_ms.unwrap_or(0);
         self.since_unit_ms = age_ms.saturating_add(header.into_unit.into());

@@ -2,6 +2,7 @@
 
 use super::write::StateWriter;
 use super::{sizes, wall_ms};
+use crate::base::job::{Job, Run};
 use crate::base::log;
 use crate::helper::Helper;
 use crate::tracker::Table;
@@ -16,6 +17,8 @@ const STEP_BYTES: usize = 48 * 1024;
 /// Saves, one at a time. The helper replaces the file when a save is complete. If it fails, the file stays as it was.
 pub struct Saves {
     path: PathBuf,
+    /// The key of UDP connection ids that is saved, if this is not the node of a cluster.
+    connection_key: Option<[u64; 2]>,
     interval_ms: Option<u64>,
     /// When the next is due by time.
     next_at: Option<u64>,
@@ -23,20 +26,21 @@ pub struct Saves {
     is_requested: bool,
     /// The save under way, and when it began.
     running: Option<(StateWriter, u64)>,
-    has_failed: bool,
+    pub job: Job,
 }
 
 impl Saves {
     /// Saves to this file every `interval` seconds; with 0 only on request.
-    pub fn new(path: &Path, interval: u32) -> Saves {
+    pub fn new(path: &Path, interval: u32, connection_key: Option<[u64; 2]>) -> Saves {
         let interval_ms = (interval > 0).then_some(u64::from(interval) * 1000);
         Saves {
             path: path.to_owned(),
+            connection_key,
             interval_ms,
             next_at: interval_ms,
             is_requested: false,
             running: None,
-            has_failed: false,
+            job: Job::default(),
         }
     }
 
@@ -55,7 +59,7 @@ impl Saves {
 
     /// Whether the last save did not fail.
     pub fn is_saved(&self) -> bool {
-        !self.has_failed
+        !self.job.last().has_failed
     }
 
     /// Whether [`Saves::step`] has something to do now.
@@ -76,7 +80,9 @@ impl Saves {
         let mut slice = Vec::with_capacity(STEP_BYTES);
         match &mut self.running {
             None => {
-                let writer = StateWriter::new(&table.lock(0, table_ms), wall_ms(), &mut slice);
+                let (tracker, key) = (table.lock(0, table_ms), self.connection_key);
+                let writer = StateWriter::new(&tracker, wall_ms(), key, &mut slice);
+                drop(tracker);
                 self.is_requested = false;
                 self.running = Some((writer, now_ms));
                 if let Err(why) = helper.save() {
@@ -96,29 +102,34 @@ impl Saves {
 
     /// The helper has replaced the file.
     pub fn saved(&mut self, now_ms: u64) {
-        if let Some((writer, began_ms)) = self.finish(now_ms) {
+        if let Some((writer, ms)) = self.finish(now_ms, false) {
             let written = writer.written();
             let sizes = sizes(written.torrents, written.peers);
-            let (bytes, ms) = (written.bytes, now_ms.saturating_sub(began_ms));
+            let bytes = written.bytes;
             log::line(format_args!(
                 "state: saved: {sizes}; {bytes} bytes in {ms} ms"
             ));
-            self.has_failed = false;
         }
     }
 
     /// Ends the save under way, if there is one. The file is as it was.
     pub fn failed(&mut self, why: &str, now_ms: u64) {
-        if self.finish(now_ms).is_some() {
+        if self.finish(now_ms, true).is_some() {
             let path = self.path.display();
             log::error(format_args!("state: save failed: '{path}': {why}"));
-            self.has_failed = true;
         }
     }
 
-    /// The next save by time begins an interval after the end of this one.
-    fn finish(&mut self, now_ms: u64) -> Option<(StateWriter, u64)> {
+    /// The save that ends now, and how many milliseconds it took. The next save by time begins an interval later.
+    fn finish(&mut self, now_ms: u64, has_failed: bool) -> Option<(StateWriter, u64)> {
         self.next_at = self.interval_ms.map(|interval| now_ms + interval);
-        self.running.take()
+        let (writer, began_ms) = self.running.take()?;
+        let took_ms = now_ms.saturating_sub(began_ms);
+        self.job.note(Run {
+            ended: wall_ms() / 1000,
+            took_ms,
+            has_failed,
+        });
+        Some((writer, took_ms))
     }
 }

@@ -133,7 +133,7 @@ impl Subject {
 
 fn save(table: &Table, wall_ms: u64, budget: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut writer = StateWriter::new(&table.lock(0, 0), wall_ms, &mut bytes);
+    let mut writer = StateWriter::new(&table.lock(0, 0), wall_ms, None, &mut bytes);
     loop {
         let before = bytes.len();
         let more = writer.step(table, 0, budget, &mut bytes);
@@ -228,7 +228,7 @@ fn a_saved_state_is_the_table_whatever_the_budget() {
     }
     // Torrents without peers and count are only in the model.
     assert!(model_of(&whole) == remembered(subject.model.clone()));
-    let mut writer = StateWriter::new(&subject.tracker(), 0, &mut Vec::new());
+    let mut writer = StateWriter::new(&subject.tracker(), 0, None, &mut Vec::new());
     while writer.step(&subject.table, 0, 1000, &mut Vec::new()) {}
     let Written {
         torrents, peers, ..
@@ -265,7 +265,7 @@ fn a_table_of_any_number_of_shards_is_saved_and_loaded_the_same() {
         assert_eq!(summary.peers, model.peers.len() as u64);
         assert_eq!(table.survey(0).totals, subject.tracker().totals());
         saved.clear();
-        let mut writer = StateWriter::new(&table.lock(0, 0), now, &mut saved);
+        let mut writer = StateWriter::new(&table.lock(0, 0), now, None, &mut saved);
         while writer.step(&table, 0, 300, &mut saved) {}
         assert!(model_of(&saved) == model, "{threads} threads");
     }
@@ -278,7 +278,7 @@ fn peers_that_do_not_change_during_a_save_are_saved() {
     let before = remembered(subject.model.clone());
     let mut bytes = Vec::new();
     let wall = BEGAN + subject.now * 1000;
-    let mut writer = StateWriter::new(&subject.tracker(), wall, &mut bytes);
+    let mut writer = StateWriter::new(&subject.tracker(), wall, None, &mut bytes);
     let mut steps = 0;
     while writer.step(&subject.table, 0, 700, &mut bytes) {
         steps += 1;
@@ -379,10 +379,10 @@ fn ages_outlive_a_change_of_the_timeout_and_a_clock_set_back() {
     assert_eq!(table.survey(0).totals.leechers, 1);
 }
 
-/// A file of this unit in milliseconds: a torrent whose peers have these tags.
+/// A file of version 1 with this unit in milliseconds: a torrent whose peers have these tags.
 fn file_of(unit_ms: u32, tags: &[u8]) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
-    for field in [VERSION, 0, unit_ms] {
+    for field in [1, 0, unit_ms] {
         bytes.extend_from_slice(&field.to_be_bytes());
     }
     bytes.extend_from_slice(&BEGAN.to_be_bytes());
@@ -431,6 +431,20 @@ fn a_file_with_units_of_a_96th_of_the_timeout_is_loaded() {
     assert_eq!(ages(1500).len(), 4);
     let too_old = read(&file_of(500, &[97]), &mut |_| ());
     assert!(matches!(too_old, Err(Damage::Malformed(_))));
+}
+
+#[test]
+fn the_key_of_connection_ids_is_saved_if_there_is_one() {
+    let key_of = |bytes: &[u8]| restore(bytes, LIMITS, BEGAN).1.connection_key;
+    for key in [None, Some([0, 7]), Some([u64::MAX, 1 << 63])] {
+        let table = Table::new(LIMITS, 1);
+        let mut bytes = Vec::new();
+        let mut writer = StateWriter::new(&table.lock(0, 0), BEGAN, key, &mut bytes);
+        while writer.step(&table, 0, 1, &mut bytes) {}
+        assert_eq!(key_of(&bytes), key);
+    }
+    // Files of older releases have none.
+    assert_eq!(key_of(&file_of(1000, &[0])), None);
 }
 
 #[test]
@@ -501,7 +515,7 @@ fn small() -> Vec<u8> {
         subject.announce(3, peer, role, Event::None);
     }
     let mut bytes = Vec::new();
-    let mut writer = StateWriter::new(&subject.tracker(), BEGAN, &mut bytes);
+    let mut writer = StateWriter::new(&subject.tracker(), BEGAN, Some([1, 2]), &mut bytes);
     writer.step(&subject.table, 0, 1, &mut bytes);
     subject.advance(2);
     while writer.step(&subject.table, 0, 1, &mut bytes) {}
@@ -555,7 +569,7 @@ fn every_flipped_bit_is_found() {
 
 #[test]
 fn random_damage_does_not_panic() {
-    const HEADER: usize = 32;
+    const HEADER: usize = 48;
     let whole = small();
     let mut random = Random::seeded(10);
     for _ in 0..20_000 {

@@ -31,7 +31,12 @@ pub struct Written {
 
 impl StateWriter {
     /// Begins with the header. `wall_ms` is the present time, in milliseconds since 1970.
-    pub fn new(tracker: &Tracker, wall_ms: u64, out: &mut Vec<u8>) -> StateWriter {
+    pub fn new(
+        tracker: &Tracker,
+        wall_ms: u64,
+        connection_key: Option<[u64; 2]>,
+        out: &mut Vec<u8>,
+    ) -> StateWriter {
         let units = tracker.clock().unit();
         let unit_ms = u32::try_from(tracker.unit_ms()).unwrap_or(u32::MAX);
         let into_unit = u32::try_from(tracker.into_unit_ms()).unwrap_or(0);
@@ -42,6 +47,9 @@ impl StateWriter {
         out.extend_from_slice(&unit_ms.to_be_bytes());
         out.extend_from_slice(&wall_ms.to_be_bytes());
         out.extend_from_slice(&into_unit.to_be_bytes());
+        for half in connection_key.unwrap_or_default() {
+            out.extend_from_slice(&half.to_be_bytes());
+        }
         let mut writer = StateWriter {
             cursor: Some(Cursor::default()),
             sum: Some(Hasher::new(KEY)),

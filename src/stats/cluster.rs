@@ -3,9 +3,10 @@
 //! Each number of a link is one row of a table: its column in `/stats?mode=cluster` and its metric follow from that.
 
 use super::View;
-use super::metrics::{metrics, rows, write_family, write_name, write_table};
+use super::metrics::Number::{self, Ahead, Bytes, Count, Milliseconds};
+use super::metrics::{Numbered, counted, metrics, rows, write_family, write_name};
 use crate::base::text::{
-    bytes, count, decimal, fill, fill_with, milliseconds, padded, plural, short, text, texts,
+    self, bytes, count, escaped, fill, fill_with, milliseconds, plural, short, text, texts,
 };
 use crate::tracker::Totals;
 use std::fmt;
@@ -208,47 +209,6 @@ fn peers(totals: &Totals) -> u64 {
     totals.leechers.saturating_add(totals.seeders) as u64
 }
 
-/// A number of a link, by its unit.
-#[derive(Clone, Copy)]
-pub(super) enum Number {
-    Count(u64),
-    Bytes(u64),
-    Milliseconds(u64),
-    /// Milliseconds ahead.
-    Ahead(i64),
-}
-
-use Number::{Ahead, Bytes, Count, Milliseconds};
-
-impl Number {
-    /// Appends the number as in the text.
-    fn write(self, out: &mut Vec<u8>) {
-        match self {
-            Count(number) => short(out, number.saturating_mul(100)),
-            Bytes(number) => bytes(out, number),
-            Milliseconds(ms) => milliseconds(out, ms),
-            Ahead(ms) => {
-                text(out, if ms < 0 { "-" } else { "+" });
-                milliseconds(out, ms.unsigned_abs());
-            }
-        }
-    }
-
-    /// Appends the number of a metric, whose base unit of time is the second.
-    fn write_base(self, out: &mut Vec<u8>) {
-        let ms = match self {
-            Count(number) | Bytes(number) => return decimal(out, number),
-            Milliseconds(ms) => ms,
-            Ahead(ms) => {
-                text(out, if ms < 0 { "-" } else { "" });
-                ms.unsigned_abs()
-            }
-        };
-        fill(out, "$.", &[ms / 1000]);
-        padded(out, ms % 1000, 3);
-    }
-}
-
 #[rustfmt::skip]
 metrics! {
     // Names are the titles of columns in the text. A row without a family is only in the text.
@@ -325,21 +285,18 @@ metrics! {
     }
 }
 
-/// Appends the metrics of a node; those with the names of other nodes only for an admin.
-pub fn write_metrics(overview: &Overview, is_admin: bool, out: &mut Vec<u8>) {
-    if is_admin {
-        write_links(overview, out);
-    }
-    write_table(out, NODE, &node_numbers(overview));
-    if let Some(multicast) = &overview.multicast {
-        write_table(out, MULTICAST, &multicast_numbers(multicast));
-    }
+/// The metrics of a node that name no other node.
+pub(super) fn tables(overview: &Overview) -> Vec<Numbered> {
+    let multicast = overview.multicast.as_ref();
+    let multicast = multicast.map(|m| counted(MULTICAST, multicast_numbers(m)));
+    let own = [counted(NODE, node_numbers(overview))];
+    own.into_iter().chain(multicast).collect()
 }
 
 /// Appends the metrics of the other nodes, without those that are unknown.
-fn write_links(overview: &Overview, out: &mut Vec<u8>) {
+pub fn write_links(overview: &Overview, out: &mut Vec<u8>) {
     let links: Vec<_> = others(overview)
-        .map(|link| (escaped(&link.name), link_numbers(link)))
+        .map(|link| (label(&link.name), link_numbers(link)))
         .collect();
     let mut family = "";
     for (index, row) in rows(LINK).enumerate() {
@@ -359,7 +316,7 @@ fn write_links(overview: &Overview, out: &mut Vec<u8>) {
     }
 }
 
-fn escaped(name: &str) -> String {
+fn label(name: &str) -> String {
     let name = name.replace('\\', "\\\\").replace('"', "\\\"");
     name.replace('\n', "\\n")
 }
@@ -375,24 +332,63 @@ pub fn report(view: &View, out: &mut Vec<u8>) {
 
 /// Appends the part of the status page.
 pub fn write_html(overview: &Overview, own: &Totals, out: &mut Vec<u8>) {
-    let mut report = Vec::new();
-    write(overview, own, &mut report);
-    let report = String::from_utf8_lossy(&report).replace('&', "&amp;");
-    let start = "<h2>Cluster</h2>\n<details open><summary>As this node sees it</summary><pre>";
-    texts(
-        out,
-        &[start, &report.replace('<', "&lt;"), "</pre></details>\n"],
-    );
+    text(out, "<h2>Cluster</h2>\n<p>");
+    write_title(overview, out);
+    text(out, "</p>\n<div class=\"wide\"><table>\n");
+    for (row, cells) in cells(overview, own).iter().enumerate() {
+        let head = |tag| if row == 0 { tag } else { "" };
+        texts(out, &[head("<thead>"), "<tr>"]);
+        for (column, cell) in cells.iter().enumerate() {
+            let [start, end] = match (row, column) {
+                (0, _) => ["<th scope=\"col\">", "</th>"],
+                (_, 0) => ["<th scope=\"row\">", "</th>"],
+                _ => ["<td>", "</td>"],
+            };
+            texts(out, &[start, &escaped(cell), end]);
+        }
+        texts(out, &["</tr>", head("</thead>"), "\n"]);
+    }
+    text(out, "</table></div>\n<pre>");
+    write_all_lines(overview, out);
+    text(out, "</pre>\n");
+}
+
+/// Finds links that are down, and a node that lacks peers.
+pub(super) fn find_troubles(overview: &Overview, is_admin: bool, found: &mut Vec<String>) {
+    match overview.health {
+        Health::Ok => {}
+        health => found.push(format!("this node is {}", health.name())),
+    }
+    let down = others(overview).filter(|link| !link.is_up);
+    let names: Vec<&str> = down.map(|link| &*link.name).collect();
+    if !names.is_empty() {
+        let links = text::counted(names.len() as u64, "link");
+        let names = if is_admin {
+            format!(": {}", names.join(", "))
+        } else {
+            String::new()
+        };
+        found.push(format!("{links} down{names}"));
+    }
 }
 
 /// Appends the text of the report.
 fn write(o: &Overview, own: &Totals, out: &mut Vec<u8>) {
+    write_title(o, out);
+    text(out, "\n\n");
+    write_rows(o, own, out);
+    write_all_lines(o, out);
+}
+
+fn write_title(o: &Overview, out: &mut Vec<u8>) {
     let up = others(o).filter(|link| link.is_up).count() as u64;
     let all = others(o).count() as u64;
     texts(out, &["cluster ", o.health.name()]);
     fill(out, ": $ of $ other node", &[up, all]);
-    texts(out, &[plural(all), " up\n\n"]);
-    write_rows(o, own, out);
+    texts(out, &[plural(all), " up"]);
+}
+
+fn write_all_lines(o: &Overview, out: &mut Vec<u8>) {
     write_lines(out, NODE, &node_numbers(o));
     if let Some(multicast) = &o.multicast {
         write_lines(out, MULTICAST, &multicast_numbers(multicast));
@@ -419,17 +415,35 @@ fn others(overview: &Overview) -> impl Iterator<Item = &LinkReport> {
     links.filter(|link| link.failure != Some(Failure::Own))
 }
 
-/// Appends the table: titles, the totals of this node, and a line for each other node.
+/// Appends the table as text.
 fn write_rows(overview: &Overview, own: &Totals, out: &mut Vec<u8>) {
-    let lengths = others(overview).map(|link| link.name.len());
-    let width = lengths.max().unwrap_or(0).max("this node".len());
-    let mut line = |name: &str, state: &str, cell: &dyn Fn(&str, usize) -> String, note: &str| {
+    let cells = cells(overview, own);
+    let lengths = cells
+        .iter()
+        .filter_map(|cells| cells.first().map(String::len));
+    let width = lengths.max().unwrap_or(0);
+    for cells in &cells {
+        let [name, state, note, numbers @ ..] = &cells[..] else {
+            continue;
+        };
         let mut line = format!("{name:width$}  {state:5}");
-        for (index, row) in rows(LINK).enumerate().filter(|(_, row)| row.name != "_") {
-            line.push_str(&format!("{:>11}", cell(row.name, index)));
+        for number in numbers {
+            line.push_str(&format!("{number:>11}"));
         }
         line = format!("{line}  {note}");
         texts(out, &[line.trim_end(), "\n"]);
+    }
+    text(out, "\n");
+}
+
+/// The cells of the table: titles, the totals of this node, and a row for each other node.
+fn cells(overview: &Overview, own: &Totals) -> Vec<Vec<String>> {
+    let mut cells = Vec::new();
+    let mut line = |name: &str, state: &str, cell: &dyn Fn(&str, usize) -> String, note: &str| {
+        let mut line: Vec<String> = [name, state, note].map(str::to_owned).to_vec();
+        let columns = rows(LINK).enumerate().filter(|(_, row)| row.name != "_");
+        line.extend(columns.map(|(index, row)| cell(row.name, index)));
+        cells.push(line);
     };
     line("node", "state", &|title, _| title.replace('_', " "), "note");
     let totals = |title: &str, _| match title {
@@ -450,14 +464,20 @@ fn write_rows(overview: &Overview, own: &Totals, out: &mut Vec<u8>) {
         let cell = |_: &str, index| shown(numbers.get(index).copied().flatten());
         line(&link.name, state, &cell, &note);
     }
-    text(out, "\n");
+    cells
 }
 
 /// A number in the table.
 fn shown(number: Option<Number>) -> String {
     let mut out = Vec::new();
     match number {
-        Some(number) => number.write(&mut out),
+        Some(Count(number)) => short(&mut out, number.saturating_mul(100)),
+        Some(Bytes(number)) => bytes(&mut out, number),
+        Some(Milliseconds(ms)) => milliseconds(&mut out, ms),
+        Some(Ahead(ms)) => {
+            text(&mut out, if ms < 0 { "-" } else { "+" });
+            milliseconds(&mut out, ms.unsigned_abs());
+        }
         None => text(&mut out, "-"),
     }
     String::from_utf8(out).unwrap_or_default()
@@ -465,6 +485,7 @@ fn shown(number: Option<Number>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::metrics::write_table;
     use super::*;
 
     const OWN: Totals = Totals {
@@ -542,7 +563,12 @@ mod tests {
     }
 
     fn metrics(overview: &Overview) -> String {
-        written(|out| write_metrics(overview, true, out))
+        written(|out| {
+            write_links(overview, out);
+            for table in tables(overview) {
+                write_table(out, table);
+            }
+        })
     }
 
     #[test]
@@ -673,19 +699,25 @@ seconds that events reach back: 299
         let line = "\nannounced_cluster_link_up{node=\"a\\\"b\\\\c<d>&e\\nf:1\"} 0\n";
         assert!(metrics(&overview).contains(line));
         let page = written(|out| write_html(&overview, &OWN, out));
-        let start =
-            "<summary>As this node sees it</summary><pre>cluster syncing: 0 of 1 other node up\n";
-        assert!(
-            page.contains(start) && page.contains("c&lt;d>&amp;e"),
-            "{page}"
-        );
+        let start = "<p>cluster syncing: 0 of 1 other node up</p>\n";
+        let name = "<th scope=\"row\">a\"b\\c&lt;d>&amp;e\nf:1</th><td>down</td>";
+        assert!(page.contains(start) && page.contains(name), "{page}");
     }
 
     #[test]
-    fn metrics_name_no_nodes_unless_for_an_admin() {
-        let text = written(|out| write_metrics(&mixed(), false, out));
-        let names_node = text.contains("node=") || text.contains("example");
-        assert!(!names_node, "{text}");
-        assert!(text.contains("cluster_failed_handshakes_total{reason=\"wrong_key\"} 4\n"));
+    fn links_that_are_down_are_named_to_admins_only() {
+        let troubles = |overview: &Overview, is_admin| {
+            let mut found = Vec::new();
+            find_troubles(overview, is_admin, &mut found);
+            found
+        };
+        let mut overview = mixed();
+        let down = "2 links down: c.example:6970, e.example:6970";
+        assert_eq!(troubles(&overview, true), [down]);
+        assert_eq!(troubles(&overview, false), ["2 links down"]);
+        overview.links.truncate(2);
+        assert!(troubles(&overview, true).is_empty());
+        overview.health = Health::Syncing;
+        assert_eq!(troubles(&overview, true).len(), 1);
     }
 }

@@ -52,6 +52,10 @@ impl History {
         }
     }
 
+    pub fn oldest(&self) -> Option<&Sample> {
+        self.samples.front()
+    }
+
     /// Each sample but the first, after the one before it; the oldest first.
     pub fn steps(&self) -> impl DoubleEndedIterator<Item = (&Sample, &Sample)> + ExactSizeIterator {
         self.samples.iter().zip(self.samples.iter().skip(1))

@@ -6,8 +6,10 @@
 
 use super::counters::{COUNTERS, Counters, counts};
 use super::{View, cluster};
+use crate::base::job::{Job, Run};
 use crate::base::log;
-use crate::base::text::{decimal, text, texts};
+use crate::base::text::{decimal, fill, padded, text, texts};
+use crate::sys::process;
 
 /// Declares a table, and the function that collects its numbers. Samples named `_` are not logged.
 macro_rules! metrics {
@@ -27,24 +29,108 @@ pub(super) use metrics;
 
 #[rustfmt::skip]
 metrics! {
-    GAUGES, gauges(view: &View) -> u64;
-    "start_time_seconds" "Time of the start of the process, in seconds since 1970." { _ "" = view.monitor.started; }
-    "torrents" "Torrents stored." { torrents "" = view.totals.torrents as u64; }
+    GAUGES, gauges(view: &View) -> Option<Number>;
+    "start_time_seconds" "Time of the start of the process, in seconds since 1970."
+        { _ "" = some(view.monitor.started); }
+    "torrents" "Torrents stored." { torrents "" = size(view.totals.torrents); }
     "peers" "Peers stored." {
-        leechers4 "family=ipv4,role=leecher" = view.peers[0] as u64;
-        seeders4 "family=ipv4,role=seeder" = view.peers[1] as u64;
-        leechers6 "family=ipv6,role=leecher" = view.peers[2] as u64;
-        seeders6 "family=ipv6,role=seeder" = view.peers[3] as u64;
+        leechers4 "family=ipv4,role=leecher" = size(view.peers[0]);
+        seeders4 "family=ipv4,role=seeder" = size(view.peers[1]);
+        leechers6 "family=ipv6,role=leecher" = size(view.peers[2]);
+        seeders6 "family=ipv6,role=seeder" = size(view.peers[3]);
     }
+    "max_torrents" "Torrents that are stored at most." { _ "" = size(view.limits.max_torrents); }
+    "max_peers" "Peers that are stored at most." { _ "" = size(view.limits.max_peers); }
     "table_bytes" "Memory of the table of torrents and peers." {
-        _ "part=torrents" = view.table_bytes[0] as u64;
-        _ "part=swarms" = view.table_bytes[1] as u64;
+        _ "part=torrents" = Some(Bytes(view.table_bytes[0] as u64));
+        _ "part=swarms" = Some(Bytes(view.table_bytes[1] as u64));
     }
-    "resident_memory_bytes" "Resident memory of the process." { _ "" = view.monitor.resident.bytes(); }
-    "connections" "Open TCP connections." { connections "" = view.monitor.connections() as u64; }
-    "completed_total" "Peers that completed a torrent." { completed "" = view.tally.completed; }
-    "renewals_total" "Announces of peers that were known." { renewals "" = view.tally.renewals.iter().sum(); }
-    "synced_peers_total" "Peers received from other nodes; 0 without a cluster." { synced "" = view.synced(); }
+    "resident_memory_bytes" "Resident memory of the process."
+        { _ "" = Some(Bytes(view.monitor.resident.bytes())); }
+    "cpu_seconds_total" "CPU time of the process." { _ "" = Some(Milliseconds(process::cpu_ms())); }
+    "descriptors" "Open descriptors of the process." { _ "" = some(view.monitor.descriptors.count()); }
+    "max_descriptors" "The limit of open descriptors." { _ "" = some(view.monitor.max_descriptors); }
+    "connections" "Open TCP connections." { connections "" = size(view.monitor.connections()); }
+    "max_connections" "TCP connections that may be open at once." { _ "" = size(view.monitor.max_connections()); }
+    "log_dropped_lines_total" "Log lines that were not written, as the log had no room."
+        { dropped "" = some(log::dropped()); }
+    "list_hashes" "Info-hashes in the file of the list." { _ "" = view.list.and_then(|list| size(list.hashes)); }
+    "list_changes" "Changes made to the list through FIFOs since it was loaded."
+        { _ "" = view.list.and_then(|list| size(list.changes)); }
+    "list_load_time_seconds" "Time of the end of the last load of the list, in seconds since 1970."
+        { _ "" = ended(view, &view.monitor.loads); }
+    "list_load_success" "1 if the last load of the list succeeded, else 0."
+        { _ "" = succeeded(&view.monitor.loads); }
+    "list_load_duration_seconds" "Duration of the last load of the list." { _ "" = took(&view.monitor.loads); }
+    "state_save_time_seconds" "Time of the end of the last save of the state, or else of the start."
+        { _ "" = ended(view, &view.monitor.saves); }
+    "state_save_success" "1 if the last save of the state succeeded, else 0."
+        { _ "" = succeeded(&view.monitor.saves); }
+    "state_save_duration_seconds" "Duration of the last save of the state." { _ "" = took(&view.monitor.saves); }
+    "completed_total" "Peers that completed a torrent." { completed "" = some(view.tally.completed); }
+    "renewals_total" "Announces of peers that were known." { renewals "" = some(view.tally.renewals.iter().sum()); }
+    "synced_peers_total" "Peers received from other nodes; 0 without a cluster." { synced "" = some(view.synced()); }
+}
+
+fn some(number: u64) -> Option<Number> {
+    Some(Count(number))
+}
+
+fn size(number: usize) -> Option<Number> {
+    some(number as u64)
+}
+
+fn last(job: &Option<Job>) -> Option<Run> {
+    job.as_ref().map(Job::last)
+}
+
+/// Of the start before the first run, so that an alert on its age needs no exception.
+fn ended(view: &View, job: &Option<Job>) -> Option<Number> {
+    last(job).map(|run| Count(run.ended.max(view.monitor.started)))
+}
+
+fn succeeded(job: &Option<Job>) -> Option<Number> {
+    last(job).map(|run| Count((!run.has_failed).into()))
+}
+
+fn took(job: &Option<Job>) -> Option<Number> {
+    last(job).map(|run| Milliseconds(run.took_ms))
+}
+
+/// A number by its unit.
+#[derive(Clone, Copy)]
+pub(super) enum Number {
+    Count(u64),
+    Bytes(u64),
+    Milliseconds(u64),
+    /// Milliseconds ahead.
+    #[allow(dead_code, reason = "a clock is ahead of one of another node")]
+    Ahead(i64),
+}
+
+use Number::{Ahead, Bytes, Count, Milliseconds};
+
+impl Number {
+    /// Appends the number of a metric, whose base unit of time is the second.
+    pub(super) fn write_base(self, out: &mut Vec<u8>) {
+        let ms = match self {
+            Count(number) | Bytes(number) => return decimal(out, number),
+            Milliseconds(ms) => ms,
+            Ahead(ms) => {
+                text(out, if ms < 0 { "-" } else { "" });
+                ms.unsigned_abs()
+            }
+        };
+        fill(out, "$.", &[ms / 1000]);
+        padded(out, ms % 1000, 3);
+    }
+}
+
+/// A table, and its numbers. A sample that this node does not have has none.
+pub(super) type Numbered = (&'static str, Vec<Option<Number>>);
+
+pub(super) fn counted(table: &'static str, counts: Vec<u64>) -> Numbered {
+    (table, counts.into_iter().map(some).collect())
 }
 
 /// A sample of a table, without its number.
@@ -96,34 +182,86 @@ pub fn write_name(out: &mut Vec<u8>, family: &str, node: &str, labels: &str) {
     text(out, if start == "{" { " " } else { "} " });
 }
 
-fn write_sample(out: &mut Vec<u8>, family: &str, labels: &str, number: u64) {
+fn write_sample(out: &mut Vec<u8>, family: &str, labels: &str, number: Number) {
     write_name(out, family, "", labels);
-    decimal(out, number);
+    number.write_base(out);
     text(out, "\n");
 }
 
-pub fn write_table(out: &mut Vec<u8>, table: &str, numbers: &[u64]) {
+pub(super) fn write_table(out: &mut Vec<u8>, (table, numbers): Numbered) {
     let mut family = "";
     for (row, number) in rows(table).zip(numbers) {
+        let Some(number) = number else { continue };
         if row.family != family {
             family = row.family;
             write_family(out, family, row.help);
         }
-        write_sample(out, family, row.labels, *number);
+        write_sample(out, family, row.labels, number);
     }
+}
+
+/// All tables but those of the other nodes.
+fn tables(view: &View) -> Vec<Numbered> {
+    let cluster = view.cluster.as_ref().map(cluster::tables);
+    let own = [
+        (GAUGES, gauges(view)),
+        counted(COUNTERS, counts(&view.counters)),
+    ];
+    own.into_iter()
+        .chain(cluster.into_iter().flatten())
+        .collect()
 }
 
 /// Appends all metrics in Prometheus's text format, version 0.0.4. Names of other nodes are for admins.
 pub fn write(view: &View, is_admin: bool, out: &mut Vec<u8>) {
     const VERSION: &str = concat!("version=", env!("CARGO_PKG_VERSION"));
     write_family(out, "build_info", "1; the label is the version.");
-    write_sample(out, "build_info", VERSION, 1);
-    write_table(out, GAUGES, &gauges(view));
-    write_table(out, COUNTERS, &counts(&view.counters));
-    write_threads(&view.threads, out);
-    if let Some(overview) = &view.cluster {
-        cluster::write_metrics(overview, is_admin, out);
+    write_sample(out, "build_info", VERSION, Count(1));
+    for table in tables(view) {
+        write_table(out, table);
     }
+    write_threads(&view.threads, out);
+    if let Some(overview) = view.cluster.as_ref().filter(|_| is_admin) {
+        cluster::write_links(overview, out);
+    }
+}
+
+/// The name of a metric, and the values of the labels of a sample.
+fn path<'a>(row: &Row<'a>) -> Vec<&'a str> {
+    let labels = row
+        .labels
+        .split(',')
+        .filter_map(|label| label.split_once('='));
+    let values = labels.map(|(_, value)| value);
+    std::iter::once(row.family).chain(values).collect()
+}
+
+/// Appends the same as JSON, without the other nodes: an object in an object for each label.
+pub(super) fn write_json(view: &View, out: &mut Vec<u8>) {
+    text(
+        out,
+        concat!("{\"version\":\"", env!("CARGO_PKG_VERSION"), "\""),
+    );
+    let mut open: Vec<&str> = Vec::new();
+    for (table, numbers) in tables(view) {
+        for (row, number) in rows(table).zip(numbers) {
+            let mut path = path(&row);
+            let (Some(number), Some(last)) = (number, path.pop()) else {
+                continue;
+            };
+            let common = open.iter().zip(&path).take_while(|(a, b)| a == b).count();
+            text(out, &"}".repeat(open.len() - common));
+            let mut start = ",\"";
+            for name in path.iter().skip(common) {
+                texts(out, &[start, name, "\":{"]);
+                start = "\"";
+            }
+            texts(out, &[start, last, "\":"]);
+            number.write_base(out);
+            open = path;
+        }
+    }
+    texts(out, &[&"}".repeat(open.len()), "}\n"]);
 }
 
 /// Appends the requests of each thread, which show how evenly the system spreads them; nothing with one thread.
@@ -135,21 +273,23 @@ fn write_threads(threads: &[Counters], out: &mut Vec<u8>) {
         }
         for protocol in ["udp", "http"] {
             let labels = format!("thread={number},protocol={protocol}");
-            write_sample(out, family, &labels, counters.requests(protocol));
+            let requests = counters.requests(protocol);
+            write_sample(out, family, &labels, Count(requests));
         }
     }
 }
 
-/// The numbers other than zero for the log, in one line or, where they are too long for it, in several.
+/// The counts other than zero for the log, in one line or, where they are too long for it, in several. Their names are
+/// those of the metrics, with the values of the labels behind them.
 pub fn log_lines(view: &View) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let gauges = rows(GAUGES).zip(gauges(view));
-    let counts = rows(COUNTERS).zip(counts(&view.counters));
+    let counts = rows(COUNTERS).zip(counted(COUNTERS, counts(&view.counters)).1);
     for (row, number) in gauges.chain(counts) {
-        if row.name == "_" || number == 0 {
+        let (false, Some(Count(number @ 1..))) = (row.name == "_", number) else {
             continue;
-        }
-        let entry = format!("{} {number}", row.name.replace('_', "-"));
+        };
+        let entry = format!("{} {number}", path(&row).join("."));
         match lines.last_mut() {
             Some(line) if line.len() + 2 + entry.len() <= log::ROOM => {
                 line.push_str(", ");

@@ -16,14 +16,19 @@ pub mod history;
 mod metrics;
 pub mod modes;
 pub mod page;
+mod troubles;
 pub mod walks;
 
 pub use board::Board;
 pub use counters::Counters;
 pub use metrics::{log_lines, write as write_metrics};
 
+use crate::access::ListSize;
+use crate::base::job::Job;
+use crate::sys::host_name;
+use crate::sys::limits::Descriptors;
 use crate::sys::memory::Resident;
-use crate::tracker::{Table, Tally, Totals};
+use crate::tracker::{Limits, Table, Tally, Totals};
 use cluster::Overview;
 use history::{History, Sample};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,22 +39,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Monitor {
     /// Random, to tell the statistics of several processes apart.
     pub id: u32,
+    /// The name of the host.
+    pub host: String,
     /// Seconds since 1970 at the start.
     pub started: u64,
     /// Milliseconds since the start.
     pub now: u64,
     /// TCP connections of all threads.
     pub connections: Arc<AtomicUsize>,
+    pub max_connections: Arc<AtomicUsize>,
+    pub descriptors: Arc<Descriptors>,
+    pub max_descriptors: u64,
     pub resident: Arc<Resident>,
     pub history: Arc<Mutex<History>>,
+    /// Saves of the state, with `--state`.
+    pub saves: Option<Job>,
+    /// Loads of the list, if there is one.
+    pub loads: Option<Job>,
 }
 
 impl Monitor {
-    pub fn new(id: u32, started: u64, resident: Resident) -> Monitor {
+    /// Before the root directory is entered, where the system shows resources in files.
+    pub fn open(started: u64, max_descriptors: u64) -> Monitor {
         Monitor {
-            id,
+            id: getrandom::u32().unwrap_or_default(),
+            host: host_name(),
             started,
-            resident: Arc::new(resident),
+            resident: Arc::new(Resident::open()),
+            descriptors: Arc::new(Descriptors::open()),
+            max_descriptors,
             ..Monitor::default()
         }
     }
@@ -61,6 +79,10 @@ impl Monitor {
 
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    pub fn max_connections(&self) -> usize {
+        self.max_connections.load(Ordering::Relaxed)
     }
 
     pub fn history(&self) -> MutexGuard<'_, History> {
@@ -86,10 +108,13 @@ pub struct View<'a> {
     /// Milliseconds since the start as the table counts them.
     pub table_now: u64,
     pub totals: Totals,
+    pub limits: Limits,
     /// IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders.
     pub peers: [usize; 4],
     /// Bytes of the table.
     pub table_bytes: [usize; 2],
+    /// None without a list.
+    pub list: Option<ListSize>,
     /// None without a cluster.
     pub cluster: Option<Overview>,
 }
@@ -101,9 +126,13 @@ impl View<'_> {
             udp: self.counters.requests("udp"),
             http: self.counters.requests("http"),
             dropped: self.counters.dropped(),
-            peers: self.peers.iter().sum::<usize>() as u64,
+            peers: self.all_peers() as u64,
             torrents: self.totals.torrents as u64,
         }
+    }
+
+    fn all_peers(&self) -> usize {
+        self.peers.iter().sum()
     }
 
     /// Seconds since the start.

@@ -3,6 +3,7 @@
 //!
 //! The formats are those of Debian's opentracker of 2021. A test compares the two programs.
 
+use super::metrics::write_json;
 use super::walks::TableWalk;
 use super::{View, cluster};
 use crate::base::random::Random;
@@ -20,6 +21,7 @@ pub struct Mode {
 #[derive(Clone, Copy)]
 pub enum Report {
     Text(fn(&View, &mut Vec<u8>)),
+    Json(fn(&View, &mut Vec<u8>)),
     /// The status page.
     Html,
     /// The result of a walk over the table.
@@ -32,7 +34,7 @@ pub enum Report {
     Gone,
 }
 
-use Report::{Gone, Html, State, Text, Torrents, Walk};
+use Report::{Gone, Html, Json, State, Text, Torrents, Walk};
 
 /// All modes. The first is the default.
 pub const MODES: &[Mode] = &[
@@ -68,6 +70,7 @@ pub const MODES: &[Mode] = &[
     mode("numwants", PUBLIC, Text(numwants)),
     mode("cluster", PRIVATE, Text(cluster::report)),
     mode("html", PUBLIC, Html),
+    mode("json", PUBLIC, Json(write_json)),
     mode("tpbs", PRIVATE, Torrents),
     mode("statedump", PRIVATE, State),
     mode("busy", PUBLIC, Gone),

@@ -1,6 +1,7 @@
 //! The report on the cluster in a build without one: there is no such value.
 
 use super::View;
+use super::metrics::Numbered;
 use crate::base::text::text;
 use crate::tracker::Totals;
 
@@ -26,14 +27,18 @@ impl SharedOverview {
 }
 
 impl Overview {
-    pub fn hide_nodes(&mut self) {}
-
     pub fn records_in(&self) -> u64 {
         match *self {}
     }
 }
 
-pub fn write_metrics(_: &Overview, _: bool, _: &mut Vec<u8>) {}
+pub(super) fn tables(overview: &Overview) -> Vec<Numbered> {
+    match *overview {}
+}
+
+pub fn write_links(_: &Overview, _: &mut Vec<u8>) {}
+
+pub fn find_troubles(_: &Overview, _: bool, _: &mut Vec<String>) {}
 
 pub fn report(_: &View, out: &mut Vec<u8>) {
     text(out, "this build has no cluster support\n");

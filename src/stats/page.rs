@@ -1,11 +1,17 @@
 //! The status page: one HTML document that loads nothing else, with plots as inline SVG. The same numbers are in
 //! tables, for text browsers and screen readers.
 //!
+//! The page refreshes itself and runs no script. An element that the reader opens would be closed by the next refresh,
+//! so the page's address says whether the table of the last hour is shown.
+//!
 //! Plotted numbers are in hundredths, so that slow rates show.
 
-use super::history::{INTERVAL_MS, MAX_SAMPLES, Sample};
-use super::{View, cluster};
-use crate::base::text::{bytes, count, duration, fill, fill_with, fraction, short, text, texts};
+use super::history::{INTERVAL_MS, Sample};
+use super::modes::{MODES, Report};
+use super::{View, cluster, troubles};
+use crate::base::text::{
+    bytes, count, duration, escaped, fill, fill_with, fraction, short, text, texts,
+};
 
 struct Series {
     /// Series with the same title share a plot.
@@ -42,16 +48,28 @@ const HEAD: &str = concat!(
     "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n",
     "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n",
     "<meta name=\"robots\" content=\"noindex\">\n<meta http-equiv=\"refresh\" content=\"30\">\n",
-    "<title>announced</title>\n<style>\n",
+    "<style>\n",
     include_str!("page.css"),
-    "</style>\n</head>\n<body>\n<header><h1>announced</h1>\n<p>BitTorrent tracker, version ",
-    env!("CARGO_PKG_VERSION"),
-    ", up ",
+    "</style>\n<title>",
 );
 
-/// Appends the page.
-pub fn write(view: &View, out: &mut Vec<u8>) {
+const VERSION: &str = concat!(
+    "<p>BitTorrent tracker, version ",
+    env!("CARGO_PKG_VERSION"),
+    ", up "
+);
+
+/// Appends the page. The names of other nodes are for admins, and private modes are linked for them only.
+pub fn write(view: &View, is_admin: bool, shows_hour: bool, out: &mut Vec<u8>) {
+    let host = escaped(&view.monitor.host);
+    let on = if host.is_empty() { "" } else { " on " };
+    let titles = ["</title>\n</head>\n<body>\n<header><h1>", "</h1>\n"];
     text(out, HEAD);
+    for title in titles {
+        texts(out, &["announced", on, &host, title]);
+    }
+    write_troubles(view, is_admin, out);
+    text(out, VERSION);
     duration(out, view.uptime());
     text(out, "</p></header>\n<main>\n");
     write_now(view, out);
@@ -60,37 +78,92 @@ pub fn write(view: &View, out: &mut Vec<u8>) {
         write_plot(plot, view, out);
     }
     text(out, "</div>\n");
-    write_hour(view, out);
+    write_hour(view, shows_hour, out);
     write_totals(view, out);
-    if let Some(cluster) = &view.cluster {
+    if let Some(cluster) = view.cluster.as_ref().filter(|_| is_admin) {
         cluster::write_html(cluster, &view.totals, out);
     }
-    text(out, "</main>\n</body>\n</html>\n");
+    text(out, "</main>\n<nav><h2>Other reports</h2>\n<p>");
+    let is_linked = |report: Report| !matches!(report, Report::Html | Report::Gone);
+    for mode in MODES.iter().filter(|mode| is_admin || !mode.is_private) {
+        if is_linked(mode.report) {
+            let name = mode.name;
+            texts(out, &["<a href=\"?mode=", name, "\">", name, "</a>\n"]);
+        }
+    }
+    text(out, "</p></nav>\n</body>\n</html>\n");
+}
+
+fn write_troubles(view: &View, is_admin: bool, out: &mut Vec<u8>) {
+    let troubles = troubles::find(view, is_admin);
+    match &troubles[..] {
+        [] => text(out, "<p class=\"well\">All is well.</p>\n"),
+        _ => {
+            let troubles = escaped(&troubles.join("; "));
+            texts(out, &["<p class=\"ill\">Not well: ", &troubles, ".</p>\n"]);
+        }
+    }
 }
 
 const NOW: &str = "<dl>
-<div><dt>Torrents</dt><dd>$</dd></div>
+<div><dt>Peers</dt><dd>$ <small>of $</small></dd></div>
+<div><dt>Torrents</dt><dd>$ <small>of $</small></dd></div>
 <div><dt>Seeders</dt><dd>$</dd></div>
 <div><dt>Leechers</dt><dd>$</dd></div>
 <div><dt>Peers over IPv4</dt><dd>$</dd></div>
 <div><dt>Peers over IPv6</dt><dd>$</dd></div>
-<div><dt>TCP connections</dt><dd>$</dd></div>
+<div><dt>TCP connections</dt><dd>$ <small>of $</small></dd></div>
 <div><dt>Memory</dt><dd>";
 
 /// Appends the sizes at this moment.
 fn write_now(view: &View, out: &mut Vec<u8>) {
     let [leechers4, seeders4, leechers6, seeders6] = view.peers.map(|count| count as u64);
     let numbers = [
+        view.all_peers() as u64,
+        view.limits.max_peers as u64,
         view.totals.torrents as u64,
+        view.limits.max_torrents as u64,
         seeders4 + seeders6,
         leechers4 + leechers6,
         leechers4 + seeders4,
         leechers6 + seeders6,
         view.monitor.connections() as u64,
+        view.monitor.max_connections() as u64,
     ];
     fill_with(out, NOW, &numbers, count);
     bytes(out, view.monitor.resident.bytes());
-    text(out, "</dd></div>\n</dl>\n");
+    text(out, "</dd></div>\n");
+    if let Some(list) = &view.list {
+        texts(out, &["<div><dt>", list.name, "</dt><dd>"]);
+        let template = match list.changes {
+            0 => "$ <small>info-hashes</small></dd></div>\n",
+            _ => "$ <small>info-hashes, $ changes</small></dd></div>\n",
+        };
+        let numbers = [list.hashes, list.changes].map(|number| number as u64);
+        fill_with(out, template, &numbers, count);
+    }
+    if let Some(saves) = &view.monitor.saves {
+        let last = saves.last();
+        text(out, "<div><dt>Last save</dt><dd>");
+        match last.ended {
+            0 => text(out, "none"),
+            ended => {
+                let ago = view.monitor.seconds_since_1970().saturating_sub(ended);
+                duration(out, ago);
+                text(out, " ago");
+            }
+        }
+        text(
+            out,
+            if last.has_failed {
+                " <small>failed</small>"
+            } else {
+                ""
+            },
+        );
+        text(out, "</dd></div>\n");
+    }
+    text(out, "</dl>\n");
 }
 
 /// The plot's field in units of the drawing, with room for labels at its left and below.
@@ -127,7 +200,7 @@ fn write_plot(plot: &[Series], view: &View, out: &mut Vec<u8>) {
     let start = "</figcaption>\n<svg viewBox=\"0 0 4000 1500\" role=\"img\" aria-label=\"";
     let end = " over the last hour, plotted; the table below has the numbers\">\n";
     texts(out, &[start, title, end]);
-    write_axes(scale, out);
+    write_axes(scale, history.steps().len() as u64, out);
     for (series, values) in plot.iter().zip(&all) {
         write_line(series, values, scale, out);
     }
@@ -139,7 +212,8 @@ fn write_plot(plot: &[Series], view: &View, out: &mut Vec<u8>) {
     text(out, "</svg></figure>\n");
 }
 
-fn write_axes(scale: u64, out: &mut Vec<u8>) {
+/// Appends the lines of a plot over so many steps, and their labels.
+fn write_axes(scale: u64, steps: u64, out: &mut Vec<u8>) {
     for (part, value) in [(0, scale), (1, scale / 2), (2, 0)] {
         let y = TOP + (BOTTOM - TOP) * part / 2;
         let line = "<path class=\"grid\" d=\"M$ $H$\"/><text x=\"$\" y=\"$\" class=\"end\">";
@@ -147,9 +221,23 @@ fn write_axes(scale: u64, out: &mut Vec<u8>) {
         short(out, value);
         text(out, "</text>\n");
     }
-    let labels = "<text x=\"$\" y=\"1430\">60 min ago</text><text x=\"$\" y=\"1430\" class=\"mid\">30 min ago\
-        </text><text x=\"$\" y=\"1430\" class=\"end\">now</text>\n";
-    fill(out, labels, &[LEFT, LEFT.midpoint(RIGHT), RIGHT]);
+    let minutes = steps * INTERVAL_MS / 600;
+    for (x, class, hundredths) in [
+        (LEFT, "", minutes),
+        (LEFT.midpoint(RIGHT), " class=\"mid\"", minutes / 2),
+        (RIGHT, " class=\"end\"", 0),
+    ] {
+        fill(out, "<text x=\"$\" y=\"1430\"", &[x]);
+        texts(out, &[class, ">"]);
+        match hundredths {
+            0 => text(out, if x == RIGHT { "now" } else { "" }),
+            _ => {
+                fraction(out, hundredths);
+                text(out, " min ago");
+            }
+        }
+        text(out, "</text>\n");
+    }
 }
 
 /// Appends a line and the area below it. The newest value is at the right.
@@ -157,7 +245,7 @@ fn write_line(series: &Series, values: &[u64], scale: u64, out: &mut Vec<u8>) {
     if values.is_empty() {
         return;
     }
-    let last = MAX_SAMPLES as u64 - 2;
+    let last = values.len().max(2) as u64 - 1;
     let first = (last + 1).saturating_sub(values.len() as u64);
     let x = |index: u64| LEFT + (RIGHT - LEFT) * index / last;
     let mut points = Vec::new();
@@ -179,10 +267,17 @@ fn write_line(series: &Series, values: &[u64], scale: u64, out: &mut Vec<u8>) {
     text(out, "\"/>\n");
 }
 
-/// Appends a table of every fifth minute.
-fn write_hour(view: &View, out: &mut Vec<u8>) {
-    let start = "<details><summary>The last hour in numbers</summary>\n<table><thead><tr><th scope=\"col\">Minutes ago";
-    text(out, start);
+const SHOW_HOUR: &str =
+    "<p><a href=\"?mode=html&amp;hour=shown\">Show the last hour in numbers</a></p>\n";
+const HOUR: &str = "<p><a href=\"?mode=html\">Hide the numbers</a></p>\n<div class=\"wide\">\
+    <table><thead><tr><th scope=\"col\">Minutes ago";
+
+/// Appends a table of every fifth minute, or a link to the page with it.
+fn write_hour(view: &View, shows_hour: bool, out: &mut Vec<u8>) {
+    text(out, if shows_hour { HOUR } else { SHOW_HOUR });
+    if !shows_hour {
+        return;
+    }
     for series in &SERIES {
         text(out, "</th><th scope=\"col\">");
         texts(out, &[series.title, " ", series.name]);
@@ -199,7 +294,7 @@ fn write_hour(view: &View, out: &mut Vec<u8>) {
         }
         text(out, "</tr>\n");
     }
-    text(out, "</tbody></table></details>\n");
+    text(out, "</tbody></table></div>\n");
 }
 
 const TOTALS: &str = "<h2>Since the start</h2>

@@ -1,6 +1,6 @@
 //! Hints about memory to the processor and the system, and how much of it the process uses.
 
-use super::filled;
+use super::usage;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -53,9 +53,7 @@ fn resident_pages(statm: &File) -> Option<u64> {
 }
 
 fn max_resident() -> u64 {
-    // SAFETY: a struct of integers, filled by the call.
-    let usage = unsafe { filled(|usage| libc::getrusage(libc::RUSAGE_SELF, usage)) };
-    let kib = usage.map(|usage: libc::rusage| u64::try_from(usage.ru_maxrss));
+    let kib = usage().map(|usage| u64::try_from(usage.ru_maxrss));
     kib.map_or(0, |kib| kib.unwrap_or(0) * 1024)
 }
 

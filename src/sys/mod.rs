@@ -21,6 +21,8 @@ pub mod sockets;
 pub mod syslog;
 pub mod uptime;
 
+use std::env::consts;
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -49,6 +51,39 @@ unsafe fn filled<T>(call: impl FnOnce(*mut T) -> libc::c_int) -> io::Result<T> {
     let mut value = unsafe { std::mem::zeroed() };
     check(call(&raw mut value))?;
     Ok(value)
+}
+
+/// The system and processor that this program was compiled for: `x86_64-linux-gnu, 64-bit, little-endian`. Cargo tells
+/// the exact name of the target to build scripts only.
+pub fn target() -> String {
+    let environment = match (cfg!(target_env = "gnu"), cfg!(target_env = "musl")) {
+        (true, _) => "-gnu",
+        (_, true) => "-musl",
+        _ => "",
+    };
+    let endian = if cfg!(target_endian = "big") {
+        "big"
+    } else {
+        "little"
+    };
+    let (processor, system, bits) = (consts::ARCH, consts::OS, usize::BITS);
+    format!("{processor}-{system}{environment}, {bits}-bit, {endian}-endian")
+}
+
+/// The resources that the process has used.
+fn usage() -> io::Result<libc::rusage> {
+    // SAFETY: a struct of integers, filled by the call.
+    unsafe { filled(|usage| libc::getrusage(libc::RUSAGE_SELF, usage)) }
+}
+
+/// The name of the host; empty if it is not UTF-8.
+pub fn host_name() -> String {
+    // Longer than the maximum of every system.
+    let mut name = [0_u8; 512];
+    // SAFETY: room for so many bytes but one, so that a zero follows in any case.
+    unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) };
+    let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
+    name.to_str().unwrap_or_default().to_owned()
 }
 
 /// Standard output without `std`'s buffer, whose code is larger than all that is printed.

@@ -1,9 +1,10 @@
-//! Child processes, and the polling of single descriptors.
+//! Child processes, the polling of single descriptors, and the kind of standard error.
 
-use super::check;
+use super::{check, usage};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 
 /// Forks. The new process runs `child` and exits without dropping anything. There must be no other thread, since only
 /// the calling one goes on in the child. The child needs no `wait`: the system reaps it.
@@ -105,6 +106,24 @@ pub fn wait_readable<const N: usize>(
 /// bytes (POSIX), which is at least a line. Terminals and files always take it.
 pub fn is_stderr_writable() -> bool {
     poll([libc::STDERR_FILENO], libc::POLLOUT, 0).is_ok_and(|[is_ready]| is_ready)
+}
+
+/// Whether standard error leads to systemd's journal: `JOURNAL_STREAM` has its device and inode. A process that
+/// redirects standard error passes the variable on too.
+pub fn is_stderr_journal() -> bool {
+    let stderr = io::stderr().as_fd().try_clone_to_owned();
+    let status = stderr.and_then(|stderr| File::from(stderr).metadata());
+    let journal = std::env::var("JOURNAL_STREAM");
+    status.is_ok_and(|own| journal.is_ok_and(|j| j == format!("{}:{}", own.dev(), own.ino())))
+}
+
+/// The CPU time of all threads, in milliseconds.
+pub fn cpu_ms() -> u64 {
+    let ms = |time: libc::timeval| {
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        seconds * 1000 + u64::try_from(time.tv_usec).unwrap_or(0) / 1000
+    };
+    usage().map_or(0, |usage| ms(usage.ru_utime) + ms(usage.ru_stime))
 }
 
 fn poll<const N: usize>(

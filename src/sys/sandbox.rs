@@ -15,6 +15,13 @@ pub const NAMES: &CStr = c"stdio dns";
 pub const SERVE: &CStr = c"stdio inet";
 pub const SERVE_UNIX: &CStr = c"stdio inet unix rpath cpath";
 
+/// The system call that confines this build, if there is one.
+pub const NAME: Option<&str> = if cfg!(target_os = "openbsd") {
+    Some("pledge")
+} else {
+    None
+};
+
 #[cfg(target_os = "openbsd")]
 pub fn enter(promises: &CStr) -> io::Result<()> {
     // SAFETY: a C string that outlives the call, and null for "no promises for a new program".

@@ -98,6 +98,8 @@ pub fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
 /// with this address or, for 0.0.0.0, the one that the system chooses. Packets neither leave that network nor come back
 /// to this host.
 pub fn multicast(group: SocketAddrV4, interface: Ipv4Addr) -> io::Result<(UdpSocket, UdpSocket)> {
+    // First, since its error is the one of all sockets where the interface has no address yet.
+    let output = multicast_socket(SocketAddrV4::new(interface, group.port()))?;
     // Bound to the group, so that packets sent to an address of this host are not received.
     let input = multicast_socket(group)?;
     enlarge_receive_buffer(&input);
@@ -106,7 +108,6 @@ pub fn multicast(group: SocketAddrV4, interface: Ipv4Addr) -> io::Result<(UdpSoc
     set_option(&input, IPPROTO_IP, libc::IP_MULTICAST_ALL, 0)?;
     let input = UdpSocket::from(input);
     input.join_multicast_v4(group.ip(), &interface)?;
-    let output = multicast_socket(SocketAddrV4::new(interface, group.port()))?;
     // Four bytes, as long as an `in_addr`, in its order.
     let octets = interface.octets();
     set_option(&output, IPPROTO_IP, libc::IP_MULTICAST_IF, octets)?;

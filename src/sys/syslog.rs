@@ -5,10 +5,10 @@
 //! hands the line to the kernel, which does not block (`sendsyslog(2)`), and the sandbox allows nothing else.
 
 #[cfg(not(target_os = "openbsd"))]
-pub use socket::Syslog;
+pub use socket::{Syslog, is_there};
 
 #[cfg(target_os = "openbsd")]
-pub use kernel::Syslog;
+pub use kernel::{Syslog, is_there};
 
 #[cfg(not(target_os = "openbsd"))]
 mod socket {
@@ -52,6 +52,11 @@ mod socket {
             let socket = self.socket.insert(connect()?);
             put(socket, &line)
         }
+    }
+
+    /// Whether a syslog daemon accepts lines.
+    pub fn is_there() -> bool {
+        connect().is_ok()
     }
 
     fn connect() -> io::Result<UnixDatagram> {
@@ -123,6 +128,11 @@ mod kernel {
     use std::io;
 
     pub struct Syslog(());
+
+    /// The kernel accepts lines in any case.
+    pub fn is_there() -> bool {
+        true
+    }
 
     impl Syslog {
         /// The name goes before each line.

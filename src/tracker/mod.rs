@@ -38,6 +38,7 @@ use crate::base::random::Random;
 use decoys::SwarmDecoys;
 use journal::Journal;
 use peer::{Family, of_use};
+use sample::Audience;
 use swarms::{Peers, Seen, Swarms};
 use sweep::Sweep;
 use table::{Size, add};
@@ -67,7 +68,7 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announce {
     pub info_hash: InfoHash,
-    /// Codecs refuse port 0.
+    /// With a port of 0 or 1 it cannot be connected to, and no other peer is sent it.
     pub peer: Peer,
     pub role: Role,
     pub event: Event,
@@ -127,7 +128,7 @@ impl<'a> Sinks<'a> {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
     /// Seconds from a peer's last announce to its end.
     pub peer_timeout: u32,
@@ -197,6 +198,10 @@ impl Tracker {
             tally: Tally::new(unit_ms),
             journal: None,
         }
+    }
+
+    fn set_bounds(&mut self, max_peers: usize, max_torrents: usize) {
+        (self.limits.max_peers, self.limits.max_torrents) = (max_peers, max_torrents);
     }
 
     /// Torrents and peers that are stored: no decoys.
@@ -327,7 +332,11 @@ impl Tracker {
         let Some(torrent) = self.torrents.get(at) else {
             return Counts::default();
         };
-        let (role, clock) = (announce.role, self.clock);
+        let role = announce.role;
+        let audience = Audience {
+            clock: self.clock,
+            is_loopback: announce.peer.is_loopback(),
+        };
         let (sizes, decoys) = self.sizes(torrent);
         let rank_in = |family| rank.filter(|_| announce.peer.family() == family);
         let available = |family, sink: &Sink| {
@@ -336,27 +345,35 @@ impl Tracker {
             let others = (leechers + seeders).saturating_sub(asker.into());
             others.min(sink.capacity(family))
         };
-        let v4 = available(Family::V4, &sinks.v4);
-        let v6 = available(Family::V6, &sinks.v6);
-        let (v4, v6) = share(announce.want, v4, v6);
+        let all_v4 = available(Family::V4, &sinks.v4);
+        let all_v6 = available(Family::V6, &sinks.v6);
+        let (v4, v6) = share(announce.want, all_v4, all_v6);
         let secret = decoys.as_ref().map(|decoys| decoys.random(random.draw()));
         let mut secret = decoys.as_ref().zip(secret);
         let mut pick = |family, want, sink: &mut Sink| {
             if want == 0 {
-                return;
+                return 0;
             }
             let pool = self
                 .swarms
                 .pool(&torrent.peers, family, role, rank_in(family));
             match &mut secret {
-                None => pool.pick(want, clock, random, sink),
+                None => pool.pick(want, audience, random, sink),
                 Some((decoys, random)) => {
-                    pool.pick_mixed(decoys, (family, role), want, clock, random, sink)
+                    pool.pick_mixed(decoys, (family, role), want, audience, random, sink)
                 }
             }
+            sink.bytes().len() / (family.record_bytes() - 1)
         };
-        pick(Family::V4, v4, &mut sinks.v4);
-        pick(Family::V6, v6, &mut sinks.v6);
+        // Where peers of one family are skipped, the other has more.
+        let picked_v4 = pick(Family::V4, v4, &mut sinks.v4);
+        let v6 = (v6 + v4 - picked_v4).min(all_v6);
+        let picked_v6 = pick(Family::V6, v6, &mut sinks.v6);
+        if picked_v6 < v6 && v4 < all_v4 {
+            sinks.v4.clear();
+            let v4 = (announce.want - picked_v6).min(all_v4);
+            pick(Family::V4, v4, &mut sinks.v4);
+        }
         decoys.iter().for_each(SwarmDecoys::remember);
         Counts::new(sizes, torrent.downloaded)
     }

@@ -2,7 +2,7 @@
 
 use super::clock::{Clock, STAMP_MASK};
 use crate::sys::chunks::as_chunks;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 pub type InfoHash = [u8; 20];
 
@@ -141,6 +141,14 @@ impl Peer {
         }
     }
 
+    /// Whether the address is that of the own host, on every host.
+    pub fn is_loopback(&self) -> bool {
+        match self {
+            Peer::V4(record) => is_loopback(record),
+            Peer::V6(record) => is_loopback(record),
+        }
+    }
+
     pub(super) fn family(&self) -> Family {
         match self {
             Peer::V4(_) => Family::V4,
@@ -166,6 +174,15 @@ impl Peer {
                 records.binary_search_by_key(&v6_key(record), v6_key)
             }
         }
+    }
+}
+
+/// The same of a record.
+#[inline]
+pub fn is_loopback<const BYTES: usize>(record: &[u8; BYTES]) -> bool {
+    match BYTES {
+        V4_BYTES => record[0] == 127,
+        _ => record[..16] == Ipv6Addr::LOCALHOST.octets(),
     }
 }
 

@@ -7,22 +7,51 @@
 //! by the length of those before it, and turn the whole ring by a uniform angle. Every peer is then
 //! equally likely, and so is every pair of peers further apart than a run.
 //!
+//! A peer that the asker has no use for is skipped, and its run goes on behind it: a client that cannot be connected to
+//! takes no place in a reply. A run never reaches the next one; the others make up for what it lacks. Beyond [`REACH`]
+//! times its length it ends, so that a reply from a large swarm of such clients costs no more than a few others.
+//!
 //! With decoys, peers and decoys are picked one by one, in random order: a decoy has no rank among the peers'
 //! addresses, so runs of neighbours would give it away.
 
 use super::clock::Clock;
 use super::decoys::SwarmDecoys;
 use super::lists::PeerList;
-use super::peer::{Family, Role, V4_BYTES, V6_BYTES};
+use super::peer::{Family, Role, V4_BYTES, V6_BYTES, is_loopback};
 use crate::base::random::Random;
 use crate::sys::chunks::as_chunks;
 use crate::sys::memory::prefetch;
+use std::ops::Range;
 
 /// Peers in a run: 8 IPv4 peers are a cache line.
 const RUN: usize = 8;
 
+/// Peers that are looked at for each place in a reply, at most.
+const REACH: usize = 8;
+
+/// Peers below this port cannot be connected to: clients that have no port announce 0, libtorrent behind a proxy 1.
+const MIN_PORT: u16 = 2;
+
 /// Peers of a family in any reply at most: 200 of IPv4 fill an unfragmented packet.
 pub const MAX_PEERS: usize = 200;
+
+/// The asker, as far as it matters which peers it can connect to.
+#[derive(Clone, Copy)]
+pub struct Audience {
+    pub clock: Clock,
+    pub is_loopback: bool,
+}
+
+impl Audience {
+    /// Whether the peer of this record has not expired and can be connected to. A peer on the loopback is of use to
+    /// askers on the loopback only.
+    #[inline]
+    fn takes<const BYTES: usize>(self, record: &[u8; BYTES]) -> bool {
+        let port = u16::from_be_bytes([record[BYTES - 3], record[BYTES - 2]]);
+        let is_near = self.is_loopback | !is_loopback(record);
+        !self.clock.expired(record[BYTES - 1]) & (port >= MIN_PORT) & is_near
+    }
+}
 
 /// The room of a reply for the peers of one family: 6 or 18 bytes each.
 #[derive(Debug)]
@@ -45,6 +74,10 @@ impl<'a> Sink<'a> {
         self.room.len() / (family.record_bytes() - 1)
     }
 
+    pub fn clear(&mut self) {
+        self.filled = 0;
+    }
+
     #[inline]
     pub fn push(&mut self, endpoint: &[u8]) {
         let end = self.filled + endpoint.len();
@@ -54,27 +87,28 @@ impl<'a> Sink<'a> {
         }
     }
 
-    /// Appends the peers of these records, at most `max` of them, that have not expired. Returns how many records were
-    /// passed.
-    fn push_living<const BYTES: usize>(
+    /// Appends the peers of these records, at most `max` of them, that the asker takes. Returns how many records were
+    /// passed, and how many of them were appended.
+    fn push_taken<const BYTES: usize>(
         &mut self,
         records: &[u8],
         max: usize,
-        clock: Clock,
-    ) -> usize {
+        audience: Audience,
+    ) -> (usize, usize) {
         let (records, _) = as_chunks::<BYTES>(records);
         let records = &records[..max.min(records.len())];
         let mut filled = self.filled;
         for record in records {
-            if !clock.expired(record[BYTES - 1]) {
+            if audience.takes(record) {
                 if let Some(room) = self.room.get_mut(filled..filled + BYTES - 1) {
                     room.copy_from_slice(&record[..BYTES - 1]);
                     filled += BYTES - 1;
                 }
             }
         }
+        let appended = (filled - self.filled) / (BYTES - 1);
         self.filled = filled;
-        records.len()
+        (records.len(), appended)
     }
 }
 
@@ -92,12 +126,13 @@ impl<'a> Pool<'a> {
         all - usize::from(self.asker.is_some())
     }
 
-    /// Appends up to `want` different peers that have not expired.
-    pub fn pick(&self, want: usize, clock: Clock, random: &mut Random, sink: &mut Sink) {
+    /// Appends up to `want` different peers that the asker takes.
+    pub fn pick(&self, want: usize, audience: Audience, random: &mut Random, sink: &mut Sink) {
         let total = self.len();
         let want = want.min(MAX_PEERS);
         if total <= want {
-            return self.copy(0, total, clock, sink);
+            self.copy(0, total, audience, sink);
+            return;
         }
         let count = want.div_ceil(RUN);
         let mut starts = [0; MAX_PEERS.div_ceil(RUN)];
@@ -122,11 +157,42 @@ impl<'a> Pool<'a> {
             // Each run is somewhere else in memory: have all fetched before the first is needed.
             prefetch(self.starting_at(*start));
         }
-        for (i, &rank) in starts.iter().enumerate() {
-            let until_end = length(i).min(total - rank);
-            self.copy(rank, until_end, clock, sink);
-            self.copy(0, length(i) - until_end, clock, sink);
+        let mut passed = [0; MAX_PEERS.div_ceil(RUN)];
+        let mut missing = 0;
+        let lengths = (0..count).map(|i| (i, length(i)));
+        // In the second round the runs go on where they ended, if places are left.
+        for (i, length) in lengths.chain((0..count).map(|i| (i, 0))) {
+            missing += length;
+            if missing == 0 {
+                break;
+            }
+            let (start, next) = (starts[i], starts[(i + 1) % count]);
+            let room = if next > start { next } else { next + total } - start;
+            let reach = match total <= REACH * want {
+                true => room,
+                false => room.min(REACH * want / count),
+            };
+            let run = start + passed[i]..start + reach;
+            passed[i] += self.copy_run(run, &mut missing, audience, sink);
         }
+    }
+
+    /// Copies peers of these ranks, which go round the ring of all, until none is missing. Returns how many it passed.
+    fn copy_run(
+        &self,
+        ranks: Range<usize>,
+        missing: &mut usize,
+        audience: Audience,
+        sink: &mut Sink,
+    ) -> usize {
+        let (total, mut next) = (self.len(), ranks.start);
+        while *missing > 0 && next < ranks.end {
+            let rank = next.checked_sub(total).unwrap_or(next);
+            let count = (*missing).min(ranks.end - next).min(total - rank);
+            *missing -= self.copy(rank, count, audience, sink);
+            next += count;
+        }
+        next - ranks.start
     }
 
     /// The same with decoys among the peers: all are equally likely, in random order.
@@ -135,7 +201,7 @@ impl<'a> Pool<'a> {
         decoys: &SwarmDecoys,
         asker: (Family, Role),
         want: usize,
-        clock: Clock,
+        audience: Audience,
         random: &mut Random,
         sink: &mut Sink,
     ) {
@@ -153,12 +219,14 @@ impl<'a> Pool<'a> {
             }
         }
         let full = sink.filled + want * (asker.0.record_bytes() - 1);
-        for rank in first.into_iter().take(count).chain(ranks) {
+        let ranks = first.into_iter().take(count).chain(ranks);
+        // Most slots of decoys are empty, so a short reply looks at more ranks for each place.
+        for rank in ranks.take(REACH * want + MAX_PEERS) {
             if sink.filled >= full {
                 return;
             }
             match rank.checked_sub(peers) {
-                None => self.copy(rank, 1, clock, sink),
+                None => drop(self.copy(rank, 1, audience, sink)),
                 Some(slot) => {
                     let (role, slot) = match slot.checked_sub(leechers) {
                         None => (Role::Leecher, slot),
@@ -179,9 +247,17 @@ impl<'a> Pool<'a> {
         }
     }
 
-    /// Copies `count` peers from a rank on, ranks counted without the asker.
-    fn copy(&self, mut rank: usize, mut count: usize, clock: Clock, sink: &mut Sink) {
+    /// Copies those that the asker takes of `count` peers from a rank on, ranks counted without the asker. Returns how
+    /// many it takes.
+    fn copy(
+        &self,
+        mut rank: usize,
+        mut count: usize,
+        audience: Audience,
+        sink: &mut Sink,
+    ) -> usize {
         let asker = self.asker.unwrap_or(usize::MAX);
+        let mut taken = 0;
         while count > 0 {
             // The asker has a record too.
             let (first, until) = match rank < asker {
@@ -190,16 +266,18 @@ impl<'a> Pool<'a> {
             };
             // Copies of a length that the compiler knows.
             let (records, max) = (self.starting_at(first), count.min(until));
-            let passed = match self.leechers.size() {
-                V4_BYTES => sink.push_living::<V4_BYTES>(records, max, clock),
-                _ => sink.push_living::<V6_BYTES>(records, max, clock),
+            let (passed, appended) = match self.leechers.size() {
+                V4_BYTES => sink.push_taken::<V4_BYTES>(records, max, audience),
+                _ => sink.push_taken::<V6_BYTES>(records, max, audience),
             };
             if passed == 0 {
-                return;
+                break;
             }
             rank += passed;
             count -= passed;
+            taken += appended;
         }
+        taken
     }
 }
 
@@ -241,8 +319,16 @@ mod tests {
     use crate::tracker::lists::LargeList;
     use std::collections::BTreeSet;
 
+    fn audience(unit: u64) -> Audience {
+        Audience {
+            clock: Clock::at(unit),
+            is_loopback: false,
+        }
+    }
+
+    /// Their numbers are their ports, from the lowest that can be connected to.
     fn peers(from: u32, count: u32) -> Vec<[u8; 7]> {
-        (from..from + count)
+        (from + 2..from + 2 + count)
             .map(|n| {
                 let [a, b, c, d] = n.to_be_bytes();
                 [10, 0, 0, 0, c, d, a | b]
@@ -261,10 +347,10 @@ mod tests {
     fn pick(pool: &Pool, want: usize, random: &mut Random) -> Vec<usize> {
         let mut room = [0; MAX_PEERS * 6];
         let mut sink = Sink::new(&mut room);
-        pool.pick(want, Clock::at(0), random, &mut sink);
+        pool.pick(want, audience(0), random, &mut sink);
         sink.bytes()
             .chunks(6)
-            .map(|e| usize::from(u16::from_be_bytes([e[4], e[5]])))
+            .map(|e| usize::from(u16::from_be_bytes([e[4], e[5]])) - 2)
             .collect()
     }
 
@@ -370,9 +456,95 @@ mod tests {
         };
         let mut room = [0; 120];
         let mut sink = Sink::new(&mut room);
-        pool.pick(50, Clock::at(55), &mut Random::seeded(1), &mut sink);
+        pool.pick(50, audience(55), &mut Random::seeded(1), &mut sink);
         assert_eq!(sink.bytes().len(), 60);
         assert!(sink.bytes().chunks(6).all(|e| e[5] % 2 == 0));
+    }
+
+    /// Peers with these ports in turn, each of a host of its own in this network.
+    fn with_ports(first: u8, ports: &[u8], count: u16) -> Vec<[u8; 7]> {
+        let ports = ports.iter().cycle();
+        let hosts = (0..count).map(u16::to_be_bytes);
+        let peers = hosts
+            .zip(ports)
+            .map(|([c, d], port)| [first, 0, c, d, 0, *port, 0]);
+        peers.collect()
+    }
+
+    #[test]
+    fn peers_that_cannot_be_connected_to_take_no_place() {
+        let mut random = Random::seeded(14);
+        let decoys = decoys(10);
+        for (ports, count) in [(&[0, 1, 7][..], 300), (&[1, 7], 100), (&[7, 0], 20_000)] {
+            let all = with_ports(10, ports, count);
+            let mut blocks = Blocks::default();
+            let list = large(&all, &mut blocks);
+            let pool = Pool {
+                leechers: PeerList::Large(&list, &blocks),
+                seeders: PeerList::Slice(&[], 7),
+                asker: Some(2),
+            };
+            for want in [1, 8, 30, 45] {
+                let mut places = 0;
+                for _ in 0..100 {
+                    let mut room = [0; MAX_PEERS * 6];
+                    let mut sink = Sink::new(&mut room);
+                    pool.pick(want, audience(0), &mut random, &mut sink);
+                    let endpoints = as_chunks::<6>(sink.bytes()).0;
+                    let different: BTreeSet<_> = endpoints.iter().collect();
+                    places += endpoints.len();
+                    assert_eq!(different.len(), endpoints.len());
+                    assert!(endpoints.iter().all(|e| e[5] == 7 && e[2..4] != [0, 2]));
+                    let decoys = of_swarm(&decoys, pool.leechers.len(), 0);
+                    let mixed = pick_mixed(&pool, &decoys, want, &mut random);
+                    assert_eq!(mixed.len(), want);
+                    assert!(mixed.iter().all(|e| e[4] > 0 || e[5] == 7));
+                }
+                assert_eq!(places, 100 * want, "{count} {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_swarm_without_peers_to_connect_to_costs_a_bounded_search() {
+        let all = with_ports(10, &[1], 60_000);
+        let pool = Pool {
+            leechers: PeerList::Slice(all.as_flattened(), 7),
+            seeders: PeerList::Slice(&[], 7),
+            asker: None,
+        };
+        let mut random = Random::seeded(15);
+        assert!(pick(&pool, 200, &mut random).is_empty());
+        let decoys = decoys(0);
+        assert!(pick_mixed(&pool, &of_swarm(&decoys, 60_000, 0), 200, &mut random).is_empty());
+    }
+
+    #[test]
+    fn loopback_peers_are_for_askers_on_the_loopback() {
+        let v4 = with_ports(127, &[7], 4);
+        let [mut local, mut global] = [[0; 19]; 2];
+        local[15..18].copy_from_slice(&[1, 0, 7]);
+        global[14..18].copy_from_slice(&[1, 1, 0, 7]);
+        let v6 = [local, global];
+        for (is_loopback, found) in [(false, [0, 1]), (true, [4, 2])] {
+            let audience = Audience {
+                is_loopback,
+                ..audience(0)
+            };
+            let lists = [(v4.as_flattened(), 7), (v6.as_flattened(), 19)];
+            let picked = lists.map(|(records, size)| {
+                let pool = Pool {
+                    leechers: PeerList::Slice(records, size),
+                    seeders: PeerList::Slice(&[], size),
+                    asker: None,
+                };
+                let mut room = [0; 100];
+                let mut sink = Sink::new(&mut room);
+                pool.pick(50, audience, &mut Random::seeded(1), &mut sink);
+                sink.bytes().len() / (size - 1)
+            });
+            assert_eq!(picked, found);
+        }
     }
 
     const ASKER: (Family, Role) = (Family::V4, Role::Leecher);
@@ -386,7 +558,7 @@ mod tests {
     ) -> Vec<[u8; 6]> {
         let mut room = [0; MAX_PEERS * 6];
         let mut sink = Sink::new(&mut room);
-        pool.pick_mixed(decoys, ASKER, want, Clock::at(0), random, &mut sink);
+        pool.pick_mixed(decoys, ASKER, want, audience(0), random, &mut sink);
         as_chunks(sink.bytes()).0.to_vec()
     }
 

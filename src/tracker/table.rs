@@ -68,6 +68,7 @@ pub struct Survey {
     pub tally: Tally,
     /// Torrents and peers that are stored: no decoys.
     pub totals: Totals,
+    pub limits: Limits,
     /// IPv4 leechers, IPv4 seeders, IPv6 leechers, IPv6 seeders.
     pub peers: [usize; 4],
     /// Bytes that torrents take, and swarms beside them.
@@ -208,6 +209,13 @@ impl Table {
         }
     }
 
+    /// Changes the bounds. Peers and torrents beyond them stay until their time is over.
+    pub fn set_bounds(&self, max_peers: usize, max_torrents: usize, now_ms: u64) {
+        self.each(now_ms, &mut |tracker| {
+            tracker.set_bounds(max_peers, max_torrents)
+        });
+    }
+
     /// [`Tracker::scrape_from`] over the whole table: at most `max` torrents of one shard. Returns the info-hash to go
     /// on from; none is the end.
     pub fn scrape_from(
@@ -297,10 +305,12 @@ impl Table {
         let mut survey = Survey {
             tally: Tally::new(self.unit_ms),
             totals: Totals::default(),
+            limits: Limits::default(),
             peers: [0; 4],
             bytes: [0; 2],
         };
         self.each(now_ms, &mut |tracker| {
+            survey.limits = tracker.limits;
             survey.tally.completed += tracker.tally.completed;
             add(&mut survey.tally.renewals, tracker.tally.renewals);
             add(&mut survey.peers, tracker.swarms.totals);

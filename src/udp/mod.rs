@@ -96,9 +96,15 @@ fn answer_batch(batch: &mut Batch, ids: &ConnectionIds, responder: &mut Responde
             Some((Reply::Accepted(counts, interval), peers)) => {
                 codec::write_announce(room, transaction, interval, counts) + peers
             }
-            Some((Reply::Refused(kind), _)) => {
+            Some((Reply::Refused(refusal), _)) => {
                 responder.counters.udp_unauthorized += 1;
-                codec::write_error(room, transaction, kind.message)
+                match refusal.is_empty_over_udp {
+                    true => {
+                        let counts = Counts::default();
+                        codec::write_announce(room, transaction, refusal.interval, counts)
+                    }
+                    false => codec::write_error(room, transaction, format_args!("{refusal}")),
+                }
             }
             None => match codec::parse(exchange.request, source).map(|request| request.action) {
                 Some(Action::Scrape(hashes)) => scrape(hashes, transaction, room, responder),
@@ -116,8 +122,9 @@ fn answer<'a>(
     responder: &mut Responder,
 ) -> Option<(u32, Option<Pending<'a>>)> {
     let Exchange { source, reply, .. } = exchange;
+    let address = responder.address_of(source, || codec::named(exchange.request, source));
     let counters = &mut responder.counters;
-    let Some(request) = codec::parse(exchange.request, source) else {
+    let Some(request) = codec::parse(exchange.request, address) else {
         counters.udp_invalid += 1;
         return None;
     };
@@ -130,11 +137,7 @@ fn answer<'a>(
         _ if !ids.verify(source, request.connection) => {
             counters.udp_strangers += 1;
             // 22 bytes; the shortest scrape has 36.
-            codec::write_error(reply, transaction, "Connect again.")
-        }
-        Action::InvalidPort => {
-            counters.udp_invalid += 1;
-            codec::write_error(reply, transaction, "invalid port 0: expected 1 to 65535")
+            codec::write_error(reply, transaction, format_args!("Connect again."))
         }
         Action::Announce(announce, peer_id) => {
             counters.udp_announces += 1;
@@ -183,7 +186,7 @@ mod tests {
     #[test]
     fn replies_without_a_valid_connection_id_are_no_longer_than_requests() {
         let mut ids = ConnectionIds::new([1, 2]);
-        ids.advance(1_200_000);
+        ids.advance(1_200_000, || 1_700_000_000_000);
         let limits = Limits {
             peer_timeout: 2700,
             max_peers: 1000,

@@ -52,6 +52,64 @@ fn clients_meet_over_udp_and_ipv6() {
     meet("clients_meet_over_udp_and_ipv6", Transport::UdpIpv6);
 }
 
+/// libtorrent uses a connection id for a minute. A `stopped` with one that the tracker refuses would be lost.
+#[test]
+fn libtorrent_is_served_at_once_after_a_restart() {
+    let test = "libtorrent_is_served_at_once_after_a_restart";
+    if let Some(what) = torrent::missing().or_else(|| Client::Libtorrent.missing()) {
+        return skip(&format!("{test}: {what}"));
+    }
+    in_sandbox(test, |lan| {
+        let mut network = Network::new(lan, Transport::Udp);
+        let tracker = SocketAddr::new(network.address, PORT);
+        let url = Transport::Udp.announce_url(tracker);
+        let torrent = Torrent::new(lan.file("restart").as_ref(), &[&url]);
+        let host = network.host();
+        let mut client = Running::start(Client::Libtorrent, &host, &torrent, "seeder");
+        let seeders = |network: &Network| network.scrape(torrent.info_hash)[0];
+        let joined = wait_until("it to join", &mut [&mut client], |_| seeders(&network) == 1);
+        joined.expect("the tracker is there");
+        network.restart();
+        assert_eq!(seeders(&network), 1);
+        client.leave();
+        let left = wait_until("it to leave", &mut [&mut client], |_| {
+            seeders(&network) == 0
+        });
+        left.expect("its connection id is still valid");
+    });
+}
+
+/// A refusal is an error to clients, in whatever way it is written: libtorrent goes on to the next tier.
+#[test]
+fn libtorrent_reaches_the_second_tier_if_the_first_tracker_refuses_the_torrent() {
+    let test = "libtorrent_reaches_the_second_tier_if_the_first_tracker_refuses_the_torrent";
+    let missing = torrent::missing().or_else(|| Client::Libtorrent.missing());
+    if let Some(what) = missing {
+        return skip(&format!("{test}: {what}"));
+    }
+    in_sandbox(test, |lan| {
+        let second = Network::new(lan, Transport::Http);
+        let first = lan.host();
+        let (ip, list) = (first.v4().to_string(), lan.file("list"));
+        std::fs::write(&list, "").expect("a list");
+        let _refusing = first.start(&["-i", &ip, "-w", &list]);
+        for (number, transport) in [Transport::Http, Transport::Udp].into_iter().enumerate() {
+            let trackers = [first.v4(), second.address].map(|ip| SocketAddr::new(ip, PORT));
+            let urls = trackers.map(|tracker| transport.announce_url(tracker));
+            let dir = lan.file(&format!("tiers-{number}"));
+            let torrent = Torrent::new(dir.as_ref(), &[&urls[0], &urls[1]]);
+            let host = second.host();
+            let mut client = Running::start(Client::Libtorrent, &host, &torrent, "seeder");
+            // Its log has the text of a refusal over HTTP only.
+            let refused = "tracker_error_alert";
+            let reached = wait_until("the second tracker", &mut [&mut client], |clients| {
+                clients[0].log().contains(refused) && second.scrape(torrent.info_hash)[0] == 1
+            });
+            reached.unwrap_or_else(|why| panic!("{transport:?}: {why}"));
+        }
+    });
+}
+
 /// The limit of every wait. The slowest client, Transmission, looks at its peers every ten seconds; the rest is for a
 /// machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -109,9 +167,7 @@ impl Network<'_> {
         let hosts = lan.file("hosts");
         let names = std::fs::read_to_string(&hosts).expect("is there");
         std::fs::write(&hosts, format!("{names}{address} {NAME}\n")).expect("is written");
-        let (ip, port) = (address.to_string(), PORT.to_string());
-        let flags = ["-i", &ip, "-p", &port, "-P", &port, "-u", "nobody"];
-        let tracker = host.start(&flags);
+        let tracker = start_tracker(lan, &host, address);
         Network {
             lan,
             transport,
@@ -119,6 +175,13 @@ impl Network<'_> {
             address,
             tracker,
         }
+    }
+
+    /// Stops the tracker and starts it again, as after an upgrade.
+    fn restart(&mut self) {
+        self.tracker.signal("TERM");
+        assert!(self.tracker.wait().0.success());
+        self.tracker = start_tracker(self.lan, &self.host, self.address);
     }
 
     /// A new host, whose default route is the tracker: Transmission takes a host without one for one without IPv6.
@@ -138,6 +201,13 @@ impl Network<'_> {
             client.scrape(&[info_hash])[0]
         })
     }
+}
+
+fn start_tracker(lan: &Lan, host: &Host, address: IpAddr) -> Daemon {
+    let (ip, port, state) = (address.to_string(), PORT.to_string(), lan.file("state"));
+    host.start(&[
+        "-i", &ip, "-p", &port, "-P", &port, "-u", "nobody", "--state", &state,
+    ])
 }
 
 /// The address by which a host is reached. Transmission looks for an address in 2000::/3 before it uses IPv6 for UDP,
@@ -261,7 +331,7 @@ impl Pair {
         let url = network
             .transport
             .announce_url(SocketAddr::new(network.address, PORT));
-        let torrent = Torrent::new(dir.as_ref(), &url);
+        let torrent = Torrent::new(dir.as_ref(), &[&url]);
         let scrape = || network.scrape(torrent.info_hash);
         let hosts = [(); 2].map(|()| network.host());
         let seed = || Running::start(self.seeder, &hosts[0], &torrent, "seeder");

@@ -31,7 +31,8 @@ pub fn missing() -> Option<String> {
 
 impl Torrent {
     /// Makes `dir` and fills it. No other torrent has the same info-hash.
-    pub fn new(dir: &Path, announce_url: &str) -> Torrent {
+    /// Each of its announce URLs is a tier of its own: a client uses the next one if there is no reply.
+    pub fn new(dir: &Path, announce_urls: &[&str]) -> Torrent {
         for role in ["seeder", "fetcher"] {
             fs::create_dir_all(dir.join(format!("{role}-data"))).expect("a directory for data");
         }
@@ -42,7 +43,8 @@ impl Torrent {
         fs::write(dir.join("seeder-data").join(FILE), &content).expect("the file to seed");
         let path = dir.join("file.torrent");
         // Private, which by BEP 27 means no peers but the tracker's.
-        let mut arguments = vec!["-p", "-d", "-l", PIECE_BITS, "-a", announce_url];
+        let mut arguments = vec!["-p", "-d", "-l", PIECE_BITS];
+        arguments.extend(announce_urls.iter().flat_map(|url| ["-a", *url]));
         arguments.extend(["-o", "file.torrent", "seeder-data/file.bin"]);
         run("mktorrent", &arguments, dir);
         let info_hash = info_hash(&fs::read(&path).expect("the torrent"), dir);

@@ -116,12 +116,14 @@ pub fn make_fifo(path: &str) {
     assert!(status.expect("there is a mkfifo").success());
 }
 
-/// The id of the only child of a process.
+/// The id of the only child of a process, once those of the start have ended.
 #[cfg(target_os = "linux")]
 pub fn child_of(id: u32) -> u32 {
     let path = format!("/proc/{id}/task/{id}/children");
-    let children = std::fs::read_to_string(path).expect("is running");
-    children.trim().parse().expect("one child")
+    wait_for("one child", || {
+        let children = std::fs::read_to_string(&path).expect("is running");
+        children.trim().parse().ok()
+    })
 }
 
 /// Whether there is such a process, and it is not a zombie.

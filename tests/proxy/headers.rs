@@ -37,13 +37,17 @@ fn rightmost_address_that_is_not_a_proxy_is_the_client() {
 #[test]
 fn peers_have_the_address_and_family_of_the_client() {
     let (daemon, mut client) = start();
-    client.request(request(1, "X-Forwarded-For: 192.0.2.1"));
+    client.request(request(5, "X-Forwarded-For: 192.0.2.1"));
     client.request(request(2, "X-Forwarded-For: 2001:db8::2"));
-    // ::1 is not a proxy.
+    // ::1 is not a proxy. Its peer is of use to clients on the loopback only.
     Client::new(daemon.tcp6()).request(request(3, "X-Forwarded-For: 192.0.2.3"));
     let target = format!("/announce?info_hash={HASH}&port=4&ip=6.6.6.6");
     let response = client.request(with_headers(&target, "Forwarded: for=192.0.2.4"));
-    let peers = ["192.0.2.1:1", "[::1]:3", "[2001:db8::2]:2"].map(|p| p.parse().expect("a peer"));
+    let peer = |peer: &str| peer.parse().expect("a peer");
+    let mut peers = vec![peer("192.0.2.1:5"), peer("[2001:db8::2]:2")];
+    assert_eq!(response.peers(), peers);
+    let response = Client::new(daemon.tcp6()).request(request(6, ""));
+    peers.splice(1..1, ["192.0.2.4:4", "[::1]:3"].map(peer));
     assert_eq!(response.peers(), peers);
 }
 

@@ -51,7 +51,7 @@ fn source_is_the_client_of_the_whole_connection() {
     let daemon = start();
     for (header, source) in headers() {
         // Together with the first request, before it, and byte by byte.
-        let whole = [&header[..], request(1, "").as_bytes()].concat();
+        let whole = [&header[..], request(2, "").as_bytes()].concat();
         let mut client = connect(&daemon, &whole);
         assert_eq!(external_ip(&client.receive()), source);
         for headers in ["", SPOOFED, "Forwarded: x"] {
@@ -68,7 +68,7 @@ fn source_is_the_client_of_the_whole_connection() {
     let mut client = connect(&daemon, &headers()[0].0);
     let peers = client.request(request(9, "")).peers();
     let peers: Vec<String> = peers.iter().map(ToString::to_string).collect();
-    let expected = "192.0.2.7:1 192.0.2.7:6881 [2001:db8::7]:1 [2001:db8::7]:6881";
+    let expected = "192.0.2.7:2 192.0.2.7:6881 [2001:db8::7]:2 [2001:db8::7]:6881";
     assert_eq!(peers.join(" "), expected);
 }
 

@@ -52,10 +52,10 @@ fn several_listeners_share_one_table() {
     let ports = paths.map(|path| unix_flag(path));
     let daemon = Daemon::start(&["-p", &ports[0], "--tcp-port", &ports[1]]);
     let mut client = Client::new(daemon.tcp4());
-    client.request(request(1, ""));
+    client.request(request(7, ""));
     for (path, port) in paths.iter().zip([2, 3]) {
         let mut client = Client::new_unix(path);
-        let response = client.request(request(port, HEADER));
+        let response = client.request(request(port, "X-Forwarded-For: 127.0.0.2"));
         assert_eq!(response.peers().len(), usize::from(port) - 1);
     }
 }

@@ -1,0 +1,154 @@
+//! SIGHUP reads configuration files again. Options that may change while the tracker runs apply at once; the log names
+//! the others, which need a restart. A file with an error changes nothing.
+//!
+//! Threads find new settings in [`Live`]. Each compares a number once a turn, so that no request takes a lock.
+
+use super::{Round, Serving};
+use crate::base::log;
+use crate::helper::ConfigReader;
+use crate::http::{Policy, SharedLimits};
+use crate::options::{Options, Source};
+use crate::responder::Responder;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The settings of a thread that serves.
+#[derive(Clone)]
+pub struct Settings {
+    interval: u32,
+    max_numwant: usize,
+    policy: Arc<Policy>,
+}
+
+impl Settings {
+    pub fn new(options: &Options, policy: Arc<Policy>) -> Settings {
+        Settings {
+            interval: options.interval,
+            max_numwant: options.numwant_max as usize,
+            policy,
+        }
+    }
+
+    pub(super) fn apply(self, responder: &mut Responder, serving: Option<&mut Serving>) {
+        responder.set_replies(self.interval, self.max_numwant);
+        if let Some(serving) = serving {
+            serving.set_policy(self.policy);
+        }
+    }
+}
+
+/// The settings of all threads.
+pub struct Live {
+    /// The number of reloads that changed the settings.
+    generation: AtomicUsize,
+    settings: Mutex<Settings>,
+}
+
+impl Live {
+    pub fn new(settings: Settings) -> Live {
+        Live {
+            generation: AtomicUsize::new(0),
+            settings: Mutex::new(settings),
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Settings)) {
+        // A thread that panics ends the process, so that the lock is never poisoned.
+        change(&mut self.settings.lock().unwrap_or_else(PoisonError::into_inner));
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// The settings, if they have changed since this generation, which becomes theirs.
+    pub(super) fn newer_than(&self, generation: &mut usize) -> Option<Settings> {
+        let now = self.generation.load(Ordering::Acquire);
+        if now == *generation {
+            return None;
+        }
+        *generation = now;
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(settings.clone())
+    }
+}
+
+/// Of a tracker with configuration files.
+pub struct Reload {
+    pub reader: ConfigReader,
+    pub source: Source,
+    /// Options that need a restart are compared with these.
+    pub start: Options,
+    /// The options in effect.
+    pub current: Options,
+    pub live: Arc<Live>,
+    pub limits: Arc<SharedLimits>,
+    /// Connections for which there are descriptors.
+    pub available_connections: usize,
+}
+
+impl Reload {
+    /// Requests the texts of the files.
+    pub fn request(&mut self) {
+        if let Err(why) = self.reader.read() {
+            fail(why);
+        }
+    }
+
+    /// Applies the files, once they are read. None: they have not arrived.
+    pub(super) fn turn(&mut self, round: &mut Round) -> Option<()> {
+        let texts = self.reader.turn()?;
+        let parsed = texts.and_then(|texts| self.source.parse_again(texts));
+        let checked = parsed.and_then(|options| {
+            options.check_interval(self.start.peer_timeout())?;
+            Ok(options)
+        });
+        match checked {
+            Ok(options) => self.apply(options, round),
+            Err(why) => fail(&why),
+        }
+        Some(())
+    }
+
+    fn apply(&mut self, mut new: Options, round: &mut Round) {
+        let changed = self.current.changes(&mut new, true);
+        let stale = self.start.changes(&mut new, false);
+        self.current = self.start.reloaded(&mut new);
+        let options = &self.current;
+        log::set_verbosity(options.verbosity);
+        let max = max_connections(options, self.available_connections);
+        self.limits.set_max_connections(max);
+        let [peers, torrents] = [options.max_peers, options.max_torrents].map(|n| n as usize);
+        let responder = &mut round.responder;
+        responder
+            .table
+            .set_bounds(peers, torrents, responder.table_now());
+        if !changed.is_empty() {
+            self.live.change(|settings| {
+                let policy = Arc::new(settings.policy.with(options));
+                *settings = Settings::new(options, policy);
+            });
+        }
+        if !stale.is_empty() {
+            let stale = stale.join(", ");
+            log::line(format_args!(
+                "configuration: restart required: changed {stale}"
+            ));
+        }
+        match changed.is_empty() {
+            true => log::line(format_args!("configuration: reloaded: no change to apply")),
+            false => {
+                let changed = changed.join(", ");
+                log::line(format_args!("configuration: reloaded: changed {changed}"));
+            }
+        }
+    }
+}
+
+/// `--max-connections`, as far as there are descriptors.
+pub fn max_connections(options: &Options, available: usize) -> usize {
+    available.clamp(1, options.max_connections as usize)
+}
+
+fn fail(why: &str) {
+    log::error(format_args!(
+        "configuration: reload failed: {why}; nothing is changed"
+    ));
+}
