@@ -5,6 +5,7 @@ SBINDIR = $(PREFIX)/sbin
 MANDIR = $(PREFIX)/share/man
 PAGES = announced.8 announced.conf.5 announced-cluster.7 announced-opentracker.7 announced-stats.5
 EXAMPLESDIR = $(PREFIX)/share/examples/announced
+EXAMPLES = announced.conf nginx.conf haproxy.cfg relayd.conf Caddyfile
 CARGO = cargo
 INSTALL = install
 TEST_THREADS = 6
@@ -111,14 +112,17 @@ install:
 		echo "warning: $(BUILT) is older than the source" >&2; fi
 	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(EXAMPLESDIR)
 	$(INSTALL) -m 755 "$(BUILT)" $(DESTDIR)$(SBINDIR)/announced
-	$(INSTALL) -m 644 contrib/announced.conf $(DESTDIR)$(EXAMPLESDIR)/announced.conf
+	for file in $(EXAMPLES); do \
+		$(INSTALL) -m 644 contrib/$$file $(DESTDIR)$(EXAMPLESDIR)/$$file || exit 1; \
+	done
 	for page in $(PAGES); do \
 		dir=$(DESTDIR)$(MANDIR)/man$${page##*.} && $(INSTALL) -d $$dir && \
 		$(INSTALL) -m 644 man/$$page $$dir/$$page || exit 1; \
 	done
 
 uninstall:
-	rm -f $(DESTDIR)$(SBINDIR)/announced $(DESTDIR)$(EXAMPLESDIR)/announced.conf
+	rm -f $(DESTDIR)$(SBINDIR)/announced
+	for file in $(EXAMPLES); do rm -f $(DESTDIR)$(EXAMPLESDIR)/$$file; done
 	for page in $(PAGES); do rm -f $(DESTDIR)$(MANDIR)/man$${page##*.}/$$page; done
 
 clean:

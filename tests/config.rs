@@ -145,7 +145,8 @@ fn printed_options_can_be_read_back() {
                 10 --max-torrents 11 --max-connections 12 -j 2 --state s --state-interval 0 -l dump \
                 --cluster-listen 192.0.2.1:1 --cluster-listen [::1]:2 --cluster-peer a.example:3 \
                 --cluster-peer [2001:db8::1]:4 --cluster-key k -s 192.0.2.1:9 --sync-node 10.0.0.0/9 \
-                --sync-mapped --proxy ::2 --proxy-protocol -vv --syslog --daemon --pidfile p --log-completed";
+                --sync-mapped --proxy ::2 --proxy-header X-Real-IP --proxy-protocol --admin-listen 127.0.0.1:1 \
+                --admin-listen unix:/run/y -vv --syslog --daemon --pidfile p --log-completed";
     let pin = if cores::IS_SUPPORTED {
         " --pin-threads"
     } else {

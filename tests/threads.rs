@@ -266,7 +266,7 @@ fn a_unix_socket_is_served_by_all_threads() {
     let writable = PermissionsExt::from_mode(0o777);
     fs::set_permissions(directory.path(), writable).expect("is ours");
     let path = directory.file("socket");
-    let daemon = two(&["-p", &format!("unix:{path}"), "--proxy", "192.0.2.1"]);
+    let daemon = two(&["-p", &format!("unix:{path}"), "-A", "::1"]);
     wait_for("both threads to answer", || {
         let connect = |_| http::Client::new_unix(Path::new(&path));
         let mut clients: Vec<_> = (0..8).map(connect).collect();

@@ -7,6 +7,7 @@
 use super::connection::{Connection, INPUT_BYTES, Turn, WORK_PER_ROUND};
 use super::listener::Listener;
 use super::pool::{ConnectionPool, SharedLimits};
+use super::proxy::Origin;
 use super::site::Site;
 use crate::protocol::query;
 use crate::responder::Responder;
@@ -88,12 +89,13 @@ impl Connections {
         }
     }
 
-    /// Accepts connections of a listener, which `is_local` if other networks cannot reach it. Returns whether more may
-    /// be waiting. An error is a limit of the system that stayed after an idle connection was closed.
+    /// Accepts connections of a listener: of admins alone if `is_admin`, of networks that others cannot reach if
+    /// `is_local`. Returns whether more may be waiting. An error is a limit of the system that stayed after an idle
+    /// connection was closed.
     pub fn accept(
         &mut self,
         listener: &Listener,
-        is_local: bool,
+        (is_admin, is_local): (bool, bool),
         context: &mut Context,
     ) -> io::Result<bool> {
         let mut has_evicted = false;
@@ -113,7 +115,10 @@ impl Connections {
                         }
                     }
                     context.responder.counters.tcp_accepted += 1;
-                    let origin = context.site.policy.proxies.origin(address);
+                    let origin = match is_admin {
+                        true => Origin::Admin,
+                        false => context.site.policy.proxies.origin(address),
+                    };
                     let connection = Connection::new(stream, origin, is_local, context.now());
                     let deadline = connection.deadline;
                     // The request has mostly arrived. If it is the only one, the poll never watches the connection.

@@ -76,7 +76,8 @@ pub fn admit(
     second: u64,
 ) -> Result<Box<dyn Source>, Status> {
     // All clients that a proxy does not name are one.
-    let client = request.client.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+    let client = request.client.address();
+    let client = client.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
     let permit = limiter.admit(client, is_admin, request.is_head, second)?;
     let mut scrape = FullScrape::new(Format::Ben, request.accepts_gzip());
     scrape.permit = permit;

@@ -60,6 +60,10 @@ impl Limiter {
         }
     }
 
+    pub fn is_off(&self) -> bool {
+        self.policy == FullScrapes::Off
+    }
+
     /// Another policy for the same clients, whose scrapes are remembered.
     pub fn with(&self, policy: FullScrapes) -> Limiter {
         let scrapes = self.scrapes.clone();

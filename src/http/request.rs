@@ -1,9 +1,9 @@
 //! The head of a request (RFC 9112). Its first line is parsed as liberally as old clients need, and its headers as
 //! strictly as proxies in front need, so that all agree on where a request ends.
 
+use super::proxy::Client;
 use super::response::Status;
 use crate::protocol::{find, split_at_byte, strip_prefix_in_any_case};
-use std::net::IpAddr;
 
 /// The longest head, with the empty line that ends it.
 pub const MAX_HEAD_BYTES: usize = 8 * 1024;
@@ -28,8 +28,8 @@ pub struct Request<'a> {
     pub has_body: bool,
     /// Bytes that this request takes in the buffer.
     pub length: usize,
-    /// The parser leaves it to the connection. None: a proxy does not name it.
-    pub client: Option<IpAddr>,
+    /// The parser leaves it to the connection.
+    pub client: Client,
 }
 
 /// Why a buffer holds no request.

@@ -1,21 +1,22 @@
 //! Paths, and the reply of each: announces, scrapes, statistics.
 
 use super::full_scrape::{self, Limiter};
-use super::proxy::Proxies;
-use super::request::Request;
+use super::proxy::{Client, Proxies};
+use super::request::{self, Request};
 use super::response::{self, Status};
 use super::streaming::{Source, Streaming};
 use crate::access::Refusal;
 use crate::base::nets::{self, Net};
-use crate::base::text::{fill, text};
+use crate::base::text::{fill, text, texts};
 use crate::options::{Options, Protocol};
-use crate::protocol::bencode;
 use crate::protocol::query::{self, Encoded, FailureReason};
+use crate::protocol::{bencode, split_at_byte};
 use crate::responder::{Pending, Reply, Responder};
 use crate::stats::cluster::Health;
 use crate::stats::modes::{self, Report};
 use crate::stats::{self, Counters, page};
 use crate::tracker::{Hint, InfoHash, MAX_REPLY_PEERS, Sinks};
+use std::borrow::Cow;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -29,6 +30,8 @@ pub struct Policy {
     pub public_stats: bool,
     /// The path of the statistics, with the slash in front.
     pub stats_path: String,
+    /// Whether statistics are served on sockets of their own, and on no others.
+    pub has_admin_sockets: bool,
     /// The addresses that `/` lists.
     pub sockets: Vec<(Protocol, SocketAddr)>,
     pub limiter: Limiter,
@@ -46,10 +49,12 @@ impl Policy {
             admins: options.admins.clone(),
             public_stats: options.public_stats,
             stats_path: options.stats_path.clone(),
+            has_admin_sockets: options.has_admin_sockets(),
             sockets,
             limiter,
             proxies: Proxies {
                 nets: options.proxies.clone(),
+                header: options.proxy_header.clone(),
                 protocol: options.proxy_protocol,
             },
         }
@@ -64,9 +69,6 @@ impl Policy {
 
 /// For a client that announces where statistics are.
 const NO_ANNOUNCES: &str = "400 Bad Request: announce at /announce\n";
-
-/// For the admin of a proxy whose clients cannot announce.
-const NO_CLIENT: &str = "400 Bad Request: this came from a proxy that does not name its client\n";
 
 /// Seconds after which a node that is syncing may have all peers.
 const SYNCING_RETRY_S: u64 = 1;
@@ -161,14 +163,13 @@ impl Site {
         }
         let names_torrent = || query::names_torrent(request.query);
         let content = match (request.path, letters(request.path)) {
+            _ if request.client == Client::Admin => self.report(request, responder)?,
             (path, _) if self.is_report(path) && names_torrent() => {
                 self.text(NO_ANNOUNCES);
                 return Err(Status::BadRequest);
             }
-            (path, _) if self.is_stats(path) => self.stats(request, responder)?,
-            (b"metrics", _) => self.metrics(request, responder)?,
-            (b"health", _) => self.health(responder)?,
             (b"robots.txt", _) => self.text("User-agent: *\nDisallow: /\n"),
+            (path, _) if self.is_report(path) => self.report(request, responder)?,
             (_, [b's', b'c']) => return self.scrape(request, responder),
             (_, [b'a', _]) => return self.announce(request, responder),
             _ if names_torrent() => return self.announce(request, responder),
@@ -190,6 +191,16 @@ impl Site {
         self.is_stats(path) || [&b"metrics"[..], b"health", b"robots.txt"].contains(&path)
     }
 
+    /// The paths that a socket of admins serves.
+    fn report(&mut self, request: &Request, responder: &mut Responder) -> Result<Content, Status> {
+        match request.path {
+            b"metrics" => self.metrics(request, responder),
+            b"health" => self.health(responder),
+            path if self.is_stats(path) => self.stats(request, responder),
+            _ => Err(Status::NotFound),
+        }
+    }
+
     fn text(&mut self, words: &str) -> Content {
         text(&mut self.body, words);
         TEXT
@@ -207,16 +218,45 @@ impl Site {
         }
     }
 
+    /// The loopback is an admin, unless a proxy on this host passed the request on. That proxy may be none of ours.
     fn is_admin(&self, request: &Request) -> bool {
-        let client = request.client.map(|client| client.to_canonical());
-        client.is_some_and(|c| c.is_loopback() || nets::any_contains(&self.policy.admins, c))
+        let policy = &self.policy;
+        let address = request.client.address().map(|c| c.to_canonical());
+        match (request.client, address) {
+            (Client::Admin, _) => true,
+            (_, Some(c)) if nets::any_contains(&policy.admins, c) => true,
+            (Client::Direct(_), Some(c)) => {
+                c.is_loopback() && !policy.proxies.is_forwarded(request.lines)
+            }
+            _ => false,
+        }
     }
 
     /// Refuses a client that may not see statistics, which are private if they list torrents or peers.
-    fn check_access(&self, request: &Request, is_private: bool) -> Result<(), Status> {
+    fn check_access(&mut self, request: &Request, is_private: bool) -> Result<(), Status> {
+        if self.policy.has_admin_sockets && request.client != Client::Admin {
+            return Err(Status::NotFound);
+        }
         let is_public = self.policy.public_stats && !is_private;
-        let may_see = is_public || self.is_admin(request);
-        may_see.then_some(()).ok_or(Status::Forbidden)
+        match is_public || self.is_admin(request) {
+            true => Ok(()),
+            false => Err(self.forbid("statistics", request)),
+        }
+    }
+
+    /// Says what a client needs to be an admin.
+    fn forbid(&mut self, what: &str, request: &Request) -> Status {
+        let why = match request.client {
+            // Else it would be an admin.
+            Client::Direct(c) if c.to_canonical().is_loopback() => Cow::Owned(format!(
+                "requires --proxy {c} for the proxy that passed this on, and --admin for its client"
+            )),
+            Client::Direct(c) | Client::Named(c) => Cow::Owned(format!("requires --admin {c}")),
+            client => why_unknown(client),
+        };
+        let body = ["403 Forbidden: ", what, " are for admins: ", &why, "\n"];
+        texts(&mut self.body, &body);
+        Status::Forbidden
     }
 
     fn metrics(&mut self, request: &Request, responder: &Responder) -> Result<Content, Status> {
@@ -271,7 +311,8 @@ impl Site {
             ", a BitTorrent tracker. To announce a torrent, put one of these URLs into it:\n\n"
         ));
         let host = request.field(b"host").and_then(host_name);
-        let own = host.map(|(_, with_port)| format!("http://{with_port}"));
+        let scheme = scheme(request);
+        let own = host.map(|(_, with_port)| format!("{scheme}://{with_port}"));
         let mut urls: Vec<String> = own.into_iter().collect();
         for (protocol, address) in &self.policy.sockets {
             urls.extend(match (protocol, host) {
@@ -294,8 +335,9 @@ impl Site {
         request: &Request,
         responder: &mut Responder,
     ) -> Result<Content, Status> {
-        let Some(client) = request.client else {
-            self.text(NO_CLIENT);
+        let Some(client) = request.client.address() else {
+            let why = why_unknown(request.client);
+            texts(&mut self.body, &["400 Bad Request: ", &why, "\n"]);
             return Err(Status::BadRequest);
         };
         let address = responder.address_of(client, || query::named(request.query));
@@ -327,8 +369,15 @@ impl Site {
         if self.hashes.is_empty() {
             let is_admin = self.is_admin(request);
             let second = responder.monitor.now / 1000;
-            let scrape = full_scrape::admit(&self.policy.limiter, request, is_admin, second)?;
-            return Ok(Content::Streamed(scrape));
+            let scrape = full_scrape::admit(&self.policy.limiter, request, is_admin, second);
+            return match scrape {
+                Err(Status::Forbidden) if self.policy.limiter.is_off() => {
+                    self.text("403 Forbidden: full scrapes are off; scrape with an info_hash\n");
+                    Err(Status::Forbidden)
+                }
+                Err(Status::Forbidden) => Err(self.forbid("full scrapes", request)),
+                scrape => Ok(Content::Streamed(scrape?)),
+            };
         }
         responder.counters.http_scrapes += 1;
         let body = &mut self.body;
@@ -347,6 +396,26 @@ impl Site {
         self.text("d14:failure reason");
         bencode::string(&mut self.body, failure.as_bytes());
         self.text("e")
+    }
+}
+
+/// Why the client of a request is not known, for the admin of the proxy.
+fn why_unknown(client: Client) -> Cow<'static, str> {
+    match client {
+        Client::Proxy(c) => Cow::Owned(format!(
+            "the client that a proxy names, {c}, is itself in a --proxy network"
+        )),
+        _ => Cow::Borrowed("this came from a proxy that does not name its client"),
+    }
+}
+
+/// The scheme by which a client reached the first proxy, or this tracker. Only that client is shown it.
+fn scheme(request: &Request) -> &'static str {
+    let list = request.field(b"x-forwarded-proto").unwrap_or_default();
+    let (first, _) = split_at_byte(list, b',');
+    match request::trim(first).eq_ignore_ascii_case(b"https") {
+        true => "https",
+        false => "http",
     }
 }
 

@@ -4,8 +4,8 @@
 
 use super::Options;
 use super::values::{
-    Endpoint, FullScrapes, PeerName, invalid, is_of_interface, is_of_one_host, map, number,
-    refuse_udp, stats_path, url, user,
+    Endpoint, FullScrapes, PeerName, header_name, invalid, is_of_interface, is_of_one_host, map,
+    number, refuse_udp, stats_path, url, user,
 };
 use crate::base::nets::Net;
 use crate::sys::cores;
@@ -109,6 +109,9 @@ pub static FLAGS: &[Flag] = &[
     row("-r, --redirect URL", "redirect requests for / to this URL",
         Text(|o| &mut o.redirect, url, "a URL, http:// or https://, in printable ASCII")).live(),
     row("-A, --admin NET", "show all statistics to this network (loopback)", Nets(|o| &mut o.admins)).live(),
+    row("    --admin-listen ADDR:PORT", "serve statistics at this address or unix:/PATH, not elsewhere",
+        Own(add_admin_listen, |o, values| o.admin_listen.iter().for_each(|endpoint| values.add(endpoint)),
+        "IP:PORT, [IPv6]:PORT or unix:/PATH with an absolute path of at most 100 bytes")),
     row("    --public-stats", "make statistics public, except those that list torrents or peers",
         Switch(|o| &mut o.public_stats)),
     row("    --stats-path PATH", "serve statistics at this path",
@@ -175,6 +178,8 @@ pub static FLAGS: &[Flag] = &[
         "a network and an address of one family, such as 192.168.0.0/16=203.0.113.7")),
     row("    --trust-ip NET", "let clients in this network name their address", Nets(|o| &mut o.trust_ip)),
     row("    --proxy NET", "trust proxies in this network to name their clients", Nets(|o| &mut o.proxies)).live(),
+    row("    --proxy-header NAME", "take the address of a client from this header of a proxy",
+        Text(|o| &mut o.proxy_header, header_name, "the name of a header, such as X-Real-IP")).live(),
     row("    --proxy-protocol", "require a PROXY header on each connection of a proxy",
         Switch(|o| &mut o.proxy_protocol)),
     row("-v, --verbose", "log counts every minute; given twice, also every sweep", Count(|o| &mut o.verbosity)).live(),
@@ -378,6 +383,11 @@ fn add_udp(options: &mut Options, text: &str) -> Option<()> {
         Endpoint::Unix(_) => return None,
         endpoint => options.udp.push(endpoint),
     }
+    Some(())
+}
+
+fn add_admin_listen(options: &mut Options, text: &str) -> Option<()> {
+    options.admin_listen.push(Endpoint::parse_whole(text)?);
     Some(())
 }
 

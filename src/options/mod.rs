@@ -44,6 +44,7 @@ pub struct Options {
     /// Empty for none.
     pub redirect: String,
     pub admins: Vec<Net>,
+    admin_listen: Vec<Endpoint>,
     pub public_stats: bool,
     /// With its slash.
     pub stats_path: String,
@@ -82,6 +83,8 @@ pub struct Options {
     pub maps: Vec<(Net, IpAddr)>,
     pub trust_ip: Vec<Net>,
     pub proxies: Vec<Net>,
+    /// Empty for the two that are standard.
+    pub proxy_header: String,
     pub proxy_protocol: bool,
     pub verbosity: u32,
     pub syslog: bool,
@@ -312,10 +315,17 @@ impl Options {
             let both = ["list-add", "list-remove"];
             return Err(origins.error_of_two(both, " and ", " require different FIFOs"));
         }
-        if self.proxy_protocol && self.proxies.is_empty() && !self.has_unix_socket() {
-            let own = "proxy-protocol";
-            let [proxy, port] = ["proxy", "tcp-port"].map(|flag| origins.name_beside(flag, own));
-            return Err(origins.error(own, &format!(" requires {proxy} or {port} unix:/PATH")));
+        let has_proxies = !self.proxies.is_empty() || self.tcp.iter().any(Endpoint::is_unix);
+        for (is_given, own) in [
+            (self.proxy_protocol, "proxy-protocol"),
+            (!self.proxy_header.is_empty(), "proxy-header"),
+        ] {
+            if is_given && !has_proxies {
+                let [proxy, port] =
+                    ["proxy", "tcp-port"].map(|flag| origins.name_beside(flag, own));
+                let why = format!(" requires {proxy} or {port} unix:/PATH");
+                return Err(origins.error(own, &why));
+            }
         }
         if self.pin_threads && self.threads() == 1 {
             let threads = origins.name_beside("threads", "pin-threads");
@@ -392,7 +402,7 @@ impl Options {
         self.threads.max(1) as usize
     }
 
-    /// The sockets of clients.
+    /// The sockets of clients, then those of admins.
     pub fn sockets(&self) -> Vec<Listen> {
         let default = [Endpoint::Port(DEFAULT_PORT)];
         let (udp, tcp) = match self.tcp.is_empty() && self.udp.is_empty() {
@@ -401,7 +411,19 @@ impl Options {
         };
         let udp = udp.iter().map(|endpoint| endpoint.listens(Protocol::Udp));
         let tcp = tcp.iter().map(|endpoint| endpoint.listens(Protocol::Tcp));
-        udp.chain(tcp).flatten().collect()
+        let admin = self.admin_listen.iter().flat_map(|endpoint| {
+            let listens = endpoint.listens(Protocol::Tcp).into_iter();
+            listens.map(|listen| Listen {
+                is_admin: true,
+                ..listen
+            })
+        });
+        udp.chain(tcp).flatten().chain(admin).collect()
+    }
+
+    /// Whether statistics are served on sockets of their own.
+    pub fn has_admin_sockets(&self) -> bool {
+        !self.admin_listen.is_empty()
     }
 
     /// The protocol that no client is served with, since only ports of the other are given, and the flag for it.
@@ -421,8 +443,8 @@ impl Options {
     }
 
     pub fn has_unix_socket(&self) -> bool {
-        let is_unix = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Unix(_));
-        self.tcp.iter().any(is_unix)
+        let mut endpoints = self.tcp.iter().chain(&self.admin_listen);
+        endpoints.any(Endpoint::is_unix)
     }
 
     /// The first TCP listener, or the loopback if that is a wildcard.
@@ -577,7 +599,7 @@ mod tests {
     fn sockets(line: &str) -> Vec<String> {
         let all = options(line).sockets();
         let mark = |listen: &Listen| if listen.is_optional { "?" } else { "" };
-        let shown = all.iter().map(|l| format!("{}{}", l.address, mark(l)));
+        let shown = all.iter().map(|listen| format!("{listen}{}", mark(listen)));
         shown.collect()
     }
 
@@ -637,6 +659,27 @@ mod tests {
             sockets("-p unix:/run/a.sock -i ::1 -p 80 -punix:/run/b"),
             ["unix /run/a.sock", "tcp [::1]:80", "unix /run/b"]
         );
+    }
+
+    #[test]
+    fn sockets_of_admins_come_after_those_of_clients_and_have_addresses_of_their_own() {
+        let line = "-i 192.0.2.1 -p 80 --admin-listen 127.0.0.1:1 --admin-listen unix:/run/a --admin-listen [::]:2";
+        assert_eq!(
+            sockets(line),
+            [
+                "tcp 192.0.2.1:80",
+                "admin 127.0.0.1:1",
+                "admin unix /run/a",
+                "admin 0.0.0.0:2",
+                "admin [::]:2"
+            ]
+        );
+        assert_eq!(
+            sockets("--admin-listen [::1]:1").len(),
+            5,
+            "and the default"
+        );
+        assert!(parsed("--admin-listen unix:/run/a --proxy-protocol").is_err());
     }
 
     #[test]
@@ -873,6 +916,10 @@ mod tests {
             (
                 "--proxy-protocol",
                 "--proxy-protocol requires --proxy or -p/--tcp-port unix:/PATH",
+            ),
+            (
+                "--proxy-header X-Real-IP",
+                "--proxy-header requires --proxy or -p/--tcp-port unix:/PATH",
             ),
             (
                 "--cluster-listen 192.0.2.1:1",

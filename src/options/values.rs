@@ -55,6 +55,18 @@ pub struct Listen {
     pub address: Address,
     /// It was not asked for by address, and may be missing on a host without IPv6.
     pub is_optional: bool,
+    /// It serves reports alone, and every client of it is an admin.
+    pub is_admin: bool,
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match &self.address {
+            Address::Ip(_, address) if self.is_admin => write!(f, "admin {address}"),
+            address if self.is_admin => write!(f, "admin {address}"),
+            address => write!(f, "{address}"),
+        }
+    }
 }
 
 /// Where clients connect. [`fmt::Display`] writes it as it is given.
@@ -94,6 +106,18 @@ impl Endpoint {
         socket(ip.into(), port_text.map_or(Some(default_port), port)?)
     }
 
+    /// `IP:PORT`, `[IPv6]:PORT` or `unix:/PATH`: nothing that opens a port to more addresses than it names.
+    pub fn parse_whole(text: &str) -> Option<Endpoint> {
+        match text.starts_with("unix:") || text.parse::<SocketAddr>().is_ok() {
+            true => Endpoint::parse(text, 0),
+            false => None,
+        }
+    }
+
+    pub fn is_unix(&self) -> bool {
+        matches!(self, Endpoint::Unix(_))
+    }
+
     /// The sockets to open. As in opentracker, `::` stands for IPv4 too; here each family has its own socket.
     pub fn listens(&self, protocol: Protocol) -> Vec<Listen> {
         let listen = |ip: IpAddr, port, is_optional| {
@@ -101,6 +125,7 @@ impl Endpoint {
             Listen {
                 address,
                 is_optional,
+                is_admin: false,
             }
         };
         let all = |port, is_optional| {
@@ -118,6 +143,7 @@ impl Endpoint {
                 vec![Listen {
                     address,
                     is_optional: false,
+                    is_admin: false,
                 }]
             }
         }
@@ -250,6 +276,12 @@ pub fn url(text: &str) -> Option<String> {
     let has_scheme = text.starts_with("http://") || text.starts_with("https://");
     let is_plain = text.bytes().all(|b| b.is_ascii_graphic());
     (has_scheme && is_plain).then(|| text.to_owned())
+}
+
+/// The name of a header, in the characters that those of proxies have.
+pub fn header_name(text: &str) -> Option<String> {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_".contains(&b);
+    (!text.is_empty() && text.bytes().all(is_plain)).then(|| text.to_owned())
 }
 
 /// A path that no other request has, with one slash before it. opentracker's files may leave the slash out.

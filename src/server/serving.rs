@@ -15,11 +15,12 @@ use std::sync::Arc;
 /// Milliseconds until accepting is retried when the system is out of descriptors.
 const RETRY_MS: u64 = 500;
 
-/// A socket for all clients.
+/// A socket for all clients, or for those that are admins.
 #[allow(clippy::large_enum_variant, reason = "there are a few, made once")]
 pub enum Socket {
     Udp(UdpSocket),
     Http(Listener),
+    Admin(Listener),
 }
 
 impl Socket {
@@ -28,7 +29,7 @@ impl Socket {
         let address = match self {
             Socket::Udp(socket) => socket.local_addr(),
             Socket::Http(Listener::Tcp(socket)) => socket.local_addr(),
-            Socket::Http(Listener::Unix(..)) => return true,
+            Socket::Admin(_) | Socket::Http(Listener::Unix(..)) => return true,
         };
         address.is_ok_and(|address| is_local(address.ip()))
     }
@@ -70,7 +71,7 @@ impl Serving {
             let token = Token(token);
             match socket {
                 Socket::Udp(socket) => registry.register(socket, token, Interest::READABLE)?,
-                Socket::Http(listener) => {
+                Socket::Http(listener) | Socket::Admin(listener) => {
                     registry.register(listener.source(), token, Interest::READABLE)?;
                 }
             }
@@ -97,9 +98,11 @@ impl Serving {
                 round.responder.begin_turn(*is_local);
                 udp::serve(socket, &mut self.batch, round.ids, round.responder)
             }
-            Some((Socket::Http(listener), is_local)) => {
+            Some((socket @ (Socket::Http(listener) | Socket::Admin(listener)), is_local)) => {
+                let is_admin = matches!(socket, Socket::Admin(_));
                 let mut context = round.context(&mut self.site);
-                match self.connections.accept(listener, *is_local, &mut context) {
+                let origin = (is_admin, *is_local);
+                match self.connections.accept(listener, origin, &mut context) {
                     Ok(is_busy) => is_busy,
                     Err(error) => {
                         if self.starved_at.is_none() {

@@ -98,7 +98,7 @@ pub fn limits(options: &Options) -> Result<String, Problem> {
             true => ", if the host has IPv6",
             false => "",
         };
-        text += &format!("# listening on {}{condition}\n", listen.address);
+        text += &format!("# listening on {listen}{condition}\n");
     }
     let descriptors = raise_descriptors()?;
     let sockets = listens.len() * options.threads();

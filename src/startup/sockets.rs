@@ -29,17 +29,16 @@ pub fn open_for_threads(options: &Options) -> Result<Vec<Vec<Socket>>, Problem> 
     if is_shared {
         choose_ports(&mut listens)?;
     }
-    let mut addresses = Vec::new();
+    let mut opened = Vec::new();
     let mut first = Vec::new();
-    for listen in &listens {
-        if let Some((address, socket)) = open(listen, is_shared, root)? {
-            log_listening(&address, &socket)?;
-            addresses.push(address);
+    for listen in listens {
+        if let Some((listen, socket)) = open(&listen, is_shared, root)? {
+            log_listening(&listen, &socket)?;
+            opened.push(listen);
             first.push(socket);
         } else {
-            let address = &listen.address;
             log::line(format_args!(
-                "not listening on {address}: no IPv6 on this host"
+                "not listening on {listen}: no IPv6 on this host"
             ));
         }
     }
@@ -49,8 +48,8 @@ pub fn open_for_threads(options: &Options) -> Result<Vec<Vec<Socket>>, Problem> 
     let mut threads = vec![first];
     for _ in 1..options.threads() {
         let mut more = Vec::new();
-        for (address, socket) in addresses.iter().zip(&threads[0]) {
-            let action = format!("cannot listen on {address} with several threads");
+        for (listen, socket) in opened.iter().zip(&threads[0]) {
+            let action = format!("cannot listen on {listen} with several threads");
             more.push(open_another(socket, is_shared).map_err(problem(&action))?);
         }
         threads.push(more);
@@ -65,11 +64,12 @@ fn choose_ports(listens: &mut [Listen]) -> Result<(), Problem> {
     // Each stays open until all are, because a closed one keeps no other from its port.
     let mut opened = Vec::new();
     for listen in listens {
-        if matches!(listen.address, Address::Unix(_)) {
+        // A socket of admins shares no port, and is opened after these.
+        if listen.is_admin || matches!(listen.address, Address::Unix(_)) {
             continue;
         }
-        if let Some((address, socket)) = open(listen, false, None)? {
-            listen.address = address;
+        if let Some((found, socket)) = open(listen, false, None)? {
+            *listen = found;
             opened.push(socket);
         }
     }
@@ -81,21 +81,27 @@ fn open(
     listen: &Listen,
     is_shared: bool,
     root: Option<&Path>,
-) -> Result<Option<(Address, Socket)>, Problem> {
+) -> Result<Option<(Listen, Socket)>, Problem> {
     let address = &listen.address;
-    let open = || open_at(address, is_shared, root);
+    let open = || open_at(address, is_shared && !listen.is_admin, root);
     let opened = match listen.is_optional {
         true => open(),
         false => retry_at(address, open),
     };
     match opened {
         Ok(socket) => {
-            let ip = announce_address(&socket);
-            let ip = ip.map(|(protocol, address)| Address::Ip(protocol, address));
-            Ok(Some((ip.unwrap_or_else(|| address.clone()), socket)))
+            let mut listen = listen.clone();
+            if let Some((protocol, address)) = announce_address(&socket) {
+                listen.address = Address::Ip(protocol, address);
+            }
+            let socket = match socket {
+                Socket::Http(listener) if listen.is_admin => Socket::Admin(listener),
+                socket => socket,
+            };
+            Ok(Some((listen, socket)))
         }
         Err(error) if listen.is_optional && sockets::is_without_v6(&error) => Ok(None),
-        Err(error) => Err(format!("cannot listen on {address}: {}", reason(&error))),
+        Err(error) => Err(format!("cannot listen on {listen}: {}", reason(&error))),
     }
 }
 
@@ -140,14 +146,14 @@ fn open_at(address: &Address, is_shared: bool, root: Option<&Path>) -> io::Resul
     })
 }
 
-fn log_listening(address: &Address, socket: &Socket) -> Result<(), Problem> {
+fn log_listening(listen: &Listen, socket: &Socket) -> Result<(), Problem> {
     let mut buffer = String::new();
     if let Socket::Udp(socket) = socket {
         let bytes = sockets::receive_buffer(socket.as_fd());
         let bytes = bytes.map_err(problem("cannot read the size of a receive buffer"))?;
         buffer = format!(", receive buffer {bytes} bytes");
     }
-    log::line(format_args!("listening on {address}{buffer}"));
+    log::line(format_args!("listening on {listen}{buffer}"));
     Ok(())
 }
 
@@ -159,10 +165,15 @@ fn open_another(socket: &Socket, is_shared: bool) -> io::Result<Socket> {
     }
     Ok(match socket {
         Socket::Udp(socket) => Socket::Udp(duplicate(socket)?),
-        Socket::Http(Listener::Tcp(socket)) => Socket::Http(Listener::Tcp(duplicate(socket)?)),
-        Socket::Http(Listener::Unix(socket, _)) => {
-            Socket::Http(Listener::Unix(duplicate(socket)?, None))
-        }
+        Socket::Http(listener) => Socket::Http(duplicate_listener(listener)?),
+        Socket::Admin(listener) => Socket::Admin(duplicate_listener(listener)?),
+    })
+}
+
+fn duplicate_listener(listener: &Listener) -> io::Result<Listener> {
+    Ok(match listener {
+        Listener::Tcp(socket) => Listener::Tcp(duplicate(socket)?),
+        Listener::Unix(socket, _) => Listener::Unix(duplicate(socket)?, None),
     })
 }
 
@@ -194,7 +205,7 @@ pub fn steer(cores: &[usize], sockets: &[Vec<Socket>]) -> Result<(), Problem> {
         let socket = match socket {
             Socket::Udp(socket) => socket.as_fd(),
             Socket::Http(Listener::Tcp(socket)) => socket.as_fd(),
-            Socket::Http(Listener::Unix(..)) => continue,
+            Socket::Http(Listener::Unix(..)) | Socket::Admin(_) => continue,
         };
         let steered = cores::steer(socket, cores);
         steered.map_err(problem("--pin-threads: cannot choose sockets by cores"))?;
@@ -202,12 +213,12 @@ pub fn steer(cores: &[usize], sockets: &[Vec<Socket>]) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The address at which a socket takes announces; none for a Unix socket.
+/// The address at which a socket takes announces; none for a Unix socket and for one of admins.
 pub fn announce_address(socket: &Socket) -> Option<(Protocol, SocketAddr)> {
     match socket {
         Socket::Udp(socket) => Some((Protocol::Udp, socket.local_addr().ok()?)),
         Socket::Http(Listener::Tcp(socket)) => Some((Protocol::Tcp, socket.local_addr().ok()?)),
-        Socket::Http(Listener::Unix(..)) => None,
+        Socket::Http(Listener::Unix(..)) | Socket::Admin(_) => None,
     }
 }
 
@@ -233,7 +244,7 @@ mod tests {
                 Socket::Http(Listener::Tcp(socket)) => {
                     registry.register(socket, token, Interest::READABLE)
                 }
-                Socket::Http(Listener::Unix(..)) => Err(ErrorKind::Unsupported.into()),
+                _ => Err(ErrorKind::Unsupported.into()),
             };
             registered.expect("can be polled");
             Loop { poll, socket }
@@ -244,7 +255,7 @@ mod tests {
             match &self.socket {
                 Socket::Udp(socket) => socket.recv_from(&mut [0; 8]).map(drop),
                 Socket::Http(Listener::Tcp(socket)) => socket.accept().map(drop),
-                Socket::Http(Listener::Unix(..)) => Err(ErrorKind::Unsupported.into()),
+                _ => Err(ErrorKind::Unsupported.into()),
             }
         }
 

@@ -3,7 +3,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod admin;
 mod headers;
+#[cfg(target_os = "linux")]
+mod pasted;
 mod protocol;
 mod real;
 mod smuggling;
@@ -31,12 +34,16 @@ fn with_headers(target: &str, headers: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: tracker\r\n{headers}\r\n")
 }
 
-/// The client of an announce, as the daemon knows it, or `400` if it was refused as unknown.
+/// The client of an announce, as the daemon knows it. If it was refused as unknown, `400`; with an address, if that is
+/// one of a proxy.
 fn external_ip(response: &Response) -> String {
     if response.status == 400 {
-        let text = "400 Bad Request: this came from a proxy that does not name its client\n";
-        assert_eq!(response.text(), text);
-        return "400".to_owned();
+        let text = response.text();
+        let proxy = text.strip_prefix("400 Bad Request: the client that a proxy names, ");
+        let proxy = proxy.and_then(|text| text.strip_suffix(", is itself in a --proxy network\n"));
+        let unnamed = "400 Bad Request: this came from a proxy that does not name its client\n";
+        assert!(proxy.is_some() || text == unnamed, "{text}");
+        return proxy.map_or("400".to_owned(), |proxy| format!("400 {proxy}"));
     }
     let ip = match *response.bencoded().string("external ip") {
         [a, b, c, d] => IpAddr::from([a, b, c, d]),

@@ -95,7 +95,7 @@ fn source_that_is_a_proxy_names_its_clients_in_headers() {
     for (headers, source) in [
         ("X-Forwarded-For: 6.6.6.6, 192.0.2.5", "192.0.2.5"),
         ("Forwarded: for=192.0.2.6", "192.0.2.6"),
-        ("", "400"),
+        ("", "400 192.0.2.99"),
     ] {
         assert_eq!(announced_as(&mut client, headers), source);
     }

@@ -1,4 +1,4 @@
-//! nginx and haproxy in front, configured as the man page says.
+//! nginx and haproxy in front, configured as the examples say.
 
 use super::common::http::{Client, Response, get, metric};
 use super::common::{Daemon, Directory, Process, skip, wait_for};
@@ -94,44 +94,57 @@ impl Proxy {
     }
 }
 
-/// The example of the man page with this first line, with these pieces replaced.
-pub fn of_the_page(start: &str, pieces: &[(&str, &str)]) -> String {
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/man/announced.8");
-    let page = std::fs::read_to_string(page).expect("is there");
-    let mut displays = page.split(".Bd -literal -offset indent\n").skip(1);
-    let display = displays.find(|text| text.starts_with(start));
-    let (text, _) = display.and_then(|d| d.split_once(".Ed\n")).expect(start);
-    pieces.iter().fold(text.to_owned(), |text, (piece, by)| {
+/// A file of `contrib`, with these pieces replaced.
+pub fn example(name: &str, pieces: &[(&str, &str)]) -> String {
+    let path = format!("{}/contrib/{name}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).expect("is there");
+    pieces.iter().fold(text, |text, (piece, by)| {
         assert!(text.contains(piece), "{piece}");
         text.replace(piece, by)
     })
 }
 
-/// nginx as on the page, but for its upstream and the headers if given.
+/// A text without the lines that have this.
+fn without(text: &str, part: &str) -> String {
+    let lines = text.lines().filter(|line| !line.contains(part));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+/// A whole configuration of nginx, with the site of the example.
+pub fn nginx_around(site: &str, directory: &str) -> String {
+    format!(
+        "daemon off; pid {directory}/pid; error_log stderr; events {{ worker_connections 64; }}
+         http {{
+           client_body_temp_path {directory}/1; proxy_temp_path {directory}/2;
+           fastcgi_temp_path {directory}/3; uwsgi_temp_path {directory}/4;
+           scgi_temp_path {directory}/5;
+           {site}
+         }}"
+    )
+}
+
+/// nginx as in the example without TLS, but for its upstream and the headers if given.
 pub fn nginx(server: &str, headers: Option<&str>) -> Option<Proxy> {
-    const HEADERS: &str = "proxy_set_header X-Forwarded-For $remote_addr;
-        proxy_set_header Forwarded \"\";";
+    const NAMING: &str = "proxy_set_header X-Forwarded-For $remote_addr;";
+    const REMOVING: &str = "proxy_set_header Forwarded \"\";";
     let configuration = |directory: &str, port: u16| {
         let listen = format!("listen [::1]:{port};");
-        let site = of_the_page(
-            "upstream announced {",
+        let [naming, removing] = match headers {
+            Some(headers) => [headers, ""],
+            None => [NAMING, REMOVING],
+        };
+        let site = example(
+            "nginx.conf",
             &[
                 ("unix:/run/announced/http", server),
                 ("listen 80;\n    listen [::]:80;", &listen),
-                (HEADERS, headers.unwrap_or(HEADERS)),
+                (REMOVING, removing),
+                (NAMING, naming),
             ],
         );
-        format!(
-            "daemon off; master_process off; worker_processes 1; pid {directory}/pid;
-             error_log stderr; events {{ worker_connections 64; }}
-             http {{
-               access_log off;
-               client_body_temp_path {directory}/1; proxy_temp_path {directory}/2;
-               fastcgi_temp_path {directory}/3; uwsgi_temp_path {directory}/4;
-               scgi_temp_path {directory}/5;
-               {site}
-             }}"
-        )
+        let site = without(&without(&site, " ssl;"), "ssl_");
+        let one = "master_process off; worker_processes 1;";
+        format!("{one}\n{}", nginx_around(&site, directory))
     };
     Proxy::start("nginx", &["-e", "stderr", "-c"], configuration)
 }
@@ -191,18 +204,27 @@ fn nginx_over_a_unix_socket_reuses_its_connection() {
     assert_eq!(accepted(), before + 1, "but for the request for the report");
 }
 
-/// The lines of the man page for haproxy with headers, in front of a daemon.
+/// The example of haproxy with headers, in front of a daemon.
 pub fn http_relay(daemon: &Daemon) -> String {
     let server = daemon.tcp4().to_string();
-    of_the_page("defaults\n    mode http\n", &[("127.0.0.1:6969", &server)])
+    example("haproxy.cfg", &[("127.0.0.1:6969", &server)])
 }
 
-/// haproxy with these lines, which listen on port 80, and a socket for [`Proxy::wait_for_check`]. By default it would
-/// share its port with another test's.
+/// The example of haproxy with the PROXY protocol: its comment instead of its frontend and backend.
+pub fn proxy_protocol_relay(pieces: &[(&str, &str)]) -> String {
+    let text = example("haproxy.cfg", pieces);
+    let (http, _) = text.split_once("frontend ").expect("a frontend");
+    let (_, relay) = text.split_once("#listen ").expect("the other example");
+    format!("{http}listen {}", relay.replace("\n#", "\n"))
+}
+
+/// haproxy with these lines, which listen on port 80, without TLS and with a socket for [`Proxy::wait_for_check`]. By
+/// default it would share its port with another test's.
 pub fn haproxy(relay: &str) -> Option<Proxy> {
     let configuration = |directory: &str, port: u16| {
         let listen = format!("bind [::1]:{port}");
         let relay = relay.replace("bind :80\n    bind [::]:80 v6only", &listen);
+        let relay = without(&relay, " ssl crt ");
         format!("global\n noreuseport\n stats socket {directory}/stats\n{relay}")
     };
     Proxy::start("haproxy", &["-db", "-f"], configuration)
@@ -260,7 +282,7 @@ fn haproxy_with_the_proxy_protocol() {
                 ("127.0.0.1:6969", server.as_str()),
                 ("send-proxy-v2 check", version),
             ];
-            let relay = of_the_page("listen tracker\n    mode tcp\n", &pieces);
+            let relay = proxy_protocol_relay(&pieces);
             let Some(haproxy) = haproxy(&relay) else {
                 return;
             };

@@ -2,8 +2,10 @@
 //!
 //! Every proxy appends the address that it was connected from. So the list is true from its right end to the first
 //! entry that is not one of our proxies. That entry is the client; the client may have written all that is left of it.
-//! An entry that cannot be parsed is neither believed nor skipped.
+//! An entry that cannot be parsed is neither believed nor skipped. Another header that the admin names, such as
+//! `X-Real-IP`, is read as `X-Forwarded-For` is, and instead of both.
 
+use super::Client;
 use crate::base::nets::{self, Net};
 use crate::http::request;
 use crate::protocol::{find, split_at_byte};
@@ -15,28 +17,60 @@ const MAX_NODE_BYTES: usize = 64;
 /// Reads the address in an entry of a list.
 type Parser = fn(&[u8]) -> Option<IpAddr>;
 
-/// The client that these header lines of a proxy's request name. If both headers are there, they must agree: a proxy
-/// that writes one may pass on the other as the client wrote it.
-pub fn client(lines: &[u8], proxies: &[Net]) -> Option<IpAddr> {
-    // None before the first entry. Then the client as far as the list is read, if it names one.
-    let (mut old, mut new): (Option<Option<IpAddr>>, _) = (None, None);
+/// Headers of proxies that clients do not send, besides those that begin with [`X_FORWARDED`].
+const OF_PROXIES: [&str; 6] = [
+    "Forwarded",
+    "Via",
+    "X-Real-IP",
+    "X-Client-IP",
+    "CF-Connecting-IP",
+    "True-Client-IP",
+];
+
+const X_FORWARDED: &[u8] = b"X-Forwarded-";
+
+/// Whether a proxy wrote one of these header lines. `header`: the name of one more header by which it names clients.
+pub fn is_forwarded(lines: &[u8], header: &str) -> bool {
+    let of_proxies = OF_PROXIES.iter().chain([&header]);
+    // The empty line at the end has an empty name.
+    let mut fields = request::fields(lines).filter(|(name, _)| !name.is_empty());
+    fields.any(|(name, _)| {
+        let start = name.get(..X_FORWARDED.len()).unwrap_or_default();
+        let mut known = of_proxies.clone().map(|known| known.as_bytes());
+        start.eq_ignore_ascii_case(X_FORWARDED) || known.any(|k| name.eq_ignore_ascii_case(k))
+    })
+}
+
+/// The client that these header lines of a proxy's request name: in `header`, or if that is empty in the two that are
+/// standard. If both of these are there, they must agree: a proxy that writes one may pass on the other as the client
+/// wrote it.
+pub fn client(lines: &[u8], header: &str, proxies: &[Net]) -> Client {
+    // None before the first entry. Then the client as far as the list is read.
+    let (mut old, mut new): (Option<Client>, Option<Client>) = (None, None);
     for (name, value) in request::fields(lines) {
         let is_new = name.eq_ignore_ascii_case(b"forwarded");
+        let is_read = match header {
+            "" => is_new || name.eq_ignore_ascii_case(b"x-forwarded-for"),
+            header => name.eq_ignore_ascii_case(header.as_bytes()),
+        };
         let (client, parse): (_, Parser) = match is_new {
+            _ if !is_read => continue,
             true => (&mut new, forwarded),
-            false if name.eq_ignore_ascii_case(b"x-forwarded-for") => (&mut old, x_forwarded_for),
-            false => continue,
+            false => (&mut old, x_forwarded_for),
         };
         for entry in parts(value, b',', is_new) {
             *client = Some(match parse(entry) {
-                Some(address) if nets::any_contains(proxies, address) => client.flatten(),
-                hop => hop.map(|address| address.to_canonical()),
+                Some(address) if nets::any_contains(proxies, address) => {
+                    client.unwrap_or(Client::Proxy(address.to_canonical()))
+                }
+                Some(address) => Client::Named(address.to_canonical()),
+                None => Client::Unknown,
             });
         }
     }
     match (old, new) {
-        (Some(one), Some(other)) => one.filter(|_| one == other),
-        (client, None) | (None, client) => client?,
+        (Some(one), Some(other)) if one != other => Client::Unknown,
+        (client, None) | (_, client) => client.unwrap_or_default(),
     }
 }
 
@@ -143,7 +177,8 @@ mod tests {
     fn named(lines: &[&str]) -> Option<String> {
         let proxies = ["10.0.0.0/8", "2001:db8:ffff::/48"].map(|net| Net::parse(net).expect(net));
         let lines = format!("Host: x\r\n{}\r\n\r\n", lines.join("\r\n"));
-        client(lines.as_bytes(), &proxies).map(|address| address.to_string())
+        let client = client(lines.as_bytes(), "", &proxies);
+        client.address().map(|address| address.to_string())
     }
 
     fn x(list: &str) -> Option<String> {
@@ -331,14 +366,85 @@ mod tests {
     }
 
     #[test]
+    fn header_of_the_admin_is_read_instead_of_both() {
+        let proxies = [Net::parse("10.0.0.0/8").expect("a net")];
+        let named = |header, lines: &str| client(lines.as_bytes(), header, &proxies);
+        let [client, proxy] = ["192.0.2.1", "10.0.0.1"].map(|a| a.parse().expect("an address"));
+        for (header, lines, expected) in [
+            (
+                "X-Real-IP",
+                "x-real-ip: 192.0.2.1\r\n",
+                Client::Named(client),
+            ),
+            (
+                "X-Real-IP",
+                "X-Forwarded-For: 6.6.6.6\r\nX-Real-IP: [::ffff:192.0.2.1]:80\r\nForwarded: for=7.7.7.7\r\n",
+                Client::Named(client),
+            ),
+            (
+                "CF-Connecting-IP",
+                "X-Real-IP: 192.0.2.1\r\n",
+                Client::Unknown,
+            ),
+            (
+                "X-Real-IP",
+                "X-Real-IP: 6.6.6.6\r\nX-Real-IP: 192.0.2.1\r\n",
+                Client::Named(client),
+            ),
+            (
+                "X-Real-IP",
+                "X-Real-IP: 6.6.6.6\r\nX-Real-IP:\r\n",
+                Client::Unknown,
+            ),
+            ("X-Real-IP", "X-Real-IP: 10.0.0.1\r\n", Client::Proxy(proxy)),
+            (
+                "forwarded",
+                "Forwarded: for=192.0.2.1\r\nX-Forwarded-For: 6.6.6.6\r\n",
+                Client::Named(client),
+            ),
+            (
+                "",
+                "X-Forwarded-For: 10.0.0.1, 10.0.0.2\r\n",
+                Client::Proxy(proxy),
+            ),
+            ("", "X-Forwarded-For: x, 10.0.0.2\r\n", Client::Unknown),
+            (
+                "",
+                "X-Forwarded-For: 10.0.0.1\r\nForwarded: for=192.0.2.1\r\n",
+                Client::Unknown,
+            ),
+        ] {
+            assert_eq!(named(header, lines), expected, "{header}: {lines}");
+        }
+    }
+
+    #[test]
+    fn request_of_a_proxy_is_known_by_its_headers() {
+        for name in
+            OF_PROXIES
+                .iter()
+                .chain(&["X-Forwarded-For", "x-forwarded-proto", "Fly-Client-IP"])
+        {
+            let lines = format!("Host: x\r\n{name}: y\r\n\r\n");
+            assert!(is_forwarded(lines.as_bytes(), "fly-client-ip"), "{name}");
+        }
+        for lines in [
+            "\r\n",
+            "Host: x\r\nUser-Agent: curl\r\nX-Forwarded: no\r\nFly-Client-IP: y\r\n\r\n",
+        ] {
+            assert!(!is_forwarded(lines.as_bytes(), ""), "{lines}");
+        }
+    }
+
+    #[test]
     fn parser_survives_truncated_and_mutated_heads() {
         let proxies = [Net::parse("10.0.0.0/8").expect("a net")];
         let good = b"X-Forwarded-For: 192.0.2.1, [2001:db8::1]:80, 10.1.1.1\r\n\
             Forwarded: for=unknown, for=\"[2001:db8::1]:_x\";by=\"a\\\"b\", for=10.1.1.1\r\n\r\n";
         for length in 0..=good.len() {
-            let _ = client(&good[..length], &proxies);
+            let _ = client(&good[..length], "", &proxies);
         }
-        assert!(client(good, &proxies).is_some());
+        assert!(client(good, "", &proxies).address().is_some());
         let mut random = Random::seeded(71);
         for _ in 0..100_000 {
             let mut head = good.to_vec();
@@ -350,7 +456,7 @@ mod tests {
                     _ => drop(head.remove(at)),
                 }
             }
-            let _ = client(&head, &proxies);
+            let _ = client(&head, "", &proxies);
         }
     }
 }

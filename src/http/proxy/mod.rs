@@ -16,6 +16,8 @@ use std::net::IpAddr;
 pub struct Proxies {
     /// Their addresses. Connections over Unix sockets are from a proxy too.
     pub nets: Vec<Net>,
+    /// The header that names a client. Empty for `X-Forwarded-For` and `Forwarded`.
+    pub header: String,
     /// Whether they begin each connection with a PROXY header.
     pub protocol: bool,
 }
@@ -24,12 +26,41 @@ pub struct Proxies {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     Client(IpAddr),
-    /// A proxy that names the client in each request's head.
-    Proxy,
+    /// A client that a PROXY header names.
+    Relayed(IpAddr),
+    /// Any client of a socket of admins.
+    Admin,
+    /// A proxy that names the client in each request's head. With its address if a PROXY header named it.
+    Proxy(Option<IpAddr>),
     /// A proxy whose PROXY header has not arrived.
     Pending,
     /// A PROXY header without a source. The head is not believed, as an unknown client may have written it.
     Unknown,
+}
+
+/// The client of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Client {
+    /// A proxy does not name it.
+    #[default]
+    Unknown,
+    /// A proxy names this address, which is that of a proxy.
+    Proxy(IpAddr),
+    /// A proxy names it.
+    Named(IpAddr),
+    /// The connection is its own.
+    Direct(IpAddr),
+    /// It is connected to a socket of admins.
+    Admin,
+}
+
+impl Client {
+    pub fn address(self) -> Option<IpAddr> {
+        match self {
+            Client::Named(address) | Client::Direct(address) => Some(address),
+            Client::Unknown | Client::Proxy(_) | Client::Admin => None,
+        }
+    }
 }
 
 impl Proxies {
@@ -38,7 +69,7 @@ impl Proxies {
         match address {
             Some(address) if !nets::any_contains(&self.nets, address) => Origin::Client(address),
             _ if self.protocol => Origin::Pending,
-            _ => Origin::Proxy,
+            _ => Origin::Proxy(None),
         }
     }
 
@@ -47,20 +78,32 @@ impl Proxies {
     pub fn skip_header(&self, origin: &mut Origin, input: &mut &[u8]) -> Result<(), Invalid> {
         if *origin == Origin::Pending {
             *origin = match protocol::take_header(input)? {
-                Some(address) if nets::any_contains(&self.nets, address) => Origin::Proxy,
-                Some(address) => Origin::Client(address),
+                Some(address) if nets::any_contains(&self.nets, address) => {
+                    Origin::Proxy(Some(address))
+                }
+                Some(address) => Origin::Relayed(address),
                 None => Origin::Unknown,
             };
         }
         Ok(())
     }
 
-    /// The client of a request with these header lines, if it is known.
-    pub fn client(&self, origin: Origin, lines: &[u8]) -> Option<IpAddr> {
+    /// The client of a request with these header lines.
+    pub fn client(&self, origin: Origin, lines: &[u8]) -> Client {
         match origin {
-            Origin::Client(address) => Some(address),
-            Origin::Proxy => forwarded::client(lines, &self.nets),
-            Origin::Pending | Origin::Unknown => None,
+            Origin::Client(address) => Client::Direct(address),
+            Origin::Relayed(address) => Client::Named(address),
+            Origin::Admin => Client::Admin,
+            Origin::Proxy(relayed) => match forwarded::client(lines, &self.header, &self.nets) {
+                Client::Unknown => relayed.map_or(Client::Unknown, Client::Proxy),
+                client => client,
+            },
+            Origin::Pending | Origin::Unknown => Client::Unknown,
         }
+    }
+
+    /// Whether a proxy has passed on a request with these header lines, as far as they show it.
+    pub fn is_forwarded(&self, lines: &[u8]) -> bool {
+        forwarded::is_forwarded(lines, &self.header)
     }
 }
