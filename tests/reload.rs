@@ -3,7 +3,9 @@
 mod common;
 
 use common::http::{Client, Response, get};
-use common::{Daemon, Directory, child_of, is_root, signal, udp, wait_for};
+use common::{Daemon, Directory, is_root, udp, wait_for};
+#[cfg(target_os = "linux")]
+use common::{child_of, signal};
 use std::fs;
 
 const RELOADED: &str = "configuration: reloaded: ";
@@ -264,6 +266,7 @@ fn a_file_with_an_error_changes_nothing() {
     it.change("interval 900", "admin, interval");
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn the_daemon_goes_on_without_the_process_that_reads_files() {
     let it = Reloading::start("dies", "interval 900", "-f CONF");

@@ -10,7 +10,9 @@ use announced::stats::modes::{MODES, Report};
 use announced::stats::{Counters, Monitor, View, log_lines, page, write_metrics};
 use announced::tracker::{Limits, Table, Tally, Totals};
 use common::http::{Client, get, metric};
-use common::{Daemon, Directory, is_root, skip, udp, wait_for};
+#[cfg(target_os = "linux")]
+use common::is_root;
+use common::{Daemon, Directory, skip, udp, wait_for};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
