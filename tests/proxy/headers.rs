@@ -152,7 +152,7 @@ fn admins_are_known_by_the_address_that_the_proxy_names() {
 
 #[test]
 fn loopback_is_an_admin_unless_a_proxy_there_passed_the_request_on() {
-    let flags = "--proxy 127.0.0.1 --proxy-header Fly-Client-IP --full-scrape admin";
+    let flags = "--proxy 127.0.0.1 --proxy-header Fly-Client-IP";
     let daemon = Daemon::start(&flags.split(' ').collect::<Vec<_>>());
     let mut client = Client::new(daemon.tcp6());
     for (header, status) in [
