@@ -2,11 +2,11 @@
 //!
 //! An announce comes in as a [`Pending`] one, which a codec has decoded, one of a batch or alone:
 //!
-//! 1. [`Responder::look_ahead`], for a batch: finds the torrents and brings them into the cache, so that the batch
+//! 1. [`Responder::prefetch`], for a batch: finds the torrents and brings them into the cache, so that the batch
 //!    waits for memory once and not once for each request.
 //! 2. [`Responder::announce`]: the access list refuses it, or its shard of the table stores the peer and picks the
-//!    peers of the reply into the request's sinks; then its `reply` is set.
-//! 3. The codec encodes `reply` and sinks.
+//!    peers of the reply into the request's sinks. It returns the [`Reply`].
+//! 3. The codec encodes reply and sinks.
 //!
 //! Each thread has a responder of its own, with its generator, its counters and its clock. Table and access list are
 //! shared: a batch takes the list's read lock once, and each shard's lock once for each of three passes. A position
@@ -32,7 +32,6 @@ pub struct Pending<'a> {
     pub peer_id: Option<[u8; 20]>,
     /// The room of the reply for peers.
     pub sinks: Sinks<'a>,
-    pub reply: Reply,
 }
 
 /// The reply to an announce, without its peers.
@@ -42,12 +41,6 @@ pub enum Reply {
     Refused(Refusal),
     /// Counts, and the interval in seconds.
     Accepted(Counts, u32),
-}
-
-impl Default for Reply {
-    fn default() -> Reply {
-        Reply::Accepted(Counts::default(), 0)
-    }
 }
 
 pub struct Responder {
@@ -147,70 +140,74 @@ impl Responder {
     }
 
     /// Finds the torrents of a batch and prefetches their swarms.
-    pub fn look_ahead(&self, hashes: &[Option<InfoHash>]) -> [Hint; MAX_BATCH] {
+    pub fn prefetch(&self, hashes: &[Option<InfoHash>]) -> [Hint; MAX_BATCH] {
         let mut hints = [Hint::default(); MAX_BATCH];
-        let mut ahead = [None; MAX_BATCH];
+        let mut found = [None; MAX_BATCH];
         let order = self.table.order(hashes.iter().map(Option::as_ref));
         let now = self.table_now;
         let hash = |index: usize| hashes.get(index)?.as_ref();
         self.table.visit(&order, now, &mut |tracker, index| {
-            if let (Some(hash), Some(ahead)) = (hash(index), ahead.get_mut(index)) {
-                *ahead = Some(tracker.look_ahead(hash));
+            if let (Some(hash), Some(found)) = (hash(index), found.get_mut(index)) {
+                *found = Some(tracker.look_ahead(hash));
             }
         });
         self.table.visit(&order, now, &mut |tracker, index| {
-            let ahead = ahead.get(index).and_then(Option::as_ref);
-            if let (Some(hash), Some(ahead)) = (hash(index), ahead) {
-                hints[index] = tracker.look_further(hash, ahead);
+            let found = found.get(index).and_then(Option::as_ref);
+            if let (Some(hash), Some(found)) = (hash(index), found) {
+                hints[index] = tracker.look_further(hash, found);
             }
         });
         hints
     }
 
-    /// Answers announces: a batch, or a single one.
-    pub fn announce(&mut self, requests: &mut [Option<Pending>]) {
+    /// Answers announces: a batch, or a single one. The replies are in their order.
+    pub fn announce(&mut self, requests: &mut [Option<Pending>]) -> [Option<Reply>; MAX_BATCH] {
         if self.is_watching {
             self.watch(requests);
         }
+        let mut replies = [None; MAX_BATCH];
         let mut completions = [false; MAX_BATCH];
-        self.apply(requests, &mut completions);
-        for (request, is_completion) in requests.iter_mut().zip(completions) {
-            let Some(request) = request else { continue };
-            if let Reply::Accepted(_, interval) = &mut request.reply {
-                *interval = self.jittered_interval();
-            }
-            if is_completion && self.log_completed {
-                let announce = &request.announce;
-                let peer_id = request.peer_id.as_ref();
-                completed::log(&announce.info_hash, peer_id, announce.peer.ip());
+        self.apply(requests, &mut replies, &mut completions);
+        if self.log_completed {
+            let completed = requests.iter().zip(completions).filter(|(_, it)| *it);
+            for Pending {
+                announce, peer_id, ..
+            } in completed.filter_map(|(it, _)| it.as_ref())
+            {
+                completed::log(&announce.info_hash, peer_id.as_ref(), announce.peer.ip());
             }
         }
+        replies
     }
 
     /// The part that holds locks.
-    fn apply(&mut self, requests: &mut [Option<Pending>], completions: &mut [bool; MAX_BATCH]) {
-        let rules = self.rules.as_ref().map(SharedRules::read);
-        let (random, counters) = (&mut self.random, &mut self.counters);
-        if let Some(rules) = &rules {
+    fn apply(
+        &mut self,
+        requests: &mut [Option<Pending>],
+        replies: &mut [Option<Reply>; MAX_BATCH],
+        completions: &mut [bool; MAX_BATCH],
+    ) {
+        if let Some(rules) = self.rules.as_ref().map(SharedRules::read) {
             for request in requests.iter().flatten() {
-                rules.look_ahead(&request.announce.info_hash);
+                rules.prefetch(&request.announce.info_hash);
+            }
+            for (request, reply) in requests.iter().zip(&mut *replies) {
+                let refusal = |it: &Pending| rules.refuses(&it.announce.info_hash);
+                *reply = request.as_ref().and_then(refusal).map(Reply::Refused);
             }
         }
-        for request in requests.iter_mut().flatten() {
-            let info_hash = &request.announce.info_hash;
-            let refused = rules.as_ref().and_then(|rules| rules.refuses(info_hash));
-            request.reply = refused.map_or(Reply::default(), Reply::Refused);
-        }
-        let tracked = requests.iter().map(|request| {
-            let request = request.as_ref()?;
-            let is_tracked = matches!(request.reply, Reply::Accepted(..));
-            is_tracked.then_some(&request.announce.info_hash)
+        let tracked = requests.iter().zip(&*replies).map(|(request, refusal)| {
+            let request = request.as_ref().filter(|_| refusal.is_none())?;
+            Some(&request.announce.info_hash)
         });
         let order = self.table.order(tracked);
-        let max_numwant = self.max_numwant;
+        let (random, counters) = (&mut self.random, &mut self.counters);
+        let (interval, max_numwant) = (self.interval, self.max_numwant);
         self.table
             .visit(&order, self.table_now, &mut |tracker, index| {
-                let Some(Some(request)) = requests.get_mut(index) else {
+                let request = requests.get_mut(index).and_then(Option::as_mut);
+                let results = replies.get_mut(index).zip(completions.get_mut(index));
+                let (Some(request), Some((reply, is_completion))) = (request, results) else {
                     return;
                 };
                 let announce = &mut request.announce;
@@ -219,24 +216,14 @@ impl Responder {
                     *count += 1;
                 }
                 let outcome = tracker.announce(announce, random, &mut request.sinks);
-                request.reply = Reply::Accepted(outcome.counts, 0);
-                if let Some(completion) = completions.get_mut(index) {
-                    *completion = outcome.is_completion;
-                }
+                *reply = Some(Reply::Accepted(outcome.counts, jittered(interval, random)));
+                *is_completion = outcome.is_completion;
             });
     }
 
     /// Whether an announce with this event may be logged as a completion.
     pub fn logs(&self, event: Event) -> bool {
         self.log_completed && event == Event::Completed
-    }
-
-    /// The configured interval give or take a thirtieth, so that clients that announced together do not announce
-    /// together again.
-    fn jittered_interval(&mut self) -> u32 {
-        let slack = self.interval / 30;
-        let jitter = self.random.below(2 * slack as usize + 1);
-        self.interval - slack + u32::try_from(jitter).unwrap_or(slack)
     }
 
     /// Visits each of these torrents with its counts; none if it is unknown or refused.
@@ -330,10 +317,17 @@ impl Responder {
             limits: survey.limits,
             peers: survey.peers,
             table_bytes: survey.bytes,
-            list: self.rules.as_ref().map(|rules| rules.read().size()),
+            list: self.rules.as_ref().map(|rules| rules.read().list_size()),
             cluster: self.cluster.as_ref().map(SharedOverview::get),
         }
     }
+}
+
+/// An interval give or take a thirtieth, so that clients that announced together do not announce together again.
+fn jittered(interval: u32, random: &mut Random) -> u32 {
+    let slack = interval / 30;
+    let jitter = random.below(2 * slack as usize + 1);
+    interval - slack + u32::try_from(jitter).unwrap_or(slack)
 }
 
 #[cfg(test)]
@@ -367,13 +361,9 @@ mod tests {
             announce,
             peer_id: None,
             sinks: Sinks::new(&mut [], &mut []),
-            reply: Reply::default(),
         })];
-        responder.announce(&mut requests);
-        requests[0]
-            .take()
-            .map(|request| request.reply)
-            .unwrap_or_default()
+        let [reply, ..] = responder.announce(&mut requests);
+        reply.expect("is answered")
     }
 
     #[test]
@@ -386,8 +376,7 @@ mod tests {
         let all: Vec<u32> = (0..10_000).map(interval).collect();
         assert_eq!(all.iter().min(), Some(&1740));
         assert_eq!(all.iter().max(), Some(&1860));
-        let mut responder = super::tests::responder(1, 10);
-        assert_eq!(responder.jittered_interval(), 1);
+        assert_eq!(jittered(1, &mut Random::seeded(1)), 1);
     }
 
     #[test]
@@ -422,10 +411,10 @@ mod tests {
     }
 
     #[test]
-    fn looking_ahead_finds_known_torrents_only() {
+    fn prefetching_finds_known_torrents_only() {
         let mut responder = responder(1800, 200);
         announce(&mut responder, 50);
-        let hints = responder.look_ahead(&[None, Some([8; 20]), Some(HASH)]);
+        let hints = responder.prefetch(&[None, Some([8; 20]), Some(HASH)]);
         assert_eq!(hints.map(|hint| hint.is_some())[..3], [false, false, true]);
     }
 }

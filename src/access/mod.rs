@@ -111,12 +111,12 @@ impl Rules {
     }
 
     /// Prefetches what [`Rules::refuses`] will read.
-    pub fn look_ahead(&self, hash: &InfoHash) {
+    pub fn prefetch(&self, hash: &InfoHash) {
         self.list.prefetch(hash);
     }
 
     /// The name and the size of the list, for reports.
-    pub fn size(&self) -> ListSize {
+    pub fn list_size(&self) -> ListSize {
         ListSize {
             name: self.refusal.kind.name,
             hashes: self.list.len(),

@@ -193,7 +193,7 @@ impl Connections {
             turns += 1;
         }
         let hash = |member: &Option<(u32, &[u8])>| query::guess_hash(member.as_ref()?.1);
-        let hints = context.responder.look_ahead(&group.each_ref().map(hash));
+        let hints = context.responder.prefetch(&group.each_ref().map(hash));
         for (member, hint) in group.into_iter().zip(hints) {
             let Some((index, input)) = member else {
                 continue;

@@ -14,8 +14,8 @@ use crate::protocol::{bencode, split_at_byte};
 use crate::responder::{Pending, Reply, Responder};
 use crate::stats::cluster::Health;
 use crate::stats::modes::{self, Report};
-use crate::stats::{self, Counters, page};
-use crate::tracker::{Hint, InfoHash, MAX_REPLY_PEERS, Sinks};
+use crate::stats::{self, page};
+use crate::tracker::{Counts, Hint, InfoHash, MAX_REPLY_PEERS, Peer, Sinks};
 use std::borrow::Cow;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -348,15 +348,22 @@ impl Site {
         responder.counters.http_announces += 1;
         announce.hint = self.hint.take();
         let is_logged = responder.logs(announce.event);
+        let peer = announce.peer;
         let mut announces = [Some(Pending {
             announce,
             peer_id: is_logged.then(|| query::peer_id(request.query)).flatten(),
             sinks: Sinks::new(&mut self.v4, &mut self.v6),
-            reply: Reply::default(),
         })];
-        responder.announce(&mut announces);
-        for announce in announces.iter().flatten() {
-            write_announce(&mut self.body, announce, &mut responder.counters);
+        let [reply, ..] = responder.announce(&mut announces);
+        match (reply, announces) {
+            (Some(Reply::Accepted(counts, interval)), [Some(Pending { sinks, .. })]) => {
+                write_announce(&mut self.body, counts, interval, peer, &sinks);
+            }
+            (Some(Reply::Refused(refusal)), _) => {
+                responder.counters.http_unauthorized += 1;
+                write_refusal(&mut self.body, refusal);
+            }
+            _ => {}
         }
         Ok(TEXT)
     }
@@ -392,7 +399,7 @@ impl Site {
 
     /// Clients show a failure reason to their users (BEP 3), but not an HTTP status.
     fn fail(&mut self, failure: FailureReason, responder: &mut Responder) -> Content {
-        responder.counters.http_refused += 1;
+        responder.counters.http_failures += 1;
         self.text("d14:failure reason");
         bencode::string(&mut self.body, failure.as_bytes());
         self.text("e")
@@ -458,16 +465,8 @@ fn write_refusal(body: &mut Vec<u8>, refusal: Refusal) {
 }
 
 /// Writes the reply to an announce, a dictionary with its keys in sorted order.
-fn write_announce(body: &mut Vec<u8>, request: &Pending, counters: &mut Counters) {
-    let (counts, interval) = match request.reply {
-        Reply::Accepted(counts, interval) => (counts, interval),
-        Reply::Refused(refusal) => {
-            counters.http_unauthorized += 1;
-            return write_refusal(body, refusal);
-        }
-    };
-    let sinks = &request.sinks;
-    let [address @ .., _, _] = request.announce.peer.endpoint() else {
+fn write_announce(body: &mut Vec<u8>, counts: Counts, interval: u32, peer: Peer, sinks: &Sinks) {
+    let [address @ .., _, _] = peer.endpoint() else {
         return;
     };
     let [complete, incomplete, downloaded, interval] =

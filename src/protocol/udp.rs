@@ -129,7 +129,8 @@ pub fn write_connect(buffer: &mut [u8], transaction: u32, connection: u64) -> us
 /// `action 1, transaction_id, interval, leechers, seeders`; the peers follow at [`ANNOUNCE_HEADER`].
 pub fn write_announce(buffer: &mut [u8], transaction: u32, interval: u32, counts: Counts) -> usize {
     let (leechers, seeders) = (counts.leechers, counts.seeders);
-    fill_numbers(buffer, [ANNOUNCE, transaction, interval, leechers, seeders])
+    let header: [u32; ANNOUNCE_HEADER / 4] = [ANNOUNCE, transaction, interval, leechers, seeders];
+    fill_numbers(buffer, header)
 }
 
 /// `action 2, transaction_id`, then `seeders, completed, leechers` of each torrent in the order of the request.

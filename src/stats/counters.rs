@@ -17,13 +17,12 @@ macro_rules! counters {
             pub numwants: [u64; MAX_REPLY_PEERS + 1],
         }
 
-        impl Default for Counters {
-            fn default() -> Counters {
-                Counters { $($($field: 0,)+)+ numwants: [0; MAX_REPLY_PEERS + 1] }
-            }
-        }
-
         impl Counters {
+            /// Counters that all have this count.
+            pub fn of(count: u64) -> Counters {
+                Counters { $($($field: count,)+)+ numwants: [count; MAX_REPLY_PEERS + 1] }
+            }
+
             /// Adds the counts of another thread.
             pub fn add(&mut self, other: &Counters) {
                 $($(self.$field = self.$field.wrapping_add(other.$field);)+)+
@@ -65,7 +64,7 @@ counters! {
         /// Announces of torrents that the list refuses.
         http_unauthorized "protocol=http,kind=unauthorized"
         /// Announces and scrapes answered with any other failure reason.
-        http_refused "protocol=http,kind=failure_reason"
+        http_failures "protocol=http,kind=failure_reason"
         http_bad_requests "protocol=http,kind=bad_request"
         http_forbidden "protocol=http,kind=forbidden"
         http_not_found "protocol=http,kind=not_found"
@@ -87,9 +86,15 @@ counters! {
         /// The socket's send buffer was full.
         udp_dropped "reason=no_room"
         /// The system refused to send to the address.
-        udp_refused "reason=refused"
+        udp_undeliverable "reason=refused"
     }
     "full_scrape_bytes_total" "Bytes of full scrapes." { full_scrape_bytes "" }
+}
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters::of(0)
+    }
 }
 
 impl Counters {
@@ -129,7 +134,7 @@ impl Counters {
 
     /// UDP replies not sent.
     pub(super) fn dropped(&self) -> u64 {
-        self.udp_dropped + self.udp_refused
+        self.udp_dropped + self.udp_undeliverable
     }
 }
 

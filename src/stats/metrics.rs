@@ -32,15 +32,15 @@ metrics! {
     GAUGES, gauges(view: &View) -> Option<Number>;
     "start_time_seconds" "Time of the start of the process, in seconds since 1970."
         { _ "" = some(view.monitor.started); }
-    "torrents" "Torrents stored." { torrents "" = size(view.totals.torrents); }
+    "torrents" "Torrents stored." { torrents "" = whole(view.totals.torrents); }
     "peers" "Peers stored." {
-        leechers4 "family=ipv4,role=leecher" = size(view.peers[0]);
-        seeders4 "family=ipv4,role=seeder" = size(view.peers[1]);
-        leechers6 "family=ipv6,role=leecher" = size(view.peers[2]);
-        seeders6 "family=ipv6,role=seeder" = size(view.peers[3]);
+        leechers4 "family=ipv4,role=leecher" = whole(view.peers[0]);
+        seeders4 "family=ipv4,role=seeder" = whole(view.peers[1]);
+        leechers6 "family=ipv6,role=leecher" = whole(view.peers[2]);
+        seeders6 "family=ipv6,role=seeder" = whole(view.peers[3]);
     }
-    "max_torrents" "Torrents that are stored at most." { _ "" = size(view.limits.max_torrents); }
-    "max_peers" "Peers that are stored at most." { _ "" = size(view.limits.max_peers); }
+    "max_torrents" "Torrents that are stored at most." { _ "" = whole(view.limits.max_torrents); }
+    "max_peers" "Peers that are stored at most." { _ "" = whole(view.limits.max_peers); }
     "table_bytes" "Memory of the table of torrents and peers." {
         _ "part=torrents" = Some(Bytes(view.table_bytes[0] as u64));
         _ "part=swarms" = Some(Bytes(view.table_bytes[1] as u64));
@@ -50,13 +50,13 @@ metrics! {
     "cpu_seconds_total" "CPU time of the process." { _ "" = Some(Milliseconds(process::cpu_ms())); }
     "descriptors" "Open descriptors of the process." { _ "" = some(view.monitor.descriptors.count()); }
     "max_descriptors" "The limit of open descriptors." { _ "" = some(view.monitor.max_descriptors); }
-    "connections" "Open TCP connections." { connections "" = size(view.monitor.connections()); }
-    "max_connections" "TCP connections that may be open at once." { _ "" = size(view.monitor.max_connections()); }
+    "connections" "Open TCP connections." { connections "" = whole(view.monitor.connections()); }
+    "max_connections" "TCP connections that may be open at once." { _ "" = whole(view.monitor.max_connections()); }
     "log_dropped_lines_total" "Log lines that were not written, as the log had no room."
         { dropped "" = some(log::dropped()); }
-    "list_hashes" "Info-hashes in the file of the list." { _ "" = view.list.and_then(|list| size(list.hashes)); }
+    "list_hashes" "Info-hashes in the file of the list." { _ "" = view.list.and_then(|list| whole(list.hashes)); }
     "list_changes" "Changes made to the list through FIFOs since it was loaded."
-        { _ "" = view.list.and_then(|list| size(list.changes)); }
+        { _ "" = view.list.and_then(|list| whole(list.changes)); }
     "list_load_time_seconds" "Time of the end of the last load of the list, in seconds since 1970."
         { _ "" = ended(view, &view.monitor.loads); }
     "list_load_success" "1 if the last load of the list succeeded, else 0."
@@ -76,7 +76,7 @@ fn some(number: u64) -> Option<Number> {
     Some(Count(number))
 }
 
-fn size(number: usize) -> Option<Number> {
+fn whole(number: usize) -> Option<Number> {
     some(number as u64)
 }
 

@@ -174,7 +174,7 @@ fn errors(view: &View) -> [u64; 7] {
     [
         c.http_redirects,
         c.http_bad_requests + c.http_wrong_methods + c.http_large_heads,
-        c.http_refused,
+        c.http_failures,
         c.http_too_many,
         c.http_forbidden,
         c.http_not_found,
@@ -184,11 +184,11 @@ fn errors(view: &View) -> [u64; 7] {
 
 /// Opentracker's seven kinds, which lack status 429.
 fn http_errors(view: &View, out: &mut Vec<u8>) {
-    let [found, invalid, refused, _, others @ ..] = errors(view);
+    let [found, invalid, failures, _, others @ ..] = errors(view);
     fill(
         out,
         "302 RED $\n400 ... $\n400 PAR $\n400 COM 0\n",
-        &[found, invalid, refused],
+        &[found, invalid, failures],
     );
     fill(out, "403 IP  $\n404 INV $\n500 SRV $\n", &others);
 }
@@ -223,15 +223,15 @@ fn renewals_within(tally: &Tally, ms: u64) -> u64 {
 }
 
 fn renewals(view: &View, out: &mut Vec<u8>) {
-    list(out, &renewals_by_minute(&view.tally), "", 2, " $\n");
+    write_counts(out, &renewals_by_minute(&view.tally), "", 2, " $\n");
 }
 
 fn numwants(view: &View, out: &mut Vec<u8>) {
-    list(out, &view.counters.numwants, "", 3, " => $\n");
+    write_counts(out, &view.counters.numwants, "", 3, " => $\n");
 }
 
 /// Appends a line for each count, with its index.
-fn list(out: &mut Vec<u8>, counts: &[u64], start: &str, digits: usize, end: &str) {
+fn write_counts(out: &mut Vec<u8>, counts: &[u64], start: &str, digits: usize, end: &str) {
     for (index, &count) in (0..).zip(counts) {
         text(out, start);
         padded(out, index, digits);
@@ -293,7 +293,7 @@ fn everything(view: &View, out: &mut Vec<u8>) {
     ];
     fill(out, XML_START, &numbers);
     let rows = renewals_by_minute(&view.tally);
-    list(out, &rows, "      <count interval=\"", 2, "\">$</count>\n");
+    write_counts(out, &rows, "      <count interval=\"", 2, "\">$</count>\n");
     fill(out, XML_END, &errors(view));
 }
 

@@ -348,8 +348,9 @@ impl Tracker {
         let all_v4 = available(Family::V4, &sinks.v4);
         let all_v6 = available(Family::V6, &sinks.v6);
         let (v4, v6) = share(announce.want, all_v4, all_v6);
-        let secret = decoys.as_ref().map(|decoys| decoys.random(random.draw()));
-        let mut secret = decoys.as_ref().zip(secret);
+        let mut mixed = decoys
+            .as_ref()
+            .map(|decoys| (decoys, decoys.random(random.draw())));
         let mut pick = |family, want, sink: &mut Sink| {
             if want == 0 {
                 return 0;
@@ -357,10 +358,10 @@ impl Tracker {
             let pool = self
                 .swarms
                 .pool(&torrent.peers, family, role, rank_in(family));
-            match &mut secret {
+            match &mut mixed {
                 None => pool.pick(want, audience, random, sink),
-                Some((decoys, random)) => {
-                    pool.pick_mixed(decoys, (family, role), want, audience, random, sink)
+                Some((decoys, order)) => {
+                    pool.pick_mixed(decoys, (family, role), want, audience, order, sink)
                 }
             }
             sink.bytes().len() / (family.record_bytes() - 1)

@@ -49,7 +49,7 @@ pub fn serve(
         answer_batch(batch, ids, responder);
         let sent = batch.send(socket);
         responder.counters.udp_sent += sent.bytes as u64;
-        responder.counters.udp_refused += sent.refused as u64;
+        responder.counters.udp_undeliverable += sent.refused as u64;
         responder.counters.udp_dropped += sent.dropped as u64;
         if received < BATCH {
             return false;
@@ -59,6 +59,16 @@ pub fn serve(
     !has_failed
 }
 
+/// What is left of a datagram after [`answer`], by transaction.
+#[derive(Clone, Copy)]
+enum Todo<'a> {
+    /// It has its reply, or gets none.
+    Nothing,
+    /// The responder answers it with the others of the batch.
+    Announce(u32),
+    Scrape(u32, &'a [InfoHash]),
+}
+
 /// Answers a batch: announces together, as the table is locked shard by shard, and scrapes after them, so that a
 /// client finds what it has just announced.
 fn answer_batch(batch: &mut Batch, ids: &ConnectionIds, responder: &mut Responder) {
@@ -66,37 +76,29 @@ fn answer_batch(batch: &mut Batch, ids: &ConnectionIds, responder: &mut Responde
     for (hash, request) in hashes.iter_mut().zip(batch.requests()) {
         *hash = codec::announced_hash(request).copied();
     }
-    let hints = responder.look_ahead(&hashes);
+    let hints = responder.prefetch(&hashes);
+    let mut received = batch.exchanges();
+    let mut exchanges: [Option<Exchange>; BATCH] = std::array::from_fn(|_| received.next());
     let mut announces = [const { None }; BATCH];
-    let mut transactions = [None; BATCH];
-    let results = announces.iter_mut().zip(&mut transactions).zip(hints);
-    for (exchange, ((announce, transaction), hint)) in batch.exchanges().zip(results) {
+    let mut todos = [Todo::Nothing; BATCH];
+    let results = announces.iter_mut().zip(&mut todos).zip(hints);
+    for (exchange, ((announce, todo), hint)) in exchanges.iter_mut().flatten().zip(results) {
         responder.counters.udp_received += exchange.request.len() as u64;
-        if let Some((id, request)) = answer(exchange, ids, responder) {
-            *transaction = Some(id);
-            *announce = request;
-            if let Some(pending) = announce {
-                pending.announce.hint = hint;
-            }
+        *todo = answer(exchange, ids, responder, announce);
+        if let Some(pending) = announce {
+            pending.announce.hint = hint;
         }
     }
-    responder.announce(&mut announces);
-    let replies = announces.map(|announce| announce.map(|a| (a.reply, a.sinks.filled())));
-    for (exchange, (reply, transaction)) in batch.exchanges().zip(replies.iter().zip(transactions))
-    {
-        let Some(transaction) = transaction else {
-            continue;
-        };
-        let Exchange {
-            source,
-            reply: room,
-            ..
-        } = exchange;
-        *exchange.reply_length = match *reply {
-            Some((Reply::Accepted(counts, interval), peers)) => {
+    let replies = responder.announce(&mut announces);
+    let peers = announces.map(|announce| announce.map_or(0, |a| a.sinks.filled()));
+    let results = todos.into_iter().zip(replies.into_iter().zip(peers));
+    for (exchange, (todo, (reply, peers))) in exchanges.iter_mut().flatten().zip(results) {
+        let room = &mut exchange.reply[..];
+        *exchange.reply_length = match (todo, reply) {
+            (Todo::Announce(transaction), Some(Reply::Accepted(counts, interval))) => {
                 codec::write_announce(room, transaction, interval, counts) + peers
             }
-            Some((Reply::Refused(refusal), _)) => {
+            (Todo::Announce(transaction), Some(Reply::Refused(refusal))) => {
                 responder.counters.udp_unauthorized += 1;
                 match refusal.is_empty_over_udp {
                     true => {
@@ -106,61 +108,59 @@ fn answer_batch(batch: &mut Batch, ids: &ConnectionIds, responder: &mut Responde
                     false => codec::write_error(room, transaction, format_args!("{refusal}")),
                 }
             }
-            None => match codec::parse(exchange.request, source).map(|request| request.action) {
-                Some(Action::Scrape(hashes)) => scrape(hashes, transaction, room, responder),
-                _ => 0,
-            },
+            (Todo::Scrape(transaction, hashes), _) => scrape(hashes, transaction, room, responder),
+            _ => continue,
         };
     }
 }
 
-/// Answers connects and bad requests. Of a verified announce or scrape it returns the transaction, with the announce.
-/// A datagram without a valid connection id, whose source may be forged, gets no reply longer than itself.
-fn answer<'a>(
-    exchange: Exchange<'a>,
+/// Answers connects and bad requests at once. A datagram without a valid connection id, whose source may be forged,
+/// gets no reply longer than itself.
+fn answer<'a, 'r>(
+    exchange: &'r mut Exchange<'a>,
     ids: &ConnectionIds,
     responder: &mut Responder,
-) -> Option<(u32, Option<Pending<'a>>)> {
-    let Exchange { source, reply, .. } = exchange;
-    let address = responder.address_of(source, || codec::named(exchange.request, source));
+    pending: &mut Option<Pending<'r>>,
+) -> Todo<'a> {
+    let (source, datagram) = (exchange.source, exchange.request);
+    let address = responder.address_of(source, || codec::named(datagram, source));
     let counters = &mut responder.counters;
-    let Some(request) = codec::parse(exchange.request, address) else {
+    let Some(request) = codec::parse(datagram, address) else {
         counters.udp_invalid += 1;
-        return None;
+        return Todo::Nothing;
     };
     let transaction = request.transaction;
     *exchange.reply_length = match request.action {
         Action::Connect => {
             counters.udp_connects += 1;
-            codec::write_connect(reply, transaction, ids.make(source))
+            codec::write_connect(exchange.reply, transaction, ids.make(source))
         }
         _ if !ids.verify(source, request.connection) => {
             counters.udp_strangers += 1;
             // 22 bytes; the shortest scrape has 36.
-            codec::write_error(reply, transaction, format_args!("Connect again."))
+            codec::write_error(exchange.reply, transaction, format_args!("Connect again."))
         }
         Action::Announce(announce, peer_id) => {
             counters.udp_announces += 1;
-            let peers = reply.get_mut(ANNOUNCE_HEADER..)?;
+            let (_, peers) = exchange.reply.split_at_mut(ANNOUNCE_HEADER);
             // They are of the client's family.
             let sinks = match announce.peer {
                 Peer::V4(_) => Sinks::new(peers, &mut []),
                 Peer::V6(_) => Sinks::new(&mut [], peers),
             };
-            let pending = Pending {
+            *pending = Some(Pending {
                 announce,
                 peer_id: Some(*peer_id),
                 sinks,
-                reply: Reply::default(),
-            };
-            return Some((transaction, Some(pending)));
+            });
+            return Todo::Announce(transaction);
         }
-        Action::Scrape(_) => {
+        Action::Scrape(hashes) => {
             counters.udp_scrapes += 1;
-            return Some((transaction, None));
+            return Todo::Scrape(transaction, hashes);
         }
     };
-    None
+    Todo::Nothing
 }
 
 /// Writes the reply to a verified scrape.
@@ -208,13 +208,14 @@ mod tests {
             }
             let source = [192, 0, 2, 1].into();
             let mut length = 0;
-            let exchange = Exchange {
+            let mut exchange = Exchange {
                 request: &datagram,
                 source,
                 reply: &mut reply,
                 reply_length: &mut length,
             };
-            assert!(answer(exchange, &ids, &mut responder).is_none());
+            let todo = answer(&mut exchange, &ids, &mut responder, &mut None);
+            assert!(matches!(todo, Todo::Nothing));
             assert!(length <= datagram.len());
         }
         assert_eq!(responder.table.survey(0).totals.torrents, 0);
