@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::http::{Client, Response, get};
+use common::http::{Client, Response, get, metric};
 use common::{Daemon, Directory, is_root, udp, wait_for};
 #[cfg(target_os = "linux")]
 use common::{child_of, signal};
@@ -199,6 +199,32 @@ fn the_limit_of_connections_applies() {
     for client in [&mut second, &mut third] {
         assert_eq!(client.request("GET /health HTTP/1.1\r\n\r\n").status, 200);
     }
+}
+
+#[test]
+fn a_limit_of_connections_beyond_the_descriptors_is_logged_when_it_changes() {
+    let it = Reloading::start("descriptors", "max-connections 2", "-f CONF");
+    let max = || metric(&get(it.daemon.tcp4(), "/metrics").text(), "max_connections");
+    assert_eq!(max(), 2);
+    let text = "max-connections 1000000";
+    let log = it.reload(text);
+    let cut = log[0]
+        .strip_prefix("announced: at most ")
+        .and_then(|line| line.split_once(' '));
+    let (available, rest) = cut.expect("a line");
+    assert!(
+        rest.starts_with("connections: the limit of open descriptors is "),
+        "{rest}"
+    );
+    assert_eq!(
+        log[1..],
+        [format!("announced: {RELOADED}changed max-connections")]
+    );
+    assert_eq!(max().to_string(), available);
+    assert_eq!(
+        it.reload(text),
+        [format!("announced: {RELOADED}no change to apply")]
+    );
 }
 
 #[test]

@@ -113,7 +113,8 @@ fn a_restart_keeps_swarms_and_counts_of_both_families() {
     let daemon = with_state(&path);
     daemon.wait_for_line(&format!("state: starting empty: no '{path}' yet"));
     let (v4, v6) = (Client::new(daemon.udp4()), Client::new(daemon.udp6()));
-    for port in 1..=700 {
+    // A client without a port announces 0.
+    for port in (1..=700).filter(|port| *port != 5).chain([0]) {
         v4.announce(&announce(A, port, 1, 2));
     }
     v4.announce(&announce(A, 701, 0, 1));
@@ -126,7 +127,7 @@ fn a_restart_keeps_swarms_and_counts_of_both_families() {
     let log = stop(daemon);
     let line = log.iter().find(|line| is_saved(line)).expect("a line");
     assert!(line.contains("saved: 2 torrents, 703 peers; "), "{line}");
-    assert_eq!(names(&directory), ["state"]);
+    assert_eq!(names(&directory), ["state", "state.lock"]);
     let permissions = fs::metadata(&path).expect("is there").permissions();
     assert_eq!(permissions.mode() & 0o777, 0o600);
 
@@ -239,7 +240,7 @@ fn kill_9_leaves_the_last_complete_save() {
     fs::write(directory.file("state.new"), "half of it").expect("is written");
     let daemon = with_state(&path);
     daemon.wait_for_line("loaded: 1 torrent, 1 peer, saved ");
-    assert_eq!(names(&directory), ["state"]);
+    assert_eq!(names(&directory), ["state", "state.lock"]);
 }
 
 #[test]
@@ -259,7 +260,7 @@ fn damaged_and_foreign_files_are_moved_aside() {
         (b"", "truncated at byte 0"),
         (b"info_hash,peers\n", "not a state file of announced"),
     ];
-    let mut expected = Vec::new();
+    let mut expected = vec![String::from("state.lock")];
     for (number, (bytes, why)) in (1..).zip(cases) {
         fs::write(&path, bytes).expect("is written");
         let aside = match number {
@@ -319,6 +320,22 @@ fn a_directory_that_takes_no_file_ends_the_start() {
     let (code, _, err) = run(&["-i", "127.0.0.1", "-p", "0", "--state", "/proc/state"]);
     assert_eq!(code, Some(1), "{err}");
     assert!(err.contains("announced: --state '/proc/state': "), "{err}");
+    assert!(!err.contains("listening"), "{err}");
+}
+
+#[test]
+fn a_second_daemon_with_the_same_state_does_not_start() {
+    let directory = Directory::new("two");
+    let path = directory.file("state");
+    let daemon = with_state(&path);
+    daemon.wait_for_line("state: starting empty");
+    let (code, _, err) = run(&["-i", "127.0.0.1", "-p", "0", "--state", &path]);
+    let why = format!("announced: --state '{path}': locked by another process\n");
+    assert_eq!((code, err), (Some(1), why));
+    assert_eq!(run(&["-n", "--state", &path]).0, Some(0));
+    save(&daemon);
+    stop(daemon);
+    stop(with_state(&path));
 }
 
 #[test]
@@ -429,7 +446,7 @@ fn a_full_disk_leaves_the_file_as_it_was() {
     let line = daemon.wait_for_line("state: save failed: ");
     assert!(line.contains("No space left on device"), "{line}");
     assert!(fs::read(&path).expect("is there") == before);
-    assert_eq!(names(&directory), ["state"]);
+    assert_eq!(names(&directory), ["state", "state.lock"]);
     assert_eq!(client.scrape(&[A]), [[0, 0, 1]]);
     drop((daemon, mount));
 }
@@ -449,7 +466,7 @@ fn inside_a_chroot_paths_begin_there() {
     daemon.wait_for_line("state: starting empty: no '/state' yet");
     Client::new(daemon.udp4()).announce(&announce(A, 1, 1, 2));
     stop(daemon);
-    assert_eq!(names(&directory), ["dump", "state"]);
+    assert_eq!(names(&directory), ["dump", "state", "state.lock"]);
     let daemon = start();
     daemon.wait_for_line("state: loaded: 2 torrents, 1 peer, saved ");
     daemon.wait_for_line("dump: loaded: 0 downloaded counts; 1 skipped: count already loaded");

@@ -34,7 +34,7 @@ struct Slot<T> {
 /// Limits of the connections of all threads together. At a limit, a thread closes connections of its own. One that
 /// has none exceeds the limit by the one that it serves, until another thread closes two for one.
 pub struct SharedLimits {
-    max_connections: AtomicUsize,
+    max_connections: Arc<AtomicUsize>,
     open: Arc<AtomicUsize>,
     held: AtomicUsize,
     /// Bytes that the connections of one thread may hold in any case.
@@ -46,10 +46,14 @@ pub struct SharedLimits {
 const MAX_HELD_BYTES: usize = 32 * 1024 * 1024;
 
 impl SharedLimits {
-    /// `open` counts the open connections.
-    pub fn new(max_connections: usize, threads: usize, open: Arc<AtomicUsize>) -> SharedLimits {
+    /// `open` counts the open connections. Reports show it and the maximum.
+    pub fn new(
+        max_connections: Arc<AtomicUsize>,
+        threads: usize,
+        open: Arc<AtomicUsize>,
+    ) -> SharedLimits {
         SharedLimits {
-            max_connections: max_connections.into(),
+            max_connections,
             open,
             held: AtomicUsize::new(0),
             share: MAX_HELD_BYTES / threads.max(1),
@@ -196,7 +200,11 @@ mod tests {
     use crate::base::random::Random;
 
     fn pool(threads: usize) -> ConnectionPool<()> {
-        ConnectionPool::new(Arc::new(SharedLimits::new(100, threads, Arc::default())))
+        ConnectionPool::new(Arc::new(SharedLimits::new(
+            Arc::new(100.into()),
+            threads,
+            Arc::default(),
+        )))
     }
 
     #[test]

@@ -154,7 +154,11 @@ fn parse_with(arguments: &[OsString], read: Read) -> Result<Command, String> {
     let mut given = Vec::new();
     let mut health = None;
     let mut is_check = false;
-    while let Some(argument) = parser.next().map_err(explain)? {
+    loop {
+        expect_two_dashes(&mut parser)?;
+        let Some(argument) = parser.next().map_err(explain)? else {
+            break;
+        };
         let flag = find(&argument)?;
         if let Field::CommandLine(Action::Health) = flag.field {
             health = Some(optional_value(&mut parser));
@@ -217,12 +221,32 @@ fn find(argument: &lexopt::Arg) -> Result<&'static Flag, String> {
             return Err(format!("unexpected argument '{value}'"));
         }
     };
+    flag.ok_or_else(|| unknown(&name))
+}
+
+fn unknown(name: &str) -> String {
     let names = FLAGS.iter().filter(|flag| flag.is_available());
-    let meant = similar(name.trim_start_matches('-'), names.map(Flag::long));
-    flag.ok_or_else(|| match meant {
+    match similar(name.trim_start_matches('-'), names.map(Flag::long)) {
         Some(meant) => format!("unknown option {name}; did you mean --{meant}?"),
         None => format!("unknown option {name}; -h lists all options"),
-    })
+    }
+}
+
+/// A long name, or a word of one, behind a single dash would be read as a letter and its value: `-port` as `-p ort`.
+fn expect_two_dashes(parser: &mut lexopt::Parser) -> Result<(), String> {
+    let rest = parser.try_raw_args();
+    let next = rest.and_then(|rest| rest.peek()?.to_str().map(str::to_owned));
+    let next = next.unwrap_or_default();
+    let word = next.strip_prefix('-').unwrap_or_default();
+    let word = word.split('=').next().unwrap_or_default();
+    let has_word = |flag: &Flag| {
+        let long = flag.long();
+        long == word || long.split('-').any(|part| part == word)
+    };
+    match FLAGS.iter().any(has_word) {
+        true => Err(unknown(&format!("-{word}"))),
+        false => Ok(()),
+    }
 }
 
 fn named<T>(flag: &Flag, result: Result<T, String>) -> Result<T, String> {
@@ -885,6 +909,19 @@ mod tests {
             (
                 "--port 80",
                 "unknown option --port; did you mean --tcp-port?",
+            ),
+            ("-port 80", "unknown option -port; did you mean --tcp-port?"),
+            (
+                "-p 80 -port=80",
+                "unknown option -port; did you mean --tcp-port?",
+            ),
+            (
+                "-whitelist f",
+                "unknown option -whitelist; did you mean --whitelist?",
+            ),
+            (
+                "-n -health",
+                "unknown option -health; did you mean --health?",
             ),
             (
                 "--intreval=8",

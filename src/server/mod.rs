@@ -18,7 +18,7 @@ mod serving;
 
 pub use chores::Chores;
 pub use cluster::Cluster;
-pub use reload::{Live, Reload, Settings, max_connections};
+pub use reload::{Live, Reload, Settings, log_connections, max_connections};
 pub use serving::{Serving, Socket};
 
 use crate::http::{Context, Site};

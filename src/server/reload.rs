@@ -110,6 +110,7 @@ impl Reload {
     fn apply(&mut self, mut new: Options, round: &mut Round) {
         let changed = self.current.changes(&mut new, true);
         let stale = self.start.changes(&mut new, false);
+        let before = self.current.max_connections;
         self.current = self.start.reloaded(&mut new);
         let options = &self.current;
         log::set_verbosity(options.verbosity);
@@ -117,6 +118,9 @@ impl Reload {
         self.limits.set_max_connections(max);
         let [peers, torrents] = [options.max_peers, options.max_torrents].map(|n| n as usize);
         let responder = &mut round.responder;
+        if options.max_connections != before {
+            log_connections(options, max, responder.monitor.max_descriptors);
+        }
         responder
             .table
             .set_bounds(peers, torrents, responder.table_now());
@@ -145,6 +149,14 @@ impl Reload {
 /// `--max-connections`, as far as there are descriptors.
 pub fn max_connections(options: &Options, available: usize) -> usize {
     available.clamp(1, options.max_connections as usize)
+}
+
+pub fn log_connections(options: &Options, max: usize, descriptors: u64) {
+    if max < options.max_connections as usize {
+        log::line(format_args!(
+            "at most {max} connections: the limit of open descriptors is {descriptors}"
+        ));
+    }
 }
 
 fn fail(why: &str) {

@@ -71,6 +71,14 @@ pub fn check_state(options: &Options, access: Option<&Access>) -> Result<(), Pro
     })
 }
 
+/// The errors of saving the state. To find them touches files, and so disturbs a daemon that saves to the same one.
+pub fn check_saving(options: &Options) -> Result<(), Problem> {
+    match &options.state {
+        Some(path) => state::check_saving(path).map_err(file_problem(STATE, path)),
+        None => Ok(()),
+    }
+}
+
 fn new_table(options: &Options) -> Table {
     let limits = Limits {
         peer_timeout: options.peer_timeout(),

@@ -20,7 +20,7 @@ use crate::helper::{ConfigReader, Helper, Plan};
 use crate::http::{Limiter, Policy, SharedLimits};
 use crate::options::{Options, Source};
 use crate::responder::Responder;
-use crate::server::{Chores, Live, Reload, Settings, Socket, max_connections};
+use crate::server::{Chores, Live, Reload, Settings, Socket, log_connections, max_connections};
 use crate::state::{self, Saves};
 use crate::stats::Monitor;
 use crate::sys::pidfile::{self, Pidfile};
@@ -74,8 +74,9 @@ pub fn check(options: &Options) -> Result<(), Problem> {
 fn check_apart(options: &Options) -> Result<(), Problem> {
     let checked = UnixStream::pair().and_then(|(mut ours, theirs)| {
         process::fork(|| {
-            process::keep_only(&[theirs.as_fd()]);
-            if let Err(why) = check(options) {
+            // Standard input may be one of the files.
+            process::keep_only(&[io::stdin().as_fd(), theirs.as_fd()]);
+            if let Err(why) = check(options).and_then(|()| data::check_saving(options)) {
                 // The start meets the same error later.
                 let _ = (&theirs).write_all(why.as_bytes());
             }
@@ -215,12 +216,11 @@ fn build(options: &Options, start: Start) -> Result<Loops, Problem> {
     let available_connections = available_connections(options, start.descriptors, sockets);
     let max_connections = max_connections(options, available_connections);
     log_connections(options, max_connections, start.descriptors);
-    let open = responder.monitor.connections.clone();
-    responder
-        .monitor
-        .max_connections
-        .store(max_connections, Ordering::Relaxed);
-    let limits = Arc::new(SharedLimits::new(max_connections, options.threads(), open));
+    let monitor = &responder.monitor;
+    let (open, max) = (&monitor.connections, &monitor.max_connections);
+    max.store(max_connections, Ordering::Relaxed);
+    let limits = SharedLimits::new(max.clone(), options.threads(), open.clone());
+    let limits = Arc::new(limits);
     let policy = Arc::new(policy(options, &start.sockets));
     let live = Arc::new(Live::new(Settings::new(options, policy.clone())));
     chores.reload = start.config.map(|(reader, source)| Reload {
@@ -300,14 +300,6 @@ fn policy(options: &Options, sockets: &[Vec<Socket>]) -> Policy {
 /// Raises the limit of open descriptors as far as the system allows, and returns it.
 fn raise_descriptors() -> Result<u64, Problem> {
     limits::raise_descriptors().map_err(problem("cannot raise the descriptor limit"))
-}
-
-fn log_connections(options: &Options, max: usize, descriptors: u64) {
-    if max < options.max_connections as usize {
-        log::line(format_args!(
-            "at most {max} connections: the limit of open descriptors is {descriptors}"
-        ));
-    }
 }
 
 /// The connections that the limit of open descriptors allows.

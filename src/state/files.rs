@@ -2,7 +2,7 @@
 
 use super::read::{Damage, read_items};
 use super::restore::{Restorer, Summary};
-use crate::sys::files::{create_beside, open_regular, with_suffix};
+use crate::sys::files::{create_beside, open_regular, reserve, with_suffix};
 use crate::tracker::{Table, Tracked};
 use std::fs;
 use std::io::{self, BufReader, ErrorKind};
@@ -25,10 +25,11 @@ pub enum Loaded {
 }
 
 /// Loads a state into a new table, except for torrents that are not tracked. `wall_ms` is now, in milliseconds since
-/// 1970. An error is one of the file system: the file cannot be read, or could not be saved.
+/// 1970. An error is one of the file system: the file cannot be read, or another daemon saves to it.
 pub fn load(path: &Path, table: &Table, tracked: Tracked, wall_ms: u64) -> io::Result<Loaded> {
     let began = Instant::now();
-    check_saving(path)?;
+    // Reserved until the process ends, as it saves to this path.
+    std::mem::forget(reserve(path)?);
     let file = match open_regular(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Loaded::Nothing),
         other => other?,
@@ -60,7 +61,8 @@ pub fn check(path: &Path) -> io::Result<()> {
 
 /// Creates and removes the file that a save would write first, so that a directory in which none can be created is
 /// found now and not in ten minutes.
-fn check_saving(path: &Path) -> io::Result<()> {
+pub fn check_saving(path: &Path) -> io::Result<()> {
+    let _reserved = reserve(path)?;
     match create_beside(path) {
         // The helper of a daemon that was killed is still saving, so saving works.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),

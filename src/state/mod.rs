@@ -44,7 +44,7 @@ mod saves;
 mod write;
 
 pub use dump::{DumpSummary, load_dump};
-pub use files::{Loaded, check, load};
+pub use files::{Loaded, check, check_saving, load};
 pub use read::{Damage, StateItem, read_items};
 pub use restore::{Restorer, Summary};
 pub use saves::Saves;

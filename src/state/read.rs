@@ -89,7 +89,7 @@ pub fn read_items(
         position: 0,
         sum: Hasher::new(KEY),
         torrent: None,
-        last: NO_PEERS,
+        last: Some(NO_PEERS),
         units: 0,
         torrents: 0,
         peers: 0,
@@ -108,9 +108,9 @@ struct ItemReader<'a, R> {
     /// Bytes read so far.
     position: u64,
     sum: Hasher,
-    /// The last torrent, and the list and the endpoint of its last peer: the next must be greater.
+    /// The last torrent, and the list and the endpoint of its last peer, if it had one: the next must be greater.
     torrent: Option<InfoHash>,
-    last: (u8, [u8; 18]),
+    last: Option<(u8, [u8; 18])>,
     units: u64,
     torrents: u64,
     peers: u64,
@@ -201,8 +201,8 @@ impl<R: Read> ItemReader<'_, R> {
     fn torrent(&mut self, kind: u8, take: &mut dyn FnMut(StateItem)) -> Result<bool, Damage> {
         let (info_hash, downloaded) = (self.bytes()?, self.u32()?);
         let (last, empty_for) = match kind {
-            TORRENT => ((0, [0; 18]), None),
-            _ => (NO_PEERS, Some(self.u32()?)),
+            TORRENT => (None, None),
+            _ => (Some(NO_PEERS), Some(self.u32()?)),
         };
         if self.torrent >= Some(info_hash) {
             return Ok(false);
@@ -228,14 +228,12 @@ impl<R: Read> ItemReader<'_, R> {
             let mut padded = [0; 18];
             let (endpoint, _) = padded.split_at_mut(size);
             self.fill(endpoint)?;
-            let has_port = !endpoint.ends_with(&[0, 0]);
             let [tag] = self.bytes()?;
-            let age = tag & !COMPLETED;
-            // With a port, an endpoint is above the zeros that stand for none before it.
-            if !has_port || (list, padded) <= self.last || age > MAX_AGE {
+            let (place, age) = (Some((list, padded)), tag & !COMPLETED);
+            if place <= self.last || age > MAX_AGE {
                 return Ok(false);
             }
-            self.last = (list, padded);
+            self.last = place;
             self.peers += 1;
             take(StateItem::Peer(SavedPeer {
                 list,

@@ -57,7 +57,7 @@ fn endpoint(n: usize) -> Vec<u8> {
         }
         _ => number.to_vec(),
     };
-    endpoint.extend_from_slice(&(1 + (n % 60_000) as u16).to_be_bytes());
+    endpoint.extend_from_slice(&((n % 7) as u16).to_be_bytes());
     endpoint
 }
 
@@ -445,6 +445,19 @@ fn the_key_of_connection_ids_is_saved_if_there_is_one() {
     }
     // Files of older releases have none.
     assert_eq!(key_of(&file_of(1000, &[0])), None);
+}
+
+#[test]
+fn the_lowest_endpoint_is_a_peer_as_any_other() {
+    let table = Table::new(LIMITS, 1);
+    for endpoint in [[0; 6], [0, 0, 0, 0, 0, 1]] {
+        let peer = Peer::from_endpoint(&endpoint).expect("an endpoint");
+        let mut tracker = table.lock(0, 0);
+        tracker.tell(&hash(1), peer, Role::Leecher, Event::None);
+    }
+    let bytes = save(&table, BEGAN, 10);
+    let (_, summary) = restore(&bytes, LIMITS, BEGAN);
+    assert_eq!((summary.torrents, summary.peers), (1, 2));
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn wait(mut reader: UnixStream, child: libc::pid_t) -> i32 {
 impl Starting {
     /// Releases the terminal and the parent.
     pub fn ready(mut self) -> io::Result<()> {
-        redirect_standard(&self.null)?;
+        redirect_standard(&self.null, &[])?;
         // Fails if the parent has been killed meanwhile.
         let _ = self.parent.write_all(&[1]);
         Ok(())

@@ -5,6 +5,7 @@ use super::privileges::{self, Identity};
 use std::ffi::CString;
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,28 @@ pub fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
     Ok((options.open(&new)?, new))
+}
+
+/// Locks the file until it is closed. `WouldBlock` if another process has locked it.
+pub(super) fn try_lock(file: &File) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(|_| ())
+}
+
+/// Reserves a path for one process, until the returned file is closed. The lock is on a file with `.lock` behind its
+/// name, as the file itself is replaced. That one is never removed: two processes could then hold one each.
+pub fn reserve(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).mode(0o600);
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(with_suffix(path, ".lock"))?;
+    match try_lock(&file) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(unfit("locked by another process"))
+        }
+        // Not every file system has locks.
+        _ => Ok(file),
+    }
 }
 
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

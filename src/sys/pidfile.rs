@@ -7,7 +7,7 @@
 //! user that starts the daemon.
 
 use super::check;
-use super::files::{is_at, unfit};
+use super::files::{is_at, try_lock, unfit};
 use super::privileges;
 use std::ffi::{CString, OsStr};
 use std::fs::{File, Metadata, Permissions};
@@ -101,12 +101,6 @@ fn expect_pidfile(metadata: &Metadata) -> io::Result<()> {
     } else {
         Ok(())
     }
-}
-
-/// Locks the file until it is closed. `WouldBlock` if another process has locked it.
-fn try_lock(file: &File) -> io::Result<()> {
-    // SAFETY: no pointers.
-    check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(|_| ())
 }
 
 /// The error of a file that another process has locked. If an older version left the file with a wider mode, any user

@@ -3,7 +3,7 @@
 use super::{check, usage};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
 /// Forks. The new process runs `child` and exits without dropping anything. There must be no other thread, since only
@@ -48,9 +48,9 @@ pub(super) fn open_null() -> io::Result<File> {
     File::options().read(true).write(true).open("/dev/null")
 }
 
-/// Redirects standard input, output and error.
-pub(super) fn redirect_standard(to: &File) -> io::Result<()> {
-    for standard in 0..=libc::STDERR_FILENO {
+/// Redirects standard input, output and error, but for those that are kept.
+pub(super) fn redirect_standard(to: &File, kept: &[RawFd]) -> io::Result<()> {
+    for standard in (0..=libc::STDERR_FILENO).filter(|fd| !kept.contains(fd)) {
         // SAFETY: no pointers. `std` finds its descriptors under the same numbers.
         check(unsafe { libc::dup2(to.as_raw_fd(), standard) })?;
     }
@@ -60,9 +60,9 @@ pub(super) fn redirect_standard(to: &File) -> io::Result<()> {
 /// In a new process: redirects standard input, output and error to /dev/null, and closes all other descriptors but
 /// these.
 pub fn keep_only(kept: &[BorrowedFd]) {
-    // If /dev/null is missing, the process keeps those of its parent.
-    let _ = open_null().and_then(|null| redirect_standard(&null));
     let kept: Vec<_> = kept.iter().map(AsRawFd::as_raw_fd).collect();
+    // If /dev/null is missing, the process keeps those of its parent.
+    let _ = open_null().and_then(|null| redirect_standard(&null, &kept));
     let last = kept.iter().copied().fold(libc::STDERR_FILENO, i32::max);
     let between = libc::STDERR_FILENO + 1..last;
     for fd in between.filter(|fd| !kept.contains(fd)) {
