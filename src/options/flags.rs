@@ -304,9 +304,7 @@ impl Field {
             Nets(field) => {
                 let expected = "an address or a network, such as 192.0.2.1 or 2001:db8::/32";
                 let net = Net::parse(text).ok_or_else(|| wrong(expected))?;
-                if !net.is_written_as(text) {
-                    options.warning = Some(format!("'{text}' has host bits: taken as {net}"));
-                }
+                note_host_bits(options, &net, text);
                 field(options).push(net);
             }
             Own(set, _, expected) => set(options, text).ok_or_else(|| wrong(expected))?,
@@ -392,8 +390,16 @@ fn add_admin_listen(options: &mut Options, text: &str) -> Option<()> {
 }
 
 fn add_map(options: &mut Options, text: &str) -> Option<()> {
-    options.maps.push(map(text)?);
+    let (net, address) = map(text)?;
+    note_host_bits(options, &net, text.split('=').next()?);
+    options.maps.push((net, address));
     Some(())
+}
+
+fn note_host_bits(options: &mut Options, net: &Net, text: &str) {
+    if !net.is_written_as(text) {
+        options.warning = Some(format!("'{text}' has host bits: taken as {net}"));
+    }
 }
 
 fn set_full_scrapes(options: &mut Options, text: &str) -> Option<()> {
