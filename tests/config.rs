@@ -273,14 +273,17 @@ fn errors_of_two_options_keep_line_and_keyword() {
 #[test]
 fn host_bits_of_a_network_are_warned_of() {
     let conf = Conf::new("#\naccess.stats 192.0.2.1/24\nadmin 10.0.0.0/8\nadmin ::7");
-    let (code, out, err) = run(&["-n", "-f", &conf.path(), "--proxy", "10.0.0.1/8"]);
-    let expected = "admin 192.0.2.0/24\nadmin 10.0.0.0/8\nadmin ::7/128\nproxy 10.0.0.0/8\n";
+    let map = "--map=10.0.0.1/8=192.0.2.7";
+    let (code, out, err) = run(&["-n", "-f", &conf.path(), map, "--proxy", "10.0.0.1/8"]);
+    let expected = "admin 192.0.2.0/24\nadmin 10.0.0.0/8\nadmin ::7/128\n\
+        map 10.0.0.0/8=192.0.2.7\nproxy 10.0.0.0/8\n";
     assert_eq!((code, &*out), (Some(0), expected));
     let lines = [
         &format!(
             "{}:2: access.stats: '192.0.2.1/24' has host bits: taken as 192.0.2.0/24",
             conf.path()
         ),
+        "--map: '10.0.0.1/8' has host bits: taken as 10.0.0.0/8",
         "--proxy: '10.0.0.1/8' has host bits: taken as 10.0.0.0/8",
         "configuration is valid",
     ];
