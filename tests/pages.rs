@@ -52,7 +52,7 @@ fn help_and_announced_8_have_all_flags() {
 }
 
 #[test]
-fn announced_conf_5_has_all_keywords() {
+fn announced_conf_5_has_all_keywords_with_their_defaults() {
     const NOT_IN_FILES: [&str; 6] = ["config", "check", "health", "help", "make-key", "version"];
     let text = page("announced.conf.5");
     let (_, keywords) = text.split_once(".Sh KEYWORDS").expect("a section");
@@ -61,6 +61,11 @@ fn announced_conf_5_has_all_keywords() {
     let expected: Vec<&str> = flags.filter(|long| !NOT_IN_FILES.contains(long)).collect();
     let [documented, expected] = [documented, expected].map(BTreeSet::from_iter);
     assert_eq!(documented, expected);
+    for flag in FLAGS.iter().filter(|flag| !flag.default.is_empty()) {
+        let (long, default) = (flag.long(), flag.default);
+        let row = format!(".It Cm {long} Ta {} Ta {default}", flag.value());
+        assert!(keywords.lines().any(|line| line == row), "{row}");
+    }
 }
 
 #[test]
