@@ -235,10 +235,7 @@ impl Responder {
         let rules = self.rules.as_ref().map(SharedRules::read);
         let mut locked: Option<(usize, Locked)> = None;
         for hash in hashes {
-            if rules
-                .as_ref()
-                .is_some_and(|rules| rules.refuses(hash).is_some())
-            {
+            if rules.as_ref().is_some_and(|rules| !rules.tracks(hash)) {
                 visit(hash, None);
                 continue;
             }
@@ -259,7 +256,7 @@ impl Responder {
             return work(None);
         };
         let rules = rules.read();
-        work(Some(&|hash| rules.refuses(hash).is_none()))
+        work(Some(&|hash| rules.tracks(hash)))
     }
 
     /// Milliseconds since the start, as the table counts them.

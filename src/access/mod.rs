@@ -110,6 +110,10 @@ impl Rules {
         (is_listed != self.refusal.kind.is_white).then_some(self.refusal)
     }
 
+    pub fn tracks(&self, hash: &InfoHash) -> bool {
+        self.refuses(hash).is_none()
+    }
+
     /// Prefetches what [`Rules::refuses`] will read.
     pub fn prefetch(&self, hash: &InfoHash) {
         self.list.prefetch(hash);
@@ -150,11 +154,6 @@ impl SharedRules {
 
     fn write(&self) -> RwLockWriteGuard<'_, Rules> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The reply if the list refuses this torrent; none if it is tracked.
-    pub fn refuses(&self, hash: &InfoHash) -> Option<Refusal> {
-        self.read().refuses(hash)
     }
 }
 
@@ -331,12 +330,12 @@ impl Access {
     /// Logs and notes that a list has come into force.
     fn report(&self, skipped: &str) {
         self.note_end(false);
-        let (name, hashes) = (self.kind.name, self.rules.read().hashes());
+        let rules = self.rules.read();
+        let (name, hashes) = (self.kind.name, rules.hashes());
         if !skipped.is_empty() {
             log::line(format_args!("{name}: {skipped}"));
         }
         log::line(format_args!("{name}: loaded: {hashes}"));
-        let rules = self.rules.read();
         if self.kind.is_white && rules.list.len() == 0 && rules.changes.is_empty() {
             log::line(format_args!("{name}: empty: every torrent is refused"));
         }
@@ -355,11 +354,11 @@ mod tests {
             let mut access = Access::new(kind.refusal(), PathBuf::new());
             let refused = |listed| (listed != kind.is_white).then_some(kind.refusal());
             let rules = access.rules();
-            assert_eq!(rules.refuses(&HASH), refused(false));
+            assert_eq!(rules.read().refuses(&HASH), refused(false));
             for listed in [true, false, true] {
                 access.change("flag", &[HASH], listed);
-                assert_eq!(rules.refuses(&HASH), refused(listed));
-                assert_eq!(rules.refuses(&[0; 20]), refused(false));
+                assert_eq!(rules.read().refuses(&HASH), refused(listed));
+                assert_eq!(rules.read().refuses(&[0; 20]), refused(false));
             }
         }
     }
@@ -373,7 +372,7 @@ mod tests {
         access.reload = Some(Reload::default());
         access.change("flag", &[during], true);
         access.begin(1, String::new());
-        let is_tracked = |hash| rules.refuses(&hash).is_none();
+        let is_tracked = |hash| rules.read().tracks(&hash);
         assert_eq!(
             [before, during, in_file].map(is_tracked),
             [true, true, false]

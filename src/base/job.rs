@@ -1,6 +1,7 @@
 //! The last run of a job that the daemon repeats, for reports: a save of the state, a load of the list.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use super::lock::lock;
+use std::sync::{Arc, Mutex};
 
 /// A job. The thread that does it and those that report on it share it.
 #[derive(Clone, Debug, Default)]
@@ -16,15 +17,10 @@ pub struct Run {
 
 impl Job {
     pub fn last(&self) -> Run {
-        *self.lock()
+        *lock(&self.0)
     }
 
     pub fn note(&self, run: Run) {
-        *self.lock() = run;
-    }
-
-    /// A panic ends the process: no lock is ever found poisoned.
-    fn lock(&self) -> MutexGuard<'_, Run> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.0) = run;
     }
 }

@@ -9,6 +9,7 @@ pub mod gzip;
 #[path = "no_gzip.rs"]
 pub mod gzip;
 pub mod job;
+pub mod lock;
 pub mod log;
 pub mod nets;
 pub mod random;

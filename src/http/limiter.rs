@@ -8,9 +8,10 @@
 //! that rotates through the /64s of a /48 gets at most four full scrapes in five minutes.
 
 use super::response::Status;
+use crate::base::lock::lock;
 use crate::options::FullScrapes;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 /// Seconds from one full scrape of a client to its next.
 const INTERVAL_S: u64 = 300;
@@ -163,11 +164,6 @@ impl Permit {
             *progress = progress.saturating_add(bytes as u64).min(most);
         }
     }
-}
-
-/// A panic ends the process: no lock is ever found poisoned.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One client: an IPv6 /64, all of whose addresses one host may use, or an IPv4 address, as the /48 of an unused

@@ -164,12 +164,12 @@ impl Site {
         let names_torrent = || query::names_torrent(request.query);
         let content = match (request.path, letters(request.path)) {
             _ if request.client == Client::Admin => self.report(request, responder)?,
-            (path, _) if self.is_report(path) && names_torrent() => {
+            (path, _) if self.takes_no_announce(path) && names_torrent() => {
                 self.text(NO_ANNOUNCES);
                 return Err(Status::BadRequest);
             }
             (b"robots.txt", _) => self.text("User-agent: *\nDisallow: /\n"),
-            (path, _) if self.is_report(path) => self.report(request, responder)?,
+            (path, _) if self.takes_no_announce(path) => self.report(request, responder)?,
             (_, [b's', b'c']) => return self.scrape(request, responder),
             (_, [b'a', _]) => return self.announce(request, responder),
             _ if names_torrent() => return self.announce(request, responder),
@@ -187,11 +187,12 @@ impl Site {
         self.policy.stats_path.as_bytes().strip_prefix(b"/") == Some(path)
     }
 
-    fn is_report(&self, path: &[u8]) -> bool {
+    /// The paths at which an announce is an error.
+    fn takes_no_announce(&self, path: &[u8]) -> bool {
         self.is_stats(path) || [&b"metrics"[..], b"health", b"robots.txt"].contains(&path)
     }
 
-    /// The paths that a socket of admins serves.
+    /// Statistics, metrics and health. A socket of admins serves nothing else.
     fn report(&mut self, request: &Request, responder: &mut Responder) -> Result<Content, Status> {
         match request.path {
             b"metrics" => self.metrics(request, responder),

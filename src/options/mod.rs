@@ -285,7 +285,7 @@ impl Options {
         options
     }
 
-    /// Logs what is odd about the value that was set last.
+    /// Logs the warning of the value that was set last.
     fn warn(&mut self, name: &str) {
         if let Some(warning) = self.warning.take() {
             log::line(format_args!("{name}: {warning}"));

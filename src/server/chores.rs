@@ -27,18 +27,18 @@ const REPORT_MS: u64 = 60_000;
 const SIGNALS: Token = Token(0);
 const HELPER: Token = Token(1);
 const FIFOS: [Token; 2] = [Token(2), Token(3)];
-/// All tokens below are of chores: 4 to 7 are the cluster's.
+const CONFIG: Token = Token(4);
+/// All tokens below are of chores; 6 and 7 are the cluster's.
 const TOKENS: usize = 8;
-const CONFIG: Token = Token(9);
 
 pub struct Chores {
     signals: UnixStream,
-    /// If an option needs it.
+    /// None if no option needs it.
     pub helper: Option<Helper>,
     pub access: Option<Access>,
     /// With `--config`.
     pub reload: Option<Reload>,
-    /// Those that change the list.
+    /// The FIFOs that change the list.
     pub fifos: Vec<Fifo>,
     /// With `--state`.
     pub saves: Option<Saves>,
@@ -76,7 +76,7 @@ impl Chores {
 
     /// Whether a token is of a chore.
     pub(super) fn owns(token: Token) -> bool {
-        token.0 < TOKENS || token == CONFIG || Cluster::owns(token)
+        token.0 < TOKENS || Cluster::owns(token)
     }
 
     pub(super) fn register(&mut self, registry: &Registry) -> io::Result<()> {
@@ -115,7 +115,7 @@ impl Chores {
         deadlines.into_iter().flatten().min()
     }
 
-    /// Does a bounded piece of a source's work. Other nodes are not read while the table's clock is held.
+    /// Does a bounded piece of a source's work.
     pub(super) fn turn(&mut self, token: Token, round: &mut Round) {
         match token {
             SIGNALS => self.take_signals(),
@@ -155,12 +155,12 @@ impl Chores {
         // Again, as the cluster may have moved the clock on.
         let is_held = round.responder.is_held();
         let is_saving = self.saves.as_ref().is_some_and(|saves| !saves.is_idle());
-        let are_both = self.is_sweeping && is_saving && !is_held;
-        let is_turn_of_sweep = are_both && self.has_saved;
-        self.has_saved = are_both && !is_turn_of_sweep;
-        if !is_held && !is_turn_of_sweep {
+        let alternate = self.is_sweeping && is_saving && !is_held;
+        let is_turn_of_save = !is_held && !(alternate && self.has_saved);
+        if is_turn_of_save {
             self.save_on(round);
         }
+        self.has_saved = alternate && is_turn_of_save;
         if !self.has_saved {
             self.sweep_on(round.responder);
         }

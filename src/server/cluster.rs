@@ -182,10 +182,7 @@ impl Cluster {
 /// Gives work the table and the list, which refuses records of other nodes like announces of clients.
 fn with_world<T>(responder: &Responder, work: impl FnOnce(&World) -> T) -> T {
     let rules = responder.rules.as_ref().map(SharedRules::read);
-    let refuses = |hash: &InfoHash| {
-        let rules = rules.as_ref();
-        rules.is_some_and(|rules| rules.refuses(hash).is_some())
-    };
+    let refuses = |hash: &InfoHash| rules.as_ref().is_some_and(|rules| !rules.tracks(hash));
     work(&World {
         table: &responder.table,
         now: responder.table_now(),

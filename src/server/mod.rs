@@ -53,9 +53,9 @@ pub struct Server {
     serving: Option<Serving>,
     chores: Option<Chores>,
     live: Arc<Live>,
-    /// Of the settings in use.
+    /// The generation of the settings in use.
     generation: usize,
-    /// If there are several threads.
+    /// None with one thread.
     pub crew: Option<Arc<Crew>>,
     /// Sources that have a turn in the next round without an event.
     busy: Vec<Token>,
@@ -214,16 +214,16 @@ impl Server {
         if is_busy {
             return Some(Duration::ZERO);
         }
+        let now = self.start.elapsed_ms();
         let deadlines = [
             serving.and_then(Serving::next_deadline),
             chores.and_then(|chores| chores.next_deadline(&self.responder)),
-            // A thread with chores alone does not wait for replies.
-            self.stop_at.filter(|_| serving.is_some()),
+            // A thread with chores alone does not wait for replies. After this time only the save is waited for, whose
+            // end is an event.
+            self.stop_at.filter(|at| serving.is_some() && *at > now),
         ];
         let next = deadlines.into_iter().flatten().min()?;
-        Some(Duration::from_millis(
-            next.saturating_sub(self.start.elapsed_ms()),
-        ))
+        Some(Duration::from_millis(next.saturating_sub(now)))
     }
 
     fn turn(&mut self, token: Token, hung_up: bool) {

@@ -4,13 +4,14 @@
 //! Threads find new settings in [`Live`]. Each compares a number once a turn, so that no request takes a lock.
 
 use super::{Round, Serving};
+use crate::base::lock::lock;
 use crate::base::log;
 use crate::helper::ConfigReader;
 use crate::http::{Policy, SharedLimits};
 use crate::options::{Options, Source};
 use crate::responder::Responder;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// The settings of a thread that serves.
 #[derive(Clone)]
@@ -53,8 +54,7 @@ impl Live {
     }
 
     fn change(&self, change: impl FnOnce(&mut Settings)) {
-        // A thread that panics ends the process, so that the lock is never poisoned.
-        change(&mut self.settings.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut lock(&self.settings));
         self.generation.fetch_add(1, Ordering::Release);
     }
 
@@ -65,8 +65,7 @@ impl Live {
             return None;
         }
         *generation = now;
-        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(settings.clone())
+        Some(lock(&self.settings).clone())
     }
 }
 
@@ -136,13 +135,11 @@ impl Reload {
                 "configuration: restart required: changed {stale}"
             ));
         }
-        match changed.is_empty() {
-            true => log::line(format_args!("configuration: reloaded: no change to apply")),
-            false => {
-                let changed = changed.join(", ");
-                log::line(format_args!("configuration: reloaded: changed {changed}"));
-            }
-        }
+        let changed = match changed.is_empty() {
+            true => "no change to apply".to_owned(),
+            false => format!("changed {}", changed.join(", ")),
+        };
+        log::line(format_args!("configuration: reloaded: {changed}"));
     }
 }
 

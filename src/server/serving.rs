@@ -47,7 +47,7 @@ pub struct Serving {
 
 impl Serving {
     pub fn new(sockets: Vec<Socket>, limits: Arc<SharedLimits>, site: Site) -> Serving {
-        // The tokens of connections are behind those of the sockets.
+        // The tokens of connections follow those of the sockets.
         let first_connection = FIRST_SOCKET + sockets.len();
         let with_reach = |socket: Socket| {
             let is_local = socket.is_local();

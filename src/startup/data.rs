@@ -94,7 +94,8 @@ fn with_tracked<T>(access: Option<&Access>, work: impl FnOnce(Tracked) -> T) -> 
         return work(None);
     };
     let rules = access.rules();
-    work(Some(&|hash| rules.refuses(hash).is_none()))
+    let rules = rules.read();
+    work(Some(&|hash| rules.tracks(hash)))
 }
 
 fn load_dump(options: &Options, table: &Table, tracked: Tracked) -> Result<(), Problem> {

@@ -113,7 +113,7 @@ pub fn limits(options: &Options) -> Result<String, Problem> {
     Ok(text)
 }
 
-/// `source` is where the options come from.
+/// Runs the daemon until it is stopped. `source` reads the configuration files again.
 pub fn serve(options: &Options, source: Source) -> Result<(), Problem> {
     let (began, started) = (Moment::now(), state::wall_ms() / 1000);
     if (options.syslog || options.daemon) && !syslog::is_there() {

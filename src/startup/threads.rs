@@ -53,6 +53,10 @@ impl Loops {
             let site = Site::new(parts.policy.clone());
             Serving::new(sockets, parts.limits.clone(), site)
         };
+        let (start, ids, live) = (parts.start, parts.ids, parts.live);
+        let server = |responder, serving, chores| {
+            Server::new(start, responder, ids.clone(), serving, chores, live.clone())
+        };
         let mut others = Vec::new();
         if count > 1 {
             memory::use_one_heap();
@@ -62,27 +66,11 @@ impl Loops {
             for (number, sockets) in parts.sockets.drain(..).enumerate() {
                 let random = Random::seeded(getrandom::u64().map_err(io::Error::other)?);
                 let responder = parts.responder.for_thread(random, board.of_thread(number));
-                let (ids, serving) = (parts.ids.clone(), Some(serving(sockets)));
-                let live = parts.live.clone();
-                others.push(Server::new(
-                    parts.start,
-                    responder,
-                    ids,
-                    serving,
-                    None,
-                    live,
-                )?);
+                others.push(server(responder, Some(serving(sockets)), None)?);
             }
         }
         let (serving, chores) = (parts.sockets.pop().map(serving), Some(parts.chores));
-        let own = Server::new(
-            parts.start,
-            parts.responder,
-            parts.ids,
-            serving,
-            chores,
-            parts.live,
-        )?;
+        let own = server(parts.responder, serving, chores)?;
         let mut loops = Loops {
             own,
             others,
@@ -145,7 +133,7 @@ fn end<T>(threads: &mut Vec<Thread>, crew: Option<&Crew>, own: io::Result<T>) ->
     threads.drain(..).fold(own, |result, thread| {
         // A thread that panics ends the process.
         let ended = thread.join().unwrap_or(Ok(()));
-        ended.and(result)
+        result.and_then(|own| ended.map(|()| own))
     })
 }
 

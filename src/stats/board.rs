@@ -3,7 +3,8 @@
 //! A thread counts without a lock, and publishes a copy of its counters once a turn. A single thread publishes nothing.
 
 use super::Counters;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::base::lock::lock;
+use std::sync::{Arc, Mutex};
 
 /// The board, and the place of one thread on it.
 #[derive(Clone, Debug, Default)]
@@ -52,11 +53,6 @@ impl Board {
     pub fn threads(&self) -> Vec<Counters> {
         self.all.iter().map(|counters| *lock(counters)).collect()
     }
-}
-
-/// A panic ends the process: no lock is ever found poisoned.
-fn lock(counters: &Mutex<Counters>) -> MutexGuard<'_, Counters> {
-    counters.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -5,12 +5,13 @@
 use super::View;
 use super::metrics::Number::{self, Ahead, Bytes, Count, Milliseconds};
 use super::metrics::{Numbered, counted, metrics, rows, write_family, write_name};
+use crate::base::lock::lock;
 use crate::base::text::{
     self, bytes, count, escaped, fill, fill_with, milliseconds, plural, short, text, texts,
 };
 use crate::tracker::Totals;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// Whether a node has the peers of the other nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -166,20 +167,15 @@ pub struct SharedOverview(Arc<Mutex<Overview>>);
 
 impl SharedOverview {
     pub fn get(&self) -> Overview {
-        self.lock().clone()
+        lock(&self.0).clone()
     }
 
     pub fn set(&self, overview: Overview) {
-        *self.lock() = overview;
+        *lock(&self.0) = overview;
     }
 
     pub fn health(&self) -> Health {
-        self.lock().health
-    }
-
-    /// A panic ends the process, so the lock is never poisoned.
-    fn lock(&self) -> MutexGuard<'_, Overview> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0).health
     }
 }
 
@@ -363,12 +359,10 @@ pub(super) fn find_troubles(overview: &Overview, is_admin: bool, found: &mut Vec
     let names: Vec<&str> = down.map(|link| &*link.name).collect();
     if !names.is_empty() {
         let links = text::counted(names.len() as u64, "link");
-        let names = if is_admin {
-            format!(": {}", names.join(", "))
-        } else {
-            String::new()
-        };
-        found.push(format!("{links} down{names}"));
+        found.push(match is_admin {
+            true => format!("{links} down: {}", names.join(", ")),
+            false => format!("{links} down"),
+        });
     }
 }
 

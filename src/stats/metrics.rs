@@ -104,7 +104,7 @@ pub(super) enum Number {
     Bytes(u64),
     Milliseconds(u64),
     /// Milliseconds ahead.
-    #[allow(dead_code, reason = "a clock is ahead of one of another node")]
+    #[allow(dead_code, reason = "used by the `cluster` feature only")]
     Ahead(i64),
 }
 

@@ -25,6 +25,7 @@ pub use metrics::{log_lines, write as write_metrics};
 
 use crate::access::ListSize;
 use crate::base::job::Job;
+use crate::base::lock::lock;
 use crate::sys::host_name;
 use crate::sys::limits::Descriptors;
 use crate::sys::memory::Resident;
@@ -32,7 +33,7 @@ use crate::tracker::{Limits, Table, Tally, Totals};
 use cluster::Overview;
 use history::{History, Sample};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The values in reports besides counters and the table. Every thread has a copy.
 #[derive(Clone, Debug, Default)]
@@ -86,8 +87,7 @@ impl Monitor {
     }
 
     pub fn history(&self) -> MutexGuard<'_, History> {
-        // A panic ends the process: no lock is ever found poisoned.
-        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.history)
     }
 
     /// When the next sample for the history is due, in milliseconds since the start.

@@ -8,7 +8,7 @@ use super::walks::TableWalk;
 use super::{View, cluster};
 use crate::base::random::Random;
 use crate::base::text::{fill, padded, text, texts};
-use crate::tracker::Tally;
+use crate::tracker::{LIFE, Tally};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub struct Mode {
@@ -199,7 +199,7 @@ const MAX_MINUTES: u64 = 180;
 /// Renewals by the minutes since the peer's last announce: a row for each minute up to the peer timeout. The last row
 /// includes all later ones.
 fn renewals_by_minute(tally: &Tally) -> Vec<u64> {
-    let timeout = tally.unit_ms * Tally::LIFE;
+    let timeout = tally.unit_ms * LIFE;
     let minutes = timeout.div_ceil(60_000).clamp(1, MAX_MINUTES);
     let mut before = 0;
     let row = |minute| {
@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn renewals_of_a_unit_are_spread_over_its_minutes() {
         for (peer_timeout, rows) in [(1, 1), (900, 15), (2700, 45), (129_600, 180)] {
-            let mut tally = Tally::new(peer_timeout * 1000 / Tally::LIFE);
+            let mut tally = Tally::new(peer_timeout * 1000 / LIFE);
             assert_eq!(renewals_by_minute(&tally), vec![0; rows]);
             tally.renewals[..48].fill(1000);
             let by_minute = renewals_by_minute(&tally);

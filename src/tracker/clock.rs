@@ -43,7 +43,7 @@ impl Clock {
     /// Stamps are modulo this.
     pub const STAMPS: u64 = 1 << STAMP_BITS;
 
-    /// Units from the begin of a whole sweep during which every stamp is unambiguous: the oldest peer that the sweep
+    /// Units from the start of a whole sweep during which every stamp is unambiguous: the oldest peer that the sweep
     /// left had just reached its timeout, and its stamp differs from those up to [`Clock::AHEAD`] units ahead.
     pub const SWEEP_VALID: u64 = Clock::STAMPS - 1 - LIFE - Clock::AHEAD as u64;
 

@@ -8,8 +8,8 @@
 //! An observer who asks every few minutes must not tell decoys from peers by when they come and go:
 //!
 //! - Lives of every length from minutes to days begin equally often, as those of peers do, and none begins when another
-//!   ends. An epoch is a week for half of the slots, half a week for a quarter, and so on; begin and end in it are
-//!   uniform.
+//!   ends. An epoch is a week for half of the slots, half a week for a quarter, and so on; its start and
+//!   end within the epoch are uniform.
 //! - The number of slots follows the swarm's size with some play, so that a decoy does not flicker when one
 //!   peer in 100/PERCENT comes and goes: see [`Followed`].
 //! - Replies hold peers and decoys one by one in random order: see [`super::sample`].

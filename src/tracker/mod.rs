@@ -101,7 +101,7 @@ impl Counts {
     }
 }
 
-/// The reply to an announce, without its peers.
+/// The counts of a swarm after an announce, and whether that completed a download.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     pub counts: Counts,

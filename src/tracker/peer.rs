@@ -177,7 +177,7 @@ impl Peer {
     }
 }
 
-/// The same of a record.
+/// Whether the address of a record is a loopback address.
 #[inline]
 pub fn is_loopback<const BYTES: usize>(record: &[u8; BYTES]) -> bool {
     match BYTES {

@@ -15,6 +15,7 @@ use super::{
     Tracker,
 };
 use crate::base::busiest::Busiest;
+use crate::base::lock::lock;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -110,7 +111,7 @@ impl Table {
         }
     }
 
-    /// How many shards there are.
+    /// The number of shards.
     pub fn shards(&self) -> usize {
         self.shards.len()
     }
@@ -136,9 +137,7 @@ impl Table {
 
     /// Waits for a shard, and moves its clock to this many milliseconds since the start.
     pub fn lock(&self, shard: usize, now_ms: u64) -> Locked<'_> {
-        let mutex = &self.shards[shard % self.shards.len()].0;
-        // A thread that panics ends the process, so no lock is ever found poisoned.
-        let tracker = mutex.lock().unwrap_or_else(PoisonError::into_inner);
+        let tracker = lock(&self.shards[shard % self.shards.len()].0);
         self.begin(tracker, now_ms)
     }
 

@@ -1,6 +1,6 @@
 //! Counts of a shard for statistics: completions, renewals by age, and clients that announce too early.
 
-use super::clock::{self, Clock};
+use super::clock::Clock;
 use super::peer::{LOCAL, Peer};
 use super::swarms::Seen;
 use super::{Announce, Event};
@@ -21,11 +21,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Stamps are modulo this.
+    /// One count for each age that a stamp can have.
     pub const RENEWALS: usize = Clock::STAMPS as usize;
-
-    /// Units in the peer timeout.
-    pub const LIFE: u64 = clock::LIFE;
 
     /// An announce without an event is too early at up to this many units after the last one: two thirds of the
     /// interval, if the timeout is the usual 1.5 intervals.

@@ -1,4 +1,4 @@
-//! Connection ids of BEP 15 without memory: hashes instead of a list of clients.
+//! Connection ids of BEP 15 without state: hashes instead of a list of clients.
 
 use crate::base::siphash::siphash24;
 use std::net::IpAddr;
@@ -25,7 +25,7 @@ pub struct ConnectionIds {
 }
 
 const SLOT_MS: u64 = 300_000;
-const SLOT_BITS: u64 = 3;
+const SLOT_MASK: u64 = 3;
 
 /// Between two readings of the wall clock the loop's own time goes on, so that a round does not pay for it.
 const READ_MS: u64 = 1000;
@@ -71,10 +71,10 @@ impl ConnectionIds {
 
     /// Whether an id was made in this slot or in one beside it.
     fn is_of_about(&self, slot: u64, source: IpAddr, id: u64) -> bool {
-        let slot = match id.wrapping_sub(slot) & SLOT_BITS {
+        let slot = match id.wrapping_sub(slot) & SLOT_MASK {
             0 => Some(slot),
             1 => slot.checked_add(1),
-            SLOT_BITS => slot.checked_sub(1),
+            SLOT_MASK => slot.checked_sub(1),
             _ => None,
         };
         slot.is_some_and(|slot| self.of_slot(source, slot) == id)
@@ -88,7 +88,7 @@ impl ConnectionIds {
         };
         message[..16].copy_from_slice(&address.octets());
         message[16..].copy_from_slice(&slot.to_le_bytes());
-        siphash24(self.key, &message) & !SLOT_BITS | slot & SLOT_BITS
+        siphash24(self.key, &message) & !SLOT_MASK | slot & SLOT_MASK
     }
 }
 

@@ -6,7 +6,7 @@
 //! A socket's turn: [`Batch::receive`], [`codec::parse`], then connects and errors are answered at once. Announces
 //! go to [`Responder::announce`] together, which writes the peers straight into the packets; the codec puts the header
 //! before them. Scrapes follow, and [`Batch::send`] ends the round. A client is known by its connection id, which
-//! [`ConnectionIds`] makes and verifies without memory.
+//! [`ConnectionIds`] makes and verifies without state per client.
 
 mod connection_id;
 
@@ -35,17 +35,15 @@ pub fn serve(
     ids: &ConnectionIds,
     responder: &mut Responder,
 ) -> bool {
-    let mut has_failed = false;
+    let mut has_received = false;
     for _ in 0..BATCHES_PER_TURN {
         let received = match batch.receive(socket) {
             Ok(count) => count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
             // An interruption, or the error of an earlier reply, which stands before the next datagram.
-            Err(_) => {
-                has_failed = true;
-                continue;
-            }
+            Err(_) => continue,
         };
+        has_received = true;
         answer_batch(batch, ids, responder);
         let sent = batch.send(socket);
         responder.counters.udp_sent += sent.bytes as u64;
@@ -56,7 +54,7 @@ pub fn serve(
         }
     }
     // An error that stays must not keep the loop awake; the next datagram will.
-    !has_failed
+    has_received
 }
 
 /// What is left of a datagram after [`answer`], by transaction.
