@@ -18,7 +18,7 @@ use crate::base::busiest::Busiest;
 use crate::base::lock::lock;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 
 /// More shards would need a second byte of the info-hash, and no host has the cores for them.
 const MAX_SHARDS: usize = 256;
