@@ -156,11 +156,11 @@ impl Chores {
         let is_held = round.responder.is_held();
         let is_saving = self.saves.as_ref().is_some_and(|saves| !saves.is_idle());
         let alternate = self.is_sweeping && is_saving && !is_held;
-        let is_turn_of_save = !is_held && !(alternate && self.has_saved);
-        if is_turn_of_save {
+        let skips_save = is_held || (alternate && self.has_saved);
+        if !skips_save {
             self.save_on(round);
         }
-        self.has_saved = alternate && is_turn_of_save;
+        self.has_saved = alternate && !skips_save;
         if !self.has_saved {
             self.sweep_on(round.responder);
         }
