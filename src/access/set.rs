@@ -1,7 +1,7 @@
 //! A sorted vector of info-hashes, with an index by their first bits.
 //!
-//! The index has a bucket for four to eight hashes: a search reads one number and then two or three cache lines, which can
-//! be prefetched. Where hashes are not random, buckets are large and are searched by halves.
+//! The index has a bucket for four to eight hashes: a search reads one number and then two or three cache lines, which
+//! can be prefetched. Where hashes are not random, buckets are large and are searched by halves.
 
 use crate::sys::memory::{self, prefetch};
 use crate::tracker::InfoHash;

@@ -1,8 +1,8 @@
 //! The helper processes, which do the blocking work of the poll loop. This is the daemon's side of them.
 //!
-//! The first process ([`Helper`]) reads and writes the files that options name, and forwards log lines to syslog. It keeps
-//! the privileges of the start and enters the root directory, so that a list can be reloaded and the state saved where
-//! the daemon's user may not. It opens no file but those of its [`Plan`]. It has the lowest priority on the CPU.
+//! The first process ([`Helper`]) reads and writes the files that options name, and forwards log lines to syslog. It
+//! keeps the privileges of the start and enters the root directory, so that a list can be reloaded and the state saved
+//! where the daemon's user may not. It opens no file but those of its [`Plan`]. It has the lowest priority on the CPU.
 //!
 //! The second ([`Resolver`]) resolves the names of nodes. It is a process of its own, because it parses the replies of
 //! name servers and should do so as the daemon's user, and because a save or a line for syslog must not wait for a name
