@@ -1,8 +1,8 @@
 //! All connections of a thread: accepting them, their turns, and closing them at the limits of time, number and memory.
 //!
 //! A connection is closed 30 seconds after it was accepted or last answered, or after the last piece of a streamed
-//! reply. At the limit of connections a newcomer replaces the one that has been idle for longest. At the limit of memory
-//! the connection that holds the most bytes is closed.
+//! reply. At the limit of connections a newcomer replaces the one that has been idle for longest. At the limit of
+//! memory the connection that holds the most bytes is closed.
 
 use super::connection::{Connection, INPUT_BYTES, Turn, WORK_PER_ROUND};
 use super::listener::Listener;
