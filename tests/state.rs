@@ -10,6 +10,8 @@ use announced::state::{StateWriter, wall_ms};
 use announced::tracker::{self, Event, Limits, Peer, Role, Sinks, Table};
 use common::udp::{Announce, Client};
 use common::{Daemon, Directory, free_address, http, is_root, make_fifo, run, skip, wait_for};
+#[cfg(target_os = "linux")]
+use common::{child_of, signal};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -321,6 +323,32 @@ fn a_directory_that_takes_no_file_ends_the_start() {
     assert_eq!(code, Some(1), "{err}");
     assert!(err.contains("announced: --state '/proc/state': "), "{err}");
     assert!(!err.contains("listening"), "{err}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_daemon_that_waits_for_its_last_save_uses_no_cpu() {
+    let directory = Directory::new("waits");
+    let mut daemon = with_state(&directory.file("state"));
+    let (id, helper) = (daemon.id(), child_of(daemon.id()));
+    // User and system time in ticks of 10 ms.
+    let ticks = || -> u32 {
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).expect("is running");
+        let (_, numbers) = stat.rsplit_once(") ").expect("a name");
+        let times = numbers.split(' ').skip(11).take(2);
+        times
+            .map(|ticks| ticks.parse::<u32>().expect("a number"))
+            .sum()
+    };
+    assert!(signal(helper, "STOP"));
+    daemon.signal("TERM");
+    let before = ticks();
+    // Clients that read slowly have 0.8 s; after that only the save is left. Nothing tells the end of an absence.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let used = ticks() - before;
+    assert!(signal(helper, "CONT"));
+    assert_eq!(daemon.wait().0.code(), Some(0));
+    assert!(used < 50, "{used} ticks of 300");
 }
 
 #[test]

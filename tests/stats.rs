@@ -595,6 +595,21 @@ fn the_root_lists_the_announce_urls() {
     assert_eq!(get(tcp, "/health").text(), "ok\n");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn the_root_lists_a_port_of_several_addresses_once() {
+    let [a, b] = [common::free_address(), common::free_address()];
+    let sockets = [a, b].map(|it| [a, b].map(|port| format!("{}:{}", it.ip(), port.port())));
+    let udp = sockets.as_flattened().iter().flat_map(|it| ["-P", it]);
+    let flags: Vec<&str> = ["-p", "127.0.0.1:0"].into_iter().chain(udp).collect();
+    let daemon = Daemon::start_with(&flags);
+    let reply = Client::new(daemon.tcp4()).request("GET / HTTP/1.1\r\nHost: t\r\n\r\n");
+    let text = reply.text();
+    let urls: Vec<&str> = text.lines().filter(|line| line.contains("://")).collect();
+    let expected = [a, b].map(|it| format!("udp://t:{}/announce", it.port()));
+    assert_eq!(urls[1..], expected, "{text}");
+}
+
 /// The daemon logs them every minute, for which a test does not wait.
 #[test]
 fn the_log_has_all_counts_that_are_not_zero_however_large() {

@@ -316,7 +316,7 @@ impl Site {
         let own = host.map(|(_, with_port)| format!("{scheme}://{with_port}"));
         let mut urls: Vec<String> = own.into_iter().collect();
         for (protocol, address) in &self.policy.sockets {
-            urls.extend(match (protocol, host) {
+            let url = match (protocol, host) {
                 (Protocol::Udp, Some((name, _))) => {
                     Some(format!("udp://{name}:{}", address.port()))
                 }
@@ -324,9 +324,9 @@ impl Site {
                 (Protocol::Tcp, None) => Some(format!("http://{address}")),
                 // The request's own host and port are in the list already.
                 (Protocol::Tcp, Some(_)) => None,
-            });
+            };
+            urls.extend(url.filter(|url| !urls.contains(url)));
         }
-        urls.dedup();
         let urls: String = urls.iter().map(|url| format!("{url}/announce\n")).collect();
         Ok(self.text(&urls))
     }

@@ -48,7 +48,7 @@ pub(super) fn open_null() -> io::Result<File> {
     File::options().read(true).write(true).open("/dev/null")
 }
 
-/// Redirects standard input, output and error, but for those that are kept.
+/// Redirects standard input, output and error to this file, except the kept descriptors.
 pub(super) fn redirect_standard(to: &File, kept: &[RawFd]) -> io::Result<()> {
     for standard in (0..=libc::STDERR_FILENO).filter(|fd| !kept.contains(fd)) {
         // SAFETY: no pointers. `std` finds its descriptors under the same numbers.

@@ -57,7 +57,7 @@ pub fn serve(
     has_received
 }
 
-/// What is left of a datagram after [`answer`], by transaction.
+/// The work that [`answer`] leaves for a datagram, with the transaction id.
 #[derive(Clone, Copy)]
 enum Todo<'a> {
     /// It has its reply, or gets none.
