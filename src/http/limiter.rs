@@ -6,6 +6,9 @@
 //! A slow client keeps its permit until another client needs it. Then the one that is furthest behind a minimum rate
 //! loses it to the newcomer. If none is behind, the newcomer has to retry, since fast clients soon finish. A client
 //! that rotates through the /64s of a /48 gets at most four full scrapes in five minutes.
+//!
+//! The limiter and the connection share the permit, which ends with the connection. A counter of permits would not do:
+//! one could not be taken from a slow client.
 
 use super::response::Status;
 use crate::base::lock::lock;
