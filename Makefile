@@ -70,6 +70,28 @@ check-threads:
 		--test cluster --test decoys --test fullscrape --test http --test limits --test lists --test log --test opentracker \
 		--test multicast --test pause --test privileges --test proxy --test signals --test state --test stats --test udp
 
+# Feeds each target with random inputs for so long: needs `cargo install cargo-fuzz`. Inputs that reach new code
+# are added to target/fuzz/corpus; one that fails is in tests/fuzz/artifacts. The option -Z that cargo-fuzz passes is why
+# rustc is told to take it.
+FUZZ_TARGETS = http udp
+FUZZ_SECONDS = 60
+FUZZ = RUSTC_BOOTSTRAP=1 $(CARGO) fuzz
+FUZZ_IN = --fuzz-dir tests/fuzz --target-dir target/fuzz
+FUZZ_CORPUS = $(CARGO) run --quiet --manifest-path tests/fuzz/Cargo.toml --target-dir target/fuzz --example corpus --
+fuzz:
+	for target in $(FUZZ_TARGETS); do \
+		$(FUZZ_CORPUS) unpack tests/fuzz/corpus/$$target target/fuzz/corpus/$$target && \
+		$(FUZZ) run $(FUZZ_IN) $$target target/fuzz/corpus/$$target -- \
+			-max_len=4096 -timeout=10 -max_total_time=$(FUZZ_SECONDS) $(FUZZFLAGS) || exit 1; \
+	done
+
+# Keeps the inputs that reach code that no other one reaches, and packs them for the repository.
+fuzz-corpora:
+	for target in $(FUZZ_TARGETS); do \
+		$(FUZZ) cmin $(FUZZ_IN) $$target target/fuzz/corpus/$$target -- -max_len=1600 -use_counters=0 && \
+		$(FUZZ_CORPUS) pack tests/fuzz/corpus/$$target target/fuzz/corpus/$$target || exit 1; \
+	done
+
 # Compiles everything for the BSDs, and the program without its tests for processors of routers that have
 # no 64-bit atomics.
 check-targets:
@@ -96,6 +118,7 @@ bench:
 
 lint:
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path tests/fuzz/Cargo.toml
 	$(CARGO) clippy --locked $(CARGOFLAGS) --all-targets -- -D warnings
 	mandoc -Tlint -Wwarning man/*
 
@@ -128,4 +151,4 @@ uninstall:
 clean:
 	$(CARGO) clean
 
-.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-msrv check-parts bench lint count install uninstall clean
+.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-msrv check-parts fuzz fuzz-corpora bench lint count install uninstall clean

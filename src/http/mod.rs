@@ -23,7 +23,7 @@ mod limiter;
 mod listener;
 mod pool;
 mod proxy;
-mod request;
+pub mod request;
 mod response;
 mod site;
 mod streaming;
