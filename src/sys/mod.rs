@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 mod address;
+pub mod capabilities;
 pub mod chunks;
 pub mod cores;
 pub mod daemon;
