@@ -88,7 +88,7 @@ fn newcomers_are_served_at_the_descriptor_limit_without_spinning() {
 #[test]
 fn without_descriptors_accepting_pauses_and_resumes() {
     let daemon = start_with_descriptors(64);
-    if !limit_descriptors(&daemon, "9:64") {
+    if !daemon.limit("--nofile=9:64") {
         return common::skip("limits are changed with util-linux's prlimit and setpriv");
     }
     let mut client = Client::new(daemon.tcp4());
@@ -99,22 +99,9 @@ fn without_descriptors_accepting_pauses_and_resumes() {
     assert!(ticks < 40, "{ticks} hundredths of a second");
     udp::Client::new(daemon.udp4()).scrape(&[[0; 20]]);
     assert_eq!(daemon.count_lines("cannot accept connections"), 1);
-    assert!(limit_descriptors(&daemon, "64:64"));
+    assert!(daemon.limit("--nofile=64:64"));
     assert_eq!(client.receive().status, 200);
     daemon.wait_for_line("accepting connections again");
-}
-
-/// Sets the soft and hard limit of a running daemon, as its own user: not every root may do that to others.
-#[cfg(target_os = "linux")]
-fn limit_descriptors(daemon: &Daemon, limits: &str) -> bool {
-    let uids = daemon.proc_status("Uid");
-    let uid = uids.split_whitespace().next().expect("an id");
-    let command = format!("prlimit --pid {} --nofile={limits}", daemon.id());
-    let as_user = format!("setpriv --reuid={uid} --regid={uid} --clear-groups {command}");
-    [command, as_user].iter().any(|command| {
-        let status = Command::new("sh").args(["-c", command]).status();
-        status.is_ok_and(|status| status.success())
-    })
 }
 
 #[cfg(target_os = "linux")]

@@ -11,6 +11,7 @@ pub mod gzip;
 pub mod job;
 pub mod lock;
 pub mod log;
+pub mod memory;
 pub mod nets;
 pub mod random;
 pub mod siphash;

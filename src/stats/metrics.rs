@@ -69,6 +69,10 @@ metrics! {
     "state_save_duration_seconds" "Duration of the last save of the state." { _ "" = took(&view.monitor.saves); }
     "completed_total" "Peers that completed a torrent." { completed "" = some(view.tally.completed); }
     "renewals_total" "Announces of peers that were known." { renewals "" = some(view.tally.renewals.iter().sum()); }
+    "refused_peers_total" "Peers that announced and were not stored." {
+        refused "reason=full" = some(view.tally.refused[0]);
+        refused "reason=no_memory" = some(view.tally.refused[1]);
+    }
     "synced_peers_total" "Peers received from other nodes; 0 without a cluster." { synced "" = some(view.synced()); }
 }
 

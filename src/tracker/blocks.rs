@@ -8,8 +8,8 @@
 //! bytes of memory for a peer of 7. All pages are of one size, and one whose last block is freed is
 //! given back.
 
-use super::lists::reserve;
 use super::peer::V4_BYTES;
+use crate::base::memory::{reserve_exact, reserve_total};
 use crate::sys::memory::discard;
 
 /// Bytes of a page.
@@ -179,12 +179,7 @@ impl Class {
     fn take(&mut self) -> Option<u32> {
         let number = match self.roomy.last() {
             Some(&number) => number,
-            None => {
-                let number = self.empty.pop().or_else(|| self.add_page())?;
-                self.roomy.push(number);
-                self.pages_used += 1;
-                number
-            }
+            None => self.open_page()?,
         };
         let page = self.pages.get_mut(number as usize)?;
         self.used += 1;
@@ -195,14 +190,32 @@ impl Class {
         Some(number << PLACE_BITS | u32::from(slot))
     }
 
-    fn add_page(&mut self) -> Option<u32> {
+    /// Gives memory to an empty page, which becomes the only one with room. None if there is none.
+    fn open_page(&mut self) -> Option<u32> {
+        if self.empty.is_empty() {
+            self.add_page()?;
+        }
+        let number = *self.empty.last()?;
+        self.pages.get_mut(number as usize)?.open()?;
+        self.empty.pop();
+        self.roomy.push(number);
+        self.pages_used += 1;
+        Some(number)
+    }
+
+    /// Adds an empty page, and room for it in both lists of pages, so that to free a block never allocates.
+    fn add_page(&mut self) -> Option<()> {
         let number = u32::try_from(self.pages.len()).ok()?;
         if number > u32::MAX >> PLACE_BITS {
             return None;
         }
-        reserve(&mut self.pages, 1);
+        let count = self.pages.len() + 1;
+        reserve_total(&mut self.pages, count)?;
+        reserve_total(&mut self.roomy, count)?;
+        reserve_total(&mut self.empty, count)?;
         self.pages.push(Page::default());
-        Some(number)
+        self.empty.push(number);
+        Some(())
     }
 
     fn free(&mut self, place: u32) {
@@ -241,12 +254,14 @@ impl Class {
 }
 
 impl Page {
+    fn open(&mut self) -> Option<()> {
+        // Of one size whatever is in it, so that any page fits where another was.
+        reserve_exact(&mut self.bytes, PAGE)?;
+        self.free = NONE;
+        Some(())
+    }
+
     fn take(&mut self, size: usize) -> u16 {
-        if self.used == 0 {
-            // Of one size whatever is in it, so that any page fits where another was.
-            self.bytes = Vec::with_capacity(PAGE);
-            self.free = NONE;
-        }
         self.used += 1;
         if self.free == NONE {
             let slot = self.bytes.len() / size;

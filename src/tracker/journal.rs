@@ -139,7 +139,8 @@ impl Journal {
             true => (2, Lost::Events),
             false => (1, Lost::Peers),
         };
-        match self.news.len() < self.limits.news.saturating_mul(times) {
+        let has_room = self.news.len() < self.limits.news.saturating_mul(times);
+        match has_room && self.news.try_reserve(1).is_ok() {
             true => self.news.push(news),
             false => self.lost = self.lost.max(lost),
         }
@@ -383,9 +384,13 @@ impl Tracker {
                 }
                 let completed = if record.completed { COMPLETED } else { 0 };
                 let peer = record.peer.with_tag(Clock::at(unit).stamp() | completed);
-                let seen = self
-                    .enter(at, info_hash)
-                    .and_then(|at| self.put(at, peer, role));
+                let Some(at) = self.enter(at, info_hash) else {
+                    return false;
+                };
+                let seen = self.put(at, peer, role);
+                if seen.is_none() {
+                    self.remove_unused(at);
+                }
                 seen.is_some() && stored.is_none_or(|(before, _)| before != role)
             }
         }

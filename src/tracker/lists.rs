@@ -6,23 +6,8 @@
 use super::blocks::{self, Block, Blocks};
 use super::clock::Clock;
 use super::peer::{Peer, count, drop_expired, insert_record, prefix};
+use crate::base::memory::{reserve_total, trim};
 use std::ops::Range;
-
-/// Makes room for `more` by growing a full vector by an eighth: doubling would leave a quarter of the memory unused on
-/// average.
-pub fn reserve<T>(vector: &mut Vec<T>, more: usize) {
-    if vector.len() + more > vector.capacity() {
-        vector.reserve_exact(vector.len() / 8 + more);
-    }
-}
-
-/// Gives back what a shrunken vector no longer needs, keeping an eighth to grow.
-pub fn trim<T>(vector: &mut Vec<T>) {
-    let length = vector.len();
-    if vector.capacity() > length + length / 4 + 4 {
-        vector.shrink_to(length + length / 8);
-    }
-}
 
 /// A record's place in a list: the chunk, and the index in it.
 pub type ChunkIndex = (usize, usize);
@@ -160,19 +145,45 @@ impl LargeList {
         self.rebuild(self.chunks.len()..self.chunks.len(), records, blocks)
     }
 
-    /// Replaces these chunks by new ones, which hold their records and `more` behind them: as few chunks as are at most
-    /// three quarters full. None if there is no memory for them.
+    /// Replaces these chunks, at most two, by new ones, which hold their records and `more` behind them: as few chunks
+    /// as are at most three quarters full. None if there is no memory for them; then nothing has changed.
     fn rebuild(&mut self, chunks: Range<usize>, more: &[u8], blocks: &mut Blocks) -> Option<()> {
         let size = self.size();
+        let (mut room, mut used) = ([0; 2 * blocks::LARGEST], 0);
         let old = chunks.clone().map(|chunk| self.records((chunk, 0), blocks));
-        let records = old.chain([more]).collect::<Vec<_>>().concat();
-        let count = count(&records, size);
-        let parts = count / (self.max_in_chunk() * 3 / 4 + 1) + 1;
-        let parts = records.chunks((count / parts + 1) * size);
-        let new = parts.map(|part| Chunk::new(part, size, blocks));
-        let new: Vec<Chunk> = new.collect::<Option<_>>()?;
-        reserve(&mut self.chunks, new.len());
-        for old in self.chunks.splice(chunks, new) {
+        for piece in old.chain([more]) {
+            room.get_mut(used..used + piece.len())?
+                .copy_from_slice(piece);
+            used += piece.len();
+        }
+        let count = used / size;
+        let parts = count.div_ceil(self.max_in_chunk() * 3 / 4 + 1);
+        // A list that does not get longer needs no memory but for its records.
+        let after = self.chunks.len() - chunks.len() + parts;
+        reserve_total(&mut self.chunks, after)?;
+        if after > 1 {
+            reserve_total(&mut self.sums, after)?;
+        }
+        let mut new = [None; 3];
+        let parts = room[..used].chunks((count / parts.max(1) + 1) * size);
+        let is_short = std::iter::zip(&mut new, parts).any(|(new, part)| {
+            *new = Chunk::new(part, size, blocks);
+            new.is_none()
+        });
+        let new = new.into_iter().flatten();
+        if is_short {
+            new.for_each(|chunk| blocks.free(chunk.block));
+            return None;
+        }
+        let mut end = chunks.start;
+        for chunk in new {
+            match chunks.contains(&end) {
+                true => blocks.free(std::mem::replace(&mut self.chunks[end], chunk).block),
+                false => self.chunks.insert(end, chunk),
+            }
+            end += 1;
+        }
+        for old in self.chunks.drain(end..chunks.end.max(end)) {
             blocks.free(old.block);
         }
         trim(&mut self.chunks);
@@ -322,10 +333,10 @@ impl LargeList {
     fn recount(&mut self) {
         let counts = self.chunks.iter().map(|chunk| u32::from(chunk.count));
         self.total = counts.clone().sum();
-        self.sums = match self.chunks.len() {
-            0 | 1 => Vec::new(),
-            _ => counts.collect(),
-        };
+        self.sums.clear();
+        // There is room for them: `rebuild` has reserved it.
+        self.sums.extend(counts.filter(|_| self.chunks.len() > 1));
+        trim(&mut self.sums);
         for i in 1..=self.sums.len() {
             let sum = self.sums[i - 1];
             if let Some(parent) = self.sums.get_mut(i + lowest_bit(i) - 1) {

@@ -259,8 +259,12 @@ impl Tracker {
             return Outcome::default();
         };
         let seen = self.store(at, announce, random);
+        let counts = self.pick_peers(at, announce, seen.map(|seen| seen.rank), random, sinks);
+        if seen.is_none() {
+            self.remove_unused(at);
+        }
         Outcome {
-            counts: self.pick_peers(at, announce, seen.map(|seen| seen.rank), random, sinks),
+            counts,
             is_completion: seen.is_some_and(|seen| seen.newly_completed),
         }
     }
@@ -271,10 +275,17 @@ impl Tracker {
         found: Result<Position, Position>,
         info_hash: &InfoHash,
     ) -> Option<Position> {
-        match found {
-            Err(at) if self.has_room() => self.add_torrent(at, info_hash, 0, self.now),
-            found => found.ok(),
+        let at = match found {
+            Err(at) => at,
+            found => return found.ok(),
+        };
+        let has_room = self.has_room() && self.all_torrents() < self.limits.max_torrents;
+        let added = has_room.then(|| self.add_torrent(at, info_hash, 0, self.now));
+        let added = added.flatten();
+        if added.is_none() {
+            self.tally.refuse(has_room);
         }
+        added
     }
 
     /// Adds a torrent without peers, if there is room for it.
@@ -291,14 +302,27 @@ impl Tracker {
             peers: Peers::Empty(empty_since),
         };
         let has_room = self.all_torrents() < self.limits.max_torrents;
-        has_room.then(|| self.torrents.insert(at, torrent))
+        has_room.then(|| self.torrents.insert(at, torrent))?
     }
 
     /// Adds or renews a peer of a torrent; the peer's tag is the new one. None if there is no room for it.
     fn put(&mut self, at: Position, peer: Peer, role: Role) -> Option<Seen> {
         let has_room = self.has_room();
         let torrent = self.torrents.get_mut(at)?;
-        self.swarms.update(&mut torrent.peers, peer, role, has_room)
+        let seen = self.swarms.update(&mut torrent.peers, peer, role, has_room);
+        if seen.is_none() {
+            self.tally.refuse(has_room);
+        }
+        seen
+    }
+
+    /// Removes a torrent that was added for a peer for which there was no memory then.
+    #[cold]
+    fn remove_unused(&mut self, at: Position) {
+        let torrent = self.torrents.get(at);
+        if torrent.is_some_and(|t| t.downloaded == 0 && matches!(t.peers, Peers::Empty(_))) {
+            self.torrents.remove(at);
+        }
     }
 
     /// Adds or renews the peer that announces.

@@ -338,8 +338,10 @@ mod tests {
 
     fn large(records: &[[u8; 7]], blocks: &mut Blocks) -> LargeList {
         let mut list = LargeList::new(7);
-        let appended = list.append(records.as_flattened(), blocks);
-        appended.expect("there is memory");
+        for records in records.chunks(390) {
+            let appended = list.append(records.as_flattened(), blocks);
+            appended.expect("there is memory");
+        }
         list
     }
 

@@ -7,10 +7,11 @@
 
 use super::blocks::{Block, Blocks};
 use super::clock::Clock;
-use super::lists::{ChunkIndex, LargeList, PeerList, reserve};
+use super::lists::{ChunkIndex, LargeList, PeerList};
 use super::peer::{COMPLETED, Family, Peer, RECORD_SIZES, Role, V4_BYTES};
 use super::sample::Pool;
 use super::small;
+use crate::base::memory::{reserve, reserve_exact, reserve_total};
 use crate::sys::memory::prefetch;
 
 /// A torrent's peers, or where they are: 8 bytes.
@@ -159,7 +160,7 @@ impl Swarms {
     }
 
     /// Adds or renews a peer. A completion that was counted stays counted. None if the peer is new and there is no
-    /// room.
+    /// room, or if it changes its role and there is no memory for that.
     pub fn update(
         &mut self,
         peers: &mut Peers,
@@ -182,8 +183,11 @@ impl Swarms {
                 before = Some((role.other(), stored));
                 tag |= stored & COMPLETED;
                 peer = peer.with_tag(tag);
-                let belongs = self.list(peers, peer.list(role)).find(&peer).err()?;
-                self.insert(peers, belongs, &peer, role)?
+                let changed = self.add(peers, &peer, role);
+                if changed.is_none() {
+                    self.add(peers, &peer.with_tag(stored), role.other());
+                }
+                changed?
             }
             Err(belongs) if has_room => self.insert(peers, belongs, &peer, role)?,
             Err(_) => return None,
@@ -194,6 +198,12 @@ impl Swarms {
             newly_completed: tag & COMPLETED != 0 && !was_completed,
             before,
         })
+    }
+
+    /// Adds a peer that is not stored.
+    fn add(&mut self, peers: &mut Peers, peer: &Peer, role: Role) -> Option<usize> {
+        let belongs = self.list(peers, peer.list(role)).find(peer).err()?;
+        self.insert(peers, belongs, peer, role)
     }
 
     /// Inserts a peer where it belongs; returns its rank. None if there is no memory for it.
@@ -261,21 +271,44 @@ impl Swarms {
         Some(false)
     }
 
-    /// Moves a swarm out of its block.
+    /// Moves a swarm out of its block. None if there is no memory for it; then nothing has changed.
     fn make_large(&mut self, peers: &mut Peers, block: Block) -> Option<()> {
-        let bytes = self.blocks.get(block).to_vec();
-        let mut large = RECORD_SIZES.map(LargeList::new);
-        for (list, peers) in large.iter_mut().enumerate() {
-            peers.append(small::records(&bytes, list), &mut self.blocks)?;
+        if self.vacant.is_empty() {
+            self.add_vacant()?;
         }
-        let number = self.vacant.pop().or_else(|| {
-            reserve(&mut self.large, 1);
-            self.large.push(None);
-            u32::try_from(self.large.len() - 1).ok()
-        })?;
-        self.large[number as usize] = Some(Box::new(large));
+        let number = *self.vacant.last()?;
+        let place = self.large.get_mut(number as usize)?;
+        let mut copy = [0; small::MAX_BYTES];
+        let bytes = self.blocks.get(block);
+        let used = small::used(bytes);
+        let copy = copy.get_mut(..used)?;
+        copy.copy_from_slice(bytes.get(..used)?);
+        // As a vector, since `Box::new` ends the process if there is no memory.
+        let mut large = Vec::new();
+        reserve_exact(&mut large, RECORD_SIZES.len())?;
+        large.extend(RECORD_SIZES.map(LargeList::new));
+        let mut large: Box<Large> = large.try_into().ok()?;
+        for list in 0..large.len() {
+            let records = small::records(copy, list);
+            if large[list].append(records, &mut self.blocks).is_none() {
+                large.iter_mut().for_each(|l| l.clear(&mut self.blocks));
+                return None;
+            }
+        }
+        *place = Some(large);
+        self.vacant.pop();
         self.blocks.free(block);
         *peers = Peers::Large(number);
+        Some(())
+    }
+
+    /// Adds a free place for a large swarm, and room to note every place as free.
+    fn add_vacant(&mut self) -> Option<()> {
+        let number = u32::try_from(self.large.len()).ok()?;
+        reserve(&mut self.large, 1)?;
+        reserve_total(&mut self.vacant, self.large.len() + 1)?;
+        self.large.push(None);
+        self.vacant.push(number);
         Some(())
     }
 
@@ -347,12 +380,18 @@ impl Swarms {
         let Some(block) = blocks.take(bytes) else {
             return;
         };
-        let mut content = counts.map(|count| count as u8).to_vec();
+        let mut content = [0; small::MAX_BYTES / 2];
+        let (header, mut rest) = content.split_at_mut(small::HEADER);
+        header.copy_from_slice(&counts.map(|count| count as u8));
         for list in large {
-            content.extend(list.pieces(blocks).flatten());
+            for piece in list.pieces(blocks) {
+                let (part, after) = rest.split_at_mut(piece.len());
+                part.copy_from_slice(piece);
+                rest = after;
+            }
             list.clear(blocks);
         }
-        blocks.get_mut(block)[..bytes].copy_from_slice(&content);
+        blocks.get_mut(block)[..bytes].copy_from_slice(&content[..bytes]);
         self.large[number as usize] = None;
         self.vacant.push(number);
         *peers = Peers::Small(block);

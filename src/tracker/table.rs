@@ -311,6 +311,7 @@ impl Table {
         self.each(now_ms, &mut |tracker| {
             survey.limits = tracker.limits;
             survey.tally.completed += tracker.tally.completed;
+            add(&mut survey.tally.refused, tracker.tally.refused);
             add(&mut survey.tally.renewals, tracker.tally.renewals);
             add(&mut survey.peers, tracker.swarms.totals);
             let torrents = tracker.torrents.len();

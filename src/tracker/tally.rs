@@ -12,6 +12,8 @@ use crate::base::random::Random;
 pub struct Tally {
     /// Completed downloads.
     pub completed: u64,
+    /// Newcomers that were not stored: the table was full, or the system had no memory.
+    pub refused: [u64; 2],
     /// Renewals by the units since the announce before.
     pub renewals: [u64; Tally::RENEWALS],
     /// Milliseconds in a unit.
@@ -34,6 +36,7 @@ impl Tally {
     pub fn new(unit_ms: u64) -> Tally {
         Tally {
             completed: 0,
+            refused: [0; 2],
             renewals: [0; Tally::RENEWALS],
             unit_ms,
             woodpeckers: None,
@@ -70,6 +73,12 @@ impl Tally {
             let woodpeckers = woodpeckers.get_or_insert_with(|| Busiest::new(random).into());
             woodpeckers.count(Tally::source(announce.peer));
         }
+    }
+
+    /// Counts a newcomer that was not stored. `had_room`: the bounds would have allowed it.
+    #[cold]
+    pub(super) fn refuse(&mut self, had_room: bool) {
+        self.refused[usize::from(had_room)] += 1;
     }
 
     pub(super) fn forget(&mut self) {

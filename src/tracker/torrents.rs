@@ -7,9 +7,9 @@
 //! Info-hashes are nearly always uniform, so a search starts where a uniform hash would be and gallops from there.
 //! Among hashes that an attacker chose, a search takes a few more comparisons and is never linear.
 
-use super::lists::{reserve, trim};
 use super::peer::InfoHash;
 use super::swarms::Peers;
+use crate::base::memory::{reserve, reserve_exact, trim};
 use crate::sys::memory::prefetch;
 
 /// A torrent's entry: 32 bytes.
@@ -188,19 +188,18 @@ impl Torrents {
         self.rest_of_leaf_mut(at).first_mut()
     }
 
-    /// Inserts a torrent at the position that [`Torrents::find`] returned. Returns its final position.
-    pub fn insert(&mut self, mut at: Position, torrent: Torrent) -> Position {
-        self.len += 1;
+    /// Inserts a torrent at the position that [`Torrents::find`] returned. Returns its final position; none if there is
+    /// no memory for it.
+    pub fn insert(&mut self, mut at: Position, torrent: Torrent) -> Option<Position> {
         if self.branches.is_empty() {
-            let (fence, items) = (torrent.info_hash, Vec::new());
-            let items = vec![Span { fence, items }];
-            self.branches.push(Span { fence, items });
+            return self.insert_first(torrent);
         }
         if self.branches[at.branch].items[at.leaf].items.len() >= MAX_TORRENTS {
-            at = self.split_leaf(at);
+            at = self.split_leaf(at)?;
         }
         let branch = &mut self.branches[at.branch];
         let leaf = &mut branch.items[at.leaf];
+        reserve(&mut leaf.items, 1)?;
         // Only the first leaf of a branch receives hashes below its fence: it is the first leaf of the table, or the
         // leaf before it was removed.
         if at.index == 0 && at.leaf == 0 {
@@ -209,27 +208,41 @@ impl Torrents {
                 branch.fence = torrent.info_hash;
             }
         }
-        reserve(&mut leaf.items, 1);
         leaf.items.insert(at.index, torrent);
-        at
+        self.len += 1;
+        Some(at)
+    }
+
+    fn insert_first(&mut self, torrent: Torrent) -> Option<Position> {
+        let fence = torrent.info_hash;
+        let (mut leaf, mut leaves) = (Vec::new(), Vec::new());
+        reserve(&mut leaf, 1)?;
+        reserve(&mut leaves, 1)?;
+        reserve(&mut self.branches, 1)?;
+        leaf.push(torrent);
+        leaves.push(Span { fence, items: leaf });
+        let items = leaves;
+        self.branches.push(Span { fence, items });
+        self.len = 1;
+        Some(Position::default())
     }
 
     /// Halves a full leaf, and its branch if the branch is full too. Returns the new position of `at`.
-    fn split_leaf(&mut self, mut at: Position) -> Position {
+    fn split_leaf(&mut self, mut at: Position) -> Option<Position> {
         if self.branches[at.branch].items.len() >= MAX_LEAVES {
-            let middle = halve(&mut self.branches, at.branch, |leaf| leaf.fence);
+            let middle = halve(&mut self.branches, at.branch, |leaf| leaf.fence)?;
             if at.leaf >= middle {
                 at.branch += 1;
                 at.leaf -= middle;
             }
         }
         let leaves = &mut self.branches[at.branch].items;
-        let middle = halve(leaves, at.leaf, |torrent| torrent.info_hash);
+        let middle = halve(leaves, at.leaf, |torrent| torrent.info_hash)?;
         if at.index > middle {
             at.leaf += 1;
             at.index -= middle;
         }
-        at
+        Some(at)
     }
 
     pub fn remove(&mut self, at: Position) {
@@ -268,15 +281,19 @@ impl Torrents {
 }
 
 /// Moves the upper half of a span into a new one after it. Returns how many items stay.
-fn halve<T>(row: &mut Vec<Span<T>>, at: usize, fence: impl Fn(&T) -> InfoHash) -> usize {
+fn halve<T>(row: &mut Vec<Span<T>>, at: usize, fence: impl Fn(&T) -> InfoHash) -> Option<usize> {
+    reserve(row, 1)?;
     let left = &mut row[at].items;
     let middle = left.len() / 2;
-    let items = left.split_off(middle);
-    left.shrink_to_fit();
-    let fence = fence(&items[0]);
-    reserve(row, 1);
+    let (mut lower, mut upper) = (Vec::new(), Vec::new());
+    reserve_exact(&mut lower, middle)?;
+    reserve_exact(&mut upper, left.len() - middle)?;
+    upper.extend(left.drain(middle..));
+    lower.append(left);
+    *left = lower;
+    let (fence, items) = (fence(upper.first()?), upper);
     row.insert(at + 1, Span { fence, items });
-    middle
+    Some(middle)
 }
 
 /// After a span has shrunk: removes it if it is empty, or joins it with the next one or the one before if it is below a
@@ -297,11 +314,12 @@ fn tidy<T>(row: &mut Vec<Span<T>>, shrunk: usize, max: usize) {
     } else {
         return;
     };
-    let mut right = row.remove(left + 1).items;
-    let left = &mut row[left].items;
-    left.reserve_exact(right.len());
-    left.append(&mut right);
-    trim(row);
+    let more = length(left + 1);
+    if reserve_exact(&mut row[left].items, more).is_some() {
+        let mut right = row.remove(left + 1).items;
+        row[left].items.append(&mut right);
+        trim(row);
+    }
 }
 
 /// The first eight bytes of the lowest and of the highest hash that may be found.
@@ -505,7 +523,8 @@ mod tests {
                         assert_eq!(model.get(&hash), Some(&found.downloaded));
                     }
                     Err(at) => {
-                        let at = table.insert(at, torrent(hash, step as u32));
+                        let inserted = table.insert(at, torrent(hash, step as u32));
+                        let at = inserted.expect("there is memory");
                         assert_eq!(table.get(at).map(|t| t.info_hash), Some(hash));
                         assert!(model.insert(hash, step as u32).is_none());
                         known.push(hash);

@@ -315,6 +315,21 @@ impl Daemon {
         });
     }
 
+    /// Sets a limit while it runs, by an option of `prlimit`, as its own user: not every root may do that to others.
+    /// False if there is no such program.
+    #[cfg(target_os = "linux")]
+    pub fn limit(&self, option: &str) -> bool {
+        let uids = self.proc_status("Uid");
+        let uid = uids.split_whitespace().next().expect("an id");
+        let command = format!("prlimit --pid {} {option}", self.id());
+        let as_user = format!("setpriv --reuid={uid} --regid={uid} --clear-groups {command}");
+        [command, as_user].iter().any(|command| {
+            let mut shell = Command::new("sh");
+            let status = shell.args(["-c", command]).stderr(Stdio::null()).status();
+            status.is_ok_and(|status| status.success())
+        })
+    }
+
     #[cfg(target_os = "linux")]
     pub fn resident_kib(&self) -> u64 {
         let text = self.proc_status("VmRSS");
