@@ -73,7 +73,7 @@ check-threads:
 # Feeds each target with random inputs for so long: needs `cargo install cargo-fuzz`. Inputs that reach new code
 # are added to target/fuzz/corpus; one that fails is in tests/fuzz/artifacts. The option -Z that cargo-fuzz passes is why
 # rustc is told to take it.
-FUZZ_TARGETS = http udp
+FUZZ_TARGETS = config dump forwarded frames http list multicast node proxy query state table udp
 FUZZ_SECONDS = 60
 FUZZ = RUSTC_BOOTSTRAP=1 $(CARGO) fuzz
 FUZZ_IN = --fuzz-dir tests/fuzz --target-dir target/fuzz
@@ -82,7 +82,7 @@ fuzz:
 	for target in $(FUZZ_TARGETS); do \
 		$(FUZZ_CORPUS) unpack tests/fuzz/corpus/$$target target/fuzz/corpus/$$target && \
 		$(FUZZ) run $(FUZZ_IN) $$target target/fuzz/corpus/$$target -- \
-			-max_len=4096 -timeout=10 -max_total_time=$(FUZZ_SECONDS) $(FUZZFLAGS) || exit 1; \
+			-max_len=2048 -timeout=10 -max_total_time=$(FUZZ_SECONDS) $(FUZZFLAGS) || exit 1; \
 	done
 
 # Keeps the inputs that reach code that no other one reaches, and packs them for the repository.

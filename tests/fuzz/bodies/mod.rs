@@ -3,13 +3,40 @@
 //! `fuzz_targets/` runs these bodies under libFuzzer, `tests/corpora.rs` with the inputs that fuzzing has found. So a
 //! body depends on its bytes alone: no clock, no randomness, no state from one call to the next.
 
+pub mod config;
+pub mod dump;
+pub mod forwarded;
+pub mod frames;
 pub mod http;
+pub mod list;
+pub mod multicast;
+pub mod node;
+pub mod proxy;
+pub mod query;
+pub mod state;
+pub mod table;
 pub mod udp;
+
+use std::path::Path;
 
 pub type Body = fn(&[u8]);
 
 /// The bodies by the names of their targets.
-pub const BODIES: [(&str, Body); 2] = [("http", http::run), ("udp", udp::run)];
+pub const BODIES: [(&str, Body); 13] = [
+    ("config", config::run),
+    ("dump", dump::run),
+    ("forwarded", forwarded::run),
+    ("frames", frames::run),
+    ("http", http::run),
+    ("list", list::run),
+    ("multicast", multicast::run),
+    ("node", node::run),
+    ("proxy", proxy::run),
+    ("query", query::run),
+    ("state", state::run),
+    ("table", table::run),
+    ("udp", udp::run),
+];
 
 /// Bytes that are read as numbers and pieces; zeros after their end.
 pub struct Input<'a>(pub &'a [u8]);
@@ -58,4 +85,14 @@ pub fn cuts(length: usize) -> impl Iterator<Item = usize> {
 pub fn unpacked(packed: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut packed = Input(packed);
     std::iter::from_fn(move || (!packed.is_empty()).then(|| packed.piece()))
+}
+
+/// Lets a function read a file with these bytes.
+pub fn with_file<T>(name: &str, bytes: &[u8], read: impl FnOnce(&Path) -> T) -> T {
+    let name = format!("announced-{name}-{}", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    std::fs::write(&path, bytes).expect("can write a temporary file");
+    let result = read(&path);
+    std::fs::remove_file(&path).expect("can remove it");
+    result
 }
