@@ -94,6 +94,11 @@ impl Responder {
         (self.interval, self.max_numwant) = (interval, max_numwant);
     }
 
+    /// The interval that clients are told, in seconds.
+    pub fn interval(&self) -> u32 {
+        self.interval
+    }
+
     /// A responder for another thread, over the same table.
     pub fn for_thread(&self, random: Random, board: Board) -> Responder {
         Responder {
@@ -314,6 +319,7 @@ impl Responder {
             limits: survey.limits,
             peers: survey.peers,
             table_bytes: survey.bytes,
+            interval: self.interval,
             list: self.rules.as_ref().map(|rules| rules.read().list_size()),
             cluster: self.cluster.as_ref().map(SharedOverview::get),
         }

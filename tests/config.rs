@@ -141,8 +141,9 @@ fn printed_options_can_be_read_back() {
     let line = "-i ::1 -p 0 -P 7 -p unix:/run/x -i 192.0.2.1 -p 80 -i :: -P 9 -u 33:44 -d /r -r http://x/ -A \
                 10.1.0.0/8 -A ::7 --public-stats --stats-path /s -w l --list-add a --list-remove b \
                 --refusal-interval 60 --refuse-udp empty --map 10.0.0.0/8=192.0.2.1 --trust-ip ::3 \
-                --full-scrape open --interval 900 --peer-timeout 1400 --numwant-max 7 --decoys 9 --max-peers \
-                10 --max-torrents 11 --max-connections 12 -j 2 --state s --state-interval 0 -l dump \
+                --full-scrape open --interval 900 --interval-max 901 --target-rate 5 --peer-timeout 1400 \
+                --numwant-max 7 --decoys 9 --max-peers 10 --max-torrents 11 --max-connections 12 -j 2 --state s \
+                --state-interval 0 -l dump \
                 --cluster-listen 192.0.2.1:1 --cluster-listen [::1]:2 --cluster-peer a.example:3 \
                 --cluster-peer [2001:db8::1]:4 --cluster-key k -s 192.0.2.1:9 --sync-node 10.0.0.0/9 \
                 --sync-mapped --proxy ::2 --proxy-header X-Real-IP --proxy-protocol --admin-listen 127.0.0.1:1 \
@@ -472,12 +473,13 @@ fn the_example_has_the_defaults() {
         rest.starts_with(|c: char| c.is_ascii_lowercase())
     };
     let lines = text.lines().filter(is_off).map(|line| &line[1..]);
-    // The lines of a cluster require each other.
-    let (cluster, mut lines): (Vec<&str>, Vec<&str>) =
-        lines.partition(|line| line.starts_with("cluster-"));
-    assert!(lines.len() >= 8 && cluster.len() >= 3, "{lines:?}");
-    let cluster = cluster.join("\n");
-    lines.push(&cluster);
+    // The lines of a cluster require each other, and so do those of the interval.
+    let groups = ["cluster-", "interval-max", "target-rate"];
+    let (grouped, mut lines): (Vec<&str>, Vec<&str>) =
+        lines.partition(|line| groups.iter().any(|group| line.starts_with(group)));
+    assert!(lines.len() >= 8 && grouped.len() >= 5, "{lines:?}");
+    let grouped = grouped.join("\n");
+    lines.push(&grouped);
     for line in lines {
         let conf = Conf::new(line);
         // A directory may be missing here, but the line is valid.

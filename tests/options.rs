@@ -129,7 +129,7 @@ fn check_prints_a_configuration_and_opens_nothing() {
     let limits =
         format!("# listening on tcp {address}\n# peer timeout: 90 s\n# TCP connections: at most ");
     for part in [
-        "interval 60\n#peer-timeout SECONDS\nnumwant-max 200\n",
+        "interval 60\n#interval-max SECONDS\ntarget-rate 0\n#peer-timeout SECONDS\nnumwant-max 200\n",
         "\n#redirect URL\n",
         &limits,
     ] {

@@ -237,6 +237,24 @@ fn verbosity_applies() {
 }
 
 #[test]
+fn a_target_rate_applies_up_to_an_interval_that_the_peer_timeout_allows() {
+    let it = Reloading::start("paced", "interval 120", "-f CONF");
+    let log = it
+        .reload("interval 60\ninterval-max 121\ntarget-rate 9")
+        .join("; ");
+    let error = "interval-max: invalid value '121': expected at most 120, two thirds of";
+    assert!(log.contains(FAILED) && log.contains(error), "{log}");
+    let changed = "interval, interval-max, target-rate";
+    it.change("interval 60\ninterval-max 120\ntarget-rate 9", changed);
+    wait_for("a shorter interval", || {
+        let metrics = get(it.daemon.tcp4(), "/metrics").text();
+        (metric(&metrics, "interval_seconds") < 118).then_some(())
+    });
+    it.change("interval 120", changed);
+    it.expect_interval(120);
+}
+
+#[test]
 fn other_keywords_need_a_restart() {
     let it = Reloading::start("restart", "interval 1800", "-f CONF");
     let text = "interval 900\naccess.stats 10.0.0.0/8\nlisten.udp 127.0.0.1:0\npeer-timeout 5000\ndecoys 5";

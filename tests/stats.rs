@@ -615,7 +615,8 @@ fn the_root_lists_a_port_of_several_addresses_once() {
 fn the_log_has_all_counts_that_are_not_zero_however_large() {
     let lines = with_view(Monitor::default(), log_lines);
     let expected = "torrents 860000, peers.ipv4.leecher 600000, peers.ipv4.seeder 1500000, \
-        peers.ipv6.leecher 100000, peers.ipv6.seeder 60000, completed_total 91234, synced_peers_total 14, \
+        peers.ipv6.leecher 100000, peers.ipv6.seeder 60000, interval_seconds 1800, \
+        completed_total 91234, synced_peers_total 14, \
         requests_total.udp.announce 123456789, requests_total.http.announce 4567890, \
         received_bytes_total.udp 98765432100";
     assert_eq!(lines, [expected]);
@@ -692,6 +693,7 @@ fn with_view<T>(monitor: Monitor, make: impl FnOnce(&View) -> T) -> T {
         table: &Table::new(limits, 1),
         table_now: 0,
         totals,
+        interval: 1800,
         limits,
         list: None,
         peers: [600_000, 1_500_000, 100_000, 60_000],

@@ -58,6 +58,10 @@ pub struct Options {
     pub refuse_udp: String,
     pub full_scrapes: FullScrapes,
     pub interval: u32,
+    /// 0 if not given.
+    interval_max: u32,
+    /// 0 for none.
+    pub target_rate: u32,
     /// 0 for the least that the interval allows.
     peer_timeout: u32,
     pub numwant_max: u32,
@@ -356,17 +360,21 @@ impl Options {
             let why = format!(" requires {threads} with 2 or more");
             return Err(origins.error("pin-threads", &why));
         }
-        let (interval, least) = (self.interval, self.least_timeout());
+        let (interval, least) = (self.interval_max(), self.least_timeout());
+        if interval < self.interval {
+            let name = origins.name_beside("interval", "interval-max");
+            let expected = format!("at least the {name} of {}", self.interval);
+            return Err(self.wrong_number("interval-max", interval, &expected));
+        }
         if self.peer_timeout == least {
             self.peer_timeout = 0;
         }
         if self.peer_timeout() < least {
-            let value = self.peer_timeout.to_string();
-            let name = origins.name_beside("interval", "peer-timeout");
+            let name = self.origins.name_beside(self.longest(), "peer-timeout");
             let expected = format!("at least {least}, 1.5 times the {name} of {interval}");
-            let wrong = invalid(OsStr::new(&value), &expected);
-            return Err(origins.error("peer-timeout", &format!(": {wrong}")));
+            return Err(self.wrong_number("peer-timeout", self.peer_timeout, &expected));
         }
+        let origins = &self.origins;
         let mut addresses = self.cluster_peers.iter().filter_map(PeerName::address);
         match addresses.find(|address| !self.listens_like(address)) {
             Some(address) => {
@@ -397,7 +405,29 @@ impl Options {
 
     /// The longest interval that a client is sent, and time for its announce to arrive.
     fn least_timeout(&self) -> u32 {
-        (self.interval + self.interval.div_ceil(2)).max(2)
+        let interval = self.interval_max();
+        (interval + interval.div_ceil(2)).max(2)
+    }
+
+    /// The interval that clients are sent at most, but for its spread, in seconds.
+    pub fn interval_max(&self) -> u32 {
+        match self.target_rate {
+            0 => self.interval,
+            _ => self.interval_max,
+        }
+    }
+
+    /// The flag that sets it.
+    fn longest(&self) -> &'static str {
+        match self.target_rate {
+            0 => "interval",
+            _ => "interval-max",
+        }
+    }
+
+    fn wrong_number(&self, flag: &str, value: u32, expected: &str) -> String {
+        let wrong = invalid(OsStr::new(&value.to_string()), expected);
+        self.origins.error(flag, &format!(": {wrong}"))
     }
 
     /// In seconds.
@@ -531,13 +561,11 @@ impl Options {
         if self.least_timeout() <= peer_timeout {
             return Ok(());
         }
-        let value = self.interval.to_string();
         let expected = format!(
             "at most {}, two thirds of the peer timeout of {peer_timeout}, which changes only at a restart",
             2 * peer_timeout / 3
         );
-        let wrong = invalid(OsStr::new(&value), &expected);
-        Err(self.origins.error("interval", &format!(": {wrong}")))
+        Err(self.wrong_number(self.longest(), self.interval_max(), &expected))
     }
 
     /// A configuration file with the options that differ from the defaults, or with all options.
@@ -724,6 +752,12 @@ mod tests {
         assert_eq!(options("--interval 3600").peer_timeout(), 5400);
         assert_eq!(options("--interval 1").peer_timeout(), 2);
         assert_eq!(options("--interval 3 --peer-timeout 5").peer_timeout(), 5);
+        let paced = |line| options(&["--target-rate 9 --interval-max 3600", line].concat());
+        assert_eq!(paced("").peer_timeout(), 5400);
+        assert_eq!(
+            paced(" --interval 3600 --peer-timeout 9000").peer_timeout(),
+            9000
+        );
     }
 
     #[test]
@@ -939,6 +973,23 @@ mod tests {
             (
                 "--interval 10 --peer-timeout 14",
                 "--peer-timeout: invalid value '14': expected at least 15, 1.5 times the --interval of 10",
+            ),
+            (
+                "--target-rate 9 --interval-max 3000 --peer-timeout 4499",
+                "--peer-timeout: invalid value '4499': expected at least 4500, 1.5 times the --interval-max of 3000",
+            ),
+            (
+                "--target-rate 9 --interval-max 1799",
+                "--interval-max: invalid value '1799': expected at least the --interval of 1800",
+            ),
+            ("--target-rate 9", "--target-rate requires --interval-max"),
+            (
+                "--interval-max 3600",
+                "--interval-max requires --target-rate",
+            ),
+            (
+                "--interval-max 3600 --target-rate 0",
+                "--interval-max requires --target-rate",
             ),
             ("-w a -b b", "-w/--whitelist conflicts with -b/--blacklist"),
             (

@@ -2,7 +2,7 @@
 //! and the counts in the log.
 
 use super::cluster::Cluster;
-use super::{Reload, Round};
+use super::{Pace, Reload, Round};
 use crate::access::{Access, Fifo};
 use crate::base::log::{self, Level};
 use crate::base::text::counted;
@@ -43,6 +43,8 @@ pub struct Chores {
     /// With `--state`.
     pub saves: Option<Saves>,
     pub cluster: Cluster,
+    /// The interval that all threads tell clients.
+    pub pace: Pace,
     sweeper: Sweeper,
     is_sweeping: bool,
     /// In the last turn both a save and a sweep were under way, and the save had the turn.
@@ -64,6 +66,7 @@ impl Chores {
             fifos: Vec::new(),
             saves: None,
             cluster: Cluster::default(),
+            pace: Pace::default(),
             sweeper: Sweeper::default(),
             is_sweeping: false,
             has_saved: false,
@@ -108,6 +111,7 @@ impl Chores {
             responder.next_sweep(),
             self.cluster.next_deadline(),
             self.report_at,
+            self.pace.next_step(),
             self.fifos.iter().filter_map(Fifo::next_report).min(),
             self.saves.as_ref().and_then(Saves::next_at),
             Some(responder.monitor.next_sample()),
@@ -140,12 +144,26 @@ impl Chores {
         self.fifos.iter_mut().for_each(|fifo| fifo.report(now));
         self.save_or_sweep(round);
         self.log_hold(round.responder);
+        self.set_interval(round);
         round.responder.record_history();
         if self.report_at.is_some_and(|at| at <= now) {
             self.report_at = Some(now + REPORT_MS);
             for counts in stats::log_lines(&round.responder.view()) {
                 log::info(format_args!("{counts}"));
             }
+        }
+    }
+
+    /// Follows the rate of announces.
+    fn set_interval(&mut self, round: &mut Round) {
+        let (now, responder) = (round.now(), &*round.responder);
+        if self.pace.next_step().is_some_and(|at| at <= now) {
+            let counters = responder.board.sum(&responder.counters);
+            let announces = counters.udp_announces.wrapping_add(counters.http_announces);
+            self.pace.advance(now, announces);
+        }
+        if self.pace.interval() != responder.interval() {
+            round.live.set_interval(self.pace.interval());
         }
     }
 
@@ -263,7 +281,8 @@ impl Chores {
 
     /// Applies configuration files that have been read again.
     fn configure(&mut self, round: &mut Round) {
-        let applied = self.reload.as_mut().and_then(|reload| reload.turn(round));
+        let pace = &mut self.pace;
+        let applied = self.reload.as_mut().and_then(|it| it.turn(pace, round));
         if applied.is_none() {
             return;
         }

@@ -13,11 +13,15 @@ mod cluster;
 #[cfg(not(feature = "cluster"))]
 #[path = "no_cluster.rs"]
 mod cluster;
+mod pace;
+#[cfg(test)]
+mod pace_tests;
 mod reload;
 mod serving;
 
 pub use chores::Chores;
 pub use cluster::Cluster;
+pub use pace::{Pace, Rule};
 pub use reload::{Live, Reload, Settings, log_connections, max_connections};
 pub use serving::{Serving, Socket};
 
@@ -103,6 +107,7 @@ struct Round<'a> {
     registry: &'a Registry,
     responder: &'a mut Responder,
     ids: &'a ConnectionIds,
+    live: &'a Live,
     busy: &'a mut Vec<Token>,
 }
 
@@ -260,6 +265,7 @@ impl Server {
             registry: self.poll.registry(),
             responder: &mut self.responder,
             ids: &self.ids,
+            live: &self.live,
             busy: &mut self.busy,
         };
         (round, self.serving.as_mut(), self.chores.as_mut())

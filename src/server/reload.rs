@@ -3,7 +3,7 @@
 //!
 //! Threads find new settings in [`Live`]. Each compares a number once a turn, so that no request takes a lock.
 
-use super::{Round, Serving};
+use super::{Pace, Round, Rule, Serving};
 use crate::base::lock::lock;
 use crate::base::log;
 use crate::helper::ConfigReader;
@@ -22,9 +22,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    pub fn new(options: &Options, policy: Arc<Policy>) -> Settings {
+    pub fn new(options: &Options, interval: u32, policy: Arc<Policy>) -> Settings {
         Settings {
-            interval: options.interval,
+            interval,
             max_numwant: options.numwant_max as usize,
             policy,
         }
@@ -53,6 +53,11 @@ impl Live {
         }
     }
 
+    /// Sets the interval that all threads tell clients.
+    pub(super) fn set_interval(&self, interval: u32) {
+        self.change(|settings| settings.interval = interval);
+    }
+
     fn change(&self, change: impl FnOnce(&mut Settings)) {
         change(&mut lock(&self.settings));
         self.generation.fetch_add(1, Ordering::Release);
@@ -77,7 +82,6 @@ pub struct Reload {
     pub start: Options,
     /// The options in effect.
     pub current: Options,
-    pub live: Arc<Live>,
     pub limits: Arc<SharedLimits>,
     /// Connections for which there are descriptors.
     pub available_connections: usize,
@@ -92,7 +96,7 @@ impl Reload {
     }
 
     /// Applies the files, once they are read. None: they have not arrived.
-    pub(super) fn turn(&mut self, round: &mut Round) -> Option<()> {
+    pub(super) fn turn(&mut self, pace: &mut Pace, round: &mut Round) -> Option<()> {
         let texts = self.reader.turn()?;
         let parsed = texts.and_then(|texts| self.source.parse_again(texts));
         let checked = parsed.and_then(|options| {
@@ -100,13 +104,13 @@ impl Reload {
             Ok(options)
         });
         match checked {
-            Ok(options) => self.apply(options, round),
+            Ok(options) => self.apply(options, pace, round),
             Err(why) => fail(&why),
         }
         Some(())
     }
 
-    fn apply(&mut self, mut new: Options, round: &mut Round) {
+    fn apply(&mut self, mut new: Options, pace: &mut Pace, round: &mut Round) {
         let changed = self.current.changes(&mut new, true);
         let stale = self.start.changes(&mut new, false);
         let before = self.current.max_connections;
@@ -123,10 +127,13 @@ impl Reload {
         responder
             .table
             .set_bounds(peers, torrents, responder.table_now());
+        let (table, now) = (&responder.table, responder.table_now());
+        table.set_interval(options.interval, now);
+        pace.set_rule(Rule::of(options));
         if !changed.is_empty() {
-            self.live.change(|settings| {
+            round.live.change(|settings| {
                 let policy = Arc::new(settings.policy.with(options));
-                *settings = Settings::new(options, policy);
+                *settings = Settings::new(options, pace.interval(), policy);
             });
         }
         if !stale.is_empty() {

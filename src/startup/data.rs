@@ -85,7 +85,9 @@ fn new_table(options: &Options) -> Table {
         max_peers: options.max_peers as usize,
         max_torrents: options.max_torrents as usize,
     };
-    Table::new(limits, options.threads())
+    let table = Table::new(limits, options.threads());
+    table.set_interval(options.interval, 0);
+    table
 }
 
 /// Does work that leaves out torrents that the list refuses.

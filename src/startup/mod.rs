@@ -20,7 +20,9 @@ use crate::helper::{ConfigReader, Helper, Plan};
 use crate::http::{Limiter, Policy, SharedLimits};
 use crate::options::{Options, Source};
 use crate::responder::Responder;
-use crate::server::{Chores, Live, Reload, Settings, Socket, log_connections, max_connections};
+use crate::server::{
+    Chores, Live, Pace, Reload, Rule, Settings, Socket, log_connections, max_connections,
+};
 use crate::state::{self, Saves};
 use crate::stats::Monitor;
 use crate::sys::pidfile::{self, Pidfile};
@@ -205,6 +207,7 @@ fn build(options: &Options, start: Start) -> Result<Loops, Problem> {
         None => random_key()?,
     };
     chores.cluster = membership.start(options, &table)?;
+    chores.pace = pace(options, &table);
     let state = options.state.as_deref();
     let own_key = shared_key.is_none().then_some(connection_key);
     chores.saves = state.map(|path| Saves::new(path, options.state_interval, own_key));
@@ -222,13 +225,13 @@ fn build(options: &Options, start: Start) -> Result<Loops, Problem> {
     let limits = SharedLimits::new(max.clone(), options.threads(), open.clone());
     let limits = Arc::new(limits);
     let policy = Arc::new(policy(options, &start.sockets));
-    let live = Arc::new(Live::new(Settings::new(options, policy.clone())));
+    let settings = Settings::new(options, responder.interval(), policy.clone());
+    let live = Arc::new(Live::new(settings));
     chores.reload = start.config.map(|(reader, source)| Reload {
         reader,
         source,
         start: options.clone(),
         current: options.clone(),
-        live: live.clone(),
         limits: limits.clone(),
         available_connections,
     });
@@ -246,6 +249,13 @@ fn build(options: &Options, start: Start) -> Result<Loops, Problem> {
     Loops::new(parts).map_err(problem("cannot poll"))
 }
 
+/// The interval that the loaded peers are for. In a cluster they announce to all nodes.
+fn pace(options: &Options, table: &Table) -> Pace {
+    let peers: usize = table.survey(0).peers.iter().sum();
+    let nodes = options.cluster_peers.len() + 1;
+    Pace::new(Rule::of(options), peers / nodes)
+}
+
 fn make_responder(
     options: &Options,
     table: Arc<Table>,
@@ -256,7 +266,7 @@ fn make_responder(
     monitor.loads = chores.access.as_ref().map(|access| access.job.clone());
     let numwant_max = options.numwant_max as usize;
     let seeded = Random::seeded(random()?);
-    let mut responder = Responder::new(table, options.interval, numwant_max, seeded);
+    let mut responder = Responder::new(table, chores.pace.interval(), numwant_max, seeded);
     responder.rules = chores.access.as_ref().map(Access::rules);
     responder.addresses = options.addresses().map(Arc::new);
     responder.log_completed = options.log_completed;

@@ -39,6 +39,7 @@ metrics! {
         leechers6 "family=ipv6,role=leecher" = whole(view.peers[2]);
         seeders6 "family=ipv6,role=seeder" = whole(view.peers[3]);
     }
+    "interval_seconds" "The interval that clients are told." { interval "" = some(view.interval.into()); }
     "max_torrents" "Torrents that are stored at most." { _ "" = whole(view.limits.max_torrents); }
     "max_peers" "Peers that are stored at most." { _ "" = whole(view.limits.max_peers); }
     "table_bytes" "Memory of the table of torrents and peers." {

@@ -113,6 +113,8 @@ pub struct View<'a> {
     pub peers: [usize; 4],
     /// Bytes of the table.
     pub table_bytes: [usize; 2],
+    /// Seconds that clients are told to wait between two announces.
+    pub interval: u32,
     /// None without a list.
     pub list: Option<ListSize>,
     /// None without a cluster.

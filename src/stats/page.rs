@@ -113,6 +113,9 @@ const NOW: &str = "<dl>
 <div><dt>Peers over IPv4</dt><dd>$</dd></div>
 <div><dt>Peers over IPv6</dt><dd>$</dd></div>
 <div><dt>TCP connections</dt><dd>$ <small>of $</small></dd></div>
+<div><dt>Interval</dt><dd>";
+
+const MEMORY: &str = "</dd></div>
 <div><dt>Memory</dt><dd>";
 
 /// Appends the sizes at this moment.
@@ -131,6 +134,8 @@ fn write_now(view: &View, out: &mut Vec<u8>) {
         view.monitor.max_connections() as u64,
     ];
     fill_with(out, NOW, &numbers, count);
+    duration(out, view.interval.into());
+    text(out, MEMORY);
     bytes(out, view.monitor.resident.bytes());
     text(out, "</dd></div>\n");
     if let Some(list) = &view.list {

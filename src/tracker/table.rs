@@ -215,6 +215,11 @@ impl Table {
         });
     }
 
+    /// Sets the shortest interval that clients are told, in seconds. A client that announces long before it is counted.
+    pub fn set_interval(&self, seconds: u32, now_ms: u64) {
+        self.each(now_ms, &mut |tracker| tracker.tally.set_interval(seconds));
+    }
+
     /// [`Tracker::scrape_from`] over the whole table: at most `max` torrents of one shard. Returns the info-hash to go
     /// on from; none is the end.
     pub fn scrape_from(

@@ -18,6 +18,8 @@ pub struct Tally {
     pub renewals: [u64; Tally::RENEWALS],
     /// Milliseconds in a unit.
     pub unit_ms: u64,
+    /// An announce without an event is too early at up to this many units after the last one.
+    early: u8,
     /// Clients that announce too early, by [`Tally::source`]; none before the first.
     pub woodpeckers: Option<Box<Busiest>>,
 }
@@ -26,8 +28,7 @@ impl Tally {
     /// One count for each age that a stamp can have.
     pub const RENEWALS: usize = Clock::STAMPS as usize;
 
-    /// An announce without an event is too early at up to this many units after the last one: two thirds of the
-    /// interval, if the timeout is the usual 1.5 intervals.
+    /// [`Tally::early`] if the timeout is the usual 1.5 intervals, as then two thirds of the interval.
     const EARLY: u8 = 21;
 
     /// Units after which the counts of woodpeckers are halved: an interval.
@@ -39,8 +40,17 @@ impl Tally {
             refused: [0; 2],
             renewals: [0; Tally::RENEWALS],
             unit_ms,
+            early: Tally::EARLY,
             woodpeckers: None,
         }
+    }
+
+    /// Sets the shortest interval that clients are told, in seconds.
+    pub(super) fn set_interval(&mut self, seconds: u32) {
+        let units = u64::from(seconds) * 1000 * 2 / 3 / self.unit_ms;
+        self.early = u8::try_from(units)
+            .unwrap_or(Tally::EARLY)
+            .min(Tally::EARLY);
     }
 
     /// An IPv4 address, or the upper half of an IPv6 one: a host has the lower half to itself.
@@ -68,7 +78,7 @@ impl Tally {
         }
         // The announce before may have been to another node.
         let is_own = tag & LOCAL != 0;
-        if age <= Tally::EARLY && is_own && announce.event == Event::None {
+        if age <= self.early && is_own && announce.event == Event::None {
             let woodpeckers = &mut self.woodpeckers;
             let woodpeckers = woodpeckers.get_or_insert_with(|| Busiest::new(random).into());
             woodpeckers.count(Tally::source(announce.peer));

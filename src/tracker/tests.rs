@@ -641,4 +641,11 @@ fn renewals_are_counted_by_age_and_early_ones_by_address() {
     assert_eq!(busiest(&tracker), expected);
     tracker.advance(32 * tracker.tally.unit_ms);
     assert_eq!(busiest(&tracker), [(0xc000_0201, 1)]);
+    // The peer timeout is 48 seconds, and two thirds of the interval are 6.
+    tracker.tally.set_interval(9);
+    for unit in [33, 40, 46] {
+        tracker.pass_to(unit * tracker.tally.unit_ms);
+        tracker.tell(&[7; 20], v4(1), Role::Seeder, Event::None);
+    }
+    assert_eq!(busiest(&tracker), [(0xc000_0201, 2)]);
 }
