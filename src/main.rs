@@ -35,7 +35,7 @@ fn run(command: Command, source: Source) -> Result<bool, Problem> {
     match command {
         Command::Serve(options) => startup::serve(&options, source)?,
         Command::Check(mut options, is_verbose) => {
-            startup::check(&options)?;
+            startup::check(&options, &source.files)?;
             print(&options.to_file(is_verbose))?;
             if is_verbose {
                 print(startup::limits(&options)?.as_bytes())?;

@@ -8,9 +8,9 @@ mod common;
 use common::bencode::Value;
 use common::http::{self, get};
 use common::udp::{self, Announce};
-use common::{Daemon, Directory, is_root, make_fifo, program, run, signal, wait_for, wait_longer};
+use common::{Daemon, Directory, is_root, make_fifo, program, run, wait_for, wait_longer};
 #[cfg(target_os = "linux")]
-use common::{child_of, is_alive};
+use common::{child_of, worker_of};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -564,10 +564,14 @@ fn a_fifo_of_another_user_ends_the_start() {
         &flags,
         &format!("announced: --list-add '{fifo}': {message}"),
     );
-    for uid in [0, 4711] {
-        give_to(uid);
-        Daemon::start(&flags);
-    }
+    give_to(4711);
+    Daemon::start(&flags);
+    give_to(0);
+    let denied = "not readable by user 4711:4712: mode 0600, owner 0:4714";
+    start_and_check_fail(&flags, &format!("announced: --list-add '{fifo}': {denied}"));
+    std::os::unix::fs::chown(fifo, None, Some(4712)).expect("is ours");
+    set_mode(fifo, 0o660);
+    Daemon::start(&flags);
 }
 
 #[test]
@@ -705,7 +709,7 @@ fn connects_are_answered_while_a_million_lines_are_reloaded() {
     (0..3).for_each(|_| client.connect());
     daemon.signal("HUP");
     let (mut answered, mut old) = (0, 0);
-    // The helper has the lowest priority: on a busy machine it reads for minutes.
+    // The worker has the lowest priority: on a busy machine it reads for minutes.
     const PATIENCE: Duration = Duration::from_secs(300);
     wait_longer("the list", PATIENCE, || {
         client.connect();
@@ -748,56 +752,16 @@ fn state_is_saved_while_a_million_lines_are_reloaded() {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
-fn the_helper_ends_with_the_daemon_and_ignores_signals() {
-    let files = Files::new("helper-ends", &[A]);
-    for (name, code) in [("TERM", Some(0)), ("KILL", None)] {
-        let mut daemon = files.start("-w");
-        let helper = child_of(daemon.id());
-        for ignored in ["TERM", "INT", "HUP", "USR1", "PIPE"] {
-            assert!(signal(helper, ignored));
-        }
-        files.write(list(&[A, B]));
-        reload(&daemon, "loaded: 2 hashes");
-        // The helper has no descriptor of the daemon but the socket between the two.
-        let open = fs::read_dir(format!("/proc/{helper}/fd")).expect("is alive");
-        let open: Vec<String> = open
-            .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
-            .map(|target| target.to_string_lossy().into_owned())
-            .filter(|target| target != "/dev/null")
-            .collect();
-        let is_socket = open.len() == 1 && open[0].starts_with("socket:");
-        assert!(is_socket, "{open:?}");
-        daemon.signal(name);
-        assert_eq!(daemon.wait().0.code(), code);
-        wait_for("the end of the helper", || {
-            (!is_alive(helper)).then_some(())
-        });
-    }
-}
-
-#[test]
-#[cfg(target_os = "linux")]
-fn the_daemon_goes_on_without_its_helper() {
-    let files = Files::new("helper-dies", &[A]);
-    let daemon = files.start("-w");
-    assert!(signal(child_of(daemon.id()), "KILL"));
-    daemon.wait_for_line("helper: process ended: ");
-    for _ in 0..2 {
-        reload(&daemon, "reload failed: the helper process has ended");
-        assert_eq!(tracked(&daemon), [A]);
-    }
-    assert_eq!(daemon.count_lines("helper: process ended: "), 1);
-}
-
-#[test]
-fn hup_reloads_a_list_in_a_chroot_that_only_root_may_read() {
+fn hup_reloads_a_list_in_a_chroot_that_only_the_user_may_read() {
     if !is_root() {
         return;
     }
     let files = Files::new("chroot", &[A]);
     set_mode(&files.list, 0o600);
     let root = files.directory.path();
+    for path in [root, &files.list] {
+        std::os::unix::fs::chown(path, Some(4711), Some(4712)).expect("is ours");
+    }
     let user = ["-d", root, "-u", "4711:4712"];
     let lists = ["-w", "/list", "--list-add", "/add"];
     let daemon = Daemon::start(&[user, lists].concat());
@@ -817,8 +781,9 @@ fn hup_reloads_a_list_in_a_chroot_that_only_root_may_read() {
     wait_for("the change", || (tracked(&daemon) == [B, C]).then_some(()));
     #[cfg(target_os = "linux")]
     {
-        let helper = child_of(daemon.id());
-        let inside = fs::read_link(format!("/proc/{helper}/root")).expect("is running");
-        assert_eq!(inside.to_str(), Some(root));
+        for helper in [child_of(daemon.id()), worker_of(daemon.id())] {
+            let inside = fs::read_link(format!("/proc/{helper}/root")).expect("is running");
+            assert_eq!(inside.to_str(), Some(root));
+        }
     }
 }

@@ -6,7 +6,7 @@ mod common;
 
 use common::{
     DEADLINE, Daemon, Directory, child_of, http, is_alive, is_root, make_fifo, program, run,
-    signal, skip, udp, uninterrupted, wait_for,
+    signal, skip, udp, uninterrupted, wait_for, worker_of,
 };
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -69,7 +69,7 @@ fn the_command_ends_once_the_daemon_is_ready() {
     assert!(err.ends_with("announced: ready\n"), "{err}");
     let id = read_id(&pidfile);
     let daemon = Background(id);
-    for id in [id, child_of(id)] {
+    for id in [id, child_of(id), worker_of(id)] {
         for fd in 0..3 {
             let link = fs::read_link(format!("/proc/{id}/fd/{fd}"));
             assert_eq!(link.ok(), Some("/dev/null".into()));
@@ -429,7 +429,8 @@ fn a_daemon_logs_to_standard_error_when_its_helper_has_ended() {
     let daemon = Daemon::spawn(syslog.daemon(&["--syslog"]));
     let id = daemon.id();
     syslog.wait_for_line(id, "ready");
-    assert!(signal(child_of(id), "KILL"));
+    let (monitor, worker) = (child_of(id), worker_of(id));
+    assert!(signal(monitor, "KILL") && signal(worker, "KILL"));
     daemon.wait_for_line("helper: process ended: ");
     udp::Client::new(daemon.udp4()).announce(&udp::Announce::default());
     daemon.signal("TERM");
@@ -471,13 +472,13 @@ fn a_syslog_that_is_not_read_delays_no_reply_reload_or_exit() {
     let [list, pidfile] = ["list", "pid"].map(|name| directory.file(name));
     fs::write(&list, "").expect("can be written");
     let mut daemon = start(&["-b", &list, "--pidfile", &pidfile]);
-    let (id, helper) = (daemon.id(), child_of(daemon.id()));
+    let (id, worker) = (daemon.id(), worker_of(daemon.id()));
     let client = udp::Client::new(daemon.udp4());
     // More lines than fit into both sockets. All announces are answered.
     for port in 1..=2000 {
         client.announce(&completed(port));
     }
-    // The helper still reloads the list.
+    // The worker still reloads the list.
     fs::write(&list, "aa".repeat(20)).expect("can be written");
     daemon.signal("HUP");
     wait_for("the list to be reloaded", || {
@@ -500,7 +501,7 @@ fn a_syslog_that_is_not_read_delays_no_reply_reload_or_exit() {
     });
     let metrics = http::get(daemon.tcp4(), "/metrics").text();
     assert!(http::metric(&metrics, "log_dropped_lines_total") >= dropped.into());
-    // A full log keeps neither the daemon nor its helper from ending.
+    // A full log keeps neither the daemon nor its helpers from ending.
     for port in 1..=2000 {
         client.announce(&udp::Announce {
             info_hash: [0xcc; 20],
@@ -509,7 +510,7 @@ fn a_syslog_that_is_not_read_delays_no_reply_reload_or_exit() {
     }
     daemon.signal("TERM");
     assert_eq!(daemon.wait().0.code(), Some(0));
-    wait_for_end(helper);
+    wait_for_end(worker);
     assert!(!Path::new(&pidfile).exists());
 }
 

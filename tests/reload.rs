@@ -5,7 +5,7 @@ mod common;
 use common::http::{Client, Response, get, metric};
 use common::{Daemon, Directory, is_root, udp, wait_for};
 #[cfg(target_os = "linux")]
-use common::{child_of, signal};
+use common::{child_of, signal, worker_of};
 use std::fs;
 
 const RELOADED: &str = "configuration: reloaded: ";
@@ -110,8 +110,10 @@ fn files_outside_the_root_directory_are_found() {
     // The daemon's own user may not read it.
     let conf = it.directory.file("conf");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    fs::set_permissions(conf, mode).expect("is ours");
-    it.hang_up();
+    fs::set_permissions(&conf, mode).expect("is ours");
+    let expected =
+        format!("announced: {FAILED}-f/--config '{conf}': Permission denied; nothing is changed");
+    assert_eq!(it.hang_up(), [expected]);
     it.expect_interval(900);
 }
 
@@ -314,7 +316,9 @@ fn a_file_with_an_error_changes_nothing() {
 #[test]
 fn the_daemon_goes_on_without_the_process_that_reads_files() {
     let it = Reloading::start("dies", "interval 900", "-f CONF");
-    assert!(signal(child_of(it.daemon.id()), "KILL"));
+    let (monitor, worker) = (child_of(it.daemon.id()), worker_of(it.daemon.id()));
+    assert!(signal(monitor, "KILL") && signal(worker, "KILL"));
+    it.daemon.wait_for_line("helper: process ended: ");
     let expected = format!("announced: {FAILED}the helper process has ended; nothing is changed");
     // The end may be noticed only now, or before.
     for _ in 0..2 {

@@ -9,9 +9,11 @@ use announced::base::random::Random;
 use announced::state::{StateWriter, wall_ms};
 use announced::tracker::{self, Event, Limits, Peer, Role, Sinks, Table};
 use common::udp::{Announce, Client};
-use common::{Daemon, Directory, free_address, http, is_root, make_fifo, run, skip, wait_for};
+use common::{
+    Daemon, Directory, free_address, give_to_nobody, http, is_root, make_fifo, run, skip, wait_for,
+};
 #[cfg(target_os = "linux")]
-use common::{child_of, signal};
+use common::{signal, worker_of};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -330,7 +332,7 @@ fn a_directory_that_takes_no_file_ends_the_start() {
 fn a_daemon_that_waits_for_its_last_save_uses_no_cpu() {
     let directory = Directory::new("waits");
     let mut daemon = with_state(&directory.file("state"));
-    let (id, helper) = (daemon.id(), child_of(daemon.id()));
+    let (id, worker) = (daemon.id(), worker_of(daemon.id()));
     // User and system time in ticks of 10 ms.
     let ticks = || -> u32 {
         let stat = fs::read_to_string(format!("/proc/{id}/stat")).expect("is running");
@@ -340,13 +342,13 @@ fn a_daemon_that_waits_for_its_last_save_uses_no_cpu() {
             .map(|ticks| ticks.parse::<u32>().expect("a number"))
             .sum()
     };
-    assert!(signal(helper, "STOP"));
+    assert!(signal(worker, "STOP"));
     daemon.signal("TERM");
     let before = ticks();
     // Clients that read slowly have 0.8 s; after that only the save is left. Nothing tells the end of an absence.
     std::thread::sleep(std::time::Duration::from_secs(3));
     let used = ticks() - before;
-    assert!(signal(helper, "CONT"));
+    assert!(signal(worker, "CONT"));
     assert_eq!(daemon.wait().0.code(), Some(0));
     assert!(used < 50, "{used} ticks of 300");
 }
@@ -416,7 +418,11 @@ fn a_save_under_load_is_complete() {
 fn a_save_that_fails_is_logged_and_the_next_may_succeed() {
     let directory = Directory::new("fails");
     let inner = directory.file("inner");
-    fs::create_dir(&inner).expect("can be made");
+    let make_inner = || {
+        fs::create_dir(&inner).expect("can be made");
+        give_to_nobody(&inner);
+    };
+    make_inner();
     let path = format!("{inner}/state");
     let mut daemon = with_state(&path);
     Client::new(daemon.udp4()).announce(&announce(A, 1, 1, 2));
@@ -424,7 +430,7 @@ fn a_save_that_fails_is_logged_and_the_next_may_succeed() {
     daemon.signal("USR1");
     daemon.wait_for_line(&format!("state: save failed: '{path}': No such file"));
     assert_eq!(Client::new(daemon.udp4()).scrape(&[A]), [[0, 0, 1]]);
-    fs::create_dir(&inner).expect("can be made");
+    make_inner();
     assert!(save(&daemon).contains("saved: 1 torrent, "));
     fs::remove_dir_all(&inner).expect("can be removed");
     daemon.signal("TERM");

@@ -12,7 +12,7 @@ use announced::tracker::{Limits, Table, Tally, Totals};
 use common::http::{Client, get, metric};
 #[cfg(target_os = "linux")]
 use common::is_root;
-use common::{Daemon, Directory, skip, udp, wait_for};
+use common::{Daemon, Directory, give_to_nobody, skip, udp, wait_for};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -372,6 +372,7 @@ fn saves_reloads_and_limits_are_in_the_metrics() {
     let directory = Directory::new("jobs");
     let list = directory.write("list", "aa".repeat(20));
     fs::create_dir(directory.file("states")).expect("can be made");
+    give_to_nobody(directory.file("states"));
     let state = directory.file("states/state");
     let flags = "--state-interval 0 --max-peers 1000 --max-torrents 100 --max-connections 50";
     let flags: Vec<&str> = flags

@@ -258,6 +258,20 @@ impl Access {
         }
     }
 
+    /// Begins the reload under way anew, as the helper has lost it.
+    pub fn repeat(&mut self, helper: &mut Helper) {
+        if let Some(reload) = &mut self.reload {
+            let changes = std::mem::take(&mut reload.changes);
+            *reload = Reload {
+                changes,
+                ..Reload::default()
+            };
+            if let Err(why) = helper.load_list() {
+                self.fail(why);
+            }
+        }
+    }
+
     /// The helper has read the file and will send this many hashes.
     pub fn begin(&mut self, count: usize, skipped: String) {
         if let Some(reload) = &mut self.reload {

@@ -1,15 +1,12 @@
-//! The process for configuration files: it reads them again at each reload.
-//!
-//! It is a process of its own, because it never enters the root directory: the files are outside, and one that was
-//! replaced by a rename is found only by its path. It keeps the privileges of the start and opens no other file.
+//! Configuration files: the start reads them, and the worker at each reload. One that was replaced by a rename is found
+//! by its path only.
 
 use super::frame;
 use super::{CONFIG_END, CONFIG_FAILED, CONFIG_FILE_END, CONFIG_TEXT};
 use crate::base::text;
-use crate::sys::{files, process, sandbox, signals};
+use crate::sys::files;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -31,18 +28,11 @@ fn load(file: File) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Serves until the daemon has ended, which is an error of the socket.
-pub fn run(paths: &[PathBuf], socket: &UnixStream) -> io::Result<()> {
-    signals::ignore()?;
-    process::keep_only(&[socket.as_fd()]);
-    process::yield_to_others();
-    sandbox::enter(sandbox::FILES)?;
-    loop {
-        frame::receive(socket)?;
-        match send_all(paths, socket)? {
-            Ok(()) => frame::send(socket, CONFIG_END, &[])?,
-            Err(why) => frame::send(socket, CONFIG_FAILED, why.as_bytes())?,
-        }
+/// Sends the daemon all files, or the reason why one cannot be read. An error is that of the socket.
+pub(super) fn send(paths: &[PathBuf], socket: &UnixStream) -> io::Result<()> {
+    match send_all(paths, socket)? {
+        Ok(()) => frame::send(socket, CONFIG_END, &[]),
+        Err(why) => frame::send(socket, CONFIG_FAILED, why.as_bytes()),
     }
 }
 

@@ -1,15 +1,17 @@
-//! The process for files and syslog. It reads and writes one file at a time, at the pace of the daemon.
+//! The worker: the process for files and syslog. It reads and writes one file at a time, at the pace of the daemon.
 //!
 //! A save is written to a temporary file beside the target. The file is synced and renamed when the daemon has sent all
 //! of it. It is removed if the save fails or the daemon ends before. So the target is replaced as a whole or not at
 //! all.
 
+use super::monitor::Ends;
 use super::syslog::Forwarder;
 use super::{
-    HASHES, LIST, LIST_FAILED, LOAD_LIST, Plan, SAVE, SAVE_BYTES, SAVE_FAILED, SAVED, frame, list,
+    HASHES, LIST, LIST_FAILED, LOAD_LIST, Plan, READ_CONFIG, SAVE, SAVE_BYTES, SAVE_END,
+    SAVE_FAILED, SAVED, config, frame, list,
 };
 use crate::base::text;
-use crate::sys::{files, privileges, process, sandbox, signals};
+use crate::sys::{files, process, sandbox};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -19,52 +21,44 @@ use std::path::{Path, PathBuf};
 const HASHES_A_FRAME: usize = frame::MAX_PAYLOAD / 20;
 
 /// Drops all that the process does not need, then serves. `name` goes before each line for syslog.
-pub fn run(
-    plan: &Plan,
-    socket: &UnixStream,
-    log: Option<UnixDatagram>,
-    name: String,
-) -> io::Result<()> {
-    signals::ignore()?;
-    let pidfile = plan.pidfile.as_ref();
-    let kept = [
-        Some(socket.as_fd()),
-        log.as_ref().map(AsFd::as_fd),
-        pidfile.map(AsFd::as_fd),
-    ];
+pub fn run(plan: &Plan, ends: &Ends, log: Option<&UnixDatagram>, name: &str) -> io::Result<()> {
+    let (daemon, monitor) = (ends.daemon.as_fd(), ends.monitor.as_fd());
+    let kept = [Some(daemon), Some(monitor), log.map(AsFd::as_fd)];
     process::keep_only(&kept.into_iter().flatten().collect::<Vec<_>>());
     // On a core that both share, clients would wait for this process: a UDP connect 41 ms while a list is read. After
     // the sockets are closed, as a process of low priority may hold them for seconds.
     process::yield_to_others();
-    let forwarder = log.map(|log| Forwarder::new(log, name));
-    match confine(plan) {
-        Ok(()) => serve(plan, socket, forwarder),
-        // The daemon meets the same error and ends.
-        Err(_) => drop(frame::receive(socket)),
-    }
-    // Last, as the daemon's lock on it shows whether the daemon has ended.
-    pidfile.map_or(Ok(()), |pidfile| pidfile.remove())
-}
-
-fn confine(plan: &Plan) -> io::Result<()> {
-    if let Some(root) = &plan.root {
-        privileges::enter(root)?;
-    }
-    sandbox::enter(sandbox::FILES)
+    // With the rights of the start: FreeBSD has a socket of syslog that only root may use.
+    let log = log.map(UnixDatagram::try_clone).transpose()?;
+    let forwarder = log.map(|log| Forwarder::new(log, name.to_owned()));
+    ends.confine(plan, sandbox::FILES)?;
+    serve(plan, &ends.daemon, Some(&ends.monitor), forwarder);
+    Ok(())
 }
 
 /// Lines that are forwarded in a row before other work has its turn.
 const MAX_FORWARDED: u32 = 16;
 
-/// Serves the daemon until it has ended, which is an error of the socket.
-pub fn serve(plan: &Plan, socket: &UnixStream, forwarder: Option<Forwarder>) {
+/// Serves the daemon until it has ended, which is an error of its socket and of the monitor's. The last lines come
+/// after the first of these.
+pub fn serve(
+    plan: &Plan,
+    daemon: &UnixStream,
+    monitor: Option<&UnixStream>,
+    forwarder: Option<Forwarder>,
+) {
     let mut worker = Worker {
         plan,
-        socket,
+        socket: daemon,
         save: None,
         forwarder,
     };
     while worker.turn(None).is_ok() {}
+    worker.save = None;
+    if let Some(monitor) = monitor {
+        worker.socket = monitor;
+        while worker.turn(None).is_ok() {}
+    }
     worker.forwarder.iter_mut().for_each(Forwarder::finish);
 }
 
@@ -105,14 +99,16 @@ impl Worker<'_> {
         let (kind, payload) = frame::receive(self.socket)?;
         let done = match (kind, &mut self.save) {
             (LOAD_LIST, _) => return self.send_list(),
+            (READ_CONFIG, _) => return config::send(&self.plan.config, self.socket),
             (SAVE, _) => Save::begin(path(&self.plan.state)).map(|save| self.save = Some(save)),
             // The save has failed before, and the daemon has not received that yet.
-            (_, None) => Ok(()),
-            (SAVE_BYTES, Some(save)) => save.file.write_all(&payload),
-            (_, save) => match save.take().map_or(Ok(()), Save::finish) {
+            (SAVE_BYTES | SAVE_END, None) => Ok(()),
+            (SAVE_BYTES, Some(save)) => save.write(&payload),
+            (SAVE_END, save) => match save.take().map_or(Ok(()), Save::finish) {
                 Ok(()) => return frame::send(self.socket, SAVED, &[]),
                 failed => failed,
             },
+            _ => return Err(ErrorKind::InvalidData.into()),
         };
         done.or_else(|error| {
             self.save = None;
@@ -149,9 +145,14 @@ fn path(planned: &Option<PathBuf>) -> &Path {
     planned.as_deref().unwrap_or(Path::new(""))
 }
 
+/// Bytes of a save that are synced at once, so that the last sync does not take longer than the daemon waits without
+/// progress.
+const SYNC_BYTES: usize = 16 << 20;
+
 /// A save that is being written.
 struct Save {
     file: File,
+    unsynced: usize,
     temporary: PathBuf,
     target: PathBuf,
 }
@@ -161,9 +162,20 @@ impl Save {
         let (file, temporary) = files::create_beside(target)?;
         Ok(Save {
             file,
+            unsynced: 0,
             temporary,
             target: target.to_owned(),
         })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.unsynced += bytes.len();
+        if self.unsynced < SYNC_BYTES {
+            return Ok(());
+        }
+        self.unsynced = 0;
+        self.file.sync_data()
     }
 
     fn finish(self) -> io::Result<()> {

@@ -1,23 +1,27 @@
 //! The helper processes, which do the blocking work of the poll loop. This is the daemon's side of them.
 //!
-//! The first process ([`Helper`]) reads and writes the files that options name, and forwards log lines to syslog. It
-//! keeps the privileges of the start and enters the root directory, so that a list can be reloaded and the state saved
-//! where the daemon's user may not. It opens no file but those of its [`Plan`]. It has the lowest priority on the CPU.
+//! The *monitor* keeps the privileges of the start, as far as it needs them to start its children as the daemon's user:
+//! see [`monitor`]. It does nothing on behalf of the daemon, and removes the pidfile when that has ended. Its children
+//! work, as the daemon's user:
 //!
-//! The second ([`Resolver`]) resolves the names of nodes. It is a process of its own, because it parses the replies of
-//! name servers and should do so as the daemon's user, and because a save or a line for syslog must not wait for a name
-//! server.
+//! - The *worker* ([`Helper`]) reads lists and configuration files, writes the state, and forwards log lines to syslog.
+//!   It opens no file but those of its [`Plan`]: no message names a path. It has the lowest priority on the CPU.
+//! - The *resolver* ([`Resolver`]) resolves the names of nodes. It is a process of its own, because it parses the
+//!   replies of name servers, and because a save or a line for syslog must not wait for a name server.
 //!
-//! The third ([`ConfigReader`]) reads configuration files again. It stays outside the root directory, as they are.
+//! Lists and state are inside the root directory; configuration files, syslog and the configuration of name resolution
+//! are outside. So a daemon with a root directory has two monitors.
 //!
-//! Each is forked before privileges are dropped, only if an option needs it, and ends when the daemon ends. They
-//! speak the frames of [`frame`] over a socketpair. A list arrives parsed and sorted, so that the loop only stores it.
-//! Syslog lines take a datagram socket of their own, which is full while syslog accepts none: see [`syslog`].
+//! A monitor is forked before privileges are dropped, only if an option needs it, and ends with its children when the
+//! daemon ends. Daemon and children speak the frames of [`frame`] over a socketpair. A list arrives parsed and sorted,
+//! so that the loop only stores it. Syslog lines take a datagram socket of their own, which is full while syslog
+//! accepts none: see [`syslog`].
 
 pub mod config;
 mod files;
 mod frame;
 pub mod list;
+mod monitor;
 mod names;
 mod syslog;
 
@@ -25,39 +29,42 @@ use crate::base::log;
 use crate::sys::pidfile::Pidfile;
 use crate::sys::privileges::Identity;
 use crate::sys::process;
-use frame::Channel;
+use frame::{Channel, Turn};
 use mio::{Registry, Token};
+use monitor::Child;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 
-// Kinds of frames to the process for files. Without payload, but for SAVE_BYTES.
+/// The first frame of a child. Empty if it is ready, else the reason why it cannot work.
+const HELLO: u8 = 0;
+
+// Kinds of frames to the worker. Without payload, but for SAVE_BYTES.
 const LOAD_LIST: u8 = 1;
 const SAVE: u8 = 2;
 const SAVE_BYTES: u8 = 3;
 const SAVE_END: u8 = 4;
+const READ_CONFIG: u8 = 5;
 
 // Its answers. LIST: number of info-hashes 4, text about skipped lines. HASHES: info-hashes. Failures: the reason.
-const LIST: u8 = 5;
-const HASHES: u8 = 6;
-const LIST_FAILED: u8 = 7;
-const SAVED: u8 = 8;
-const SAVE_FAILED: u8 = 9;
+const LIST: u8 = 6;
+const HASHES: u8 = 7;
+const LIST_FAILED: u8 = 8;
+const SAVED: u8 = 9;
+const SAVE_FAILED: u8 = 10;
+// The text of each configuration file in pieces, and its end; the end of all or, at any time, the reason why one cannot
+// be read.
+const CONFIG_TEXT: u8 = 11;
+const CONFIG_FILE_END: u8 = 12;
+const CONFIG_END: u8 = 13;
+const CONFIG_FAILED: u8 = 14;
 
-// To and from the process for names. All begin with the number of a name 2. FOUND: addresses as text, each in a line.
-// NOT_FOUND: the reason.
+// To and from the resolver. All begin with the number of a name 2. FOUND: addresses as text, each in a line. NOT_FOUND:
+// the reason.
 const RESOLVE: u8 = 1;
 const FOUND: u8 = 2;
 const NOT_FOUND: u8 = 3;
-
-// To and from the process for configuration files. The text of each file in pieces, and its end; the end of all or, at
-// any time, the reason why one cannot be read.
-const CONFIG_READ: u8 = 1;
-const CONFIG_TEXT: u8 = 2;
-const CONFIG_FILE_END: u8 = 3;
-const CONFIG_END: u8 = 4;
-const CONFIG_FAILED: u8 = 5;
 
 /// Bytes that may wait to be sent to the helper during a save.
 const MAX_QUEUED: usize = 256 * 1024;
@@ -65,23 +72,67 @@ const MAX_QUEUED: usize = 256 * 1024;
 /// The reason for which a file is not read or written.
 pub const ENDED: &str = "the helper process has ended";
 
-/// Everything that the helper may do, fixed before it is forked. Paths are those inside the root directory.
+/// Everything that a monitor and its children may do, fixed before they are forked. Paths are those inside the root
+/// directory.
 #[derive(Debug, Default)]
 pub struct Plan {
+    /// The user of the children, if this is root.
+    pub identity: Option<Identity>,
     /// Entered first, as the daemon itself does.
     pub root: Option<PathBuf>,
     pub list: Option<PathBuf>,
     pub state: Option<PathBuf>,
+    pub config: Vec<PathBuf>,
     pub syslog: bool,
+    /// To be resolved.
+    pub names: Vec<String>,
     /// Removed when the daemon has ended.
     pub pidfile: Option<Pidfile>,
 }
 
 impl Plan {
-    /// Whether there is anything to do.
-    pub fn needs_helper(&self) -> bool {
-        self.list.is_some() || self.state.is_some() || self.syslog || self.pidfile.is_some()
+    /// Forks the monitor and its children, as far as there is anything to do, and waits until they are ready. There
+    /// must be no other thread. The daemon must not have entered the root directory yet.
+    pub fn start(&self) -> io::Result<(Option<Helper>, Option<Resolver>)> {
+        let works = self.list.is_some() || self.state.is_some() || !self.config.is_empty();
+        let (worker, for_worker) = pair_if(works || self.syslog)?;
+        let (resolver, for_resolver) = pair_if(!self.names.is_empty())?;
+        if worker.is_none() && resolver.is_none() && self.pidfile.is_none() {
+            return Ok((None, None));
+        }
+        let (log, their_log) = self.syslog.then(UnixDatagram::pair).transpose()?.unzip();
+        for socket in [&log, &their_log].into_iter().flatten() {
+            socket.set_nonblocking(true)?;
+        }
+        // Lines carry the id of the daemon, not that of the worker.
+        let name = format!("announced[{}]", std::process::id());
+        let (daemon, ours) = UnixStream::pair()?;
+        process::fork(|| {
+            let work = |ends: monitor::Ends| files::run(self, &ends, their_log.as_ref(), &name);
+            let resolve = |ends: monitor::Ends| names::run(self, &ends);
+            let children = [
+                for_worker.map(|to_daemon| Child::new(to_daemon, &work)),
+                for_resolver.map(|to_daemon| Child::new(to_daemon, &resolve)),
+            ];
+            // The daemon sees that the process has ended. Nothing else would read an error.
+            let _ = monitor::run(self, &daemon, their_log.as_ref(), children);
+        })?;
+        // Open until the daemon has ended: the pidfile may only be removed when its lock is free, after the table has
+        // been freed.
+        std::mem::forget(ours);
+        let helper = worker.map(Channel::open).transpose()?.map(Helper::new);
+        let names = self.names.len();
+        let resolver = resolver.map(Channel::open).transpose()?;
+        log.into_iter().for_each(log::use_syslog);
+        Ok((
+            helper,
+            resolver.map(|channel| Resolver::new(channel, names)),
+        ))
     }
+}
+
+fn pair_if(is_needed: bool) -> io::Result<(Option<UnixStream>, Option<UnixStream>)> {
+    Ok(is_needed.then(UnixStream::pair).transpose()?.unzip())
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,30 +147,34 @@ pub enum Answer {
     Saved,
     /// The file is as it was, for this reason. Ends a save at any time.
     SaveFailed(String),
-    /// The process has ended, and with it the requests under way.
+    /// The texts of all configuration files, or why one of them cannot be read.
+    Config(Result<Vec<Vec<u8>>, String>),
+    /// The worker has ended, and with it the requests under way. Another has taken its place.
+    Restarted,
+    /// The worker has ended, and with it the requests under way, which should not be repeated.
     Ended,
 }
 
-/// The process for files and syslog.
-pub struct Helper(Channel);
+/// The worker.
+pub struct Helper {
+    channel: Channel,
+    /// Reads of the configuration files that were requested and have not ended.
+    config_requests: usize,
+    /// Of the read under way; the last is that of the file under way.
+    texts: Vec<Vec<u8>>,
+}
 
 impl Helper {
-    /// Forks the process. There must be no other thread. The daemon must not have entered the root directory yet, as
-    /// syslog's socket is outside.
-    pub fn start(plan: &Plan) -> io::Result<Helper> {
-        let (log, their_log) = plan.syslog.then(UnixDatagram::pair).transpose()?.unzip();
-        for socket in [&log, &their_log].into_iter().flatten() {
-            socket.set_nonblocking(true)?;
+    fn new(channel: Channel) -> Helper {
+        Helper {
+            channel,
+            config_requests: 0,
+            texts: vec![Vec::new()],
         }
-        // Lines carry the id of the daemon, not that of the helper.
-        let name = format!("announced[{}]", std::process::id());
-        let channel = start(|socket| files::run(plan, socket, their_log, name))?;
-        log.into_iter().for_each(log::use_syslog);
-        Ok(Helper(channel))
     }
 
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        self.0.register(registry, token)
+        self.channel.register(registry, token)
     }
 
     /// Requests the list, one at a time.
@@ -133,37 +188,76 @@ impl Helper {
         self.request(SAVE)
     }
 
+    /// Requests the texts of all configuration files.
+    pub fn read_config(&mut self) -> Result<(), &'static str> {
+        self.request(READ_CONFIG)?;
+        self.config_requests += 1;
+        Ok(())
+    }
+
+    /// Forgets the reads of configuration files that were requested; whether there was one.
+    pub fn give_up_config(&mut self) -> bool {
+        self.texts = vec![Vec::new()];
+        std::mem::take(&mut self.config_requests) > 0
+    }
+
+    /// While there is no worker, the request is lost with those under way: see [`Answer::Restarted`].
     fn request(&mut self, kind: u8) -> Result<(), &'static str> {
-        self.0.send(kind, &[]);
-        self.0.is_up().then_some(()).ok_or(ENDED)
+        self.channel.send(kind, &[]);
+        self.channel.is_up().then_some(()).ok_or(ENDED)
     }
 
     /// Bytes that [`Helper::save_bytes`] may take now. If there is no room, the poll reports the token when there is.
     pub fn room(&self) -> usize {
-        MAX_QUEUED.saturating_sub(self.0.queued())
+        let queued = self.channel.queued();
+        queued.map_or(0, |queued| MAX_QUEUED.saturating_sub(queued))
     }
 
     pub fn save_bytes(&mut self, bytes: &[u8]) {
         for part in bytes.chunks(frame::MAX_PAYLOAD) {
-            self.0.send(SAVE_BYTES, part);
+            self.channel.send(SAVE_BYTES, part);
         }
     }
 
     /// Replaces the file by the bytes that were sent.
     pub fn save_end(&mut self) {
-        self.0.send(SAVE_END, &[]);
+        self.channel.send(SAVE_END, &[]);
     }
 
     /// The next answer. Call this when the poll reports the token, and until there is none.
     pub fn turn(&mut self) -> Option<Answer> {
-        let Ok(frame) = self.0.turn() else {
-            log::use_stderr(true);
-            log::error(format_args!(
-                "helper: process ended: list and state can no longer be read or saved"
-            ));
-            return Some(Answer::Ended);
-        };
-        let (kind, payload) = frame?;
+        loop {
+            match self.channel.turn()? {
+                Turn::Frame(kind, payload) => {
+                    if let Some(answer) = self.answer(kind, payload) {
+                        return Some(answer);
+                    }
+                }
+                Turn::Restarted(may_repeat) => return Some(self.restarted(may_repeat)),
+                Turn::Ended => {
+                    log::use_stderr(true);
+                    log::error(format_args!(
+                        "helper: process ended: list and state can no longer be read or saved"
+                    ));
+                    return Some(Answer::Ended);
+                }
+            }
+        }
+    }
+
+    fn restarted(&mut self, may_repeat: bool) -> Answer {
+        log::error(format_args!("helper: process ended, and was restarted"));
+        if !may_repeat {
+            return Answer::Ended;
+        }
+        self.texts = vec![Vec::new()];
+        for _ in 0..self.config_requests {
+            self.channel.send(READ_CONFIG, &[]);
+        }
+        Answer::Restarted
+    }
+
+    fn answer(&mut self, kind: u8, payload: Vec<u8>) -> Option<Answer> {
         Some(match kind {
             LIST => {
                 let (count, skipped) = payload.split_first_chunk()?;
@@ -175,12 +269,29 @@ impl Helper {
             HASHES => Answer::Hashes(payload),
             LIST_FAILED => Answer::ListFailed(text(&payload)),
             SAVED => Answer::Saved,
-            _ => Answer::SaveFailed(text(&payload)),
+            SAVE_FAILED => Answer::SaveFailed(text(&payload)),
+            CONFIG_TEXT => {
+                self.texts.last_mut()?.extend_from_slice(&payload);
+                return None;
+            }
+            CONFIG_FILE_END => {
+                self.texts.push(Vec::new());
+                return None;
+            }
+            _ => {
+                let mut texts = std::mem::replace(&mut self.texts, vec![Vec::new()]);
+                texts.pop();
+                self.config_requests = self.config_requests.saturating_sub(1);
+                Answer::Config(match kind {
+                    CONFIG_END => Ok(texts),
+                    _ => Err(text(&payload)),
+                })
+            }
         })
     }
 }
 
-/// The process for names.
+/// The resolver.
 pub struct Resolver {
     channel: Channel,
     /// Of each name, whether an answer is outstanding.
@@ -192,14 +303,6 @@ pub struct Resolver {
 pub type Resolved = (usize, Result<Vec<IpAddr>, String>);
 
 impl Resolver {
-    /// Forks the process. There must be no other thread, and the root directory must not have been entered. As root,
-    /// the process becomes this user.
-    pub fn start(names: &[String], identity: Option<Identity>) -> io::Result<Resolver> {
-        let daemon = std::process::id();
-        let channel = start(|socket| names::run(names, socket, identity, daemon))?;
-        Ok(Resolver::new(channel, names.len()))
-    }
-
     fn new(channel: Channel, names: usize) -> Resolver {
         Resolver {
             channel,
@@ -232,7 +335,13 @@ impl Resolver {
 
     /// The next answer. Call this when the poll reports the token, and until there is none.
     pub fn turn(&mut self) -> Option<Resolved> {
-        let (kind, payload) = self.channel.turn().ok()??;
+        let (kind, payload) = loop {
+            match self.channel.turn()? {
+                Turn::Frame(kind, payload) => break (kind, payload),
+                Turn::Restarted(may_repeat) => self.restarted(may_repeat),
+                Turn::Ended => {}
+            }
+        };
         let (number, rest) = payload.split_first_chunk()?;
         let number = usize::from(u16::from_le_bytes(*number));
         *self.is_asked.get_mut(number)? = false;
@@ -243,77 +352,19 @@ impl Resolver {
         };
         Some((number, addresses))
     }
-}
 
-/// The process for configuration files.
-pub struct ConfigReader {
-    channel: Channel,
-    /// Reads that were requested and have not ended.
-    requests: usize,
-    /// Of the read under way; the last is that of the file under way.
-    texts: Vec<Vec<u8>>,
-}
-
-impl ConfigReader {
-    /// Forks the process. There must be no other thread, and the root directory must not have been entered.
-    pub fn start(paths: &[PathBuf]) -> io::Result<ConfigReader> {
-        Ok(ConfigReader {
-            channel: start(|socket| config::run(paths, socket))?,
-            requests: 0,
-            texts: vec![Vec::new()],
-        })
-    }
-
-    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        self.channel.register(registry, token)
-    }
-
-    /// Requests the texts of all files.
-    pub fn read(&mut self) -> Result<(), &'static str> {
-        self.requests += 1;
-        self.channel.send(CONFIG_READ, &[]);
-        self.channel.is_up().then_some(()).ok_or(ENDED)
-    }
-
-    /// The texts of all files, or why one of them cannot be read. Call this when the poll reports the token, and until
-    /// there is no answer.
-    pub fn turn(&mut self) -> Option<Result<Vec<Vec<u8>>, String>> {
-        let result = loop {
-            let Ok(frame) = self.channel.turn() else {
-                break Err(String::from(ENDED));
-            };
-            let (kind, payload) = frame?;
-            match (kind, self.texts.last_mut()) {
-                (CONFIG_TEXT, Some(text)) => text.extend_from_slice(&payload),
-                (CONFIG_FILE_END, _) => self.texts.push(Vec::new()),
-                (CONFIG_FAILED, _) => break Err(text(&payload)),
-                _ => break Ok(()),
+    fn restarted(&mut self, may_repeat: bool) {
+        log::error(format_args!("resolver: process ended, and was restarted"));
+        for number in 0..self.is_asked.len() {
+            if std::mem::take(&mut self.is_asked[number]) && may_repeat {
+                self.ask(number);
             }
-        };
-        let mut texts = std::mem::replace(&mut self.texts, vec![Vec::new()]);
-        texts.pop();
-        // At the end of the daemon there is none.
-        self.requests = self.requests.checked_sub(1)?;
-        Some(result.map(|()| texts))
+        }
     }
 }
 
 fn text(payload: &[u8]) -> String {
     String::from_utf8_lossy(payload).into_owned()
-}
-
-/// Forks a process that does this work and ends.
-fn start(work: impl FnOnce(&UnixStream) -> io::Result<()>) -> io::Result<Channel> {
-    let (ours, theirs) = UnixStream::pair()?;
-    ours.set_nonblocking(true)?;
-    process::fork(|| {
-        // The daemon sees that the process has ended. Nothing else would read an error.
-        let _ = work(&theirs);
-    })?;
-    // Keeps the socket open until the daemon has ended: the daemon logs the reason after its `Helper` is dropped, and
-    // the pidfile may only be removed when its lock is free, after the table has been freed.
-    std::mem::forget(ours.try_clone()?);
-    Ok(Channel::new(ours))
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! The process for names: it resolves them one after the other, however long that takes.
+//! The resolver: it resolves them one after the other, however long that takes.
 
-use super::{FOUND, NOT_FOUND, frame};
+use super::monitor::Ends;
+use super::{FOUND, NOT_FOUND, Plan, frame};
 use crate::base::text;
-use crate::sys::privileges::{self, Identity};
-use crate::sys::{process, sandbox, signals};
+use crate::sys::{process, sandbox};
 use std::io;
 use std::net::ToSocketAddrs;
 use std::os::fd::AsFd;
@@ -12,27 +12,12 @@ use std::os::unix::net::UnixStream;
 /// Further addresses of a name are ignored.
 const MAX_ADDRESSES: usize = 16;
 
-/// The process never enters the root directory, because the files that configure name resolution are outside.
-pub fn run(
-    names: &[String],
-    socket: &UnixStream,
-    identity: Option<Identity>,
-    daemon: u32,
-) -> io::Result<()> {
-    signals::end_at_once()?;
-    process::keep_only(&[socket.as_fd()]);
+/// Drops all that the process does not need, then serves.
+pub fn run(plan: &Plan, ends: &Ends) -> io::Result<()> {
+    process::keep_only(&[ends.daemon.as_fd(), ends.monitor.as_fd()]);
     process::yield_to_others();
-    if let Some(identity) = identity {
-        privileges::become_user(identity)?;
-    }
-    // A name server may not answer before the daemon ends.
-    process::end_with_parent();
-    // The daemon may have ended before that call.
-    if std::os::unix::process::parent_id() != daemon {
-        return Ok(());
-    }
-    sandbox::enter(sandbox::NAMES)?;
-    serve(names, socket)
+    ends.confine(plan, sandbox::NAMES)?;
+    serve(&plan.names, &ends.daemon)
 }
 
 /// Answers until the daemon has ended, which is an error of the socket.

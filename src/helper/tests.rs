@@ -1,4 +1,4 @@
-//! Both processes as threads, which do the same work.
+//! The worker and the resolver as threads, which do the same work.
 
 use super::*;
 use std::fs;
@@ -36,10 +36,11 @@ impl Directory {
     /// Lets the daemon's side work with a helper; returns when the helper has ended with it.
     fn with_helper(&self, work: impl FnOnce(&mut Helper)) {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
-        ours.set_nonblocking(true).expect("an option");
         std::thread::scope(|scope| {
-            scope.spawn(|| files::serve(&self.1, &theirs, None));
-            work(&mut Helper(Channel::new(ours)));
+            scope.spawn(|| files::serve(&self.1, &theirs, None, None));
+            work(&mut Helper::new(
+                Channel::new(None, ours).expect("an option"),
+            ));
         });
     }
 }
@@ -143,11 +144,11 @@ fn a_save_that_fails_is_reported_once() {
 
 #[test]
 fn the_end_of_the_process_is_reported_once() {
-    let (ours, theirs) = UnixStream::pair().expect("a pair");
-    ours.set_nonblocking(true).expect("an option");
-    let mut helper = Helper(Channel::new(ours));
+    let [(monitor, control), (ours, theirs)] =
+        [(); 2].map(|()| UnixStream::pair().expect("a pair"));
+    let mut helper = Helper::new(Channel::new(Some(monitor), ours).expect("an option"));
     assert_eq!((helper.save(), helper.load_list()), (Ok(()), Ok(())));
-    drop(theirs);
+    drop((theirs, control));
     assert_eq!(helper.turn(), Some(Answer::Ended));
     assert_eq!(helper.turn(), None);
     assert_eq!(
@@ -161,10 +162,10 @@ fn the_end_of_the_process_is_reported_once() {
 #[test]
 fn a_name_resolves_to_addresses_or_a_reason() {
     let (ours, theirs) = UnixStream::pair().expect("a pair");
-    ours.set_nonblocking(true).expect("an option");
+    let channel = Channel::new(None, ours).expect("an option");
     // Longer than a name may be, so that no name server is asked.
     let names = ["localhost", &"x".repeat(300), "192.0.2.1"].map(String::from);
-    let mut resolver = Resolver::new(Channel::new(ours), names.len());
+    let mut resolver = Resolver::new(channel, names.len());
     std::thread::scope(|scope| {
         scope.spawn(|| names::serve(&names, &theirs));
         for number in [1, 0, 2, 7, 2] {

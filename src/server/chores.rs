@@ -2,7 +2,7 @@
 //! and the counts in the log.
 
 use super::cluster::Cluster;
-use super::{Pace, Reload, Round};
+use super::{Pace, Reload, Round, reload};
 use crate::access::{Access, Fifo};
 use crate::base::log::{self, Level};
 use crate::base::text::counted;
@@ -27,7 +27,7 @@ const REPORT_MS: u64 = 60_000;
 const SIGNALS: Token = Token(0);
 const HELPER: Token = Token(1);
 const FIFOS: [Token; 2] = [Token(2), Token(3)];
-const CONFIG: Token = Token(4);
+const OUTSIDE: Token = Token(4);
 /// All tokens below are of chores; 6 and 7 are the cluster's.
 const TOKENS: usize = 8;
 
@@ -35,6 +35,8 @@ pub struct Chores {
     signals: UnixStream,
     /// None if no option needs it.
     pub helper: Option<Helper>,
+    /// With a root directory: the one for configuration files, which are outside.
+    pub outside: Option<Helper>,
     pub access: Option<Access>,
     /// With `--config`.
     pub reload: Option<Reload>,
@@ -61,6 +63,7 @@ impl Chores {
         Chores {
             signals,
             helper: None,
+            outside: None,
             access: None,
             reload: None,
             fifos: Vec::new(),
@@ -87,8 +90,8 @@ impl Chores {
         if let Some(helper) = &mut self.helper {
             helper.register(registry, HELPER)?;
         }
-        if let Some(reload) = &mut self.reload {
-            reload.reader.register(registry, CONFIG)?;
+        if let Some(outside) = &mut self.outside {
+            outside.register(registry, OUTSIDE)?;
         }
         self.cluster.register(registry)?;
         let mut fifos = self.fifos.iter().zip(FIFOS);
@@ -123,8 +126,7 @@ impl Chores {
     pub(super) fn turn(&mut self, token: Token, round: &mut Round) {
         match token {
             SIGNALS => self.take_signals(),
-            HELPER => self.take_answer(round),
-            CONFIG => self.configure(round),
+            HELPER | OUTSIDE => self.take_answer(token, round),
             _ if FIFOS.contains(&token) => self.change_list(token, round),
             _ => self.cluster.turn(token, round),
         }
@@ -217,12 +219,16 @@ impl Chores {
         }
     }
 
-    /// Passes an answer of the helper to the reload or the save that waits for it.
-    fn take_answer(&mut self, round: &mut Round) {
-        let Some(answer) = self.helper.as_mut().and_then(Helper::turn) else {
+    /// Passes an answer of a helper to the reload or the save that waits for it.
+    fn take_answer(&mut self, token: Token, round: &mut Round) {
+        let helper = match token {
+            OUTSIDE => &mut self.outside,
+            _ => &mut self.helper,
+        };
+        let Some(answer) = helper.as_mut().and_then(Helper::turn) else {
             return;
         };
-        round.note_busy(HELPER);
+        round.note_busy(token);
         let now = round.now();
         match (answer, &mut self.access, &mut self.saves) {
             (Answer::List { count, skipped }, Some(access), _) => access.begin(count, skipped),
@@ -230,12 +236,37 @@ impl Chores {
             (Answer::ListFailed(why), Some(access), _) => access.fail(&why),
             (Answer::Saved, _, Some(saves)) => saves.saved(now),
             (Answer::SaveFailed(why), _, Some(saves)) => saves.failed(&why, now),
-            (Answer::Ended, access, saves) => {
-                let why = helper::ENDED;
-                access.iter_mut().for_each(|access| access.fail(why));
-                saves.iter_mut().for_each(|saves| saves.failed(why, now));
-            }
+            (Answer::Config(texts), ..) => self.configure(texts, round),
+            (Answer::Restarted, ..) if token == HELPER => self.repeat(),
+            (Answer::Ended, ..) => self.give_up(token, now),
             _ => {}
+        }
+    }
+
+    /// Repeats what the helper had not done when it ended. It repeats reads of configuration files itself.
+    fn repeat(&mut self) {
+        if let Some(saves) = &mut self.saves {
+            saves.repeat();
+        }
+        if let (Some(access), Some(helper)) = (&mut self.access, &mut self.helper) {
+            access.repeat(helper);
+        }
+    }
+
+    /// A helper has not done what was requested, and will not do it.
+    fn give_up(&mut self, token: Token, now: u64) {
+        let why = helper::ENDED;
+        let helper = if token == HELPER {
+            self.access.iter_mut().for_each(|access| access.fail(why));
+            self.saves
+                .iter_mut()
+                .for_each(|saves| saves.failed(why, now));
+            &mut self.helper
+        } else {
+            &mut self.outside
+        };
+        if helper.as_mut().is_some_and(Helper::give_up_config) {
+            reload::fail(why);
         }
     }
 
@@ -270,7 +301,7 @@ impl Chores {
     fn reload(&mut self) {
         let names = self.cluster.resolve_again();
         if let Some(reload) = &mut self.reload {
-            reload.request();
+            reload.request(self.outside.as_mut().or(self.helper.as_mut()));
         }
         match (&mut self.access, &mut self.helper) {
             (Some(access), Some(helper)) => access.reload(helper),
@@ -280,15 +311,12 @@ impl Chores {
     }
 
     /// Applies configuration files that have been read again.
-    fn configure(&mut self, round: &mut Round) {
-        let pace = &mut self.pace;
-        let applied = self.reload.as_mut().and_then(|it| it.turn(pace, round));
-        if applied.is_none() {
-            return;
+    fn configure(&mut self, texts: Result<Vec<Vec<u8>>, String>, round: &mut Round) {
+        if let Some(reload) = &mut self.reload {
+            reload.take(texts, &mut self.pace, round);
+            let next = self.report_at.unwrap_or(round.now() + REPORT_MS);
+            self.report_at = log::is_told(Level::Info).then_some(next);
         }
-        round.note_busy(CONFIG);
-        let next = self.report_at.unwrap_or(round.now() + REPORT_MS);
-        self.report_at = log::is_told(Level::Info).then_some(next);
     }
 
     /// Begins the save that is due, or does a slice of the one that runs.

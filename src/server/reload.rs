@@ -6,7 +6,7 @@
 use super::{Pace, Round, Rule, Serving};
 use crate::base::lock::lock;
 use crate::base::log;
-use crate::helper::ConfigReader;
+use crate::helper::{self, Helper};
 use crate::http::{Policy, SharedLimits};
 use crate::options::{Options, Source};
 use crate::responder::Responder;
@@ -76,7 +76,6 @@ impl Live {
 
 /// Of a tracker with configuration files.
 pub struct Reload {
-    pub reader: ConfigReader,
     pub source: Source,
     /// Options that need a restart are compared with these.
     pub start: Options,
@@ -89,15 +88,18 @@ pub struct Reload {
 
 impl Reload {
     /// Requests the texts of the files.
-    pub fn request(&mut self) {
-        if let Err(why) = self.reader.read() {
-            fail(why);
-        }
+    pub fn request(&mut self, helper: Option<&mut Helper>) {
+        let requested = helper.ok_or(helper::ENDED).and_then(Helper::read_config);
+        requested.unwrap_or_else(fail);
     }
 
-    /// Applies the files, once they are read. None: they have not arrived.
-    pub(super) fn turn(&mut self, pace: &mut Pace, round: &mut Round) -> Option<()> {
-        let texts = self.reader.turn()?;
+    /// Applies the texts of the files, or logs why there are none.
+    pub(super) fn take(
+        &mut self,
+        texts: Result<Vec<Vec<u8>>, String>,
+        pace: &mut Pace,
+        round: &mut Round,
+    ) {
         let parsed = texts.and_then(|texts| self.source.parse_again(texts));
         let checked = parsed.and_then(|options| {
             options.check_interval(self.start.peer_timeout())?;
@@ -107,7 +109,6 @@ impl Reload {
             Ok(options) => self.apply(options, pace, round),
             Err(why) => fail(&why),
         }
-        Some(())
     }
 
     fn apply(&mut self, mut new: Options, pace: &mut Pace, round: &mut Round) {
@@ -163,7 +164,7 @@ pub fn log_connections(options: &Options, max: usize, descriptors: u64) {
     }
 }
 
-fn fail(why: &str) {
+pub(super) fn fail(why: &str) {
     log::error(format_args!(
         "configuration: reload failed: {why}; nothing is changed"
     ));

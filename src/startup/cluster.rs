@@ -11,10 +11,9 @@ use crate::cluster::opentracker::{LiveSync, cluster_id, renewals_from};
 use crate::helper::Resolver;
 use crate::options::Options;
 use crate::server::Cluster;
-use crate::sys::privileges::Identity;
 use crate::sys::sockets;
 use crate::tracker::Table;
-use mio::net::TcpListener;
+use mio::net::{TcpListener, UdpSocket};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
@@ -26,6 +25,8 @@ pub struct Membership {
     /// The key of the cluster, if this is to be a node of one.
     key: Option<Vec<u8>>,
     listeners: Vec<TcpListener>,
+    /// With --sync-multicast: to receive, and to send.
+    multicast: Option<(UdpSocket, UdpSocket)>,
     resolver: Option<Resolver>,
 }
 
@@ -45,11 +46,12 @@ fn read_key(options: &Options) -> Result<Option<Vec<u8>>, Problem> {
 }
 
 impl Membership {
-    pub fn open(options: &Options, identity: Option<Identity>) -> Result<Membership, Problem> {
+    pub fn open(options: &Options, resolver: Option<Resolver>) -> Result<Membership, Problem> {
         Ok(Membership {
             key: read_key(options)?,
             listeners: open_listeners(options)?,
-            resolver: start_resolver(options, identity)?,
+            multicast: open_multicast(options)?,
+            resolver,
         })
     }
 
@@ -69,8 +71,12 @@ impl Membership {
 
     /// Becomes a node, and takes part in opentracker's live sync, as far as options say so.
     pub fn start(self, options: &Options, table: &Table) -> Result<Cluster, Problem> {
-        let live = open_live_sync(options, self.key.as_deref(), table)?;
-        let mesh = match self.keys() {
+        let keys = self.keys();
+        let live = match self.multicast {
+            Some(sockets) => Some(live_sync(options, sockets, self.key.as_deref(), table)?),
+            None => None,
+        };
+        let mesh = match keys {
             Some(keys) => {
                 let settings = settings(options, keys, live.is_some())?;
                 let (peers, listeners) = (&options.cluster_peers, self.listeners);
@@ -82,19 +88,13 @@ impl Membership {
     }
 }
 
-/// The process that resolves names, while the files that configure name resolution can be read.
-fn start_resolver(
-    options: &Options,
-    identity: Option<Identity>,
-) -> Result<Option<Resolver>, Problem> {
+/// The names of nodes, if some are not addresses.
+pub fn names(options: &Options) -> Vec<String> {
     let peers = &options.cluster_peers;
     if peers.iter().all(|peer| peer.address().is_some()) {
-        return Ok(None);
+        return Vec::new();
     }
-    let names: Vec<String> = peers.iter().map(|peer| peer.host.clone()).collect();
-    let resolver = Resolver::start(&names, identity);
-    let resolver = resolver.map_err(problem("cannot start the process that resolves names"))?;
-    Ok(Some(resolver))
+    peers.iter().map(|peer| peer.host.clone()).collect()
 }
 
 /// Listens for other nodes.
@@ -124,12 +124,7 @@ fn settings(options: &Options, keys: Keys, has_live_sync: bool) -> Result<Settin
     })
 }
 
-/// Without a cluster, the table notes news for the live sync alone.
-fn open_live_sync(
-    options: &Options,
-    key: Option<&[u8]>,
-    table: &Table,
-) -> Result<Option<LiveSync>, Problem> {
+fn open_multicast(options: &Options) -> Result<Option<(UdpSocket, UdpSocket)>, Problem> {
     let Some(interface) = options.sync_multicast else {
         return Ok(None);
     };
@@ -137,11 +132,21 @@ fn open_live_sync(
     let shown = format!("multicast {GROUP}:{port} through {ip}");
     let group = SocketAddrV4::new(GROUP, port);
     let sockets = retry_at(&shown, || sockets::multicast(group, *ip));
-    let (input, output) = sockets.map_err(problem(&format!("cannot join {shown}")))?;
+    let sockets = sockets.map_err(problem(&format!("cannot join {shown}")))?;
     log::line(format_args!("listening on {shown}"));
     if options.sync_nodes.is_empty() {
         log::line(format_args!("multicast: send only: no --sync-node given"));
     }
+    Ok(Some(sockets))
+}
+
+/// Without a cluster, the table notes news for the live sync alone.
+fn live_sync(
+    options: &Options,
+    (input, output): (UdpSocket, UdpSocket),
+    key: Option<&[u8]>,
+    table: &Table,
+) -> Result<LiveSync, Problem> {
     let id = match key {
         Some(key) => cluster_id(key),
         None => {
@@ -153,5 +158,5 @@ fn open_live_sync(
         }
     };
     let (nodes, is_mapping) = (options.sync_nodes.clone(), options.sync_mapped);
-    Ok(Some(LiveSync::new(input, output, id, nodes, is_mapping)))
+    Ok(LiveSync::new(input, output, id, nodes, is_mapping))
 }

@@ -7,7 +7,6 @@ use crate::base::log;
 use crate::options::{EMPTY, Options};
 use crate::state::{self, Loaded};
 use crate::sys::files;
-use crate::sys::privileges::Identity;
 use crate::tracker::{Limits, Table, Tracked};
 use std::path::Path;
 use std::sync::Arc;
@@ -34,7 +33,7 @@ pub fn load_list(options: &Options) -> Result<Option<Access>, Problem> {
 }
 
 /// The FIFOs with their flags, and whether they add to the list.
-fn fifos(options: &Options) -> impl Iterator<Item = (&'static str, &Path, bool)> {
+pub fn fifos(options: &Options) -> impl Iterator<Item = (&'static str, &Path, bool)> {
     let add = options.list_add.as_deref();
     let remove = options.list_remove.as_deref();
     let add = add.map(|path| ("--list-add", path, true));
@@ -43,18 +42,18 @@ fn fifos(options: &Options) -> impl Iterator<Item = (&'static str, &Path, bool)>
 }
 
 /// Judges the FIFOs that exist; the others would be made.
-pub fn check_fifos(options: &Options, owner: Option<Identity>) -> Result<(), Problem> {
+pub fn check_fifos(options: &Options) -> Result<(), Problem> {
     for (flag, path, _) in fifos(options) {
         if let Ok(found) = path.metadata() {
-            files::expect_fifo(&found, owner).map_err(file_problem(flag, path))?;
+            files::expect_fifo(&found).map_err(file_problem(flag, path))?;
         }
     }
     Ok(())
 }
 
-pub fn open_fifos(options: &Options, owner: Option<Identity>) -> Result<Vec<Fifo>, Problem> {
+pub fn open_fifos(options: &Options) -> Result<Vec<Fifo>, Problem> {
     let open = |(flag, path, adds)| {
-        let fifo = files::open_fifo(path, owner).map_err(file_problem(flag, path))?;
+        let fifo = files::open_fifo(path).map_err(file_problem(flag, path))?;
         Ok(Fifo::new(fifo, flag, adds))
     };
     fifos(options).map(open).collect()

@@ -1,6 +1,7 @@
-//! The start, in order: background, signals, pidfile, helper process, checks, key, sockets; root directory, lists,
-//! state; privileges; loops and their threads. Sockets and key come before privileges are dropped. Threads come last,
-//! because the daemon never forks after they have started.
+//! The start, in order: background, signals, pidfile, helper processes, checks, key, sockets; root directory,
+//! privileges; lists, state; sandbox, loops and their threads. Sockets and key come before privileges are dropped. All
+//! files of the root directory come after: other users may own its directories, and place links there. Threads come
+//! last, because the daemon never forks after they have started.
 
 #[cfg(feature = "cluster")]
 pub mod cluster;
@@ -8,6 +9,7 @@ pub mod cluster;
 #[path = "no_cluster.rs"]
 pub mod cluster;
 pub mod data;
+mod permissions;
 pub mod privileges;
 pub mod sockets;
 pub mod threads;
@@ -16,7 +18,7 @@ use crate::access::Access;
 use crate::base::log;
 use crate::base::random::Random;
 use crate::base::text::reason;
-use crate::helper::{ConfigReader, Helper, Plan};
+use crate::helper::{Plan, Resolver};
 use crate::http::{Limiter, Policy, SharedLimits};
 use crate::options::{Options, Source};
 use crate::responder::Responder;
@@ -32,10 +34,11 @@ use crate::sys::{daemon, limits, process, signals, syslog};
 use crate::tracker::Table;
 use crate::udp::ConnectionIds;
 use cluster::Membership;
+use permissions::User;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use threads::{Loops, Parts};
@@ -57,28 +60,52 @@ pub fn file_problem(flag: &str, path: &Path) -> impl FnOnce(io::Error) -> Proble
     move |error| format!("{flag} '{}': {}", path.display(), reason(&error))
 }
 
-/// Does all of a start that neither opens a socket nor gives anything up.
-pub fn check(options: &Options) -> Result<(), Problem> {
+/// Does all of a start that opens no socket. In the end this process is the daemon's user, in the root directory.
+/// `files` are the configuration files.
+pub fn check(options: &Options, files: &[PathBuf]) -> Result<(), Problem> {
     sockets::choose_cores(options)?;
     if let Some(path) = &options.pidfile {
         pidfile::check_file(path).map_err(file_problem("--pidfile", path))?;
     }
     let identity = privileges::identity(options)?;
     cluster::check(options)?;
-    privileges::enter_root(options)?;
-    let access = data::load_list(options)?;
-    data::check_fifos(options, identity)?;
-    data::check_state(options, access.as_ref())
+    check_configuration(options, identity, files)?;
+    check_files(options, identity)
 }
 
-/// [`check`] in a process of its own, as a process cannot leave the root directory that it has entered. It shows errors
-/// of files before any socket is opened.
-fn check_apart(options: &Options) -> Result<(), Problem> {
+/// SIGHUP reads the files again, as the daemon's user.
+fn check_configuration(
+    options: &Options,
+    identity: Option<Identity>,
+    files: &[PathBuf],
+) -> Result<(), Problem> {
+    // Standard input is not read again.
+    let is_read = |path: &&Path| path.is_file() && !path.starts_with("/dev");
+    let files: Vec<&Path> = files.iter().map(PathBuf::as_path).filter(is_read).collect();
+    apart(|| {
+        privileges::become_user(identity)?;
+        User::new(options, identity).check_configuration(&files)
+    })
+}
+
+/// Checks the files of the root directory, as the daemon's user, which this process becomes.
+fn check_files(options: &Options, identity: Option<Identity>) -> Result<(), Problem> {
+    privileges::enter_root(options)?;
+    privileges::become_user(identity)?;
+    data::check_fifos(options)?;
+    User::new(options, identity).check_files(options)?;
+    let list = data::load_list(options)?;
+    data::check_state(options, list.as_ref())
+}
+
+/// Does this in a process of its own: it may enter the root directory and become another user, which no process can
+/// undo. It shows errors of files before any socket is opened.
+fn apart(check: impl FnOnce() -> Result<(), Problem>) -> Result<(), Problem> {
     let checked = UnixStream::pair().and_then(|(mut ours, theirs)| {
         process::fork(|| {
             // Standard input may be one of the files.
             process::keep_only(&[io::stdin().as_fd(), theirs.as_fd()]);
-            if let Err(why) = check(options).and_then(|()| data::check_saving(options)) {
+            if let Err(why) = check() {
                 // The start meets the same error later.
                 let _ = (&theirs).write_all(why.as_bytes());
             }
@@ -134,13 +161,12 @@ pub fn serve(options: &Options, source: Source) -> Result<(), Problem> {
     let pidfile = options.pidfile.as_deref();
     let pidfile = pidfile.map(|path| pidfile::take(path).map_err(file_problem("--pidfile", path)));
     let (_locked, pidfile) = pidfile.transpose()?.unzip();
-    let mut chores = Chores::new(signals);
-    chores.helper = start_helper(options, pidfile)?;
-    check_apart(options)?;
-    let reader = start_reader(&source)?;
     let identity = privileges::identity(options)?;
+    let mut chores = Chores::new(signals);
+    let plans = plans(options, identity, pidfile, &source);
+    let resolver = start_helpers(options, &plans, &mut chores)?;
     // Before the sockets of clients are opened: a node without its key must not be reachable.
-    let membership = Membership::open(options, identity)?;
+    let membership = Membership::open(options, resolver)?;
     let descriptors = raise_descriptors()?;
     let cores = sockets::choose_cores(options)?;
     let sockets = sockets::open_for_threads(options)?;
@@ -152,11 +178,12 @@ pub fn serve(options: &Options, source: Source) -> Result<(), Problem> {
         cores,
         identity,
         membership,
-        config: reader.map(|reader| (reader, source)),
+        source,
         began,
         started,
     };
     let mut loops = build(options, start)?;
+    privileges::enter_sandbox(options)?;
     loops.start().map_err(problem("cannot start threads"))?;
     log::line(format_args!("ready"));
     if let Some(background) = background {
@@ -181,19 +208,21 @@ struct Start {
     /// The user to become.
     identity: Option<Identity>,
     membership: Membership,
-    config: Option<(ConfigReader, Source)>,
+    /// The configuration files.
+    source: Source,
     began: Moment,
     /// Seconds since 1970.
     started: u64,
 }
 
-/// Enters the root directory, loads files, drops privileges and makes the loops.
+/// Enters the root directory, drops privileges, loads files and makes the loops.
 fn build(options: &Options, start: Start) -> Result<Loops, Problem> {
-    let (identity, membership, mut chores) = (start.identity, start.membership, start.chores);
+    let (membership, mut chores) = (start.membership, start.chores);
     let monitor = Monitor::open(start.started, start.descriptors);
     privileges::enter_root(options)?;
+    privileges::give_up(options, start.identity)?;
     chores.access = data::load_list(options)?;
-    chores.fifos = data::open_fifos(options, identity)?;
+    chores.fifos = data::open_fifos(options)?;
     // With the rights and at the paths that the helper saves with.
     let (table, saved_key) = data::load_table(options, chores.access.as_ref())?;
     // All nodes of a cluster have the same decoys, and accept the connection ids of each other.
@@ -213,7 +242,6 @@ fn build(options: &Options, start: Start) -> Result<Loops, Problem> {
     chores.saves = state.map(|path| Saves::new(path, options.state_interval, own_key));
     let mut responder = make_responder(options, table, &chores, monitor)?;
     responder.cluster = chores.cluster.overview();
-    privileges::give_up(options, identity)?;
 
     let sockets = start.sockets.iter().map(Vec::len).sum();
     let available_connections = available_connections(options, start.descriptors, sockets);
@@ -227,9 +255,9 @@ fn build(options: &Options, start: Start) -> Result<Loops, Problem> {
     let policy = Arc::new(policy(options, &start.sockets));
     let settings = Settings::new(options, responder.interval(), policy.clone());
     let live = Arc::new(Live::new(settings));
-    chores.reload = start.config.map(|(reader, source)| Reload {
-        reader,
-        source,
+    let has_files = !start.source.files.is_empty();
+    chores.reload = has_files.then(|| Reload {
+        source: start.source,
         start: options.clone(),
         current: options.clone(),
         limits: limits.clone(),
@@ -274,30 +302,64 @@ fn make_responder(
     Ok(responder)
 }
 
-/// The helper process, before the sockets are opened, so that all log lines about them reach syslog too.
-fn start_helper(options: &Options, pidfile: Option<Pidfile>) -> Result<Option<Helper>, Problem> {
-    let plan = Plan {
+/// The work of the helper processes. With a root directory, that inside is apart, and comes second.
+fn plans(
+    options: &Options,
+    identity: Option<Identity>,
+    pidfile: Option<Pidfile>,
+    source: &Source,
+) -> (Plan, Option<Plan>) {
+    let files = Plan {
+        identity,
         root: options.root.clone(),
         list: options.whitelist.clone().or(options.blacklist.clone()),
-        syslog: options.syslog || options.daemon,
-        pidfile,
         state: options.state.clone(),
+        ..Plan::default()
     };
-    if !plan.needs_helper() {
-        return Ok(None);
+    let all = Plan {
+        config: source.files.clone(),
+        syslog: options.syslog || options.daemon,
+        names: cluster::names(options),
+        pidfile,
+        ..Plan::default()
+    };
+    match files.root {
+        Some(_) => (Plan { identity, ..all }, Some(files)),
+        None => {
+            let Plan { list, state, .. } = files;
+            (
+                Plan {
+                    identity,
+                    list,
+                    state,
+                    ..all
+                },
+                None,
+            )
+        }
     }
-    let helper = Helper::start(&plan).map_err(problem("cannot start the helper process"))?;
-    Ok(Some(helper))
 }
 
-/// The process that reads configuration files again, if there are any. It is outside the root directory, as they are.
-fn start_reader(source: &Source) -> Result<Option<ConfigReader>, Problem> {
-    if source.files.is_empty() {
-        return Ok(None);
+/// Starts the helper processes and checks files. The first starts before, so that all log lines reach syslog too, and
+/// the one inside the root directory when that is known to be there.
+fn start_helpers(
+    options: &Options,
+    (plan, inside): &(Plan, Option<Plan>),
+    chores: &mut Chores,
+) -> Result<Option<Resolver>, Problem> {
+    let failed = "cannot start the helper process";
+    let (helper, resolver) = plan.start().map_err(problem(failed))?;
+    chores.helper = helper;
+    check_configuration(options, plan.identity, &plan.config)?;
+    apart(|| {
+        check_files(options, plan.identity)?;
+        data::check_saving(options)
+    })?;
+    if let Some(inside) = inside {
+        chores.outside = chores.helper.take();
+        chores.helper = inside.start().map_err(problem(failed))?.0;
     }
-    let reader = ConfigReader::start(&source.files);
-    let reader = reader.map_err(problem("cannot start the process for configuration files"))?;
-    Ok(Some(reader))
+    Ok(resolver)
 }
 
 fn policy(options: &Options, sockets: &[Vec<Socket>]) -> Policy {

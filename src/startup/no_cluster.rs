@@ -1,9 +1,9 @@
 //! The start of a node in a build without the cluster: every flag of it is refused before.
 
 use super::Problem;
+use crate::helper::Resolver;
 use crate::options::Options;
 use crate::server::Cluster;
-use crate::sys::privileges::Identity;
 use crate::tracker::Table;
 use std::path::Path;
 
@@ -17,8 +17,12 @@ pub fn check(_: &Options) -> Result<(), Problem> {
     Ok(())
 }
 
+pub fn names(_: &Options) -> Vec<String> {
+    Vec::new()
+}
+
 impl Membership {
-    pub fn open(_: &Options, _: Option<Identity>) -> Result<Membership, Problem> {
+    pub fn open(_: &Options, _: Option<Resolver>) -> Result<Membership, Problem> {
         Ok(Membership)
     }
 

@@ -34,11 +34,16 @@ pub fn enter_root(options: &Options) -> Result<(), Problem> {
     }
 }
 
-/// Drops the privileges of root for good, and then all that a server does not need.
+/// Becomes this user, if this is root.
+pub fn become_user(identity: Option<Identity>) -> Result<(), Problem> {
+    let become_user = identity.map_or(Ok(()), privileges::become_user);
+    become_user.map_err(problem("cannot drop privileges"))
+}
+
+/// Drops the privileges of root for good.
 pub fn give_up(options: &Options, identity: Option<Identity>) -> Result<(), Problem> {
-    if let Some(identity) = identity {
-        privileges::become_user(identity).map_err(problem("cannot drop privileges"))?;
-        let Identity { uid, gid } = identity;
+    become_user(identity)?;
+    if let Some(Identity { uid, gid }) = identity {
         match options.user.contains(':') {
             true => log::line(format_args!("running as user {uid}, group {gid}")),
             false => {
@@ -49,6 +54,11 @@ pub fn give_up(options: &Options, identity: Option<Identity>) -> Result<(), Prob
     } else if options.user != DEFAULT_USER {
         log::line(format_args!("not started as root: -u/--user has no effect"));
     }
+    Ok(())
+}
+
+/// Gives up all that a server does not need.
+pub fn enter_sandbox(options: &Options) -> Result<(), Problem> {
     let promises = match options.has_unix_socket() {
         true => sandbox::SERVE_UNIX,
         false => sandbox::SERVE,

@@ -49,6 +49,11 @@ impl Saves {
         self.is_requested = true;
     }
 
+    /// Begins the save under way anew, as the helper has lost it.
+    pub fn repeat(&mut self) {
+        self.is_requested |= self.running.take().is_some();
+    }
+
     pub fn next_at(&self) -> Option<u64> {
         self.next_at.filter(|_| self.running.is_none())
     }

@@ -1,7 +1,7 @@
 //! Files, opened with checks that `std` lacks.
 
 use super::check;
-use super::privileges::{self, Identity};
+use super::privileges;
 use std::ffi::CString;
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io;
@@ -21,6 +21,26 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
         (_, true) => Err(io::Error::from_raw_os_error(libc::EISDIR)),
         _ => Err(unfit("not a regular file")),
     }
+}
+
+/// A right to a file, or to a directory.
+#[derive(Clone, Copy)]
+pub enum Right {
+    Read,
+    Write,
+    Search,
+}
+
+/// An error if the current user lacks this right. To find that out touches nothing.
+pub fn may(path: &Path, right: Right) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let right = match right {
+        Right::Read => libc::R_OK,
+        Right::Write => libc::W_OK,
+        Right::Search => libc::X_OK,
+    };
+    // SAFETY: a C string that outlives the call.
+    check(unsafe { libc::access(path.as_ptr(), right) }).map(drop)
 }
 
 /// Creates the file that is to replace this one when it is complete, beside it and with `.new` behind its name. It is
@@ -76,8 +96,8 @@ pub fn is_at(path: &Path, file: &Metadata) -> bool {
 }
 
 /// Opens a FIFO for reading and writing, non-blocking: with a writer in this process it has no end. A missing FIFO is
-/// created for this owner, or else the current user, and no other user. An existing one must pass [`expect_fifo`].
-pub fn open_fifo(path: &Path, owner: Option<Identity>) -> io::Result<File> {
+/// created for the current user, and no other. An existing one must pass [`expect_fifo`].
+pub fn open_fifo(path: &Path) -> io::Result<File> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: a C string that outlives the call.
     let made = check(unsafe { libc::mkfifo(name.as_ptr(), 0o600) });
@@ -86,28 +106,25 @@ pub fn open_fifo(path: &Path, owner: Option<Identity>) -> io::Result<File> {
         other => other.map(|_| true)?,
     };
     // Before it is opened, as opening anything else could have effects.
-    expect_fifo(&std::fs::metadata(path)?, owner)?;
-    // A new one must not have been replaced by a link.
-    let flags = libc::O_NONBLOCK | if is_new { libc::O_NOFOLLOW } else { 0 };
+    expect_fifo(&std::fs::metadata(path)?)?;
     let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(flags);
+    options
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK);
     let file = options.open(path)?;
-    expect_fifo(&file.metadata()?, owner)?;
+    expect_fifo(&file.metadata()?)?;
     if is_new {
         // In spite of the umask.
         file.set_permissions(Permissions::from_mode(0o600))?;
-        if let Some(Identity { uid, gid }) = owner {
-            std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
-        }
     }
     Ok(file)
 }
 
-/// An error unless this is a FIFO that belongs to root or to this owner, or else the current user, and that not every
-/// user may write. Its group may: that is the choice of the owner.
-pub fn expect_fifo(metadata: &Metadata, owner: Option<Identity>) -> io::Result<()> {
-    let uid = metadata.uid();
-    let user = owner.map_or_else(privileges::user, |owner| owner.uid);
+/// An error unless this is a FIFO that belongs to root or to the current user, and that not every user may write. Its
+/// group may: that is the choice of the owner.
+pub fn expect_fifo(metadata: &Metadata) -> io::Result<()> {
+    let (uid, user) = (metadata.uid(), privileges::user());
     if !metadata.file_type().is_fifo() {
         Err(unfit("not a FIFO"))
     } else if ![0, user].contains(&uid) {

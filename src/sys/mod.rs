@@ -9,6 +9,7 @@ pub mod capabilities;
 pub mod chunks;
 pub mod cores;
 pub mod daemon;
+pub mod descriptors;
 pub mod files;
 pub mod limits;
 pub mod memory;

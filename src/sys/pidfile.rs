@@ -6,13 +6,13 @@
 //! A user who may open the file, if only to read it, may lock it. So only its owner may open it, and the owner is the
 //! user that starts the daemon.
 
-use super::check;
 use super::files::{is_at, try_lock, unfit};
-use super::privileges;
+use super::privileges::{self, acting_as};
+use super::{check, filled};
 use std::ffi::{CString, OsStr};
-use std::fs::{File, Metadata, Permissions};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -31,6 +31,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct Pidfile {
     directory: File,
+    /// Opened apart from the one that is locked.
+    file: File,
     name: CString,
     id: u32,
 }
@@ -40,12 +42,17 @@ pub struct Pidfile {
 pub fn take(path: &Path) -> io::Result<(File, Pidfile)> {
     let name = path.file_name().ok_or(ErrorKind::IsADirectory)?;
     let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    let directory = File::open(parent.unwrap_or(Path::new(".")))?;
+    let mut file = lock(path)?;
     let pidfile = Pidfile {
-        directory: File::open(parent.unwrap_or(Path::new(".")))?,
+        directory,
+        file: flags(File::options().read(true)).open(path)?,
         name: CString::new(OsStr::as_bytes(name))?,
         id: std::process::id(),
     };
-    let mut file = lock(path)?;
+    if !pidfile.is_same(&file)? {
+        return Err(unfit("replaced by another process"));
+    }
     file.set_permissions(Permissions::from_mode(MODE))?;
     file.set_len(0)?;
     writeln!(file, "{}", pidfile.id)?;
@@ -58,15 +65,14 @@ pub fn check_file(path: &Path) -> io::Result<()> {
     std::fs::symlink_metadata(path).map_or(Ok(()), |metadata| expect_pidfile(&metadata))
 }
 
+/// Neither follows a link nor blocks on a FIFO.
+fn flags(options: &mut OpenOptions) -> &mut OpenOptions {
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+}
+
 fn lock(path: &Path) -> io::Result<File> {
     let mut options = File::options();
-    // Neither follows a link nor blocks on a FIFO.
-    options
-        .read(true)
-        .write(true)
-        .create(true)
-        .mode(MODE)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    flags(options.read(true).write(true).create(true).mode(MODE));
     let mut holder = ErrorKind::AlreadyExists.into();
     for _ in 0..MAX_TRIES {
         let file = options.open(path)?;
@@ -125,34 +131,47 @@ fn read_id(file: &File) -> Option<u32> {
 }
 
 impl Pidfile {
-    /// Removes the file when the process that took it has ended, unless another process has taken it since.
+    /// Removes the file when the process that took it has ended, unless another process has taken it since. Without a
+    /// capability for it, root may not change the directory of another user, so this acts as that user.
     pub fn remove(&self) -> io::Result<()> {
-        let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let directory = self.directory.as_raw_fd();
-        // SAFETY: a C string that outlives the call. No mode is needed, as no file is created.
-        let fd = check(unsafe { libc::openat(directory, self.name.as_ptr(), flags) })?;
-        // SAFETY: the descriptor is new and has no other owner.
-        let file = unsafe { File::from_raw_fd(fd) };
         for _ in 0..MAX_TRIES {
-            let is_free = try_lock(&file).is_ok();
-            if read_id(&file) != Some(self.id) {
+            let is_free = try_lock(&self.file).is_ok();
+            if read_id(&self.file) != Some(self.id) {
                 break;
             }
             if is_free {
-                // SAFETY: a C string that outlives the call.
-                return check(unsafe { libc::unlinkat(directory, self.name.as_ptr(), 0) })
-                    .map(drop);
+                let owner = self.directory.metadata()?.uid();
+                return acting_as(owner, || self.unlink());
             }
             // The system is still closing the descriptors of the process.
             std::thread::sleep(PAUSE);
         }
         Ok(())
     }
-}
 
-impl AsFd for Pidfile {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.directory.as_fd()
+    fn unlink(&self) -> io::Result<()> {
+        let (directory, name) = (self.directory.as_raw_fd(), self.name.as_ptr());
+        let no_follow = libc::AT_SYMLINK_NOFOLLOW;
+        // SAFETY: a struct of integers, filled by the call, and a C string that outlives it.
+        let at: libc::stat =
+            unsafe { filled(|stat| libc::fstatat(directory, name, stat, no_follow)) }?;
+        // SAFETY: a struct of integers, filled by the call.
+        let own: libc::stat = unsafe { filled(|stat| libc::fstat(self.file.as_raw_fd(), stat)) }?;
+        if (at.st_dev, at.st_ino) != (own.st_dev, own.st_ino) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        // SAFETY: a C string that outlives the call.
+        check(unsafe { libc::unlinkat(directory, name, 0) }).map(drop)
+    }
+
+    fn is_same(&self, file: &File) -> io::Result<bool> {
+        let [own, other] = [self.file.metadata()?, file.metadata()?];
+        Ok((own.dev(), own.ino()) == (other.dev(), other.ino()))
+    }
+
+    /// The descriptors that [`Pidfile::remove`] needs.
+    pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.directory.as_fd(), self.file.as_fd()]
     }
 }
 

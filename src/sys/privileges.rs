@@ -66,6 +66,21 @@ pub fn enter(root: &Path) -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
+/// Does this as another user, whose rights to files and processes count meanwhile. Root needs it if it has no
+/// capability to override them. Other users do it as themselves.
+pub fn acting_as<T>(uid: u32, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let own = user();
+    if own != 0 {
+        return work();
+    }
+    // SAFETY: system calls without pointers. The real id stays root's, so there is a way back.
+    check(unsafe { libc::seteuid(uid) })?;
+    let done = work();
+    // SAFETY: likewise.
+    check(unsafe { libc::seteuid(own) })?;
+    done
+}
+
 /// Becomes this user: supplementary groups, group, user, in this order. Then checks that there is no way back.
 pub fn become_user(Identity { uid, gid }: Identity) -> io::Result<()> {
     // SAFETY: the pointer is to one group, as the count says.

@@ -6,17 +6,30 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
+/// A child process, by its id.
+#[derive(Debug)]
+pub struct Forked(libc::pid_t);
+
 /// Forks. The new process runs `child` and exits without dropping anything. There must be no other thread, since only
 /// the calling one goes on in the child. The child needs no `wait`: the system reaps it.
-pub fn fork(child: impl FnOnce()) -> io::Result<()> {
+pub fn fork(child: impl FnOnce()) -> io::Result<Forked> {
     super::signals::reap_children()?;
     // SAFETY: no pointers. There is one thread, so the child may do all that this one could.
-    if check(unsafe { libc::fork() })? == 0 {
+    let id = check(unsafe { libc::fork() })?;
+    if id == 0 {
         child();
         // SAFETY: does not return. Unlike `exit` it does not flush buffers, which are copies of the parent's.
         unsafe { libc::_exit(0) }
     }
-    Ok(())
+    Ok(Forked(id))
+}
+
+impl Forked {
+    /// Ends the process, even if it is stopped. It must not have ended yet.
+    pub fn kill(&self) -> io::Result<()> {
+        // SAFETY: no pointers.
+        check(unsafe { libc::kill(self.0, libc::SIGKILL) }).map(drop)
+    }
 }
 
 /// Gives all other processes precedence on the CPU. A failure does no harm.
@@ -24,24 +37,6 @@ pub fn yield_to_others() {
     // SAFETY: no pointers.
     unsafe { libc::nice(19) };
 }
-
-/// Has the system kill this process when its parent ends. NetBSD and OpenBSD cannot. A change of user undoes it.
-#[cfg(target_os = "linux")]
-pub fn end_with_parent() {
-    // SAFETY: no pointers. It cannot fail, as this is a signal.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-}
-
-#[cfg(target_os = "freebsd")]
-pub fn end_with_parent() {
-    let mut signal = libc::SIGKILL;
-    let data = (&raw mut signal).cast();
-    // SAFETY: the pointer is to an integer, alive for the call. It cannot fail, as this is a signal.
-    unsafe { libc::procctl(libc::P_PID, 0, libc::PROC_PDEATHSIG_CTL, data) };
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
-pub fn end_with_parent() {}
 
 /// Opens /dev/null for [`redirect_standard`], before a chroot, which may lack it.
 pub(super) fn open_null() -> io::Result<File> {

@@ -47,13 +47,8 @@ pub fn catch() -> io::Result<mio::net::UnixStream> {
 /// In a child process: ignores the signals of the daemon, which ends the process by closing the socket between them.
 pub fn ignore() -> io::Result<()> {
     set_action(&HANDLED, libc::SIG_IGN)?;
-    set_action(&[libc::SIGPIPE], libc::SIG_IGN)
-}
-
-/// In a child process that has nothing to finish: the signals that stop the daemon end it.
-pub fn end_at_once() -> io::Result<()> {
-    ignore()?;
-    set_action(&[libc::SIGTERM, libc::SIGINT], libc::SIG_DFL)
+    // A file beyond the limit of its size is an error of the write.
+    set_action(&[libc::SIGPIPE, libc::SIGXFSZ], libc::SIG_IGN)
 }
 
 /// Has the system reap child processes when they end.

@@ -19,7 +19,7 @@ pub mod udp;
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -110,10 +110,17 @@ pub fn is_root() -> bool {
     is_root
 }
 
-/// Creates a FIFO.
+/// Creates a FIFO. As root it belongs to [`NOBODY`].
 pub fn make_fifo(path: &str) {
     let status = Command::new("mkfifo").arg(path).status();
     assert!(status.expect("there is a mkfifo").success());
+    give_to_nobody(path);
+}
+
+/// The process that works for a daemon with one monitor.
+#[cfg(target_os = "linux")]
+pub fn worker_of(id: u32) -> u32 {
+    child_of(child_of(id))
 }
 
 /// The id of the only child of a process, once those of the start have ended.
@@ -121,7 +128,7 @@ pub fn make_fifo(path: &str) {
 pub fn child_of(id: u32) -> u32 {
     let path = format!("/proc/{id}/task/{id}/children");
     wait_for("one child", || {
-        let children = std::fs::read_to_string(&path).expect("is running");
+        let children = std::fs::read_to_string(&path).unwrap_or_default();
         children.trim().parse().ok()
     })
 }
@@ -356,7 +363,16 @@ impl Drop for Daemon {
     }
 }
 
-/// A temporary directory of one test, which every user may enter. It is removed when its handle is dropped.
+/// The user that root becomes by default.
+pub const NOBODY: u32 = 65534;
+
+/// Lets daemons of root own a file. Other users stay its owner.
+pub fn give_to_nobody(path: impl AsRef<Path>) {
+    let _ = std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY));
+}
+
+/// A temporary directory of one test, which every user may enter. As root it belongs to [`NOBODY`], so that daemons can
+/// write into it. It is removed when its handle is dropped.
 pub struct Directory(PathBuf);
 
 impl Directory {
@@ -367,6 +383,7 @@ impl Directory {
         std::fs::create_dir(&path).expect("can be made");
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&path, open).expect("is ours");
+        give_to_nobody(&path);
         Directory(path)
     }
 
