@@ -13,7 +13,7 @@ use std::fmt;
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 /// The importance of a line, with the numbers of syslog (RFC 5424).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,6 +118,35 @@ pub fn write(level: Level, message: fmt::Arguments) {
     ALL_DROPPED.fetch_add(usize::from(!is_written), Ordering::Relaxed);
 }
 
+/// The lines about a fault that may come with every event: one is logged, and no other for some time after it.
+pub struct Seldom {
+    /// Seconds.
+    pause: u32,
+    /// When the next may be logged, in seconds since the start.
+    next: AtomicU32,
+}
+
+impl Seldom {
+    pub const fn new(pause: u32) -> Seldom {
+        let next = AtomicU32::new(0);
+        Seldom { pause, next }
+    }
+
+    /// Whether it was logged at this time, in milliseconds since the start.
+    pub fn error(&self, now_ms: u64, message: fmt::Arguments) -> bool {
+        let now = u32::try_from(now_ms / 1000).unwrap_or(u32::MAX);
+        let next = self.next.load(Ordering::Relaxed);
+        let after = now.saturating_add(self.pause);
+        let (load, store) = (Ordering::Relaxed, Ordering::Relaxed);
+        // Another thread may be first.
+        let is_due = next <= now && self.next.compare_exchange(next, after, store, load).is_ok();
+        if is_due {
+            error(message);
+        }
+        is_due
+    }
+}
+
 /// Lines dropped since the start.
 pub fn dropped() -> u64 {
     ALL_DROPPED.load(Ordering::Relaxed) as u64
@@ -179,6 +208,14 @@ mod tests {
             assert_eq!(PRIORITY.len() + line.len(), MAX_LINE_BYTES - 1);
             assert_eq!(line.ends_with(b"xx..."), is_cut);
         }
+    }
+
+    #[test]
+    fn a_fault_is_logged_once_in_its_time() {
+        let fault = Seldom::new(60);
+        let times = [0, 1, 59_999, 60_000, 60_001, 119_999, 500_000];
+        let logged = times.map(|ms| fault.error(ms, format_args!("a fault")));
+        assert_eq!(logged, [true, false, false, true, false, false, true]);
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! A turn reads a bounded number of bytes, so that clients do not wait for other nodes.
 
 use super::node::{ConnId, Node, Settings, World};
-use crate::base::log;
+use crate::base::log::{self, Seldom};
+use crate::base::text::reason;
 use crate::options::PeerName;
 use crate::stats::cluster::Failure;
 use crate::sys::sockets;
@@ -30,6 +31,9 @@ const WRITE_BYTES: usize = 64 * 1024;
 /// Milliseconds between two ticks, and between two resolutions of a silent node's name.
 const TICK_MS: u64 = 50;
 const RESOLVE_MS: u64 = 60_000;
+
+/// The system is out of descriptors or memory.
+static FAULT: Seldom = Seldom::new(60);
 
 /// The name of a node that the operator names.
 struct Name {
@@ -135,7 +139,20 @@ impl Mesh {
 
     /// Accepts the connections that wait. The poll does not watch the listeners, since a tick is never far.
     fn accept(&mut self, registry: &Registry, now: u64) {
-        let accept = |listener: &TcpListener| listener.accept().ok();
+        let accept = |listener: &TcpListener| match listener.accept() {
+            Ok(accepted) => Some(accepted),
+            Err(error) => {
+                // The others are of one connection, and the next tick is near.
+                if sockets::is_shortage(&error) {
+                    let why = reason(&error);
+                    FAULT.error(
+                        now,
+                        format_args!("cluster: cannot accept connections: {why}"),
+                    );
+                }
+                None
+            }
+        };
         let waiting = self.listeners.iter();
         let waiting = waiting.flat_map(|listener| std::iter::from_fn(move || accept(listener)));
         let accepted: Vec<_> = waiting.take(MAX_ACCEPTED).collect();
@@ -185,8 +202,15 @@ impl Mesh {
     /// Connects to the nodes whose time has come.
     fn dial(&mut self, registry: &Registry, now: u64) {
         while let Some((index, address)) = self.node.next_dial(now) {
-            let stream = sockets::connect(source(&self.listeners, address), address).ok();
-            match stream.and_then(|stream| self.add(registry, stream, true)) {
+            let stream = sockets::connect(source(&self.listeners, address), address);
+            if let Some(error) = stream.as_ref().err().filter(|e| sockets::is_shortage(e)) {
+                let why = reason(error);
+                FAULT.error(now, format_args!("cluster: cannot open connections: {why}"));
+            }
+            match stream
+                .ok()
+                .and_then(|stream| self.add(registry, stream, true))
+            {
                 Some(id) => self.node.open(id, Some(index), address, now),
                 None => self.node.fail(Some(index), None, Failure::Unreachable, now),
             }

@@ -23,10 +23,11 @@
 use crate::base::log;
 use crate::base::nets::{self, Net};
 use crate::base::siphash::siphash24_128;
+use crate::base::text::reason;
 use crate::stats::cluster::Multicast as Counters;
 use crate::sys::mmsg::{BATCH, Batch};
+use crate::sys::sockets::Multicast;
 use crate::tracker::{InfoHash, LATE, News, Peer, PeerState, Record, Role, Table};
-use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use std::io;
 use std::net::IpAddr;
@@ -45,6 +46,9 @@ const MAX_RECORDS: u64 = 250_000;
 
 /// Milliseconds between two log lines of one reason: about ignored packets, or packets that cannot be sent.
 const LOG_AGAIN_MS: u64 = 3_600_000;
+
+/// Milliseconds between two looks at the membership in the group, which ends with the interface.
+const REJOIN_MS: u64 = 5000;
 
 const SEEDING: u8 = 0x80;
 const COMPLETED: u8 = 0x40;
@@ -84,8 +88,7 @@ pub fn renewals_from(unit_ms: u64) -> u8 {
 
 /// The live sync as the daemon drives it.
 pub struct LiveSync {
-    input: UdpSocket,
-    output: UdpSocket,
+    sockets: Multicast,
     batch: Batch,
     filter: Filter,
     packets: Packets,
@@ -94,33 +97,32 @@ pub struct LiveSync {
     log_at: [u64; 4],
     /// When the next line about packets that cannot be sent may be logged.
     log_unsent_at: u64,
+    /// When it is next looked whether the interface was replaced.
+    rejoin_at: u64,
+    /// The interface is missing, and the log says so.
+    is_missing: bool,
 }
 
 impl LiveSync {
-    /// `input` receives the packets of the group, `output` sends to it. `id` is that of the cluster, or random.
+    /// `id` is that of the cluster, or random.
     /// (opentracker's is seeded by the second of its start: two that start together ignore each other.) Packets from
     /// `nodes` are accepted. With `is_mapping`, IPv4 peers are sent as mapped IPv6 addresses.
-    pub fn new(
-        input: UdpSocket,
-        output: UdpSocket,
-        id: [u8; 4],
-        nodes: Vec<Net>,
-        is_mapping: bool,
-    ) -> LiveSync {
+    pub fn new(sockets: Multicast, id: [u8; 4], nodes: Vec<Net>, is_mapping: bool) -> LiveSync {
         LiveSync {
-            input,
-            output,
+            sockets,
             batch: Batch::default(),
             filter: Filter::new(id, nodes),
             packets: Packets::new(id, is_mapping),
             counters: Counters::default(),
             log_at: [0; 4],
             log_unsent_at: 0,
+            rejoin_at: REJOIN_MS,
+            is_missing: false,
         }
     }
 
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(&mut self.input, token, Interest::READABLE)
+        registry.register(&mut self.sockets.input, token, Interest::READABLE)
     }
 
     /// Applies a batch of the packets that wait to the table. Returns whether more may wait.
@@ -130,8 +132,9 @@ impl LiveSync {
         table: &Table,
         refuses: &dyn Fn(&InfoHash) -> bool,
     ) -> bool {
-        // After an error the next packet causes another event.
-        let Ok(received) = self.batch.receive(&self.input) else {
+        let mut receive = || self.batch.receive(&self.sockets.input);
+        // After the error of one call the packets still wait. After that of two, the next packet causes another event.
+        let Ok(received) = receive().or_else(|_| receive()) else {
             return false;
         };
         for (from, packet) in self.batch.datagrams() {
@@ -176,6 +179,26 @@ impl LiveSync {
             }
         }
         self.send_due(now, now);
+        if self.rejoin_at <= now {
+            self.rejoin_at = now + REJOIN_MS;
+            self.rejoin();
+        }
+    }
+
+    /// Joins the group again after the interface was away.
+    fn rejoin(&mut self) {
+        match self.sockets.rejoin() {
+            Ok(true) => log::line(format_args!("multicast: joined the group again")),
+            Ok(false) => {}
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_missing, true) {
+                    let why = reason(&error);
+                    log::error(format_args!("multicast: cannot join the group: {why}"));
+                }
+                return;
+            }
+        }
+        self.is_missing = false;
     }
 
     /// Sends the packets that wait.
@@ -191,7 +214,7 @@ impl LiveSync {
 
     /// Sends a packet. If the system does not send it, it is lost, as on any network.
     fn send(&mut self, packet: &Packet, now: u64) {
-        let Err(error) = self.output.send(&packet.bytes) else {
+        let Err(error) = self.sockets.output.send(&packet.bytes) else {
             self.counters.packets_out += 1;
             self.counters.records_out += packet.records;
             return;

@@ -2,18 +2,27 @@
 
 use super::{FIRST_SOCKET, Round};
 use crate::base::addresses::is_local;
-use crate::base::log;
+use crate::base::log::{self, Seldom};
 use crate::base::text::reason;
 use crate::http::{Connections, Listener, Policy, SharedLimits, Site};
+use crate::responder::Responder;
 use crate::sys::mmsg::Batch;
+use crate::sys::sockets;
 use crate::udp;
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
-/// Milliseconds until accepting is retried when the system is out of descriptors.
+/// Milliseconds until accepting and receiving are retried when the system is out of descriptors or memory.
 const RETRY_MS: u64 = 500;
+
+/// Milliseconds after which it is asked how many datagrams it has dropped, if any was received meanwhile.
+const DROPS_MS: u64 = 1000;
+
+static ACCEPT_FAULT: Seldom = Seldom::new(60);
+static OVERRUN: Seldom = Seldom::new(3600);
 
 /// A socket for all clients, or for those that are admins.
 #[allow(clippy::large_enum_variant, reason = "there are a few, made once")]
@@ -41,8 +50,13 @@ pub struct Serving {
     connections: Connections,
     site: Site,
     batch: Batch,
-    /// The time at which accepting is retried, while the system is out of descriptors.
+    /// The time at which accepting and receiving are retried, while the system is short of something.
     starved_at: Option<u64>,
+    /// Whether the log says that no connection is accepted.
+    is_starvation_logged: bool,
+    /// Of each socket: datagrams that the system had dropped when it was last asked, and when it is next.
+    drops: Vec<u32>,
+    drops_at: Option<u64>,
 }
 
 impl Serving {
@@ -54,11 +68,14 @@ impl Serving {
             (socket, is_local)
         };
         Serving {
+            drops: vec![0; sockets.len()],
+            drops_at: None,
             sockets: sockets.into_iter().map(with_reach).collect(),
             connections: Connections::new(limits, first_connection),
             site,
             batch: Batch::default(),
             starved_at: None,
+            is_starvation_logged: false,
         }
     }
 
@@ -84,7 +101,11 @@ impl Serving {
     }
 
     pub(super) fn next_deadline(&self) -> Option<u64> {
-        let deadlines = [self.connections.next_deadline(), self.starved_at];
+        let deadlines = [
+            self.connections.next_deadline(),
+            self.starved_at,
+            self.drops_at,
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -96,7 +117,12 @@ impl Serving {
             Some(_) if round.responder.is_held() => true,
             Some((Socket::Udp(socket), is_local)) => {
                 round.responder.begin_turn(*is_local);
-                udp::serve(socket, &mut self.batch, round.ids, round.responder)
+                self.drops_at.get_or_insert(round.now() + DROPS_MS);
+                let served = udp::serve(socket, &mut self.batch, round.ids, round.responder);
+                served.unwrap_or_else(|_| {
+                    self.starved_at = Some(round.now() + RETRY_MS);
+                    false
+                })
             }
             Some((socket @ (Socket::Http(listener) | Socket::Admin(listener)), is_local)) => {
                 let is_admin = matches!(socket, Socket::Admin(_));
@@ -105,10 +131,9 @@ impl Serving {
                 match self.connections.accept(listener, origin, &mut context) {
                     Ok(is_busy) => is_busy,
                     Err(error) => {
-                        if self.starved_at.is_none() {
-                            let why = reason(&error);
-                            log::error(format_args!("cannot accept connections: {why}"));
-                        }
+                        let why = reason(&error);
+                        let line = format_args!("cannot accept connections: {why}");
+                        self.is_starvation_logged |= ACCEPT_FAULT.error(round.now(), line);
                         self.starved_at = Some(round.now() + RETRY_MS);
                         false
                     }
@@ -128,18 +153,41 @@ impl Serving {
         self.connections.serve_some(&mut context);
         self.connections.expire(round.now());
         if self.starved_at.is_some_and(|at| at <= round.now()) {
-            self.retry_accepting(round);
+            self.retry(round);
+        }
+        if self.drops_at.is_some_and(|at| at <= round.now()) {
+            self.drops_at = None;
+            self.count_drops(round.responder);
         }
     }
 
-    fn retry_accepting(&mut self, round: &mut Round) {
+    fn count_drops(&mut self, responder: &mut Responder) {
+        for ((socket, _), before) in self.sockets.iter().zip(&mut self.drops) {
+            let drops = match socket {
+                Socket::Udp(socket) => sockets::receive_drops(socket.as_fd()),
+                _ => None,
+            };
+            let drops = drops.unwrap_or(*before);
+            let new = drops.wrapping_sub(std::mem::replace(before, drops));
+            responder.counters.udp_overruns += u64::from(new);
+            if new > 0 {
+                let line = format_args!("udp: the receive buffer overran: {new} datagrams dropped");
+                OVERRUN.error(responder.monitor.now, line);
+            }
+        }
+    }
+
+    fn retry(&mut self, round: &mut Round) {
         let due = self.starved_at;
         for token in (FIRST_SOCKET..).take(self.sockets.len()) {
             self.turn(Token(token), false, round);
         }
         // A failure would have set another time.
-        if self.starved_at == due {
-            self.starved_at = None;
+        if self.starved_at != due {
+            return;
+        }
+        self.starved_at = None;
+        if std::mem::take(&mut self.is_starvation_logged) {
             log::line(format_args!("accepting connections again"));
         }
     }

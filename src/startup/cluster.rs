@@ -11,9 +11,9 @@ use crate::cluster::opentracker::{LiveSync, cluster_id, renewals_from};
 use crate::helper::Resolver;
 use crate::options::Options;
 use crate::server::Cluster;
-use crate::sys::sockets;
+use crate::sys::sockets::{self, Multicast};
 use crate::tracker::Table;
-use mio::net::{TcpListener, UdpSocket};
+use mio::net::TcpListener;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
@@ -26,7 +26,7 @@ pub struct Membership {
     key: Option<Vec<u8>>,
     listeners: Vec<TcpListener>,
     /// With --sync-multicast: to receive, and to send.
-    multicast: Option<(UdpSocket, UdpSocket)>,
+    multicast: Option<Multicast>,
     resolver: Option<Resolver>,
 }
 
@@ -124,14 +124,14 @@ fn settings(options: &Options, keys: Keys, has_live_sync: bool) -> Result<Settin
     })
 }
 
-fn open_multicast(options: &Options) -> Result<Option<(UdpSocket, UdpSocket)>, Problem> {
+fn open_multicast(options: &Options) -> Result<Option<Multicast>, Problem> {
     let Some(interface) = options.sync_multicast else {
         return Ok(None);
     };
     let (ip, port) = (interface.ip(), interface.port());
     let shown = format!("multicast {GROUP}:{port} through {ip}");
     let group = SocketAddrV4::new(GROUP, port);
-    let sockets = retry_at(&shown, || sockets::multicast(group, *ip));
+    let sockets = retry_at(&shown, || Multicast::open(group, *ip));
     let sockets = sockets.map_err(problem(&format!("cannot join {shown}")))?;
     log::line(format_args!("listening on {shown}"));
     if options.sync_nodes.is_empty() {
@@ -143,7 +143,7 @@ fn open_multicast(options: &Options) -> Result<Option<(UdpSocket, UdpSocket)>, P
 /// Without a cluster, the table notes news for the live sync alone.
 fn live_sync(
     options: &Options,
-    (input, output): (UdpSocket, UdpSocket),
+    sockets: Multicast,
     key: Option<&[u8]>,
     table: &Table,
 ) -> Result<LiveSync, Problem> {
@@ -158,5 +158,5 @@ fn live_sync(
         }
     };
     let (nodes, is_mapping) = (options.sync_nodes.clone(), options.sync_mapped);
-    Ok(LiveSync::new(input, output, id, nodes, is_mapping))
+    Ok(LiveSync::new(sockets, id, nodes, is_mapping))
 }

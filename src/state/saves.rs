@@ -24,6 +24,10 @@ pub struct Saves {
     next_at: Option<u64>,
     /// Another begins as soon as none runs. Any number of requests is one.
     is_requested: bool,
+    /// The one under way was requested.
+    is_by_request: bool,
+    /// The failure that the log has, until a save succeeds.
+    told: Option<String>,
     /// The save under way, and when it began.
     running: Option<(StateWriter, u64)>,
     pub job: Job,
@@ -39,6 +43,8 @@ impl Saves {
             interval_ms,
             next_at: interval_ms,
             is_requested: false,
+            is_by_request: false,
+            told: None,
             running: None,
             job: Job::default(),
         }
@@ -88,7 +94,7 @@ impl Saves {
                 let (tracker, key) = (table.lock(0, table_ms), self.connection_key);
                 let writer = StateWriter::new(&tracker, wall_ms(), key, &mut slice);
                 drop(tracker);
-                self.is_requested = false;
+                self.is_by_request = std::mem::take(&mut self.is_requested);
                 self.running = Some((writer, now_ms));
                 if let Err(why) = helper.save() {
                     return self.failed(why, now_ms);
@@ -107,6 +113,7 @@ impl Saves {
 
     /// The helper has replaced the file.
     pub fn saved(&mut self, now_ms: u64) {
+        self.told = None;
         if let Some((writer, ms)) = self.finish(now_ms, false) {
             let written = writer.written();
             let sizes = sizes(written.torrents, written.peers);
@@ -117,9 +124,11 @@ impl Saves {
         }
     }
 
-    /// Ends the save under way, if there is one. The file is as it was.
+    /// Ends the save under way, if there is one. The file is as it was. Saves by time that fail alike are logged once.
     pub fn failed(&mut self, why: &str, now_ms: u64) {
-        if self.finish(now_ms, true).is_some() {
+        let before = self.told.replace(why.to_owned());
+        let is_news = self.is_by_request || before.as_deref() != Some(why);
+        if self.finish(now_ms, true).is_some() && is_news {
             let path = self.path.display();
             log::error(format_args!("state: save failed: '{path}': {why}"));
         }

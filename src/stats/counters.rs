@@ -88,6 +88,9 @@ counters! {
         /// The system refused to send to the address.
         udp_undeliverable "reason=refused"
     }
+    "udp_receive_errors_total" "Errors of the system on receiving datagrams." { udp_receive_errors "" }
+    "udp_receive_queue_drops_total" "Datagrams that the system dropped, as a receive buffer had no room (Linux)."
+        { udp_overruns "" }
     "full_scrape_bytes_total" "Bytes of full scrapes." { full_scrape_bytes "" }
 }
 

@@ -81,6 +81,22 @@ pub struct Sent {
     pub refused: usize,
     /// Did not fit into the send buffer.
     pub dropped: usize,
+    /// The number of the last error that is not of one address: a fault of the host.
+    pub fault: Option<i32>,
+}
+
+impl Sent {
+    fn note(&mut self, error: &io::Error) {
+        let number = error.raw_os_error();
+        // Anybody can send from an address that has no route, or from port 0.
+        let is_fault = !matches!(
+            number,
+            Some(libc::EINVAL | libc::EACCES | libc::EHOSTUNREACH)
+        );
+        if is_fault && error.kind() != io::ErrorKind::WouldBlock {
+            self.fault = number;
+        }
+    }
 }
 
 impl Default for Batch {
@@ -213,10 +229,12 @@ fn send_all(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             Err(error) if is_full(&error) => {
                 outcome.dropped += rest.len();
+                outcome.note(&error);
                 rest.len()
             }
-            Err(_) => {
+            Err(error) => {
                 outcome.refused += 1;
+                outcome.note(&error);
                 1
             }
         };
@@ -383,7 +401,18 @@ mod tests {
             bytes: 100,
             refused: 1,
             dropped: 4,
+            fault: None,
         };
         assert_eq!(outcome, expected);
+        for (number, [refused, dropped]) in [
+            (libc::ENETUNREACH, [10, 0]),
+            (libc::ENOMEM, [0, 10]),
+            (libc::ENOBUFS, [0, 10]),
+        ] {
+            let failing = |_: &mut [Message]| Err(io::Error::from_raw_os_error(number));
+            let outcome = send_all(&mut messages, failing);
+            assert_eq!([outcome.refused, outcome.dropped], [refused, dropped]);
+            assert_eq!(outcome.fault, Some(number));
+        }
     }
 }

@@ -38,9 +38,14 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     }
 }
 
-/// Whether a datagram was not sent for lack of room. The BSDs have their own error for that.
+/// Whether a datagram was not sent for lack of room.
 fn is_full(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
+    error.kind() == io::ErrorKind::WouldBlock || is_short_of_memory(error)
+}
+
+/// Whether the system has no memory for a datagram. The BSDs also say so if it had to wait.
+fn is_short_of_memory(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
 }
 
 /// A C struct that a system call fills.

@@ -94,29 +94,78 @@ pub fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-/// Two UDP sockets: one receives from this port of a multicast group, the other sends to it. Both use the interface
-/// with this address or, for 0.0.0.0, the one that the system chooses. Packets neither leave that network nor come back
-/// to this host.
-pub fn multicast(group: SocketAddrV4, interface: Ipv4Addr) -> io::Result<(UdpSocket, UdpSocket)> {
-    // First, since its error is the one of all sockets where the interface has no address yet.
-    let output = multicast_socket(SocketAddrV4::new(interface, group.port()))?;
-    // Bound to the group, so that packets sent to an address of this host are not received.
-    let input = multicast_socket(group)?;
-    enlarge_receive_buffer(&input);
-    // Memberships of other processes, on other interfaces, do not count.
-    #[cfg(target_os = "linux")]
-    set_option(&input, IPPROTO_IP, libc::IP_MULTICAST_ALL, 0)?;
-    let input = UdpSocket::from(input);
-    input.join_multicast_v4(group.ip(), &interface)?;
-    // Four bytes, as long as an `in_addr`, in its order.
-    let octets = interface.octets();
-    set_option(&output, IPPROTO_IP, libc::IP_MULTICAST_IF, octets)?;
-    let output = UdpSocket::from(output);
-    output.set_multicast_ttl_v4(1)?;
-    output.set_multicast_loop_v4(false)?;
-    // Connected, so that it receives nothing.
-    output.connect(group.into())?;
-    Ok((input, output))
+/// Two UDP sockets: one receives from a port of a multicast group, the other sends to it. Packets neither leave that
+/// network nor come back to this host.
+pub struct Multicast {
+    pub input: UdpSocket,
+    pub output: UdpSocket,
+    pub group: SocketAddrV4,
+    /// By its address; 0.0.0.0 for the one that the system chooses.
+    pub interface: Ipv4Addr,
+}
+
+impl Multicast {
+    pub fn open(group: SocketAddrV4, interface: Ipv4Addr) -> io::Result<Multicast> {
+        // First, since its error is the one of all sockets where the interface has no address yet.
+        let output = multicast_socket(SocketAddrV4::new(interface, group.port()))?;
+        // Bound to the group, so that packets sent to an address of this host are not received.
+        let input = multicast_socket(group)?;
+        enlarge_receive_buffer(&input);
+        // Memberships of other processes, on other interfaces, do not count.
+        #[cfg(target_os = "linux")]
+        set_option(&input, IPPROTO_IP, libc::IP_MULTICAST_ALL, 0)?;
+        let (input, output) = (UdpSocket::from(input), UdpSocket::from(output));
+        output.set_multicast_ttl_v4(1)?;
+        output.set_multicast_loop_v4(false)?;
+        let multicast = Multicast {
+            input,
+            output,
+            group,
+            interface,
+        };
+        multicast.direct_output()?;
+        multicast.join()?;
+        Ok(multicast)
+    }
+
+    fn join(&self) -> io::Result<()> {
+        self.input
+            .join_multicast_v4(self.group.ip(), &self.interface)
+    }
+
+    fn leave(&self) {
+        // An error means that it is no member.
+        let _ = self
+            .input
+            .leave_multicast_v4(self.group.ip(), &self.interface);
+    }
+
+    /// The system keeps the number of the interface, not its address.
+    fn direct_output(&self) -> io::Result<()> {
+        // Four bytes, as long as an `in_addr`, in its order.
+        let octets = self.interface.octets();
+        set_option(&self.output, IPPROTO_IP, libc::IP_MULTICAST_IF, octets)?;
+        // Connected, so that it receives nothing.
+        self.output.connect(self.group.into())
+    }
+
+    /// Joins the group again if the interface was replaced, whose membership has gone with it. Returns whether it was.
+    pub fn rejoin(&self) -> io::Result<bool> {
+        match self.join() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Ok(false),
+            Ok(()) => {}
+            Err(error) => {
+                self.leave();
+                return Err(error);
+            }
+        }
+        // Both memberships, as the system keeps also that of the old interface, and allows few.
+        self.leave();
+        self.leave();
+        self.direct_output()?;
+        self.join()?;
+        Ok(true)
+    }
 }
 
 /// Bound to an address that other processes may be bound to as well, such as one that this one replaces.
@@ -229,6 +278,12 @@ pub fn is_of_one_connection(error: &io::Error) -> bool {
         || is(libc::ENETUNREACH)
 }
 
+/// Whether a system call failed because the system or the process is out of descriptors or memory.
+pub fn is_shortage(error: &io::Error) -> bool {
+    let number = error.raw_os_error();
+    matches!(number, Some(libc::EMFILE | libc::ENFILE)) || super::is_short_of_memory(error)
+}
+
 /// Whether an IPv6 socket failed because the host has no IPv6: the kernel lacks it, no address is configured, or a jail
 /// has none (FreeBSD).
 pub fn is_without_v6(error: &io::Error) -> bool {
@@ -245,6 +300,26 @@ pub fn receive_buffer(socket: BorrowedFd) -> io::Result<c_int> {
     // Linux doubles the requested size, to have room for its bookkeeping, and reports the double.
     let factor = if cfg!(target_os = "linux") { 2 } else { 1 };
     Ok(size / factor)
+}
+
+/// Datagrams that a socket had no room for in its receive buffer since it was opened, modulo 2^32; none where the
+/// system does not say.
+#[cfg(target_os = "linux")]
+pub fn receive_drops(socket: BorrowedFd) -> Option<u32> {
+    const DROPS: usize = libc::SK_MEMINFO_DROPS as usize;
+    let mut numbers = [0_u32; DROPS + 1];
+    let mut length = size_of_val(&numbers) as libc::socklen_t;
+    let (fd, values) = (socket.as_raw_fd(), numbers.as_mut_ptr().cast());
+    // SAFETY: the pointers are to an array and its size in bytes, both alive for the call.
+    check(unsafe { libc::getsockopt(fd, SOL_SOCKET, libc::SO_MEMINFO, values, &raw mut length) })
+        .ok()?;
+    // Linux before 4.12 has fewer numbers.
+    (length as usize == size_of_val(&numbers)).then_some(numbers[DROPS])
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn receive_drops(_: BorrowedFd) -> Option<u32> {
+    None
 }
 
 /// A non-blocking socket.

@@ -12,12 +12,14 @@ mod connection_id;
 
 pub use connection_id::ConnectionIds;
 
+use crate::base::log::Seldom;
+use crate::base::text::reason;
 use crate::protocol::udp::{self as codec, ANNOUNCE_HEADER, Action, MAX_SCRAPED};
 use crate::responder::{Pending, Reply, Responder};
 use crate::sys::mmsg::{BATCH, Batch, Exchange};
 use crate::tracker::{Counts, InfoHash, MAX_BATCH, MAX_REPLY_PEERS, Peer, Sinks};
 use mio::net::UdpSocket;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 
 /// A batch is two system calls, beside which the poll between turns is cheap. More batches would only delay the
 /// other sockets.
@@ -28,20 +30,31 @@ const _: () = assert!(ANNOUNCE_HEADER + MAX_REPLY_PEERS * 6 <= crate::sys::mmsg:
 // IPv6 peers that fit beside the header into an unfragmented packet: 67.
 const _: () = assert!(ANNOUNCE_HEADER + 67 * 18 <= crate::sys::mmsg::REPLY);
 
-/// Serves a socket for one turn. Returns whether more datagrams may be waiting.
+static RECEIVE_FAULT: Seldom = Seldom::new(3600);
+static SEND_FAULT: Seldom = Seldom::new(3600);
+
+/// Serves a socket for one turn. Returns whether more datagrams may be waiting, or the error that keeps all of them
+/// waiting.
 pub fn serve(
     socket: &UdpSocket,
     batch: &mut Batch,
     ids: &ConnectionIds,
     responder: &mut Responder,
-) -> bool {
-    let mut has_received = false;
+) -> io::Result<bool> {
+    let (mut has_received, mut failure) = (false, None);
     for _ in 0..BATCHES_PER_TURN {
         let received = match batch.receive(socket) {
             Ok(count) => count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
-            // An interruption, or the error of an earlier reply, which stands before the next datagram.
-            Err(_) => continue,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            // It may be the error of an earlier reply, which stands before the next datagram.
+            Err(error) => {
+                responder.counters.udp_receive_errors += 1;
+                let (now, why) = (responder.monitor.now, reason(&error));
+                RECEIVE_FAULT.error(now, format_args!("udp: cannot receive: {why}"));
+                failure = Some(error);
+                continue;
+            }
         };
         has_received = true;
         answer_batch(batch, ids, responder);
@@ -49,12 +62,15 @@ pub fn serve(
         responder.counters.udp_sent += sent.bytes as u64;
         responder.counters.udp_undeliverable += sent.refused as u64;
         responder.counters.udp_dropped += sent.dropped as u64;
+        if let Some(fault) = sent.fault {
+            let (now, why) = (responder.monitor.now, io::Error::from_raw_os_error(fault));
+            SEND_FAULT.error(now, format_args!("udp: cannot send: {}", reason(&why)));
+        }
         if received < BATCH {
-            return false;
+            return Ok(false);
         }
     }
-    // An error that stays must not keep the loop awake; the next datagram will.
-    has_received
+    failure.filter(|_| !has_received).map_or(Ok(true), Err)
 }
 
 /// The work that [`answer`] leaves for a datagram, with the transaction id.

@@ -78,22 +78,14 @@ impl Lan {
         let number = self.hosts.fetch_add(1, Ordering::Relaxed) + 1;
         let name = format!("node{number}");
         command(&format!("ip netns add {name}"));
-        command(&format!(
-            "ip link add {name} type veth peer name eth0 address 02:00:00:00:00:{number:02x} netns {name}"
-        ));
-        let (v4, v6) = (v4(number), v6(number));
         command(&format!("ip -n {name} link set lo up"));
-        command(&format!("ip -n {name} address add {v4}/16 dev eth0"));
-        // Duplicate address detection keeps an address from use for a second.
-        command(&format!("ip -n {name} address add {v6}/64 dev eth0 nodad"));
-        command(&format!("ip -n {name} link set eth0 up"));
         let namespace = File::open(format!("/run/netns/{name}")).expect("was made");
         let host = Host {
             number,
             name,
             namespace,
         };
-        host.plug();
+        host.add_interface();
         host
     }
 }
@@ -173,6 +165,24 @@ impl Host {
     /// For [`sys::enter_network`].
     pub fn network(&self) -> File {
         self.namespace.try_clone().expect("a descriptor")
+    }
+
+    /// Removes its interface, with the addresses.
+    pub fn remove_interface(&self) {
+        command(&format!("ip -n {} link del eth0", self.name));
+    }
+
+    pub fn add_interface(&self) {
+        let Host { name, number, .. } = self;
+        command(&format!(
+            "ip link add {name} type veth peer name eth0 address 02:00:00:00:00:{number:02x} netns {name}"
+        ));
+        let (v4, v6) = (self.v4(), self.v6());
+        command(&format!("ip -n {name} address add {v4}/16 dev eth0"));
+        // Duplicate address detection keeps an address from use for a second.
+        command(&format!("ip -n {name} address add {v6}/64 dev eth0 nodad"));
+        command(&format!("ip -n {name} link set eth0 up"));
+        self.plug();
     }
 
     /// Pulls the cable. The host does not notice: its packets are lost.

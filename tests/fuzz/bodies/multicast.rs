@@ -2,8 +2,9 @@
 
 use announced::base::nets::Net;
 use announced::cluster::opentracker::LiveSync;
+use announced::sys::sockets::Multicast;
 use announced::tracker::{InfoHash, Limits, News, Peer, PeerState, Record, Role, Table};
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 
 const OWN: [u8; 4] = *b"self";
 
@@ -37,7 +38,14 @@ pub fn run(data: &[u8]) {
             mio::net::UdpSocket::from_std(socket)
         };
         let nodes = vec![Net::parse("127.0.0.0/8").expect("a network")];
-        let mut live = LiveSync::new(own(input), own(output), OWN, nodes, is_mapping);
+        // No group, as nothing is joined before some seconds have passed.
+        let multicast = Multicast {
+            input: own(input),
+            output: own(output),
+            group: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0),
+            interface: Ipv4Addr::LOCALHOST,
+        };
+        let mut live = LiveSync::new(multicast, OWN, nodes, is_mapping);
         let table = Table::new(limits(), 1);
         table.join_cluster([1, 2], 1000, 36, 0);
         sender.send(packet).expect("the loopback takes it");
