@@ -92,6 +92,14 @@ fuzz-corpora:
 		$(FUZZ_CORPUS) pack tests/fuzz/corpus/$$target target/fuzz/corpus/$$target || exit 1; \
 	done
 
+# The tests of what is unsafe, under valgrind.
+VALGRIND = target."cfg(unix)".runner = "valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite"
+check-valgrind:
+	$(CARGO) test --locked $(CARGOFLAGS) --lib --config '$(VALGRIND)' sys::
+
+# All that takes too long for each change.
+check-all: check-valgrind fuzz
+
 # Compiles everything for the BSDs, and the program without its tests for processors of routers that have
 # no 64-bit atomics.
 check-targets:
@@ -151,4 +159,4 @@ uninstall:
 clean:
 	$(CARGO) clean
 
-.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-msrv check-parts fuzz fuzz-corpora bench lint count install uninstall clean
+.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-msrv check-parts fuzz fuzz-corpora check-valgrind check-all bench lint count install uninstall clean
