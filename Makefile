@@ -67,8 +67,9 @@ check:
 # The tests of single features again, with two threads: those of sockets, requests, and work over the whole table.
 check-threads:
 	ANNOUNCED_THREADS=2 RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked $(CARGOFLAGS) $(TESTFLAGS) \
-		--test cluster --test decoys --test fullscrape --test http --test limits --test lists --test log --test opentracker \
-		--test multicast --test pause --test privileges --test proxy --test signals --test state --test stats --test udp
+		--test cluster --test decoys --test faults --test fullscrape --test http --test limits --test lists --test log \
+		--test multicast --test opentracker --test pause --test privileges --test proxy --test signals --test state \
+		--test stats --test udp
 
 # Feeds each target with random inputs for so long: needs `cargo install cargo-fuzz`. Inputs that reach new code
 # are added to target/fuzz/corpus; one that fails is in tests/fuzz/artifacts. The option -Z that cargo-fuzz passes is why
