@@ -147,7 +147,7 @@ fn printed_options_can_be_read_back() {
                 --cluster-listen 192.0.2.1:1 --cluster-listen [::1]:2 --cluster-peer a.example:3 \
                 --cluster-peer [2001:db8::1]:4 --cluster-key k -s 192.0.2.1:9 --sync-node 10.0.0.0/9 \
                 --sync-mapped --proxy ::2 --proxy-header X-Real-IP --proxy-protocol --admin-listen 127.0.0.1:1 \
-                --admin-listen unix:/run/y -vv --syslog --daemon --pidfile p --log-completed";
+                --admin-listen unix:/run/y -vv --syslog --daemon --pidfile p --no-sandbox --log-completed";
     let pin = if cores::IS_SUPPORTED {
         " --pin-threads"
     } else {

@@ -11,7 +11,8 @@ use super::{
     SAVE_FAILED, SAVED, config, frame, list,
 };
 use crate::base::text;
-use crate::sys::{files, process, sandbox};
+use crate::sys::sandbox::Role;
+use crate::sys::{files, process};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -31,7 +32,7 @@ pub fn run(plan: &Plan, ends: &Ends, log: Option<&UnixDatagram>, name: &str) -> 
     // With the rights of the start: FreeBSD has a socket of syslog that only root may use.
     let log = log.map(UnixDatagram::try_clone).transpose()?;
     let forwarder = log.map(|log| Forwarder::new(log, name.to_owned()));
-    ends.confine(plan, sandbox::FILES)?;
+    ends.confine(plan, Role::Files)?;
     serve(plan, &ends.daemon, Some(&ends.monitor), forwarder);
     Ok(())
 }

@@ -8,9 +8,9 @@ use super::{HELLO, Plan, frame};
 use crate::base::text;
 use crate::sys::capabilities::{self, SETGID, SETUID};
 use crate::sys::process::{self, Forked};
+use crate::sys::sandbox::{self, Role};
 use crate::sys::uptime::Moment;
-use crate::sys::{descriptors, privileges, sandbox, signals};
-use std::ffi::CStr;
+use crate::sys::{descriptors, privileges, signals};
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -31,9 +31,9 @@ pub struct Ends {
 
 impl Ends {
     /// Becomes the daemon's user, enters the sandbox, and tells the daemon that the child is ready, or why it is not.
-    pub fn confine(&self, plan: &Plan, promises: &CStr) -> io::Result<()> {
+    pub fn confine(&self, plan: &Plan, role: Role) -> io::Result<()> {
         let user = plan.identity.map_or(Ok(()), privileges::become_user);
-        let confined = user.and_then(|()| sandbox::enter(promises));
+        let confined = user.and_then(|()| sandbox::enter(role).map(drop));
         let why = confined.as_ref().err().map(text::reason);
         frame::send(&self.daemon, HELLO, why.unwrap_or_default().as_bytes())?;
         confined
@@ -132,6 +132,7 @@ pub fn run(
         None => &[],
     };
     capabilities::keep_only(capabilities)?;
+    sandbox::enter(Role::Monitor)?;
     while !turn(daemon, &mut children)? {}
     if let Some(pidfile) = &plan.pidfile {
         // A file that stays is not locked, and no error for the next daemon.

@@ -3,7 +3,8 @@
 use super::monitor::Ends;
 use super::{FOUND, NOT_FOUND, Plan, frame};
 use crate::base::text;
-use crate::sys::{process, sandbox};
+use crate::sys::process;
+use crate::sys::sandbox::Role;
 use std::io;
 use std::net::ToSocketAddrs;
 use std::os::fd::AsFd;
@@ -16,7 +17,7 @@ const MAX_ADDRESSES: usize = 16;
 pub fn run(plan: &Plan, ends: &Ends) -> io::Result<()> {
     process::keep_only(&[ends.daemon.as_fd(), ends.monitor.as_fd()]);
     process::yield_to_others();
-    ends.confine(plan, sandbox::NAMES)?;
+    ends.confine(plan, Role::Names)?;
     serve(&plan.names, &ends.daemon)
 }
 

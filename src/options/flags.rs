@@ -190,6 +190,8 @@ pub static FLAGS: &[Flag] = &[
     row("    --syslog", "log to syslog, facility daemon", Switch(|o| &mut o.syslog)),
     row("    --daemon", "run in the background; implies --syslog", Switch(|o| &mut o.daemon)),
     row("    --pidfile FILE", "write the process id to this file and lock it", File(|o| &mut o.pidfile)),
+    row("    --no-sandbox", "do not confine the processes to the system calls that they need",
+        Switch(|o| &mut o.no_sandbox)),
     row("    --log-completed", "log completed downloads: time, info-hash, peer id, address",
         Switch(|o| &mut o.log_completed)),
     row("-n, --check", "check options, print the non-default ones (-nv: all), exit", CommandLine(Check)),

@@ -93,6 +93,7 @@ pub struct Options {
     pub verbosity: u32,
     pub syslog: bool,
     pub daemon: bool,
+    pub no_sandbox: bool,
     pub pidfile: Option<PathBuf>,
     pub log_completed: bool,
 }
@@ -609,7 +610,7 @@ pub fn version() -> String {
         } else {
             parts.join(", ")
         },
-        sandbox::NAME.unwrap_or("none"),
+        sandbox::NAME,
     )
 }
 

@@ -1,5 +1,5 @@
 //! The start, in order: background, signals, pidfile, helper processes, checks, key, sockets; root directory,
-//! privileges; lists, state; sandbox, loops and their threads. Sockets and key come before privileges are dropped. All
+//! privileges; lists, state; loops, sandbox, threads. Sockets and key come before privileges are dropped. All
 //! files of the root directory come after: other users may own its directories, and place links there. Threads come
 //! last, because the daemon never forks after they have started.
 
@@ -30,7 +30,7 @@ use crate::stats::Monitor;
 use crate::sys::pidfile::{self, Pidfile};
 use crate::sys::privileges::Identity;
 use crate::sys::uptime::Moment;
-use crate::sys::{daemon, limits, process, signals, syslog};
+use crate::sys::{daemon, limits, process, sandbox, signals, syslog};
 use crate::tracker::Table;
 use crate::udp::ConnectionIds;
 use cluster::Membership;
@@ -156,6 +156,9 @@ pub fn serve(options: &Options, source: Source) -> Result<(), Problem> {
         false => None,
     };
     log::set_verbosity(options.verbosity);
+    if options.no_sandbox {
+        sandbox::turn_off();
+    }
     // Early, so that no signal finds the default action in place once the log says "listening".
     let signals = signals::catch().map_err(problem("cannot catch signals"))?;
     let pidfile = options.pidfile.as_deref();
@@ -183,6 +186,7 @@ pub fn serve(options: &Options, source: Source) -> Result<(), Problem> {
         started,
     };
     let mut loops = build(options, start)?;
+    // Last, as the filter of system calls knows serving only. Threads inherit it.
     privileges::enter_sandbox(options)?;
     loops.start().map_err(problem("cannot start threads"))?;
     log::line(format_args!("ready"));

@@ -2,9 +2,10 @@
 
 use super::{Problem, file_problem, problem};
 use crate::base::log;
+use crate::base::text::reason;
 use crate::options::{DEFAULT_USER, Options};
 use crate::sys::privileges::{self, Identity};
-use crate::sys::sandbox;
+use crate::sys::sandbox::{self, Role};
 
 /// The user to become; none if this is not root.
 pub fn identity(options: &Options) -> Result<Option<Identity>, Problem> {
@@ -57,11 +58,28 @@ pub fn give_up(options: &Options, identity: Option<Identity>) -> Result<(), Prob
     Ok(())
 }
 
-/// Gives up all that a server does not need.
+/// Gives up all that a server does not need. There must be no other thread yet.
 pub fn enter_sandbox(options: &Options) -> Result<(), Problem> {
-    let promises = match options.has_unix_socket() {
-        true => sandbox::SERVE_UNIX,
-        false => sandbox::SERVE,
+    let role = match options.has_unix_socket() {
+        true => Role::ServeUnix,
+        false => Role::Serve,
     };
-    sandbox::enter(promises).map_err(problem("cannot enter the sandbox"))
+    let parts = sandbox::enter(role).map_err(problem("cannot enter the sandbox"))?;
+    let Some(parts) = parts else {
+        log::line(format_args!("sandbox: off"));
+        return Ok(());
+    };
+    let present = parts.iter().filter(|(_, part)| part.is_ok());
+    let present: Vec<&str> = present.map(|(name, _)| name.as_str()).collect();
+    let mut text = match present.is_empty() {
+        true => "none".into(),
+        false => present.join(", "),
+    };
+    for (name, part) in &parts {
+        if let Err(error) = part {
+            text += &format!("; missing: {name}: {}", reason(error));
+        }
+    }
+    log::line(format_args!("sandbox: {text}"));
+    Ok(())
 }

@@ -30,7 +30,7 @@ mod linux {
         process: libc::c_int,
     }
 
-    #[derive(Clone, Copy, Default)]
+    #[derive(Clone, Copy, Default, PartialEq)]
     #[repr(C)]
     struct Half {
         effective: u32,
@@ -48,13 +48,18 @@ mod linux {
         }
         // The ambient set is part of the inheritable one, and ends with it.
         let kept = kept.iter().fold(0, |set, one| set | 1 << one);
-        let mut sets = get()?;
+        let before = get()?;
+        let mut sets = before;
         for (half, kept) in sets.iter_mut().zip([kept, 0]) {
             half.permitted &= kept;
             half.effective = half.permitted;
             half.inheritable = 0;
         }
-        call(libc::SYS_capset, &mut sets)
+        // A sandbox around this one may forbid the call.
+        match sets == before {
+            true => Ok(()),
+            false => call(libc::SYS_capset, &mut sets),
+        }
     }
 
     fn get() -> io::Result<[Half; 2]> {

@@ -9,6 +9,9 @@ pub const IS_SUPPORTED: bool = cfg!(target_os = "linux");
 
 #[cfg(target_os = "linux")]
 mod linux {
+    use super::super::bpf::{
+        JUMP_UNLESS_EQUAL, LOAD_WORD, MODULO, RETURN, RETURN_ACCUMULATOR, op, program,
+    };
     use super::super::sockets::set_option;
     use super::super::{check, filled};
     use std::io;
@@ -47,38 +50,16 @@ mod linux {
     /// and so on. Packets of other cores are spread by their numbers. Set it on any one socket of the group.
     pub fn steer(socket: BorrowedFd, cores: &[usize]) -> io::Result<()> {
         let own_core = (libc::SKF_AD_OFF + libc::SKF_AD_CPU) as u32;
-        let mut program = vec![op(LOAD_WORD, own_core, 0)];
+        let mut steps = vec![op(LOAD_WORD, own_core, 0)];
         for (socket, core) in (0..).zip(cores) {
             let core = u32::try_from(*core).unwrap_or(u32::MAX);
-            program.push(op(JUMP_UNLESS_EQUAL, core, 1));
-            program.push(op(RETURN, socket, 0));
+            steps.push(op(JUMP_UNLESS_EQUAL, core, 1));
+            steps.push(op(RETURN, socket, 0));
         }
         let count = u32::try_from(cores.len()).unwrap_or(1).max(1);
-        program.extend([op(MODULO, count, 0), op(RETURN_ACCUMULATOR, 0, 0)]);
-        let program = libc::sock_fprog {
-            len: u16::try_from(program.len()).map_err(io::Error::other)?,
-            filter: program.as_mut_ptr(),
-        };
+        steps.extend([op(MODULO, count, 0), op(RETURN_ACCUMULATOR, 0, 0)]);
         let option = libc::SO_ATTACH_REUSEPORT_CBPF;
-        set_option(&socket, libc::SOL_SOCKET, option, program)
-    }
-
-    // Classic BPF (linux/bpf_common.h): class, size or operation, and source or mode.
-    const LOAD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    const JUMP_UNLESS_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    const MODULO: u32 = libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K;
-    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
-    const RETURN_ACCUMULATOR: u32 = libc::BPF_RET | BPF_A;
-    const BPF_A: u32 = 0x10;
-
-    /// `skip` is how many instructions a comparison that fails skips.
-    fn op(code: u32, k: u32, skip: u8) -> libc::sock_filter {
-        libc::sock_filter {
-            code: code as u16, // All are below 256.
-            jt: 0,
-            jf: skip,
-            k,
-        }
+        set_option(&socket, libc::SOL_SOCKET, option, program(&mut steps)?)
     }
 }
 

@@ -5,6 +5,8 @@
 #![allow(unsafe_code)]
 
 mod address;
+#[cfg(target_os = "linux")]
+mod bpf;
 pub mod capabilities;
 pub mod chunks;
 pub mod cores;

@@ -1,6 +1,6 @@
 //! Dropping root's privileges for good.
 
-use super::check;
+use super::{capabilities, check, sandbox};
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -83,6 +83,10 @@ pub fn acting_as<T>(uid: u32, work: impl FnOnce() -> io::Result<T>) -> io::Resul
 
 /// Becomes this user: supplementary groups, group, user, in this order. Then checks that there is no way back.
 pub fn become_user(Identity { uid, gid }: Identity) -> io::Result<()> {
+    if sandbox::is_on() {
+        // A sandbox around this one may forbid it; the user has none of them in any case.
+        let _ = capabilities::keep_only(&[capabilities::SETGID, capabilities::SETUID]);
+    }
     // SAFETY: the pointer is to one group, as the count says.
     check(unsafe { libc::setgroups(1, &raw const gid) })?;
     // SAFETY: system calls without pointers. As root they set real, effective and saved ids.
