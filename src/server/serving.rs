@@ -132,8 +132,11 @@ impl Serving {
                     Ok(is_busy) => is_busy,
                     Err(error) => {
                         let why = reason(&error);
-                        let line = format_args!("cannot accept connections: {why}");
-                        self.is_starvation_logged |= ACCEPT_FAULT.error(round.now(), line);
+                        let is_logged = ACCEPT_FAULT.error(
+                            round.now(),
+                            format_args!("cannot accept connections: {why}"),
+                        );
+                        self.is_starvation_logged |= is_logged;
                         self.starved_at = Some(round.now() + RETRY_MS);
                         false
                     }
@@ -171,8 +174,10 @@ impl Serving {
             let new = drops.wrapping_sub(std::mem::replace(before, drops));
             responder.counters.udp_overruns += u64::from(new);
             if new > 0 {
-                let line = format_args!("udp: the receive buffer overran: {new} datagrams dropped");
-                OVERRUN.error(responder.monitor.now, line);
+                OVERRUN.error(
+                    responder.monitor.now,
+                    format_args!("udp: the receive buffer overran: {new} datagrams dropped"),
+                );
             }
         }
     }
