@@ -126,9 +126,12 @@ fn failed_handshakes_are_logged_with_the_other_side_and_the_reason() {
     let a = node(V4, &key, &[], &[]);
     let address = a.cluster().to_string();
     let timeouts = ["other peer timeout: 2700 s", "other peer timeout: 3000 s"];
+    let bounds = ["0", "4"].map(|max| format!("other bound of peers per host: {max}"));
+    let bounds = bounds.each_ref().map(String::as_str);
     for (key, flags, [theirs, ours]) in [
         (&other_key, &[][..], ["wrong key"; 2]),
         (&key, &["--peer-timeout", "3000"], timeouts),
+        (&key, &["--max-per-host", "4"], bounds),
     ] {
         let b = node(V4, key, &[&address], flags);
         b.wait_for_line(&format!("cluster: {address}: handshake failed: {theirs}"));
@@ -137,6 +140,12 @@ fn failed_handshakes_are_logged_with_the_other_side_and_the_reason() {
         assert_eq!(b.count_lines("link up"), 0);
     }
     assert_eq!(a.count_lines("link up"), 0);
+    let refused = "announced_cluster_failed_handshakes_total{reason=\"per_host\"} ";
+    wait_for("the count of the failure", || {
+        let metrics = get(a.tcp4(), "/metrics").text();
+        let count = metrics.lines().find_map(|line| line.strip_prefix(refused));
+        (count? != "0").then_some(())
+    });
 }
 
 #[test]
@@ -185,4 +194,24 @@ fn names_are_resolved_at_the_start_and_at_sighup() {
     b.signal("HUP");
     b.wait_for_line("SIGHUP: resolving 2 names of nodes");
     assert_eq!((b.count_lines(&failure), b.count_lines("link up")), (1, 1));
+}
+
+#[test]
+fn nodes_agree_on_the_peers_of_a_host_up_to_the_bound() {
+    let (_directory, key) = key("hosts");
+    let [a, b] = two(&key, &["--max-per-host", "16"]);
+    for (node, ports) in [(&a, 1001..=1500), (&b, 2..=500), (&a, 501..=999)] {
+        let client = Client::new(node.udp4());
+        ports.for_each(|port| drop(client.announce_fields(TORRENT, port, 1, 2)));
+        wait_for_counts(&a, [0, 0, 16]);
+        wait_for_counts(&b, [0, 0, 16]);
+    }
+    let ports = |node: &Daemon| {
+        let query = format!("info_hash={}&port=7&left=1", "%AA".repeat(20));
+        let peers = get(node.tcp6(), &format!("/announce?{query}")).peers();
+        let peers = peers.iter().filter(|peer| peer.is_ipv4());
+        peers.map(SocketAddr::port).collect::<Vec<u16>>()
+    };
+    wait_for("the same peers", || (ports(&a) == ports(&b)).then_some(()));
+    assert_eq!(ports(&a).len(), 16);
 }

@@ -586,8 +586,9 @@ fn limits_hold_while_loading() {
     let path = directory.file("state");
     write_state(&path, 2700, 0);
     let daemon = Daemon::start(&["--state", &path, "--max-peers", "1"]);
-    daemon
-        .wait_for_line("seconds ago; no room for 0 torrents, 1 peer (--max-torrents, --max-peers)");
+    daemon.wait_for_line(
+        "seconds ago; no room for 0 torrents, 1 peer (--max-torrents, --max-peers, --max-per-host)",
+    );
     assert_eq!(Client::new(daemon.udp4()).scrape(&[A]), [[1, 2, 0]]);
 }
 

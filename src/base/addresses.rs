@@ -24,6 +24,13 @@ pub struct Named {
 }
 
 impl Addresses {
+    /// The networks of these rules, and the addresses under which they have clients stored: many clients share one.
+    pub fn shared(&self) -> Vec<Net> {
+        let maps = self.maps.iter();
+        let mapped = maps.flat_map(|(net, address)| [*net, Net::from(*address)]);
+        mapped.chain(self.trusted.iter().copied()).collect()
+    }
+
     /// The address under which a client is stored. `named` reads the request, which only a trusted client's needs.
     pub fn of(&self, client: IpAddr, named: impl FnOnce() -> Named) -> IpAddr {
         let client = client.to_canonical();

@@ -54,6 +54,16 @@ impl Net {
     }
 }
 
+/// The network of a single address.
+impl From<IpAddr> for Net {
+    fn from(address: IpAddr) -> Net {
+        Net {
+            address: bits(address),
+            prefix: 128,
+        }
+    }
+}
+
 impl fmt::Display for Net {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let address = Ipv6Addr::from_bits(self.address);

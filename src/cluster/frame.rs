@@ -5,13 +5,14 @@
 //! ```text
 //!  0   8  magic: "announce"
 //!  8   2  protocol version
-//! 10   8  peer timeout in seconds
-//! 18   8  port on which it accepts connections
-//! 26   8  1 if it is whole, else 0
-//! 34   8  id, random for each start of a node
-//! 42  16  nonce, random for each connection
-//! 58   8  its table's clock in milliseconds
-//! 66   8  milliseconds since its start, by a clock that is never moved
+//! 10   4  bound of peers of a host in a swarm, or 0
+//! 14   8  peer timeout in seconds
+//! 22   8  port on which it accepts connections
+//! 30   8  1 if it is whole, else 0
+//! 38   8  id, random for each start of a node
+//! 46  16  nonce, random for each connection
+//! 62   8  its table's clock in milliseconds
+//! 70   8  milliseconds since its start, by a clock that is never moved
 //! ```
 //!
 //! Each direction has a key of its own: SipHash-2-4-128 of both hellos and the direction, under a key made from the
@@ -32,10 +33,10 @@ use crate::stats::cluster::Failure;
 use crate::sys::chunks::as_chunks;
 
 /// Nodes of different versions refuse each other.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 const MAGIC: [u8; 8] = *b"announce";
-pub const HELLO_BYTES: usize = 74;
+pub const HELLO_BYTES: usize = 78;
 
 /// Bytes of a frame, and of its parts besides kind and content.
 pub const MAX_FRAME: usize = 16 * 1024;
@@ -91,6 +92,7 @@ pub type RawHello = [u8; HELLO_BYTES];
 /// The first bytes of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hello {
+    pub max_per_host: u32,
     pub peer_timeout: u32,
     pub port: u16,
     pub is_whole: bool,
@@ -114,6 +116,7 @@ impl Hello {
             self.uptime_ms,
         ];
         let head = MAGIC.into_iter().chain(VERSION.to_be_bytes());
+        let head = head.chain(self.max_per_host.to_be_bytes());
         let bytes = head.chain(numbers.into_iter().flat_map(u64::to_be_bytes));
         let mut raw = [0; HELLO_BYTES];
         raw.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
@@ -131,9 +134,13 @@ impl Hello {
             Some(VERSION) => {}
             Some(other) => return Err(Failure::Version(other)),
         }
+        let Some(max_per_host) = reader.array().map(u32::from_be_bytes) else {
+            return Ok(None);
+        };
         let numbers = reader.numbers();
         let hello = numbers.map(
             |[timeout, port, whole, id, high, low, clock_ms, uptime_ms]| Hello {
+                max_per_host,
                 peer_timeout: u32::try_from(timeout).unwrap_or(u32::MAX),
                 port: u16::try_from(port).unwrap_or(0),
                 is_whole: whole != 0,

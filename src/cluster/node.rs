@@ -52,6 +52,7 @@ pub struct Settings {
     /// In seconds.
     pub peer_timeout: u32,
     pub max_peers: usize,
+    pub max_per_host: u32,
     /// The nodes that the operator names.
     pub peers: Vec<String>,
     /// The port on which this node accepts connections.
@@ -343,6 +344,7 @@ impl Node {
         self.nonces += 1;
         let key = [self.settings.seed, self.settings.id];
         Hello {
+            max_per_host: self.settings.max_per_host,
             peer_timeout: self.settings.peer_timeout,
             port: self.settings.port,
             is_whole: self.is_whole(),
@@ -493,7 +495,9 @@ impl Node {
     /// frame, these are sent before.
     fn refuse(&mut self, mut link: Link, why: Failure, world: &World) {
         match why {
-            Failure::Version(_) | Failure::PeerTimeout(_) | Failure::Own if !link.is_dialler => {
+            Failure::Version(_) | Failure::PeerTimeout(_) | Failure::PerHost(_) | Failure::Own
+                if !link.is_dialler =>
+            {
                 link.push_hello(self.hello(world));
             }
             Failure::WrongKey if link.session.is_some() => {}
@@ -522,6 +526,9 @@ impl Node {
         }
         if theirs.peer_timeout != self.settings.peer_timeout {
             return Err(Failure::PeerTimeout(theirs.peer_timeout));
+        }
+        if theirs.max_per_host != self.settings.max_per_host {
+            return Err(Failure::PerHost(theirs.max_per_host));
         }
         if !link.is_dialler {
             link.push_hello(self.hello(world));
@@ -739,6 +746,7 @@ mod tests {
                 seed: id,
                 peer_timeout: 2700,
                 max_peers: 1 << 20,
+                max_per_host: 0,
                 peers: peers.iter().map(ToString::to_string).collect(),
                 port: 1,
                 has_live_sync: false,

@@ -148,6 +148,8 @@ pub static FLAGS: &[Flag] = &[
         Number(|o| &mut o.max_peers, 1, 4_000_000_000)).default("100000000").live(),
     row("    --max-torrents N", "store at most this many torrents",
         Number(|o| &mut o.max_torrents, 1, 4_000_000_000)).default("20000000").live(),
+    row("    --max-per-host N", "store at most this many peers of one address in a swarm; 0: any number",
+        Number(|o| &mut o.max_per_host, 0, 4_000_000_000)).default("128"),
     row("    --max-connections N", "keep at most this many TCP connections",
         Number(|o| &mut o.max_connections, 1, 1_000_000)).default("65536").live(),
     row("-j, --threads N", "serve clients with this many threads (1)", Number(|o| &mut o.threads, 1, MAX_THREADS)),

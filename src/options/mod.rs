@@ -68,6 +68,7 @@ pub struct Options {
     pub decoys: u32,
     pub max_peers: u32,
     pub max_torrents: u32,
+    pub max_per_host: u32,
     pub max_connections: u32,
     /// 0 if not given.
     threads: u32,

@@ -119,6 +119,7 @@ fn settings(options: &Options, keys: Keys, has_live_sync: bool) -> Result<Settin
         seed: random()?,
         peer_timeout: options.peer_timeout(),
         max_peers: options.max_peers as usize,
+        max_per_host: options.max_per_host,
         has_live_sync,
         ..Settings::default()
     })

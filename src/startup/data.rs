@@ -7,7 +7,7 @@ use crate::base::log;
 use crate::options::{EMPTY, Options};
 use crate::state::{self, Loaded};
 use crate::sys::files;
-use crate::tracker::{Limits, Table, Tracked};
+use crate::tracker::{HostBound, Limits, Table, Tracked};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -86,6 +86,8 @@ fn new_table(options: &Options) -> Table {
     };
     let table = Table::new(limits, options.threads());
     table.set_interval(options.interval, 0);
+    let shared = options.addresses().unwrap_or_default().shared();
+    table.bound_hosts(&HostBound::new(options.max_per_host as usize, shared));
     table
 }
 

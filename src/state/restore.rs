@@ -42,7 +42,8 @@ impl fmt::Display for Summary {
         }
         if self.torrents_left_out + self.peers_left_out > 0 {
             let left_out = sizes(self.torrents_left_out, self.peers_left_out);
-            write!(f, "; no room for {left_out} (--max-torrents, --max-peers)")?;
+            let limits = "--max-torrents, --max-peers, --max-per-host";
+            write!(f, "; no room for {left_out} ({limits})")?;
         }
         if self.refused > 0 {
             let refused = counted(self.refused, "torrent");

@@ -106,6 +106,7 @@ pub enum Failure {
     Foreign,
     Version(u16),
     PeerTimeout(u32),
+    PerHost(u32),
     WrongKey,
     /// The node connected to itself.
     Own,
@@ -114,7 +115,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 10;
 
     /// The index in [`Overview::failures`].
     pub fn number(self) -> usize {
@@ -132,6 +133,7 @@ impl Failure {
             Failure::WrongKey => (6, "wrong key"),
             Failure::Own => (7, "the other side is this node itself"),
             Failure::Crowded => (8, "too many connections from unknown addresses"),
+            Failure::PerHost(_) => (9, "other bound of peers per host: "),
         }
     }
 }
@@ -142,6 +144,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Version(version) => write!(f, "{version}"),
             Failure::PeerTimeout(seconds) => write!(f, "{seconds} s"),
+            Failure::PerHost(max) => write!(f, "{max}"),
             _ => Ok(()),
         }
     }
@@ -250,6 +253,7 @@ metrics! {
         failed_handshakes "reason=foreign" = o.failures[3];
         failed_handshakes "reason=version" = o.failures[4];
         failed_handshakes "reason=peer_timeout" = o.failures[5];
+        failed_handshakes "reason=per_host" = o.failures[9];
         failed_handshakes "reason=wrong_key" = o.failures[6];
         failed_handshakes "reason=own" = o.failures[7];
         failed_handshakes "reason=crowded" = o.failures[8];

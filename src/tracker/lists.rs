@@ -5,7 +5,7 @@
 
 use super::blocks::{self, Block, Blocks};
 use super::clock::Clock;
-use super::peer::{Peer, count, drop_expired, insert_record, prefix};
+use super::peer::{Peer, count, drop_expired, host, insert_record, prefix};
 use crate::base::memory::{reserve_total, trim};
 use std::ops::Range;
 
@@ -69,6 +69,59 @@ impl<'a> PeerList<'a> {
             PeerList::Slice(records, size) => records.get(rank * size..).unwrap_or_default(),
             PeerList::Large(list, blocks) => list.records(list.locate(rank), blocks),
         }
+    }
+
+    /// How many records come before this place.
+    #[inline]
+    pub fn rank(self, at: ChunkIndex) -> usize {
+        match self {
+            PeerList::Slice(..) => at.1,
+            PeerList::Large(list, _) => list.rank(at),
+        }
+    }
+
+    /// The ranks of the peers of this one's host: they are neighbours.
+    pub fn of_host(self, peer: &Peer) -> Range<usize> {
+        let [first, last] = peer.host_ends();
+        let start = self.find(&first).unwrap_or_else(|at| at);
+        let end = match self.find(&last) {
+            Ok(last) => self.rank(last) + 1,
+            Err(end) => self.rank(end),
+        };
+        self.rank(start)..end
+    }
+
+    /// Whether a peer of this one's host is next to the place where this one belongs.
+    #[inline]
+    pub fn has_host_beside(self, at: ChunkIndex, peer: &Peer) -> bool {
+        let (size, own) = (self.size(), host(peer.record()));
+        let near = self.records_at((at.0, at.1.saturating_sub(1)));
+        // At the ends of a chunk, one of the two is in the next chunk.
+        let far = match (at.1, near.len() > size) {
+            (0, _) => self
+                .rank(at)
+                .checked_sub(1)
+                .map(|rank| self.starting_at(rank)),
+            (_, true) => None,
+            (_, false) => self.after_chunk(at),
+        };
+        let far = far.and_then(|records| records.get(..size));
+        let mut both = near.chunks_exact(size).take(2).chain(far);
+        both.any(|record| host(record) == own)
+    }
+
+    /// The records of these ranks.
+    pub fn records_of(self, ranks: Range<usize>) -> impl Iterator<Item = &'a [u8]> {
+        let size = self.size();
+        let mut next = ranks.start;
+        let pieces = std::iter::from_fn(move || {
+            let records = self.starting_at(next);
+            let wanted = ranks.end.saturating_sub(next).saturating_mul(size);
+            let records = records.get(..wanted).unwrap_or(records);
+            next += count(records, size);
+            (!records.is_empty()).then(|| records.chunks_exact(size))
+        });
+        pieces.flatten()
     }
 
     /// The first record of the chunk after this place's.

@@ -1,16 +1,18 @@
 //! The table: which peers are in which swarm.
 //!
 //! [`Table`] is a slice of shards; a [`Tracker`] is one of them. An announce finds its torrent (`torrents`), stores the
-//! peer in the torrent's swarm (`swarms`, and under it `small`, `lists` and `blocks`), and copies some of the other
-//! peers into the reply (`sample`, `decoys`). The `sweep` drops what has expired. A `walk` visits everything, for saved
-//! state and for other nodes, whose announces come in through `journal`.
+//! peer in the torrent's swarm (`swarms`, and under it `small`, `lists` and `blocks`; `hosts`), and copies some of the
+//! other peers into the reply (`sample`, `crowd`, `decoys`). The `sweep` drops what has expired. A `walk` visits
+//! everything, for saved state and for other nodes, whose announces come in through `journal`.
 //!
 //! Nothing here does input or output, reads a clock or asks for randomness: time and the random generator are
 //! arguments, so that a test can run a year of announces in a second, the same each time.
 
 mod blocks;
 pub mod clock;
+mod crowd;
 mod decoys;
+mod hosts;
 mod journal;
 mod lists;
 mod peer;
@@ -25,6 +27,7 @@ mod walk;
 
 pub use clock::{Clock, LIFE, STAMP_MASK};
 pub use decoys::Decoys;
+pub use hosts::HostBound;
 pub use journal::{LATE, Lost, News, PeerState, Record, STOP_MS, max_events};
 pub use peer::{COMPLETED, InfoHash, LOCAL, Peer, RECORD_SIZES, Role};
 pub use sample::{MAX_PEERS as MAX_REPLY_PEERS, Sink};
@@ -36,9 +39,10 @@ pub use walk::{Cursor, Found};
 
 use crate::base::random::Random;
 use decoys::SwarmDecoys;
+use hosts::Room;
 use journal::Journal;
 use peer::{Family, of_use};
-use sample::Audience;
+use sample::{Audience, Pool, Rest};
 use swarms::{Peers, Seen, Swarms};
 use sweep::Sweep;
 use table::{Size, add};
@@ -162,6 +166,7 @@ pub struct Tracker {
     torrents: Torrents,
     swarms: Swarms,
     limits: Limits,
+    hosts: HostBound,
     /// Peers and torrents in the other shards, which count for the limits too.
     others: Size,
     decoys: Option<Decoys>,
@@ -187,6 +192,7 @@ impl Tracker {
             torrents: Torrents::default(),
             swarms: Swarms::default(),
             limits,
+            hosts: HostBound::default(),
             others: Size::default(),
             decoys: None,
             unit_ms,
@@ -307,11 +313,17 @@ impl Tracker {
 
     /// Adds or renews a peer of a torrent; the peer's tag is the new one. None if there is no room for it.
     fn put(&mut self, at: Position, peer: Peer, role: Role) -> Option<Seen> {
-        let has_room = self.has_room();
+        let mut room = Room {
+            is_free: self.has_room(),
+            hosts: &self.hosts,
+            clock: self.clock,
+        };
         let torrent = self.torrents.get_mut(at)?;
-        let seen = self.swarms.update(&mut torrent.peers, peer, role, has_room);
+        let seen = self
+            .swarms
+            .update(&mut torrent.peers, peer, role, &mut room);
         if seen.is_none() {
-            self.tally.refuse(has_room);
+            self.tally.refuse(room.is_free);
         }
         seen
     }
@@ -357,10 +369,7 @@ impl Tracker {
             return Counts::default();
         };
         let role = announce.role;
-        let audience = Audience {
-            clock: self.clock,
-            is_loopback: announce.peer.is_loopback(),
-        };
+        let audience = Audience::new(self.clock, &announce.peer);
         let (sizes, decoys) = self.sizes(torrent);
         let rank_in = |family| rank.filter(|_| announce.peer.family() == family);
         let available = |family, sink: &Sink| {
@@ -375,19 +384,21 @@ impl Tracker {
         let mut mixed = decoys
             .as_ref()
             .map(|decoys| (decoys, decoys.random(random.draw())));
+        let swarms = &self.swarms;
+        let pool = |family| swarms.pool(&torrent.peers, family, role, rank_in(family));
+        let mut rest = [Rest::default(); 2];
         let mut pick = |family, want, sink: &mut Sink| {
             if want == 0 {
                 return 0;
             }
-            let pool = self
-                .swarms
-                .pool(&torrent.peers, family, role, rank_in(family));
-            match &mut mixed {
+            let mut pool = pool(family);
+            pool.is_crowded &= (v4, v6) != (all_v4, all_v6) || pool.len() > want;
+            rest[family as usize] = match &mut mixed {
                 None => pool.pick(want, audience, random, sink),
                 Some((decoys, order)) => {
                     pool.pick_mixed(decoys, (family, role), want, audience, order, sink)
                 }
-            }
+            };
             sink.bytes().len() / (family.record_bytes() - 1)
         };
         // Where peers of one family are skipped, the other has more.
@@ -398,6 +409,10 @@ impl Tracker {
             sinks.v4.clear();
             let v4 = (announce.want - picked_v6).min(all_v4);
             pick(Family::V4, v4, &mut sinks.v4);
+        }
+        if rest.into_iter().max() == Some(Rest::OfNamedHosts) {
+            let pools = [Family::V4, Family::V6].map(pool);
+            fill_up(pools, announce.want, audience, random, sinks);
         }
         decoys.iter().for_each(SwarmDecoys::remember);
         Counts::new(sizes, torrent.downloaded)
@@ -505,6 +520,21 @@ impl Tracker {
     }
 }
 
+/// Fills up a reply with more peers of the hosts in it, as it names all others.
+#[cold]
+fn fill_up(
+    [v4, v6]: [Pool; 2],
+    want: usize,
+    audience: Audience,
+    random: &mut Random,
+    sinks: &mut Sinks,
+) {
+    let named = sinks.v4.bytes().len() / 6 + sinks.v6.bytes().len() / 18;
+    let left = want.saturating_sub(named);
+    let filled = v4.fill(left, audience, random, &mut sinks.v4);
+    v6.fill(left - filled, audience, random, &mut sinks.v6);
+}
+
 /// Splits the peers of a reply between two families that have so many: all of both if they fit; else at least a quarter
 /// of each that has as much, and the rest in proportion.
 fn share(want: usize, v4: usize, v6: usize) -> (usize, usize) {
@@ -519,6 +549,8 @@ fn share(want: usize, v4: usize, v6: usize) -> (usize, usize) {
     (v4_share, (want - v4_share).min(v6))
 }
 
+#[cfg(test)]
+mod host_tests;
 #[cfg(test)]
 mod journal_tests;
 #[cfg(test)]

@@ -156,6 +156,18 @@ impl Peer {
         }
     }
 
+    /// The lowest and the highest key that a peer of the same host can have.
+    pub(super) fn host_ends(&self) -> [Peer; 2] {
+        [0, 0xff].map(|byte| {
+            let mut end = *self;
+            match &mut end {
+                Peer::V4([_, _, _, _, rest @ ..]) => rest.fill(byte),
+                Peer::V6([_, _, _, _, _, _, _, _, rest @ ..]) => rest.fill(byte),
+            }
+            end
+        })
+    }
+
     /// The number of the list that holds this peer in this role.
     pub(super) fn list(&self, role: Role) -> usize {
         self.family().list(role)
@@ -209,6 +221,16 @@ pub fn prefix(record: &[u8]) -> u64 {
         _ => record
             .first_chunk()
             .map_or(0, |&network| u64::from_be_bytes(network)),
+    }
+}
+
+/// The host of a record or an endpoint: an IPv4 address, or the network of 64 bits of an IPv6 one, which a host has to
+/// itself.
+#[inline]
+pub fn host(bytes: &[u8]) -> u64 {
+    match *bytes {
+        [a, b, c, d, _, _] | [a, b, c, d, _, _, _] => u32::from_be_bytes([a, b, c, d]).into(),
+        _ => prefix(bytes),
     }
 }
 

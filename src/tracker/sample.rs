@@ -11,23 +11,27 @@
 //! takes no place in a reply. A run never reaches the next one; the others make up for what it lacks. Beyond [`REACH`]
 //! times its length it ends, so that a reply from a large swarm of such clients costs no more than a few others.
 //!
+//! In a swarm in which a host has three peers or more, `crowd` picks instead: two peers of a host at most.
+//!
 //! With decoys, peers and decoys are picked one by one, in random order: a decoy has no rank among the peers'
 //! addresses, so runs of neighbours would give it away.
 
 use super::clock::Clock;
+use super::crowd::Crowd;
 use super::decoys::SwarmDecoys;
+use super::hosts::MAX_OF_HOST;
 use super::lists::PeerList;
-use super::peer::{Family, Role, V4_BYTES, V6_BYTES, is_loopback};
+use super::peer::{Family, Peer, Role, V4_BYTES, V6_BYTES, host, is_loopback};
 use crate::base::random::Random;
 use crate::sys::chunks::as_chunks;
 use crate::sys::memory::prefetch;
 use std::ops::Range;
 
 /// Peers in a run: 8 IPv4 peers are a cache line.
-const RUN: usize = 8;
+pub(super) const RUN: usize = 8;
 
 /// Peers that are looked at for each place in a reply, at most.
-const REACH: usize = 8;
+pub(super) const REACH: usize = 8;
 
 /// Peers below this port cannot be connected to: clients that have no port announce 0, libtorrent behind a proxy 1.
 const MIN_PORT: u16 = 2;
@@ -43,6 +47,13 @@ pub struct Audience {
 }
 
 impl Audience {
+    pub fn new(clock: Clock, asker: &Peer) -> Audience {
+        Audience {
+            clock,
+            is_loopback: asker.is_loopback(),
+        }
+    }
+
     /// Whether the peer of this record has not expired and can be connected to. A peer on the loopback is of use to
     /// askers on the loopback only.
     #[inline]
@@ -51,6 +62,26 @@ impl Audience {
         let is_near = self.is_loopback | !is_loopback(record);
         !self.clock.expired(record[BYTES - 1]) & (port >= MIN_PORT) & is_near
     }
+
+    /// The same of a record of either family.
+    pub(super) fn takes_any(self, record: &[u8]) -> bool {
+        match *record {
+            [a, b, c, d, high, low, tag] => self.takes(&[a, b, c, d, high, low, tag]),
+            _ => <&[u8; V6_BYTES]>::try_from(record).is_ok_and(|record| self.takes(record)),
+        }
+    }
+}
+
+/// The peers that a pick left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rest {
+    /// Perhaps any, but none for the hosts that they are of.
+    #[default]
+    Any,
+    /// Only peers of hosts that have their part of the reply.
+    OfNamedHosts,
+    /// Those, and perhaps others.
+    Others,
 }
 
 /// The room of a reply for the peers of one family: 6 or 18 bytes each.
@@ -87,6 +118,13 @@ impl<'a> Sink<'a> {
         }
     }
 
+    /// How many of the endpoints have the host of this one.
+    pub(super) fn count_of_host(&self, endpoint: &[u8]) -> usize {
+        let endpoints = self.bytes().chunks_exact(endpoint.len().max(1));
+        let same = endpoints.filter(|other| host(other) == host(endpoint));
+        same.count()
+    }
+
     /// Appends the peers of these records, at most `max` of them, that the asker takes. Returns how many records were
     /// passed, and how many of them were appended.
     fn push_taken<const BYTES: usize>(
@@ -118,6 +156,8 @@ pub struct Pool<'a> {
     pub seeders: PeerList<'a>,
     /// The asker's rank, which is left out.
     pub asker: Option<usize>,
+    /// Some host may have more peers than a reply is to name of it.
+    pub is_crowded: bool,
 }
 
 impl<'a> Pool<'a> {
@@ -127,23 +167,27 @@ impl<'a> Pool<'a> {
     }
 
     /// Appends up to `want` different peers that the asker takes.
-    pub fn pick(&self, want: usize, audience: Audience, random: &mut Random, sink: &mut Sink) {
+    pub fn pick(
+        &self,
+        want: usize,
+        audience: Audience,
+        random: &mut Random,
+        sink: &mut Sink,
+    ) -> Rest {
         let total = self.len();
         let want = want.min(MAX_PEERS);
+        if self.is_crowded {
+            return Crowd::new(self, random).pick(want, audience, random, sink);
+        }
         if total <= want {
             self.copy(0, total, audience, sink);
-            return;
+            return Rest::Any;
         }
         let count = want.div_ceil(RUN);
         let mut starts = [0; MAX_PEERS.div_ceil(RUN)];
         let starts = &mut starts[..count];
         for i in 0..count {
-            // Sorted as they are drawn: `sort` would cost kilobytes of code for these few.
-            let mut start = random.below(total - want);
-            for sorted in &mut starts[..i] {
-                (*sorted, start) = (start.min(*sorted), start.max(*sorted));
-            }
-            starts[i] = start;
+            insert_sorted(starts, i, random.below(total - want));
         }
         let turn = random.below(total);
         let length = |i| want / count + usize::from(i < want % count);
@@ -175,6 +219,7 @@ impl<'a> Pool<'a> {
             let run = start + passed[i]..start + reach;
             passed[i] += self.copy_run(run, &mut missing, audience, sink);
         }
+        Rest::Any
     }
 
     /// Copies peers of these ranks, which go round the ring of all, until none is missing. Returns how many it passed.
@@ -204,7 +249,7 @@ impl<'a> Pool<'a> {
         audience: Audience,
         random: &mut Random,
         sink: &mut Sink,
-    ) {
+    ) -> Rest {
         let peers = self.len();
         let [leechers, seeders] = decoys.slots_for(asker);
         let total = peers + leechers + seeders;
@@ -218,16 +263,19 @@ impl<'a> Pool<'a> {
                 prefetch(self.starting_at(rank));
             }
         }
+        let mut crowd = self.is_crowded.then(|| Crowd::new(self, random));
+        let max_ranks = REACH * want + MAX_PEERS;
         let full = sink.filled + want * (asker.0.record_bytes() - 1);
         let ranks = first.into_iter().take(count).chain(ranks);
         // Most slots of decoys are empty, so a short reply looks at more ranks for each place.
-        for rank in ranks.take(REACH * want + MAX_PEERS) {
+        for rank in ranks.take(max_ranks) {
             if sink.filled >= full {
-                return;
+                break;
             }
-            match rank.checked_sub(peers) {
-                None => drop(self.copy(rank, 1, audience, sink)),
-                Some(slot) => {
+            match (rank.checked_sub(peers), &mut crowd) {
+                (None, None) => drop(self.copy(rank, 1, audience, sink)),
+                (None, Some(crowd)) => drop(crowd.name_seat(rank, true, audience, sink)),
+                (Some(slot), _) => {
                     let (role, slot) = match slot.checked_sub(leechers) {
                         None => (Role::Leecher, slot),
                         Some(slot) => (Role::Seeder, slot),
@@ -237,6 +285,72 @@ impl<'a> Pool<'a> {
                 }
             }
         }
+        match (self.is_crowded, total <= max_ranks) {
+            (false, _) => Rest::Any,
+            (true, true) => Rest::OfNamedHosts,
+            (true, false) => Rest::Others,
+        }
+    }
+
+    /// Appends up to `max` other peers that the asker takes, those of hosts with too few of them first. Returns how
+    /// many.
+    #[cold]
+    pub fn fill(
+        &self,
+        max: usize,
+        audience: Audience,
+        random: &mut Random,
+        sink: &mut Sink,
+    ) -> usize {
+        let (total, size, named) = (self.len(), self.leechers.size(), sink.filled);
+        let full = (named + max * (size - 1)).min(sink.room.len());
+        let runs = total.div_ceil(RUN);
+        let order = Permutation::new(runs, random);
+        for max_of_host in [MAX_OF_HOST, MAX_PEERS] {
+            let ranks = order.numbers().filter(|&run| run < runs);
+            let ranks = ranks.flat_map(|run| run * RUN..total.min((run + 1) * RUN));
+            for rank in ranks.take(REACH * max + MAX_PEERS) {
+                if sink.filled >= full {
+                    break;
+                }
+                let record = self.piece(rank).get(..size).unwrap_or_default();
+                let endpoint = record.get(..size - 1).unwrap_or_default();
+                let is_new = |other| other != endpoint;
+                if audience.takes_any(record)
+                    && sink.bytes().chunks_exact(size - 1).all(is_new)
+                    && sink.count_of_host(endpoint) < max_of_host
+                {
+                    sink.push(endpoint);
+                }
+            }
+        }
+        (sink.filled - named) / (size - 1)
+    }
+
+    /// How many of the ranks, which are counted without the asker, are those of leechers.
+    pub(super) fn leecher_count(&self) -> usize {
+        self.leechers.len() - usize::from(self.asker.is_some())
+    }
+
+    /// The ranks of the peers of a record's host in the list of this rank.
+    pub(super) fn block(&self, rank: usize, record: &[u8]) -> Range<usize> {
+        let family = if record.len() == V4_BYTES {
+            Family::V4
+        } else {
+            Family::V6
+        };
+        let Some(peer) = Peer::from_record(family.list(Role::Leecher), record) else {
+            return 0..0;
+        };
+        let leechers = self.leecher_count();
+        if rank >= leechers {
+            let block = self.seeders.of_host(&peer);
+            return leechers + block.start..leechers + block.end;
+        }
+        let block = self.leechers.of_host(&peer);
+        let is_behind = |rank| self.asker.is_some_and(|asker| asker < rank);
+        let [start, end] = [block.start, block.end].map(|rank| rank - usize::from(is_behind(rank)));
+        start..end
     }
 
     /// Records from this rank on, the asker counted, as many as lie together.
@@ -244,6 +358,21 @@ impl<'a> Pool<'a> {
         match rank.checked_sub(self.leechers.len()) {
             None => self.leechers.starting_at(rank),
             Some(rank) => self.seeders.starting_at(rank),
+        }
+    }
+
+    /// Records from this rank on, ranks counted without the asker, as many as lie together.
+    #[inline]
+    pub(super) fn piece(&self, rank: usize) -> &'a [u8] {
+        let until_asker = self.asker.and_then(|asker| asker.checked_sub(rank));
+        match (self.asker, until_asker) {
+            (_, Some(count @ 1..)) => {
+                let records = self.starting_at(rank);
+                let count = count.saturating_mul(self.leechers.size());
+                records.get(..count).unwrap_or(records)
+            }
+            (None, _) => self.starting_at(rank),
+            (Some(_), _) => self.starting_at(rank + 1),
         }
     }
 
@@ -279,6 +408,14 @@ impl<'a> Pool<'a> {
         }
         taken
     }
+}
+
+/// Puts a value where it belongs among the first `count`, which are sorted: `sort` would cost kilobytes of code.
+pub(super) fn insert_sorted<T: Ord + Copy>(sorted: &mut [T], count: usize, mut value: T) {
+    for entry in &mut sorted[..count] {
+        (*entry, value) = (value.min(*entry), value.max(*entry));
+    }
+    sorted[count] = value;
 }
 
 /// The numbers below a power of two in an order that only the generator knows: three rounds, each of which maps
@@ -375,6 +512,7 @@ mod tests {
                         leechers: PeerList::Slice(leechers.as_flattened(), 7),
                         seeders: PeerList::Slice(seeders.as_flattened(), 7),
                         asker: asker.filter(|&a| a < split).map(|a| a as usize),
+                        is_crowded: false,
                     };
                     for want in [0, 1, 5, 8, 9, 30, 50, 199, 200] {
                         let mut got = pick(&pool, want, &mut random);
@@ -401,6 +539,7 @@ mod tests {
             leechers: PeerList::Large(&list, &blocks),
             seeders: PeerList::Slice(seeders.as_flattened(), 7),
             asker: Some(123),
+            is_crowded: false,
         };
         let rounds = 40_000;
         let mut seen = vec![0; 1000];
@@ -424,6 +563,7 @@ mod tests {
             leechers: PeerList::Slice(peers.as_flattened(), 7),
             seeders: PeerList::Slice(&[], 7),
             asker: None,
+            is_crowded: false,
         };
         // How often two peers at each distance on the ring meet in a reply.
         let rounds = 30_000;
@@ -455,6 +595,7 @@ mod tests {
             leechers: PeerList::Slice(all.as_flattened(), 7),
             seeders: PeerList::Slice(&[], 7),
             asker: None,
+            is_crowded: false,
         };
         let mut room = [0; 120];
         let mut sink = Sink::new(&mut room);
@@ -485,6 +626,7 @@ mod tests {
                 leechers: PeerList::Large(&list, &blocks),
                 seeders: PeerList::Slice(&[], 7),
                 asker: Some(2),
+                is_crowded: false,
             };
             for want in [1, 8, 30, 45] {
                 let mut places = 0;
@@ -514,6 +656,7 @@ mod tests {
             leechers: PeerList::Slice(all.as_flattened(), 7),
             seeders: PeerList::Slice(&[], 7),
             asker: None,
+            is_crowded: false,
         };
         let mut random = Random::seeded(15);
         assert!(pick(&pool, 200, &mut random).is_empty());
@@ -539,6 +682,7 @@ mod tests {
                     leechers: PeerList::Slice(records, size),
                     seeders: PeerList::Slice(&[], size),
                     asker: None,
+                    is_crowded: false,
                 };
                 let mut room = [0; 100];
                 let mut sink = Sink::new(&mut room);
@@ -596,6 +740,7 @@ mod tests {
                     leechers: PeerList::Slice(leechers.as_flattened(), 7),
                     seeders: PeerList::Slice(seeders.as_flattened(), 7),
                     asker: Some(0),
+                    is_crowded: false,
                 };
                 let strangers = all_decoys(&decoys);
                 let all = pool.len() + strangers.len();
@@ -632,6 +777,7 @@ mod tests {
             leechers: PeerList::Slice(leechers.as_flattened(), 7),
             seeders: PeerList::Large(&list, &blocks),
             asker: Some(77),
+            is_crowded: false,
         };
         let decoys = decoys(20);
         let decoys = of_swarm(&decoys, 150, 350);
@@ -645,8 +791,7 @@ mod tests {
         let mut seen = vec![0; all.len()];
         // Of peers and of decoys: how many, the sum of their places in replies, how often a decoy came
         // next, and how often their neighbour in order of address.
-        let mut count = [0_u32; 2];
-        let mut places = [0; 2];
+        let (mut count, mut places) = ([0_u32; 2], [0; 2]);
         let mut decoy_next = [0_u32; 2];
         let mut neighbour_next = [0_u32; 2];
         for _ in 0..rounds {

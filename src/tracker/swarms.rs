@@ -7,6 +7,7 @@
 
 use super::blocks::{Block, Blocks};
 use super::clock::Clock;
+use super::hosts::{MAX_OF_HOST, Room};
 use super::lists::{ChunkIndex, LargeList, PeerList};
 use super::peer::{COMPLETED, Family, Peer, RECORD_SIZES, Role, V4_BYTES};
 use super::sample::Pool;
@@ -21,11 +22,26 @@ pub enum Peers {
     Empty(u32),
     Leecher([u8; V4_BYTES]),
     Seeder([u8; V4_BYTES]),
-    Small(Block),
-    Large(u32),
+    /// The flag is that of [`Peers::is_crowded`].
+    Small(Block, bool),
+    Large(u32, bool),
 }
 
 const _: () = assert!(size_of::<Peers>() == 8);
+
+impl Peers {
+    /// Whether some host has more peers than a reply may name of it, or had so many: none of it is forgotten until the
+    /// swarm is gone.
+    pub fn is_crowded(&self) -> bool {
+        matches!(self, Peers::Small(_, true) | Peers::Large(_, true))
+    }
+
+    fn note_crowd(&mut self) {
+        if let Peers::Small(_, is_crowded) | Peers::Large(_, is_crowded) = self {
+            *is_crowded = true;
+        }
+    }
+}
 
 /// A swarm too large for a block.
 type Large = [LargeList; 4];
@@ -95,8 +111,8 @@ impl Swarms {
     pub fn list<'a>(&'a self, peers: &'a Peers, list: usize) -> PeerList<'a> {
         let records: &[u8] = match (peers, list) {
             (Peers::Leecher(lone), 0) | (Peers::Seeder(lone), 1) => lone,
-            (Peers::Small(block), _) => small::records(self.blocks.get(*block), list),
-            (&Peers::Large(number), _) => match self.large(number) {
+            (Peers::Small(block, _), _) => small::records(self.blocks.get(*block), list),
+            (&Peers::Large(number, _), _) => match self.large(number) {
                 Some(large) => return PeerList::Large(&large[list], &self.blocks),
                 None => &[],
             },
@@ -105,26 +121,19 @@ impl Swarms {
         PeerList::Slice(records, RECORD_SIZES[list])
     }
 
-    /// Role and place of a peer, which is looked for in this role first; if it is not stored, the place where it
-    /// belongs in this role.
+    /// Role and place of a peer, which is looked for in this role first; if it is not stored, the places where it
+    /// belongs in this role and in the other.
     fn locate(
         &self,
         peers: &Peers,
         peer: &Peer,
         role: Role,
-    ) -> Result<(Role, ChunkIndex), ChunkIndex> {
+    ) -> Result<(Role, ChunkIndex), [ChunkIndex; 2]> {
         let find = |role| self.list(peers, peer.list(role)).find(peer);
-        let other = || find(role.other()).map(|at| (role.other(), at));
-        let found = find(role).map(|at| (role, at));
-        found.or_else(|belongs| other().map_err(|_| belongs))
-    }
-
-    /// How many records of a list come before this place.
-    fn rank(&self, peers: &Peers, list: usize, at: ChunkIndex) -> usize {
-        match *peers {
-            Peers::Large(number) => self.large(number).map_or(0, |large| large[list].rank(at)),
-            _ => at.1,
-        }
+        find(role).map(|at| (role, at)).or_else(|own| {
+            let other = find(role.other()).map(|at| (role.other(), at));
+            other.map_err(|other| [own, other])
+        })
     }
 
     /// Role and tag of a peer, which is looked for in this role first.
@@ -147,12 +156,12 @@ impl Swarms {
         match peers {
             Peers::Empty(_) => None,
             Peers::Leecher(lone) | Peers::Seeder(lone) => lone.last_mut(),
-            Peers::Small(block) => {
+            Peers::Small(block, _) => {
                 let bytes = self.blocks.get_mut(*block);
                 let start = small::range(bytes, list).start;
                 bytes.get_mut(start + (at.1 + 1) * RECORD_SIZES[list] - 1)
             }
-            &mut Peers::Large(number) => {
+            &mut Peers::Large(number, _) => {
                 let (large, blocks) = self.large_mut(number)?;
                 large[list].tag_mut(at, blocks)
             }
@@ -166,12 +175,12 @@ impl Swarms {
         peers: &mut Peers,
         mut peer: Peer,
         role: Role,
-        has_room: bool,
+        room: &mut Room,
     ) -> Option<Seen> {
         let (mut tag, mut before) = (peer.tag(), None);
         let rank = match self.locate(peers, &peer, role) {
             Ok((stored, at)) if stored == role => {
-                let rank = self.rank(peers, peer.list(role), at);
+                let rank = self.list(peers, peer.list(role)).rank(at);
                 let stored = self.tag_mut(peers, peer.list(role), at)?;
                 before = Some((role, *stored));
                 tag |= *stored & COMPLETED;
@@ -189,8 +198,10 @@ impl Swarms {
                 }
                 changed?
             }
-            Err(belongs) if has_room => self.insert(peers, belongs, &peer, role)?,
-            Err(_) => return None,
+            Err(places) => {
+                let belongs = self.admit(peers, &peer, role, places, room)?;
+                self.insert(peers, belongs, &peer, role)?
+            }
         };
         let was_completed = before.is_some_and(|(_, tag)| tag & COMPLETED != 0);
         Some(Seen {
@@ -204,6 +215,57 @@ impl Swarms {
     fn add(&mut self, peers: &mut Peers, peer: &Peer, role: Role) -> Option<usize> {
         let belongs = self.list(peers, peer.list(role)).find(peer).err()?;
         self.insert(peers, belongs, peer, role)
+    }
+
+    /// Where a newcomer belongs, by the places in the lists of its role and of the other. It takes the place of the
+    /// oldest peer of its host if that has no more. None if there is no room for it.
+    fn admit(
+        &mut self,
+        peers: &mut Peers,
+        peer: &Peer,
+        role: Role,
+        places: [ChunkIndex; 2],
+        room: &mut Room,
+    ) -> Option<ChunkIndex> {
+        let [belongs, _] = places;
+        let roles = [role, role.other()].into_iter().zip(places);
+        let counts = roles.map(|(role, at)| {
+            let list = self.list(peers, peer.list(role));
+            match list.has_host_beside(at, peer) {
+                true => list.of_host(peer).len(),
+                false => 0,
+            }
+        });
+        let count = counts.sum();
+        if count >= MAX_OF_HOST {
+            peers.note_crowd();
+        }
+        if !room.hosts.is_full(count, peer) {
+            return room.is_free.then_some(belongs);
+        }
+        room.is_free = self.take_out_oldest(peers, peer, room.clock).is_some();
+        if !room.is_free {
+            return None;
+        }
+        self.list(peers, peer.list(role)).find(peer).err()
+    }
+
+    /// Takes out the peer of this one's host that announced longest ago; none if all of them did after this one.
+    #[cold]
+    fn take_out_oldest(&mut self, peers: &mut Peers, peer: &Peer, clock: Clock) -> Option<u8> {
+        let mut oldest: Option<(u8, Peer, Role)> = None;
+        for role in Role::ALL {
+            let list = self.list(peers, peer.list(role));
+            for record in list.records_of(list.of_host(peer)) {
+                let record = Peer::from_record(peer.list(role), record)?;
+                let age = clock.age(record.tag());
+                if oldest.is_none_or(|(oldest, ..)| age > oldest) {
+                    oldest = Some((age, record, role));
+                }
+            }
+        }
+        let (_, oldest, role) = oldest.filter(|(age, ..)| *age >= clock.age(peer.tag()))?;
+        self.take_out(peers, &oldest, role)
     }
 
     /// Inserts a peer where it belongs; returns its rank. None if there is no memory for it.
@@ -224,11 +286,11 @@ impl Swarms {
             at = self.list(peers, list).find(peer).err()?;
         }
         let rank = match *peers {
-            Peers::Small(block) => {
+            Peers::Small(block, _) => {
                 small::insert(self.blocks.get_mut(block), list, at.1, peer.record());
                 at.1
             }
-            Peers::Large(number) => {
+            Peers::Large(number, _) => {
                 let (large, blocks) = self.large_mut(number)?;
                 large[list].insert(at, peer, blocks)?
             }
@@ -243,16 +305,17 @@ impl Swarms {
     fn make_room(&mut self, peers: &mut Peers, list: usize) -> Option<bool> {
         let size = RECORD_SIZES[list];
         let (role, lone) = match *peers {
-            Peers::Large(_) => return Some(false),
-            Peers::Small(block) => {
+            Peers::Large(..) => return Some(false),
+            Peers::Small(block, is_crowded) => {
                 let bytes = self.blocks.get(block);
                 let used = small::used(bytes);
                 if small::is_full(bytes, list) || used + size > small::MAX_BYTES {
-                    self.make_large(peers, block)?;
+                    *peers = Peers::Large(self.make_large(block)?, is_crowded);
                     return Some(true);
                 }
                 if used + size > bytes.len() {
-                    *peers = Peers::Small(self.blocks.move_to(block, used, used + size)?);
+                    let block = self.blocks.move_to(block, used, used + size)?;
+                    *peers = Peers::Small(block, is_crowded);
                 }
                 return Some(false);
             }
@@ -267,12 +330,13 @@ impl Swarms {
         if let Some(lone) = lone {
             small::insert(bytes, role as usize, 0, &lone);
         }
-        *peers = Peers::Small(block);
+        *peers = Peers::Small(block, false);
         Some(false)
     }
 
-    /// Moves a swarm out of its block. None if there is no memory for it; then nothing has changed.
-    fn make_large(&mut self, peers: &mut Peers, block: Block) -> Option<()> {
+    /// Moves a swarm out of its block, and returns its number. None if there is no memory for it; then nothing has
+    /// changed.
+    fn make_large(&mut self, block: Block) -> Option<u32> {
         if self.vacant.is_empty() {
             self.add_vacant()?;
         }
@@ -298,8 +362,7 @@ impl Swarms {
         *place = Some(large);
         self.vacant.pop();
         self.blocks.free(block);
-        *peers = Peers::Large(number);
-        Some(())
+        Some(number)
     }
 
     /// Adds a free place for a large swarm, and room to note every place as free.
@@ -326,8 +389,8 @@ impl Swarms {
         let at = self.list(peers, list).find(peer).ok()?;
         let tag = *self.tag_mut(peers, list, at)?;
         match *peers {
-            Peers::Small(block) => small::remove(self.blocks.get_mut(block), list, at.1),
-            Peers::Large(number) => {
+            Peers::Small(block, _) => small::remove(self.blocks.get_mut(block), list, at.1),
+            Peers::Large(number, _) => {
                 if let Some((large, blocks)) = self.large_mut(number) {
                     large[list].remove(at, blocks);
                 }
@@ -340,12 +403,14 @@ impl Swarms {
 
     /// Moves a swarm that has shrunk into the smallest shape that fits.
     fn settle(&mut self, peers: &mut Peers, now: u32) {
-        if let Peers::Large(number) = *peers {
-            self.shrink_large(peers, number);
+        if let Peers::Large(number, is_crowded) = *peers {
+            if let Some(block) = self.shrink_large(number) {
+                *peers = Peers::Small(block, is_crowded);
+            }
         }
         match *peers {
             Peers::Empty(_) => *peers = Peers::Empty(now),
-            Peers::Small(block) => {
+            Peers::Small(block, is_crowded) => {
                 let bytes = self.blocks.get(block);
                 let lone = bytes[small::HEADER..].first_chunk().copied();
                 let shrunk = match small::counts(bytes) {
@@ -359,27 +424,24 @@ impl Swarms {
                     self.blocks.free(block);
                     *peers = shrunk;
                 } else if let Some(block) = self.blocks.shrink(block, used) {
-                    *peers = Peers::Small(block);
+                    *peers = Peers::Small(block, is_crowded);
                 }
             }
             _ => {}
         }
     }
 
-    /// Back into a block once the swarm would fill no more than half of the largest for small swarms.
-    fn shrink_large(&mut self, peers: &mut Peers, number: u32) {
-        let Some((large, blocks)) = self.large_mut(number) else {
-            return;
-        };
+    /// Back into a block, which it returns, once the swarm would fill no more than half of the largest for small
+    /// swarms.
+    fn shrink_large(&mut self, number: u32) -> Option<Block> {
+        let (large, blocks) = self.large_mut(number)?;
         let counts = large.each_ref().map(LargeList::len);
         let sizes = std::iter::zip(counts, RECORD_SIZES).map(|(count, size)| count * size);
         let bytes = small::HEADER + sizes.sum::<usize>();
         if bytes > small::MAX_BYTES / 2 || counts.iter().any(|&n| n > u8::MAX.into()) {
-            return;
+            return None;
         }
-        let Some(block) = blocks.take(bytes) else {
-            return;
-        };
+        let block = blocks.take(bytes)?;
         let mut content = [0; small::MAX_BYTES / 2];
         let (header, mut rest) = content.split_at_mut(small::HEADER);
         header.copy_from_slice(&counts.map(|count| count as u8));
@@ -394,7 +456,7 @@ impl Swarms {
         blocks.get_mut(block)[..bytes].copy_from_slice(&content[..bytes]);
         self.large[number as usize] = None;
         self.vacant.push(number);
-        *peers = Peers::Small(block);
+        Some(block)
     }
 
     /// Drops peers whose timeout has passed. A large swarm is done a chunk at a time. Returns how many records were
@@ -412,11 +474,11 @@ impl Swarms {
             Peers::Leecher([.., tag]) | Peers::Seeder([.., tag]) if clock.expired(tag) => {
                 *peers = Peers::Empty(now);
             }
-            Peers::Small(block) => {
+            Peers::Small(block, _) => {
                 looked_at = before.iter().sum();
                 small::expire(self.blocks.get_mut(block), clock);
             }
-            Peers::Large(number) => {
+            Peers::Large(number, _) => {
                 let from = from.unwrap_or(SwarmCursor::START);
                 if let Some((large, blocks)) = self.large_mut(number) {
                     let list = &mut large[from.list];
@@ -432,7 +494,7 @@ impl Swarms {
             *total -= before - after;
         }
         // The sweep may have passed other parts of a large swarm before.
-        if next.is_none() && (after != before || matches!(peers, Peers::Large(_))) {
+        if next.is_none() && (after != before || matches!(peers, Peers::Large(..))) {
             self.settle(peers, now);
         }
         (looked_at, next)
@@ -464,8 +526,8 @@ impl Swarms {
             Peers::Empty(_) => [0; 4],
             Peers::Leecher(_) => [1, 0, 0, 0],
             Peers::Seeder(_) => [0, 1, 0, 0],
-            Peers::Small(block) => small::counts(self.blocks.get(block)),
-            Peers::Large(number) => match self.large(number) {
+            Peers::Small(block, _) => small::counts(self.blocks.get(block)),
+            Peers::Large(number, _) => match self.large(number) {
                 Some(large) => large.each_ref().map(LargeList::len),
                 None => [0; 4],
             },
@@ -490,17 +552,18 @@ impl Swarms {
             leechers,
             seeders,
             asker,
+            is_crowded: peers.is_crowded(),
         }
     }
 
     /// Prefetches what an update of this swarm will read first, or as many cache lines of it.
     pub fn prefetch(&self, peers: &Peers, lines: usize) {
         match *peers {
-            Peers::Small(block) => {
+            Peers::Small(block, _) => {
                 let lines = self.blocks.get(block).chunks(64).take(lines);
                 lines.for_each(prefetch);
             }
-            Peers::Large(number) => {
+            Peers::Large(number, _) => {
                 self.large(number).into_iter().for_each(prefetch);
             }
             _ => {}

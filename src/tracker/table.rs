@@ -11,8 +11,8 @@
 
 use super::torrents::Torrent;
 use super::{
-    Clock, Counts, Cursor, Decoys, Found, InfoHash, Limits, Progress, Tally, Totals, Tracked,
-    Tracker,
+    Clock, Counts, Cursor, Decoys, Found, HostBound, InfoHash, Limits, Progress, Tally, Totals,
+    Tracked, Tracker,
 };
 use crate::base::busiest::Busiest;
 use crate::base::lock::lock;
@@ -295,6 +295,11 @@ impl Table {
                 return;
             }
         }
+    }
+
+    /// From now on stores so many peers of a host in each swarm.
+    pub fn bound_hosts(&self, bound: &HostBound) {
+        self.each(0, &mut |tracker| tracker.hosts = bound.clone());
     }
 
     /// From now on mixes decoys into replies and counts.

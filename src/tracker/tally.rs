@@ -1,7 +1,7 @@
 //! Counts of a shard for statistics: completions, renewals by age, and clients that announce too early.
 
 use super::clock::Clock;
-use super::peer::{LOCAL, Peer};
+use super::peer::{LOCAL, host};
 use super::swarms::Seen;
 use super::{Announce, Event};
 use crate::base::busiest::Busiest;
@@ -20,7 +20,7 @@ pub struct Tally {
     pub unit_ms: u64,
     /// An announce without an event is too early at up to this many units after the last one.
     early: u8,
-    /// Clients that announce too early, by [`Tally::source`]; none before the first.
+    /// Clients that announce too early, by host; none before the first.
     pub woodpeckers: Option<Box<Busiest>>,
 }
 
@@ -53,14 +53,6 @@ impl Tally {
             .min(Tally::EARLY);
     }
 
-    /// An IPv4 address, or the upper half of an IPv6 one: a host has the lower half to itself.
-    fn source(peer: Peer) -> u64 {
-        match peer {
-            Peer::V4([a, b, c, d, ..]) => u32::from_be_bytes([a, b, c, d]).into(),
-            Peer::V6([a, b, c, d, e, f, g, h, ..]) => u64::from_be_bytes([a, b, c, d, e, f, g, h]),
-        }
-    }
-
     pub(super) fn count(
         &mut self,
         seen: Seen,
@@ -81,7 +73,7 @@ impl Tally {
         if age <= self.early && is_own && announce.event == Event::None {
             let woodpeckers = &mut self.woodpeckers;
             let woodpeckers = woodpeckers.get_or_insert_with(|| Busiest::new(random).into());
-            woodpeckers.count(Tally::source(announce.peer));
+            woodpeckers.count(host(announce.peer.record()));
         }
     }
 

@@ -30,6 +30,7 @@ struct Request {
     hash: usize,
     port: usize,
     left: usize,
+    ip: usize,
 }
 
 impl Request {
@@ -39,7 +40,7 @@ impl Request {
         let (hash, numwant) = ("%00".repeat(20), super::NUMWANT);
         let text = format!(
             "GET /announce?info_hash={hash}&peer_id=-BN0100-abcdefghijkl&port=00000&uploaded=0&downloaded=0\
-             &left=0&key=5A5A5A5A&numwant={numwant}&compact=1&no_peer_id=1 HTTP/1.1\r\n\
+             &left=0&key=5A5A5A5A&numwant={numwant}&compact=1&no_peer_id=1&ip=000.000.000.000 HTTP/1.1\r\n\
              Host: {server}\r\nUser-Agent: bench/1.0\r\nAccept-Encoding: gzip\r\n{connection}\r\n"
         );
         let after = |name: &str| text.find(name).expect("just written") + name.len();
@@ -47,6 +48,7 @@ impl Request {
             hash: after("info_hash="),
             port: after("port="),
             left: after("left="),
+            ip: after("&ip="),
             text: text.into_bytes(),
         }
     }
@@ -58,13 +60,19 @@ impl Request {
             escape[1] = DIGITS[usize::from(byte >> 4)];
             escape[2] = DIGITS[usize::from(byte & 15)];
         }
-        let mut port = population.port(peer);
-        for digit in self.text[self.port..][..5].iter_mut().rev() {
-            *digit = b'0' + (port % 10) as u8;
-            port /= 10;
+        self.patch_number(self.port, 5, population.port(peer));
+        for (place, byte) in (self.ip..).step_by(4).zip(population.address(peer)) {
+            self.patch_number(place, 3, byte.into());
         }
         self.text[self.left] = b'1' - u8::from(population.is_seeder(peer));
         &self.text
+    }
+
+    fn patch_number(&mut self, place: usize, digits: usize, mut number: u16) {
+        for digit in self.text[place..][..digits].iter_mut().rev() {
+            *digit = b'0' + (number % 10) as u8;
+            number /= 10;
+        }
     }
 }
 

@@ -69,6 +69,7 @@ const CASES: &[Case] = &[
     case("memory", true, "memory a peer", memory::growth),
     case("idle", true, "memory without peers", memory::idle),
     case("table", true, "announces to a table, by size of the swarms", table::by_swarm_size),
+    case("picks", true, "announces that are sent peers, by size of the swarm", table::picks),
     case("inserts", false, "torrents with colliding hashes, and large swarms", table::inserts),
     case("latency", true, "wait of a UDP connect under full load", latency::load),
     case("sweep", false, "the same while 10 million torrents expire", latency::sweep),

@@ -104,6 +104,19 @@ impl Population {
         (FIRST_PORT + scattered as u32) as u16
     }
 
+    /// The address that a peer names for itself, so that each is a host of its own: a tracker names two peers of one
+    /// host at most, and does more work for a swarm in which a host has more. Each number has three digits.
+    pub fn address(&self, peer: Peer) -> [u8; 4] {
+        let mut number = peer
+            .torrent
+            .wrapping_add(peer.index.wrapping_mul(0x9e37_79b1));
+        std::array::from_fn(|_| {
+            let byte = 128 + number % 96;
+            number /= 96;
+            byte as u8
+        })
+    }
+
     /// Half of the peers are seeders.
     pub fn is_seeder(&self, peer: Peer) -> bool {
         let key = u64::from(peer.torrent) << 32 | u64::from(peer.index);

@@ -70,6 +70,11 @@ impl Server {
         let (ip, port) = (address.ip().to_string(), address.port().to_string());
         let mut command = pinned(core, &build.path);
         command.args(["-i", &ip, "-p", &port, "-P", &port]);
+        // Peers name addresses, see [`Population::address`]. Over IPv6 they cannot, and all are of one host.
+        command.args(["--trust-ip", "127.0.0.0/8"]);
+        if family == Family::V6 {
+            command.args(["--max-per-host", "0"]);
+        }
         command.args(arguments);
         Server::of_daemon(build.name.clone(), address, command)
     }

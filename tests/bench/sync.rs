@@ -46,6 +46,7 @@ impl Host {
             seed: id,
             peer_timeout: PEER_TIMEOUT,
             max_peers: 1 << 26,
+            max_per_host: 0,
             peers: (id..2).map(|_| "other".into()).collect(),
             port: 6970,
             has_live_sync: false,

@@ -136,6 +136,82 @@ pub fn by_swarm_size(bench: &Bench) -> io::Result<()> {
     Ok(())
 }
 
+/// Announces that are sent peers, in a swarm of each size, and in one in which a host has 99 of 100 peers.
+pub fn picks(bench: &Bench) -> io::Result<()> {
+    let subject =
+        "CPU of an announce with 50 peers in a swarm of each size, of that in one of 1000";
+    bench.begin(subject);
+    let own_host = |number| Peer::new(Ipv4Addr::from_bits(scattered(number)).into(), 7);
+    let one_host = |number: u32| match number % 100 {
+        0 => Peer::new(Ipv4Addr::from_bits(scattered(number)).into(), 7),
+        _ => Peer::new(
+            Ipv4Addr::new(192, 0, 2, 1).into(),
+            1024 + (number % 60_000) as u16,
+        ),
+    };
+    let shared = |number: u32| match number % 13 {
+        0..3 => Peer::new(
+            Ipv4Addr::from_bits(scattered(number / 780)).into(),
+            1024 + number as u16,
+        ),
+        _ => own_host(number),
+    };
+    let sides: [(_, u32, &dyn Fn(u32) -> Peer); 7] = [
+        ("of 1000", 1000, &own_host),
+        ("of 30", 30, &own_host),
+        ("of 100", 100, &own_host),
+        ("of 100,000", 100_000, &own_host),
+        ("of 13,000, 3000 of hosts of 180", 13_000, &shared),
+        ("of 1000, 990 of a host", 1000, &one_host),
+        ("of 50,000, 49,500 of a host", 50_000, &one_host),
+    ];
+    let mut random = Random::seeded(1);
+    let mut swarms = sides.map(|(name, size, peer)| {
+        let table = new_table();
+        (0..size).for_each(|number| pick(&table, number, peer, 0, &mut random));
+        (name, size, peer, table, Vec::new())
+    });
+    for _ in 0..bench.pairs {
+        for (_, size, peer, table, costs) in &mut swarms {
+            let before = processor_time();
+            for _ in 0..A_TURN {
+                let number = random.below(*size as usize) as u32;
+                pick(table, number, *peer, 50, &mut random);
+            }
+            let time = processor_time().saturating_sub(before);
+            costs.push(time.as_secs_f64() * 1e9 / f64::from(A_TURN));
+        }
+    }
+    let reference = swarms[0].4.clone();
+    for (name, _, _, _, costs) in &swarms {
+        let ratio = Spread::of(costs.iter().zip(&reference).map(|(own, other)| own / other));
+        let remark = format!("{} ns", Spread::of(costs.iter().copied()));
+        bench.row(subject, name, ratio.figure(""), Goal::None, &remark);
+    }
+    Ok(())
+}
+
+/// An address for each number.
+fn scattered(number: u32) -> u32 {
+    number.wrapping_mul(0x9e37_79b1)
+}
+
+/// Lets a peer of a single torrent announce.
+fn pick(table: &Table, number: u32, peer: &dyn Fn(u32) -> Peer, want: usize, random: &mut Random) {
+    let mut room = [0; 6 * 50];
+    let announce = Announce {
+        info_hash: info_hash(0),
+        peer: peer(number),
+        role: [Role::Leecher, Role::Seeder][usize::from(number % 3 == 0)],
+        event: Event::None,
+        want,
+        hint: None,
+    };
+    let mut sinks = Sinks::new(&mut room, &mut []);
+    table.lock(0, 0).announce(&announce, random, &mut sinks);
+    std::hint::black_box(sinks.filled());
+}
+
 /// Torrents whose first 16 bytes are those of a million others against random ones, and peers of a swarm of a million
 /// against those of a thousand swarms.
 pub fn inserts(bench: &Bench) -> io::Result<()> {

@@ -267,6 +267,7 @@ impl Link {
         request[12..16].copy_from_slice(&transaction.to_be_bytes());
         request[16..36].copy_from_slice(&info_hash(peer.torrent));
         request[71] = u8::from(!population.is_seeder(peer));
+        request[84..88].copy_from_slice(&population.address(peer));
         request[96..98].copy_from_slice(&population.port(peer).to_be_bytes());
     }
 }

@@ -178,9 +178,10 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Listens on 127.0.0.1 and ::1, with these additional flags.
+    /// Listens on 127.0.0.1 and ::1, with these additional flags. Peers of one address are not bounded unless these say
+    /// so: most tests have no other.
     pub fn start(flags: &[&str]) -> Daemon {
-        let listen = "-i 127.0.0.1 -p 0 -P 0 -i ::1 -p 0 -P 0";
+        let listen = "-i 127.0.0.1 -p 0 -P 0 -i ::1 -p 0 -P 0 --max-per-host 0";
         let flags = listen.split(' ').chain(flags.iter().copied());
         Daemon::start_with(&flags.collect::<Vec<_>>())
     }

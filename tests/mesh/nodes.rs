@@ -99,6 +99,7 @@ impl Mesh<'_> {
             command.args(["--cluster-listen", &listen]);
         }
         command.args(["--admin", "10.77.0.0/16", "--cluster-key", &node.key]);
+        command.args(["--max-per-host", "0"]);
         command.args(["--state", &state, "--state-interval", "0"]);
         for peer in &node.peers {
             command.args(["--cluster-peer", peer]);

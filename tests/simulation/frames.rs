@@ -92,6 +92,7 @@ fn hello() -> [u8; HELLO_BYTES] {
 
 fn hello_at(clock_ms: u64) -> [u8; HELLO_BYTES] {
     let hello = Hello {
+        max_per_host: 0,
         peer_timeout: 2700,
         port: 6970,
         is_whole: true,

@@ -83,6 +83,7 @@ pub fn settings(id: u64, seed: u64, peers: usize) -> Settings {
         seed,
         peer_timeout: PEER_TIMEOUT,
         max_peers: MAX_PEERS,
+        max_per_host: 0,
         peers: (0..peers).map(|peer| format!("peer {peer}")).collect(),
         port: 6970,
         has_live_sync: false,

@@ -43,6 +43,7 @@ impl Subject {
         let table = Table::new(limits, 1);
         let keys = Keys::new(&[7; 32]);
         let settings = Settings {
+            max_per_host: 0,
             keys: keys.clone(),
             id: 100,
             seed: 1,
@@ -80,6 +81,7 @@ impl Subject {
         let [flags, id] = input.array();
         let clock_ms = self.now.wrapping_add(input.u16().into());
         let hello = Hello {
+            max_per_host: 0,
             peer_timeout: if flags & 1 == 0 { 48 } else { 49 },
             port: 9,
             is_whole: flags & 2 != 0,
