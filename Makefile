@@ -93,13 +93,30 @@ fuzz-corpora:
 		$(FUZZ_CORPUS) pack tests/fuzz/corpus/$$target target/fuzz/corpus/$$target || exit 1; \
 	done
 
+# The tests, and the daemons that they run, under AddressSanitizer, whose runtime comes with the stable toolchain.
+check-asan:
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address RUST_TEST_THREADS=$(TEST_THREADS) \
+		$(CARGO) test --locked $(CARGOFLAGS) $(GNU) --target-dir target/asan $(TESTFLAGS)
+
+# The tests of threads under ThreadSanitizer, for which the standard library must be compiled, too: by Debian's rustc-web,
+# which has LLVM 19. The runtime is in libclang-rt-19-dev. It must come first, or the linker complains of tmpnam.
+TSAN_RUNTIME = /usr/lib/llvm-19/lib/clang/19/lib/linux/libclang_rt.tsan-x86_64.a
+TSAN_FLAGS = -Zsanitizer=thread -Zexternal-clangrt -Zpre-link-arg=-Wl,--whole-archive \
+	-Zpre-link-arg=$(TSAN_RUNTIME) -Zpre-link-arg=-Wl,--no-whole-archive -Clink-arg=-lm -Clink-arg=-lc
+TSAN = RUSTFLAGS='$(TSAN_FLAGS)' TSAN_OPTIONS=halt_on_error=1 RUST_TEST_THREADS=$(TEST_THREADS) ANNOUNCED_THREADS=2 \
+	$(WEB_CARGO) test --locked $(CARGOFLAGS) -Zbuild-std $(GNU) --target-dir target/tsan
+# The two tests that are left out count threads, and the runtime has one of its own.
+check-tsan:
+	$(TSAN) --lib table::
+	$(TSAN) --test threads --test udp -- --skip no_thread_has_privileges --skip sixty_four_threads_serve
+
 # The tests of what is unsafe, under valgrind.
 VALGRIND = target."cfg(unix)".runner = "valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite"
 check-valgrind:
 	$(CARGO) test --locked $(CARGOFLAGS) --lib --config '$(VALGRIND)' sys::
 
 # All that takes too long for each change.
-check-all: check-valgrind fuzz
+check-all: check-asan check-tsan check-valgrind fuzz
 
 # Compiles everything for the BSDs, and the program without its tests for processors of routers that have
 # no 64-bit atomics.
@@ -160,4 +177,4 @@ uninstall:
 clean:
 	$(CARGO) clean
 
-.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-msrv check-parts fuzz fuzz-corpora check-valgrind check-all bench lint count install uninstall clean
+.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-msrv check-parts fuzz fuzz-corpora check-asan check-tsan check-valgrind check-all bench lint count install uninstall clean
