@@ -6,7 +6,8 @@ mod common;
 
 use common::udp::{Announce, Client};
 use common::{
-    Daemon, Directory, NOBODY, child_of, is_alive, is_root, run, signal, wait_for, worker_of,
+    Daemon, Directory, NOBODY, child_of, is_alive, is_root, run, signal, wait_for, wait_longer,
+    worker_of,
 };
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -143,6 +144,42 @@ fn a_stopped_worker_is_ended_after_the_daemon() {
     assert!(signal(worker, "STOP"));
     it.daemon.signal("KILL");
     it.daemon.wait();
+    for id in [monitor, worker] {
+        wait_for("the end of a helper", || (!is_alive(id)).then_some(()));
+    }
+}
+
+/// Takes a minute. A stopped worker accepts no more than one whose disk hangs.
+#[test]
+fn a_save_that_hangs_ends_the_daemon_after_a_minute() {
+    let mut it = Helped::start("hangs", &[]);
+    Client::new(it.daemon.udp4()).announce(&Announce::leecher(1000).of([0x41; 20]));
+    it.expect("USR1", "state: saved: 1 torrent, 1 peer");
+    Client::new(it.daemon.udp4()).announce(&Announce::leecher(1001).of([0x41; 20]));
+    let (monitor, worker) = (it.monitor(), it.worker());
+    assert!(signal(worker, "STOP"));
+    let began = Instant::now();
+    it.daemon.signal("TERM");
+    wait_longer("the end", Duration::from_secs(180), || {
+        (!it.daemon.is_running()).then_some(())
+    });
+    assert!(began.elapsed() >= Duration::from_secs(60));
+    let (status, log) = it.daemon.wait();
+    assert_eq!(status.code(), Some(1), "{log:?}");
+    let [.., failed, lost, _stopped, last] = &log[..] else {
+        panic!("{log:?}");
+    };
+    assert!(
+        failed.starts_with("announced: state: save failed: '"),
+        "{failed}"
+    );
+    assert!(
+        failed.ends_with("': no progress for 60 seconds"),
+        "{failed}"
+    );
+    let start = "announced: state: lost at exit: 1 torrent, 2 peers; the last save is ";
+    assert!(lost.starts_with(start), "{lost}");
+    assert_eq!(last, "announced: the state was not saved at the end");
     for id in [monitor, worker] {
         wait_for("the end of a helper", || (!is_alive(id)).then_some(()));
     }

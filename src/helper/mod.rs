@@ -173,6 +173,12 @@ impl Helper {
         }
     }
 
+    /// One whose worker is the other end of this stream.
+    #[cfg(test)]
+    pub fn of(stream: UnixStream) -> Helper {
+        Helper::new(Channel::new(None, stream).expect("an option"))
+    }
+
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         self.channel.register(registry, token)
     }

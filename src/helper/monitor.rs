@@ -127,11 +127,11 @@ pub fn run(
     if let Some(root) = &plan.root {
         privileges::enter(root)?;
     }
-    let capabilities: &[u32] = match plan.identity {
-        Some(_) => &[SETUID, SETGID],
-        None => &[],
-    };
-    capabilities::keep_only(capabilities)?;
+    match plan.identity {
+        Some(_) => capabilities::keep_only(&[SETUID, SETGID])?,
+        // A service manager that gave another user some may also forbid the call.
+        None => capabilities::keep_only(&[]).unwrap_or_default(),
+    }
     sandbox::enter(Role::Monitor)?;
     while !turn(daemon, &mut children)? {}
     if let Some(pidfile) = &plan.pidfile {

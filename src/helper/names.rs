@@ -1,11 +1,11 @@
-//! The resolver: it resolves them one after the other, however long that takes.
+//! The resolver: it resolves names one after the other, however long that takes.
 
 use super::monitor::Ends;
-use super::{FOUND, NOT_FOUND, Plan, frame};
+use super::{FOUND, NOT_FOUND, Plan, RESOLVE, frame};
 use crate::base::text;
 use crate::sys::process;
 use crate::sys::sandbox::Role;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::ToSocketAddrs;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -24,14 +24,19 @@ pub fn run(plan: &Plan, ends: &Ends) -> io::Result<()> {
 /// Answers until the daemon has ended, which is an error of the socket.
 pub fn serve(names: &[String], socket: &UnixStream) -> io::Result<()> {
     loop {
-        let (_, number) = frame::receive(socket)?;
-        let index = number.first_chunk().map_or(0, |n| u16::from_le_bytes(*n));
-        let name = names.get(usize::from(index)).map_or("", String::as_str);
-        let (kind, text) = match look_up(name) {
+        let (RESOLVE, number) = frame::receive(socket)? else {
+            return Err(ErrorKind::InvalidData.into());
+        };
+        let index = number.first_chunk().ok_or(ErrorKind::InvalidData)?;
+        let found = match names.get(usize::from(u16::from_le_bytes(*index))) {
+            Some(name) => look_up(name),
+            None => Err(String::from("no such name")),
+        };
+        let (kind, text) = match found {
             Ok(addresses) => (FOUND, addresses),
             Err(why) => (NOT_FOUND, why),
         };
-        frame::send(socket, kind, &[&number, text.as_bytes()].concat())?;
+        frame::send(socket, kind, &[index, text.as_bytes()].concat())?;
     }
 }
 

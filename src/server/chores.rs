@@ -336,7 +336,7 @@ impl Chores {
     pub(super) fn wind_up(&mut self, responder: &Responder) {
         if !std::mem::replace(&mut self.has_wound_up, true) {
             if let Some(saves) = &mut self.saves {
-                saves.request();
+                saves.wind_up(responder.monitor.now);
             }
             self.cluster.wind_up(responder);
         }
@@ -349,8 +349,12 @@ impl Chores {
             && self.saves.as_ref().is_none_or(Saves::is_idle)
     }
 
-    /// Whether the state is saved, or need not be.
-    pub(super) fn is_saved(&self) -> bool {
-        self.saves.as_ref().is_none_or(Saves::is_saved)
+    /// Whether the state is saved, or need not be. Logs what is lost otherwise.
+    pub(super) fn is_saved(&self, responder: &Responder) -> bool {
+        let unsaved = self.saves.as_ref().filter(|saves| !saves.is_saved());
+        if let Some(saves) = unsaved {
+            saves.log_loss(&responder.table, responder.table_now());
+        }
+        unsaved.is_none()
     }
 }

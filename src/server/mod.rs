@@ -202,7 +202,8 @@ impl Server {
             }
             self.finish_round();
             if self.has_stopped() {
-                return Ok(self.chores.as_ref().is_none_or(Chores::is_saved));
+                let chores = self.chores.as_ref();
+                return Ok(chores.is_none_or(|chores| chores.is_saved(&self.responder)));
             }
         }
     }
@@ -224,7 +225,7 @@ impl Server {
             serving.and_then(Serving::next_deadline),
             chores.and_then(|chores| chores.next_deadline(&self.responder)),
             // A thread with chores alone does not wait for replies. After this time only the save is waited for, whose
-            // end is an event.
+            // end is an event, or is given up.
             self.stop_at.filter(|at| serving.is_some() && *at > now),
         ];
         let next = deadlines.into_iter().flatten().min()?;

@@ -5,7 +5,7 @@ use super::{Problem, file_problem};
 use crate::access::{Access, BLACKLIST, Fifo, WHITELIST};
 use crate::base::log;
 use crate::options::{EMPTY, Options};
-use crate::state::{self, Loaded};
+use crate::state::{self, Loaded, Summary};
 use crate::sys::files;
 use crate::tracker::{HostBound, Limits, Table, Tracked};
 use std::path::Path;
@@ -110,26 +110,26 @@ fn load_dump(options: &Options, table: &Table, tracked: Tracked) -> Result<(), P
     Ok(())
 }
 
-/// The table with the state and the counts from before, and the key of connection ids that was saved with it.
+/// The table with the state and the counts from before, and the summary of that state.
 pub fn load_table(
     options: &Options,
     access: Option<&Access>,
-) -> Result<(Arc<Table>, Option<[u64; 2]>), Problem> {
-    let (table, connection_key) = with_tracked(access, |tracked| load_all(options, tracked))?;
-    Ok((Arc::new(table), connection_key))
+) -> Result<(Arc<Table>, Summary), Problem> {
+    let (table, summary) = with_tracked(access, |tracked| load_all(options, tracked))?;
+    Ok((Arc::new(table), summary))
 }
 
-fn load_all(options: &Options, tracked: Tracked) -> Result<(Table, Option<[u64; 2]>), Problem> {
+fn load_all(options: &Options, tracked: Tracked) -> Result<(Table, Summary), Problem> {
     let mut table = new_table(options);
-    let mut connection_key = None;
+    let mut summary = Summary::default();
     if let Some(path) = &options.state {
         let loaded = state::load(path, &table, tracked, state::wall_ms());
         let loaded = loaded.map_err(file_problem(STATE, path))?;
         let path = path.display();
         match loaded {
             Loaded::Nothing => log::line(format_args!("state: starting empty: no '{path}' yet")),
-            Loaded::State(summary) => {
-                connection_key = summary.connection_key;
+            Loaded::State(loaded) => {
+                summary = loaded;
                 log::line(format_args!("state: loaded: {summary}"));
             }
             Loaded::Damaged(damage, aside) => {
@@ -142,5 +142,5 @@ fn load_all(options: &Options, tracked: Tracked) -> Result<(Table, Option<[u64; 
         }
     }
     load_dump(options, &table, tracked)?;
-    Ok((table, connection_key))
+    Ok((table, summary))
 }

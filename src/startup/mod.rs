@@ -228,22 +228,22 @@ fn build(options: &Options, start: Start) -> Result<Loops, Problem> {
     chores.access = data::load_list(options)?;
     chores.fifos = data::open_fifos(options)?;
     // With the rights and at the paths that the helper saves with.
-    let (table, saved_key) = data::load_table(options, chores.access.as_ref())?;
+    let (table, loaded) = data::load_table(options, chores.access.as_ref())?;
     // All nodes of a cluster have the same decoys, and accept the connection ids of each other.
     let shared_key = membership.connection_key();
     if options.decoys > 0 {
         let key = membership.decoy_key().map_or_else(random_key, Ok)?;
         table.use_decoys(options.decoys, key, state::wall_ms() / 1000);
     }
-    let connection_key = match shared_key.or(saved_key) {
+    let connection_key = match shared_key.or(loaded.connection_key) {
         Some(key) => key,
         None => random_key()?,
     };
     chores.cluster = membership.start(options, &table)?;
     chores.pace = pace(options, &table);
-    let state = options.state.as_deref();
     let own_key = shared_key.is_none().then_some(connection_key);
-    chores.saves = state.map(|path| Saves::new(path, options.state_interval, own_key));
+    let saves = |path| Saves::new(path, options.state_interval, own_key, loaded.saved_at());
+    chores.saves = options.state.as_deref().map(saves);
     let mut responder = make_responder(options, table, &chores, monitor)?;
     responder.cluster = chores.cluster.overview();
 

@@ -23,10 +23,19 @@ pub struct Summary {
     pub peers_left_out: u64,
     /// Torrents that the list of info-hashes refuses.
     pub refused: u64,
+    /// The time of the save, in milliseconds since 1970; 0 for none.
+    pub saved_ms: u64,
     /// Milliseconds since the save; none if the wall clock is behind it.
     pub age_ms: Option<u64>,
     /// Of UDP connection ids.
     pub connection_key: Option<[u64; 2]>,
+}
+
+impl Summary {
+    /// The time of the save, in seconds since 1970.
+    pub fn saved_at(&self) -> Option<u64> {
+        (self.saved_ms > 0).then_some(self.saved_ms / 1000)
+    }
 }
 
 /// For the log, without the counts that are 0.
@@ -116,6 +125,7 @@ impl<'a> Restorer<'a> {
     fn begin(&mut self, header: Header) {
         self.unit_ms = header.unit_ms.into();
         self.summary.connection_key = header.connection_key;
+        self.summary.saved_ms = header.saved_at;
         self.summary.age_ms = self.wall_ms.checked_sub(header.saved_at);
         let age_ms = self.summary.age_ms.unwrap_or(0);
         self.since_unit_ms = age_ms.saturating_add(header.into_unit.into());

@@ -4,6 +4,7 @@ use super::write::StateWriter;
 use super::{sizes, wall_ms};
 use crate::base::job::{Job, Run};
 use crate::base::log;
+use crate::base::text::counted;
 use crate::helper::Helper;
 use crate::tracker::Table;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,9 @@ const BUDGET: usize = 1024;
 
 /// Bytes that a step may write: see [`StateWriter::step`].
 const STEP_BYTES: usize = 48 * 1024;
+
+/// At the end of the daemon, milliseconds without progress after which a save is given up: its disk hangs.
+const GIVE_UP_MS: u64 = 60_000;
 
 /// Saves, one at a time. The helper replaces the file when a save is complete. If it fails, the file stays as it was.
 pub struct Saves {
@@ -30,12 +34,24 @@ pub struct Saves {
     told: Option<String>,
     /// The save under way, and when it began.
     running: Option<(StateWriter, u64)>,
+    /// When it last made progress, and the room that the helper had then.
+    progress: (u64, usize),
+    /// The daemon ends after the next save.
+    is_last: bool,
+    /// The time of the state in the file, in seconds since 1970.
+    saved_at: Option<u64>,
     pub job: Job,
 }
 
 impl Saves {
-    /// Saves to this file every `interval` seconds; with 0 only on request.
-    pub fn new(path: &Path, interval: u32, connection_key: Option<[u64; 2]>) -> Saves {
+    /// Saves to this file every `interval` seconds; with 0 only on request. `saved_at` is the time of the state that
+    /// was loaded from it, in seconds since 1970.
+    pub fn new(
+        path: &Path,
+        interval: u32,
+        connection_key: Option<[u64; 2]>,
+        saved_at: Option<u64>,
+    ) -> Saves {
         let interval_ms = (interval > 0).then_some(u64::from(interval) * 1000);
         Saves {
             path: path.to_owned(),
@@ -46,6 +62,9 @@ impl Saves {
             is_by_request: false,
             told: None,
             running: None,
+            progress: (0, 0),
+            is_last: false,
+            saved_at,
             job: Job::default(),
         }
     }
@@ -60,8 +79,19 @@ impl Saves {
         self.is_requested |= self.running.take().is_some();
     }
 
+    /// Requests the last save, after which the daemon ends.
+    pub fn wind_up(&mut self, now_ms: u64) {
+        self.request();
+        self.is_last = true;
+        self.progress.0 = now_ms;
+    }
+
+    /// When there is something to do without an event.
     pub fn next_at(&self) -> Option<u64> {
-        self.next_at.filter(|_| self.running.is_none())
+        match self.is_last {
+            true => (!self.is_idle()).then_some(self.progress.0 + GIVE_UP_MS),
+            false => self.next_at.filter(|_| self.running.is_none()),
+        }
     }
 
     pub fn is_idle(&self) -> bool {
@@ -84,7 +114,14 @@ impl Saves {
     /// Begins the save that is due, or writes a slice of the one under way if the helper has room for it. The times are
     /// now, in milliseconds since the start: of the loop and of the table.
     pub fn step(&mut self, table: &Table, helper: &mut Helper, (now_ms, table_ms): (u64, u64)) {
+        if helper.room() != self.progress.1 {
+            self.progress = (now_ms, helper.room());
+        }
         let is_due = self.next_at().is_some_and(|at| at <= now_ms);
+        if is_due && self.is_last {
+            self.is_requested = false;
+            return self.failed("no progress for 60 seconds", now_ms);
+        }
         if !is_due && !self.can_go_on(helper) {
             return;
         }
@@ -109,6 +146,7 @@ impl Saves {
                 }
             }
         }
+        self.progress = (now_ms, helper.room());
     }
 
     /// The helper has replaced the file.
@@ -118,6 +156,7 @@ impl Saves {
             let written = writer.written();
             let sizes = sizes(written.torrents, written.peers);
             let bytes = written.bytes;
+            self.saved_at = Some((wall_ms() / 1000).saturating_sub(ms / 1000));
             log::line(format_args!(
                 "state: saved: {sizes}; {bytes} bytes in {ms} ms"
             ));
@@ -132,6 +171,21 @@ impl Saves {
             let path = self.path.display();
             log::error(format_args!("state: save failed: '{path}': {why}"));
         }
+    }
+
+    /// Logs what is lost, as the last save has failed.
+    pub fn log_loss(&self, table: &Table, table_ms: u64) {
+        let totals = table.survey(table_ms).totals;
+        let peers = (totals.leechers + totals.seeders) as u64;
+        let lost = sizes(totals.torrents as u64, peers);
+        let saved = match self.saved_at {
+            Some(at) => {
+                let age = (wall_ms() / 1000).saturating_sub(at);
+                format!("the last save is {} old", counted(age, "second"))
+            }
+            None => String::from("there is no older save"),
+        };
+        log::error(format_args!("state: lost at exit: {lost}; {saved}"));
     }
 
     /// The save that ends now, and how many milliseconds it took. The next save by time begins an interval later.

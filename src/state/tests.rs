@@ -2,11 +2,14 @@
 
 use super::*;
 use crate::base::random::Random;
+use crate::helper::Helper;
 use crate::tracker::{
     COMPLETED, Event, InfoHash, LOCAL, Limits, Locked, Peer, Progress, Role, Table,
 };
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// A unit of the clock is one second.
 const LIMITS: Limits = Limits {
@@ -604,4 +607,40 @@ fn random_damage_does_not_panic() {
     }
     assert_eq!(read(&[0; 100_000], &mut |_| ()), Err(Damage::Foreign));
     assert_eq!(read(b"<html>", &mut |_| ()), Err(Damage::Foreign));
+}
+
+/// More than the sockets and the queue hold. The worker reads some of it later, and then nothing.
+#[test]
+fn the_last_save_is_given_up_a_minute_after_its_last_progress() {
+    let table = Table::new(LIMITS, 1);
+    for n in 0..40_000 {
+        table.lock(0, 0).raise_downloaded(&hash(n), 1, 0);
+    }
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+    let mut helper = Helper::of(ours);
+    let mut saves = Saves::new(Path::new("/state"), 0, None, None);
+    saves.request();
+    let mut run = |saves: &mut Saves, now| {
+        assert_eq!(helper.turn(), None);
+        saves.step(&table, &mut helper, (now, 0));
+        while saves.can_go_on(&helper) {
+            saves.step(&table, &mut helper, (now, 0));
+        }
+    };
+    run(&mut saves, 1_000);
+    // Before the end of the daemon it may take any time.
+    run(&mut saves, 1_000_000);
+    assert!(!saves.is_idle() && saves.next_at().is_none());
+    saves.wind_up(1_000_000);
+    assert_eq!(saves.next_at(), Some(1_060_000));
+    run(&mut saves, 1_059_000);
+    assert_eq!(saves.next_at(), Some(1_060_000));
+    theirs.read_exact(&mut [0; 100_000]).expect("is sent");
+    run(&mut saves, 1_059_999);
+    assert_eq!(saves.next_at(), Some(1_119_999));
+    run(&mut saves, 1_119_998);
+    assert!(!saves.is_idle() && saves.is_saved());
+    run(&mut saves, 1_119_999);
+    assert!(saves.is_idle() && !saves.is_saved());
+    assert_eq!(saves.next_at(), None);
 }
