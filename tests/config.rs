@@ -142,9 +142,8 @@ fn printed_options_can_be_read_back() {
                 10.1.0.0/8 -A ::7 --public-stats --stats-path /s -w l --list-add a --list-remove b \
                 --refusal-interval 60 --refuse-udp empty --map 10.0.0.0/8=192.0.2.1 --trust-ip ::3 \
                 --full-scrape open --interval 900 --interval-max 901 --target-rate 5 --peer-timeout 1400 \
-                --numwant-max 7 --decoys 9 --max-peers 10 --max-torrents 11 --max-per-host 9 \
-                --max-connections 12 -j 2 --state s \
-                --state-interval 0 -l dump \
+                --numwant-max 7 --decoys 9 --memory 512M --max-peers 10 --max-torrents 11 --max-per-host 9 \
+                --max-connections 12 -j 2 --state s --state-interval 0 -l dump \
                 --cluster-listen 192.0.2.1:1 --cluster-listen [::1]:2 --cluster-peer a.example:3 \
                 --cluster-peer [2001:db8::1]:4 --cluster-key k -s 192.0.2.1:9 --sync-node 10.0.0.0/9 \
                 --sync-mapped --proxy ::2 --proxy-header X-Real-IP --proxy-protocol --admin-listen 127.0.0.1:1 \

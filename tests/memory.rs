@@ -1,4 +1,4 @@
-//! Memory: the table does not end the process when the system has none left.
+//! Memory: what the table may take, what it takes, and that it does not end the process when the system has none left.
 
 // Linux reports and limits the memory of a process.
 #![cfg(target_os = "linux")]
@@ -7,7 +7,8 @@ mod common;
 
 use common::http::{get, metric};
 use common::udp::{Announce, Client};
-use common::{Daemon, skip, wait_for};
+use common::{DEADLINE, Daemon, Directory, program, run, skip, wait_for, wait_longer};
+use std::process::Command;
 
 /// Requests on their way at once: their replies fit into a socket's buffer.
 const WINDOW: usize = 64;
@@ -118,4 +119,144 @@ fn without_memory_for_large_swarms_newcomers_are_served_and_counted() {
 #[test]
 fn without_memory_several_threads_live_too() {
     check_without_memory(ADDRESS_SPACE, "3", true, fives);
+}
+
+/// The bounds that a daemon has, and the line of its log that says why.
+fn bounds(daemon: &Daemon) -> (u64, u64, String) {
+    let report = metrics(daemon);
+    let line = daemon.wait_for_line("announced: table: max-peers ");
+    let [peers, torrents] = ["max_peers", "max_torrents"].map(|name| metric(&report, name));
+    assert!(
+        line.contains(&format!("max-peers {peers}, max-torrents {torrents}: ")),
+        "{line}"
+    );
+    (peers, torrents, line)
+}
+
+#[test]
+fn the_bounds_follow_from_the_least_limit_of_memory() {
+    for (option, name) in [("v", "RLIMIT_AS"), ("d", "RLIMIT_DATA")] {
+        let line = format!(
+            "ulimit -{option} 378880; exec {} -i 127.0.0.1 -p 0 -P 0",
+            program()
+        );
+        let mut command = Command::new("sh");
+        command.args(["-c", &line]);
+        let daemon = Daemon::spawn(command);
+        // Of 370 MiB, 194 bytes for a torrent and five peers.
+        let (peers, torrents, line) = bounds(&daemon);
+        assert_eq!((peers, torrents), (4_999_650, 999_930));
+        assert!(
+            line.ends_with(&format!(": 193986420 bytes, half of {name}")),
+            "{line}"
+        );
+    }
+    let (peers, torrents, _) = bounds(&Daemon::start(&["--memory", "64M"]));
+    assert_eq!((peers, torrents), (1_729_605, 345_921));
+    let (peers, torrents, _) = bounds(&Daemon::start(&["--memory", "64M", "--max-peers", "1000"]));
+    assert_eq!((peers, torrents), (1000, 1_048_169));
+    let flags = [
+        "--memory",
+        "64M",
+        "--max-peers",
+        "1000",
+        "--max-torrents",
+        "7",
+    ];
+    let (peers, torrents, line) = bounds(&Daemon::start(&flags));
+    assert_eq!((peers, torrents), (1000, 7));
+    assert!(
+        line.ends_with(": 26448 bytes, less than --memory"),
+        "{line}"
+    );
+    assert!(
+        run(&["-nv", "--memory", "64M"])
+            .1
+            .contains("\n# table: max-peers 1729605, ")
+    );
+}
+
+#[test]
+fn the_bounds_follow_a_reload() {
+    let directory = Directory::new("memory");
+    let file = directory.write("conf", "memory 64M");
+    let daemon = Daemon::start(&["-f", &file]);
+    assert_eq!(bounds(&daemon).0, 1_729_605);
+    directory.write("conf", "memory 128M\nmax-torrents 100");
+    daemon.signal("HUP");
+    daemon.wait_for_line("reloaded: changed");
+    let report = metrics(&daemon);
+    assert_eq!(metric(&report, "max_torrents"), 100);
+    assert_eq!(metric(&report, "max_peers"), 5_161_974);
+    assert_eq!(
+        daemon.count_lines("table: max-peers 5161974, max-torrents 100: "),
+        1
+    );
+}
+
+/// As `MEMORY` of announced.conf(5) has it.
+const TORRENT_BYTES: u64 = 64;
+const PEER_BYTES: u64 = 26;
+
+/// A timeout that a flood of [`FLOOD`] peers does not reach on a slow machine.
+const TIMEOUT: &str = "--interval 20 --peer-timeout 30";
+const FLOOD: u32 = 300_000;
+
+/// The last mix that fits no block of a small swarm.
+fn nineties(from: u32, count: u32) -> Box<dyn Iterator<Item = Announce>> {
+    Box::new((from..from + count).map(|n| announce(n / 96, 2 + n % 96, 2)))
+}
+
+/// Fills a table, then waits until all peers have expired.
+fn check_size(threads: &str, is_v6: bool, crowd: Crowd) {
+    let flags: Vec<&str> = TIMEOUT.split(' ').chain(["-j", threads]).collect();
+    let daemon = Daemon::start(&flags);
+    let client = Client::new(if is_v6 { daemon.udp6() } else { daemon.udp4() });
+    // Everything that the first requests touch.
+    flood(&client, crowd(1 << 24, 1000));
+    let before = daemon.resident_kib() * 1024;
+    flood(&client, crowd(0, FLOOD));
+    let report = metrics(&daemon);
+    let grown = (daemon.resident_kib() * 1024).saturating_sub(before);
+    let family = if is_v6 { "ipv6" } else { "ipv4" };
+    let peers = metric(
+        &report,
+        &format!("peers{{family=\"{family}\",role=\"seeder\"}}"),
+    );
+    let torrents = metric(&report, "torrents");
+    assert_eq!(peers, u64::from(FLOOD) + 1000, "none has expired");
+    let max = torrents * TORRENT_BYTES + peers * PEER_BYTES;
+    assert!(
+        grown < max,
+        "{grown} bytes for {torrents} torrents and {peers} peers"
+    );
+    wait_longer("the memory to be returned", 4 * DEADLINE, || {
+        let left = (daemon.resident_kib() * 1024).saturating_sub(before);
+        (left < 1 << 20).then_some(())
+    });
+}
+
+#[test]
+fn torrents_of_one_peer_take_no_more_than_the_page_says_and_give_it_back() {
+    check_size("1", false, singles);
+}
+
+#[test]
+fn torrents_of_five_ipv6_peers_take_no_more_than_the_page_says_and_give_it_back() {
+    check_size("1", true, fives);
+}
+
+#[test]
+fn swarms_just_too_large_for_a_block_take_no_more_than_the_page_says_and_give_it_back() {
+    check_size("1", true, nineties);
+}
+
+#[test]
+fn large_swarms_take_no_more_than_the_page_says_and_give_it_back() {
+    check_size("1", true, thousands);
+}
+
+#[test]
+fn with_threads_the_table_takes_no_more_than_the_page_says_and_gives_it_back() {
+    check_size("3", true, fives);
 }

@@ -127,12 +127,12 @@ fn check_prints_a_configuration_and_opens_nothing() {
 
     let (code, out, _) = run(&[&["-nv"], &flags[..]].concat());
     assert_eq!(code, Some(0));
-    let limits =
-        format!("# listening on tcp {address}\n# peer timeout: 90 s\n# TCP connections: at most ");
+    let limits = format!("# listening on tcp {address}\n# peer timeout: 90 s\n# table: max-peers ");
     for part in [
         "interval 60\n#interval-max SECONDS\ntarget-rate 0\n#peer-timeout SECONDS\nnumwant-max 200\n",
         "\n#redirect URL\n",
         &limits,
+        "\n# TCP connections: at most ",
     ] {
         assert!(out.contains(part), "{part}: {out}");
     }

@@ -47,7 +47,7 @@ fn announce_as(daemon: &Daemon, client: &str, torrent: u8, ports: u16, left: u64
 /// Three peers in two torrents, over HTTP and UDP, one of which completes; and invalid requests. It makes nine
 /// connections.
 fn with_some_peers() -> Daemon {
-    let daemon = Daemon::start(&["-r", "http://t.example/"]);
+    let daemon = Daemon::start(&["-r", "http://t.example/", "--max-peers", "100000000"]);
     let tcp = daemon.tcp4();
     for rest in [
         "port=1001&left=0&event=completed",

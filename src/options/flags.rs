@@ -2,11 +2,11 @@
 //! it sets. The type of the field has the parser and the printer of its values, so that options are printed as they are
 //! given.
 
-use super::Options;
 use super::values::{
     Endpoint, FullScrapes, PeerName, header_name, invalid, is_of_interface, is_of_one_host, map,
-    number, refuse_udp, stats_path, url, user,
+    number, parse_size, refuse_udp, show_size, stats_path, url, user,
 };
+use super::{Options, bounds};
 use crate::base::nets::Net;
 use crate::sys::cores;
 use std::ffi::{OsStr, OsString};
@@ -40,6 +40,8 @@ pub enum Field {
     Count(Place<u32>),
     /// From a minimum to a maximum. Below the minimum it is not set.
     Number(Place<u32>, u32, u32),
+    /// In bytes; 0 is not set.
+    Size(Place<u64>),
     /// With a parser, and the values that this accepts.
     Text(Place<String>, fn(&str) -> Option<String>, &'static str),
     File(Place<Option<PathBuf>>),
@@ -90,7 +92,7 @@ pub const MAX_THREADS: u32 = 64;
 pub const DEFAULT_USER: &str = "nobody";
 
 use Action::{Check, Config, Health, Help, MakeKey, Version};
-use Field::{Absent, CommandLine, Count, Directory, File, Nets, Number, Own, Switch, Text};
+use Field::{Absent, CommandLine, Count, Directory, File, Nets, Number, Own, Size, Switch, Text};
 
 #[rustfmt::skip]
 pub static FLAGS: &[Flag] = &[
@@ -144,11 +146,13 @@ pub static FLAGS: &[Flag] = &[
         Number(|o| &mut o.numwant_max, 1, 200)).default("200").live(),
     row("    --decoys PERCENT", "add decoy peers to replies, in percent of the swarm",
         Number(|o| &mut o.decoys, 0, 100)).default("0"),
-    row("    --max-peers N", "store at most this many peers",
-        Number(|o| &mut o.max_peers, 1, 4_000_000_000)).default("100000000").live(),
-    row("    --max-torrents N", "store at most this many torrents",
-        Number(|o| &mut o.max_torrents, 1, 4_000_000_000)).default("20000000").live(),
-    row("    --max-per-host N", "store at most this many peers of one address in a swarm; 0: any number",
+    row("    --memory SIZE", "let the table take this much memory (half of what there is)",
+        Size(|o| &mut o.memory)).live(),
+    row("    --max-peers N", "store at most this many peers (what fits)",
+        Number(|o| &mut o.max_peers, 1, bounds::MAX)).live(),
+    row("    --max-torrents N", "store at most this many torrents (a fifth of the peers)",
+        Number(|o| &mut o.max_torrents, 1, bounds::MAX)).live(),
+    row("    --max-per-host N", "store at most this many peers of one address in a swarm",
         Number(|o| &mut o.max_per_host, 0, 4_000_000_000)).default("128"),
     row("    --max-connections N", "keep at most this many TCP connections",
         Number(|o| &mut o.max_connections, 1, 1_000_000)).default("65536").live(),
@@ -303,6 +307,10 @@ impl Field {
                 let wrong = || wrong(&format!("a number from {min} to {max}"));
                 *field(options) = number.ok_or_else(wrong)?;
             }
+            Size(field) => {
+                let expected = "a size from 1M to 1024G, such as 512M or 4G";
+                *field(options) = parse_size(text).ok_or_else(|| wrong(expected))?;
+            }
             Text(field, parse, expected) => {
                 *field(options) = parse(text).ok_or_else(|| wrong(expected))?;
             }
@@ -327,6 +335,7 @@ impl Field {
         match self {
             Switch(field) => *field(to) = *field(from),
             Count(field) | Number(field, ..) => *field(to) = *field(from),
+            Size(field) => *field(to) = *field(from),
             Text(field, ..) => field(to).clone_from(field(from)),
             File(field) | Directory(field) => field(to).clone_from(field(from)),
             Nets(field) => field(to).clone_from(field(from)),
@@ -348,6 +357,8 @@ impl Field {
             Count(field) => values.0.resize(*field(options) as usize, "".into()),
             Number(field, min, _) if *field(options) < *min => {}
             Number(field, ..) => values.add(field(options)),
+            Size(field) if *field(options) == 0 => {}
+            Size(field) => values.add(&show_size(*field(options))),
             Text(field, ..) if field(options).is_empty() => {}
             Text(field, ..) => values.add(field(options)),
             File(field) | Directory(field) => {

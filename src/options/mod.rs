@@ -4,12 +4,14 @@
 //! in opentracker, except `-v`. Values are written into [`Options`] as they are read, files first, so that the command
 //! line has the last word. At the end [`Options::check`] judges once how they go together.
 
+mod bounds;
 pub mod file;
 mod flags;
 mod origins;
 mod similar;
 mod values;
 
+pub use bounds::Bounds;
 pub use flags::{DEFAULT_USER, FLAGS, Flag};
 pub use values::{Address, EMPTY, FullScrapes, Listen, PeerName, Protocol, Target};
 
@@ -66,8 +68,11 @@ pub struct Options {
     peer_timeout: u32,
     pub numwant_max: u32,
     pub decoys: u32,
-    pub max_peers: u32,
-    pub max_torrents: u32,
+    /// In bytes, for the table; 0 for half of what the process may have.
+    memory: u64,
+    /// 0 for those that follow from memory.
+    max_peers: u32,
+    max_torrents: u32,
     pub max_per_host: u32,
     pub max_connections: u32,
     /// 0 if not given.

@@ -21,6 +21,27 @@ pub fn number(text: &str) -> Option<u32> {
     has_digits_only.then(|| text.parse().ok()).flatten()
 }
 
+/// The units of sizes.
+const UNITS: [(char, u64); 3] = [('G', 1 << 30), ('M', 1 << 20), ('K', 1 << 10)];
+
+/// A number of bytes, or of one of the units.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let mut units = UNITS.iter();
+    let of_unit = units.find_map(|(name, unit)| Some((text.strip_suffix(*name)?, *unit)));
+    let (digits, unit) = of_unit.unwrap_or((text, 1));
+    let bytes = u64::from(number(digits)?).checked_mul(unit)?;
+    (1 << 20..=1 << 40).contains(&bytes).then_some(bytes)
+}
+
+/// In the largest unit of which it is a whole number.
+pub fn show_size(bytes: u64) -> String {
+    let mut units = UNITS.iter();
+    match units.find(|(_, unit)| bytes % unit == 0) {
+        Some((name, unit)) => format!("{}{name}", bytes / unit),
+        None => bytes.to_string(),
+    }
+}
+
 fn port(text: &str) -> Option<u16> {
     u16::try_from(number(text)?).ok()
 }
@@ -361,6 +382,33 @@ mod tests {
         ] {
             let endpoint = Endpoint::parse(text, 6969).map(|endpoint| endpoint.to_string());
             assert_eq!(endpoint.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, expected) in [
+            ("512M", Some("512M")),
+            ("1048576", Some("1M")),
+            ("1536M", Some("1536M")),
+            ("2048K", Some("2M")),
+            ("1048577", Some("1048577")),
+            ("1024G", Some("1024G")),
+            ("1025G", None),
+            ("1023K", None),
+            ("1000000", None),
+            ("1MM", None),
+            ("M", None),
+            ("", None),
+            ("+1M", None),
+            ("-1M", None),
+            ("1.5G", None),
+            ("1m", None),
+            ("1 G", None),
+            ("99999999999G", None),
+        ] {
+            let shown = parse_size(text).map(show_size);
+            assert_eq!(shown.as_deref(), expected, "{text}");
         }
     }
 

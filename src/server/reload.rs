@@ -115,19 +115,23 @@ impl Reload {
         let changed = self.current.changes(&mut new, true);
         let stale = self.start.changes(&mut new, false);
         let before = self.current.max_connections;
+        let bounds_before = self.current.bounds();
         self.current = self.start.reloaded(&mut new);
         let options = &self.current;
         log::set_verbosity(options.verbosity);
         let max = max_connections(options, self.available_connections);
         self.limits.set_max_connections(max);
-        let [peers, torrents] = [options.max_peers, options.max_torrents].map(|n| n as usize);
+        let bounds = options.bounds();
         let responder = &mut round.responder;
         if options.max_connections != before {
             log_connections(options, max, responder.monitor.max_descriptors);
         }
         responder
             .table
-            .set_bounds(peers, torrents, responder.table_now());
+            .set_bounds(bounds.peers, bounds.torrents, responder.table_now());
+        if bounds != bounds_before {
+            log::line(format_args!("table: {bounds}"));
+        }
         let (table, now) = (&responder.table, responder.table_now());
         table.set_interval(options.interval, now);
         pace.set_rule(Rule::of(options));

@@ -118,7 +118,7 @@ fn settings(options: &Options, keys: Keys, has_live_sync: bool) -> Result<Settin
         id: random()?,
         seed: random()?,
         peer_timeout: options.peer_timeout(),
-        max_peers: options.max_peers as usize,
+        max_peers: options.bounds().peers,
         max_per_host: options.max_per_host,
         has_live_sync,
         ..Settings::default()
@@ -152,7 +152,7 @@ fn live_sync(
         Some(key) => cluster_id(key),
         None => {
             let renewals_from = renewals_from(table.unit_ms());
-            let max_peers = options.max_peers as usize;
+            let max_peers = options.bounds().peers;
             table.join_cluster(random_key()?, max_peers, renewals_from, 0);
             let [a, b, c, d, ..] = random()?.to_ne_bytes();
             [a, b, c, d]

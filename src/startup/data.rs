@@ -79,10 +79,11 @@ pub fn check_saving(options: &Options) -> Result<(), Problem> {
 }
 
 fn new_table(options: &Options) -> Table {
+    let bounds = options.bounds();
     let limits = Limits {
         peer_timeout: options.peer_timeout(),
-        max_peers: options.max_peers as usize,
-        max_torrents: options.max_torrents as usize,
+        max_peers: bounds.peers,
+        max_torrents: bounds.torrents,
     };
     let table = Table::new(limits, options.threads());
     table.set_interval(options.interval, 0);
@@ -115,6 +116,7 @@ pub fn load_table(
     options: &Options,
     access: Option<&Access>,
 ) -> Result<(Arc<Table>, Summary), Problem> {
+    log::line(format_args!("table: {}", options.bounds()));
     let (table, summary) = with_tracked(access, |tracked| load_all(options, tracked))?;
     Ok((Arc::new(table), summary))
 }

@@ -27,6 +27,7 @@ use crate::server::{
 };
 use crate::state::{self, Saves};
 use crate::stats::Monitor;
+use crate::sys::host_memory::HostMemory;
 use crate::sys::pidfile::{self, Pidfile};
 use crate::sys::privileges::Identity;
 use crate::sys::uptime::Moment;
@@ -63,6 +64,7 @@ pub fn file_problem(flag: &str, path: &Path) -> impl FnOnce(io::Error) -> Proble
 /// Does all of a start that opens no socket. In the end this process is the daemon's user, in the root directory.
 /// `files` are the configuration files.
 pub fn check(options: &Options, files: &[PathBuf]) -> Result<(), Problem> {
+    HostMemory::find();
     sockets::choose_cores(options)?;
     if let Some(path) = &options.pidfile {
         pidfile::check_file(path).map_err(file_problem("--pidfile", path))?;
@@ -134,9 +136,10 @@ pub fn limits(options: &Options) -> Result<String, Problem> {
     let sockets = listens.len() * options.threads();
     let connections = available_connections(options, descriptors, sockets);
     let connections = max_connections(options, connections);
-    let timeout = options.peer_timeout();
+    let (timeout, bounds) = (options.peer_timeout(), options.bounds());
     text += &format!(
         "# peer timeout: {timeout} s\n\
+         # table: {bounds}\n\
          # TCP connections: at most {connections}, with {descriptors} descriptors\n"
     );
     Ok(text)
@@ -156,6 +159,7 @@ pub fn serve(options: &Options, source: Source) -> Result<(), Problem> {
         false => None,
     };
     log::set_verbosity(options.verbosity);
+    HostMemory::find();
     if options.no_sandbox {
         sandbox::turn_off();
     }

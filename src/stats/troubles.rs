@@ -29,7 +29,8 @@ pub fn find(view: &View, is_admin: bool) -> Vec<String> {
     for (size, max, text) in [
         (
             view.all_peers(),
-            view.limits.max_peers,
+            // The rest is a reserve.
+            view.limits.max_peers - view.limits.max_peers / 20,
             "the table is full: $ peers",
         ),
         (

@@ -71,7 +71,7 @@ const CHUNK: usize = 256;
 const GAP: usize = 4096;
 
 /// `rlim_t` is signed on FreeBSD only.
-fn to_u64(limit: impl TryInto<u64>) -> u64 {
+pub(super) fn to_u64(limit: impl TryInto<u64>) -> u64 {
     limit.try_into().unwrap_or(u64::MAX)
 }
 

@@ -68,6 +68,17 @@ pub fn use_one_heap() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn use_one_heap() {}
 
+/// Returns free memory to the system. glibc keeps what lies below memory in use: after a million torrents with a peer
+/// each had gone, a table kept 39 of 63 MB. Other allocators return it by themselves.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn return_free() {
+    // SAFETY: no pointers.
+    unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn return_free() {}
+
 /// The smallest page size of all systems.
 const PAGE: usize = 4096;
 

@@ -13,6 +13,7 @@ pub mod cores;
 pub mod daemon;
 pub mod descriptors;
 pub mod files;
+pub mod host_memory;
 pub mod limits;
 pub mod memory;
 pub mod mmsg;

@@ -47,9 +47,32 @@ impl HostBound {
     }
 }
 
+/// The room for peers in the table.
+#[derive(Clone, Copy, Debug)]
+pub struct TableRoom {
+    pub left: usize,
+    pub max: usize,
+}
+
+impl TableRoom {
+    /// The reserve is a twentieth of the room.
+    const RESERVE: usize = 20;
+
+    /// Whether there is room for one more in a swarm of this size.
+    ///
+    /// Swarms of fewer than three peers have a reserve: the first seeder of a torrent, and the leecher that finds it,
+    /// lose most by not being stored. New torrents have it too, as there the first seeder comes. A flood of random
+    /// info-hashes is made of new torrents, but it ends at the maximum of torrents, which by default is a fifth of
+    /// the peers. That maximum has no reserve: each new torrent would have a right to it.
+    pub fn admits(self, size: usize) -> bool {
+        self.left > self.max / Self::RESERVE || (self.left > 0 && size < 3)
+    }
+}
+
 /// The room for a newcomer.
 pub struct Room<'a> {
-    /// Whether the table, and then its host, has room for one more peer.
+    pub table: TableRoom,
+    /// Whether the table, and then its host, had room for one more peer.
     pub is_free: bool,
     pub hosts: &'a HostBound,
     pub clock: Clock,

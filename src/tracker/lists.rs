@@ -320,8 +320,7 @@ impl LargeList {
         if used + size > blocks.get(block).len() {
             block = blocks.move_to(block, used, used + size)?;
         }
-        // With room for the newcomer: blocks of exactly what there is are among those to move to.
-        chunk.block = blocks.move_together(block, used + size);
+        chunk.block = blocks.move_together(block, used);
         insert_record(blocks.get_mut(chunk.block), used, at.1 * size, record);
         chunk.count += 1;
         if at == (0, 0) {
@@ -350,8 +349,9 @@ impl LargeList {
         let looked_at = chunk.len();
         let records = &mut blocks.get_mut(chunk.block)[..looked_at * size];
         let kept = drop_expired(records, size, clock) / size;
-        if kept < looked_at {
-            self.shrink_chunk(number, kept, blocks);
+        match kept < looked_at {
+            true => self.shrink_chunk(number, kept, blocks),
+            false => chunk.block = blocks.move_together(chunk.block, kept * size),
         }
         looked_at
     }

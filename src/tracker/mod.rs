@@ -39,7 +39,7 @@ pub use walk::{Cursor, Found};
 
 use crate::base::random::Random;
 use decoys::SwarmDecoys;
-use hosts::Room;
+use hosts::{Room, TableRoom};
 use journal::Journal;
 use peer::{Family, of_use};
 use sample::{Audience, Pool, Rest};
@@ -285,7 +285,7 @@ impl Tracker {
             Err(at) => at,
             found => return found.ok(),
         };
-        let has_room = self.has_room() && self.all_torrents() < self.limits.max_torrents;
+        let has_room = self.room().admits(0) && self.all_torrents() < self.limits.max_torrents;
         let added = has_room.then(|| self.add_torrent(at, info_hash, 0, self.now));
         let added = added.flatten();
         if added.is_none() {
@@ -314,7 +314,8 @@ impl Tracker {
     /// Adds or renews a peer of a torrent; the peer's tag is the new one. None if there is no room for it.
     fn put(&mut self, at: Position, peer: Peer, role: Role) -> Option<Seen> {
         let mut room = Room {
-            is_free: self.has_room(),
+            table: self.room(),
+            is_free: true,
             hosts: &self.hosts,
             clock: self.clock,
         };
@@ -438,8 +439,11 @@ impl Tracker {
         }
     }
 
-    fn has_room(&self) -> bool {
-        self.size().peers + self.others.peers < self.limits.max_peers
+    fn room(&self) -> TableRoom {
+        let max = self.limits.max_peers;
+        let all = self.size().peers + self.others.peers;
+        let left = max.saturating_sub(all);
+        TableRoom { left, max }
     }
 
     /// Torrents in the whole table.

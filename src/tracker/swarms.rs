@@ -241,6 +241,7 @@ impl Swarms {
             peers.note_crowd();
         }
         if !room.hosts.is_full(count, peer) {
+            room.is_free = room.table.admits(self.len(peers));
             return room.is_free.then_some(belongs);
         }
         room.is_free = self.take_out_oldest(peers, peer, room.clock).is_some();
@@ -474,9 +475,11 @@ impl Swarms {
             Peers::Leecher([.., tag]) | Peers::Seeder([.., tag]) if clock.expired(tag) => {
                 *peers = Peers::Empty(now);
             }
-            Peers::Small(block, _) => {
+            Peers::Small(block, is_crowded) => {
                 looked_at = before.iter().sum();
                 small::expire(self.blocks.get_mut(block), clock);
+                let used = small::used(self.blocks.get(block));
+                *peers = Peers::Small(self.blocks.move_together(block, used), is_crowded);
             }
             Peers::Large(number, _) => {
                 let from = from.unwrap_or(SwarmCursor::START);
@@ -518,6 +521,11 @@ impl Swarms {
             Peers::Leecher([.., tag]) | Peers::Seeder([.., tag]) if clock.expired(*tag) => [0; 4],
             _ => self.counts(peers),
         }
+    }
+
+    /// How many peers a swarm has, the expired included.
+    pub fn len(&self, peers: &Peers) -> usize {
+        self.counts(peers).iter().sum()
     }
 
     /// How many peers each list has, the expired included.

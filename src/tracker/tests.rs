@@ -470,6 +470,39 @@ fn at_the_limits_newcomers_are_served_and_not_stored() {
     assert_eq!(subject.tracker.totals().torrents, 2);
 }
 
+/// The reserve is a twentieth: here two peers.
+#[test]
+fn small_swarms_have_a_reserve_of_peers() {
+    let mut subject = Subject::new(Limits {
+        max_peers: 40,
+        max_torrents: 4,
+        ..LIMITS
+    });
+    let mut announce = |torrent, peer| {
+        subject.announce(torrent, peer, Role::Leecher, Event::None);
+        let all: usize = subject.tracker.swarms.totals.iter().sum();
+        (all, subject.tracker.tally.refused)
+    };
+    for peer in 1..=37 {
+        announce(1, peer);
+    }
+    assert_eq!(announce(2, 1), (38, [0, 0]));
+    assert_eq!(announce(1, 38), (38, [1, 0]), "a large swarm");
+    assert_eq!(announce(1, 37), (38, [1, 0]), "a renewal");
+    assert_eq!(announce(3, 1), (39, [1, 0]), "a new torrent");
+    assert_eq!(announce(2, 2), (40, [1, 0]));
+    assert_eq!(announce(2, 3), (40, [2, 0]), "nothing is left");
+    assert_eq!(announce(4, 1), (40, [3, 0]));
+    subject.tracker.set_bounds(100, 3);
+    for peer in 3..=5 {
+        subject.announce(2, peer, Role::Leecher, Event::None);
+    }
+    subject.announce(4, 1, Role::Leecher, Event::None);
+    let size = subject.tracker.size();
+    assert_eq!((size.peers, size.torrents), (43, 3));
+    assert_eq!(subject.tracker.tally.refused, [4, 0]);
+}
+
 #[test]
 fn families_share_a_reply_in_proportion_and_each_has_at_least_a_quarter() {
     assert_eq!(share(50, 10, 20), (10, 20));
