@@ -93,10 +93,14 @@ fuzz-corpora:
 		$(FUZZ_CORPUS) pack tests/fuzz/corpus/$$target target/fuzz/corpus/$$target || exit 1; \
 	done
 
-# The tests, and the daemons that they run, under AddressSanitizer, whose runtime comes with the stable toolchain.
+# The tests, and the daemons that they run, under AddressSanitizer, whose runtime comes with the stable toolchain. Its leak
+# detector needs privileges that the daemons give up. The tests that are left out measure or limit memory, of which the
+# runtime takes much, or preload libfaketime, which it finds a double free in.
+ASAN_SKIPS = --skip without_memory --skip an_endless_line_takes_no_memory --skip is_rejected_in_little_memory \
+	--skip do_not_read_is_bounded --skip leave_no_memory_in_use --skip where_clocks_are_an_hour_off
 check-asan:
-	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address RUST_TEST_THREADS=$(TEST_THREADS) \
-		$(CARGO) test --locked $(CARGOFLAGS) $(GNU) --target-dir target/asan $(TESTFLAGS)
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 RUST_TEST_THREADS=$(TEST_THREADS) \
+		$(CARGO) test --locked $(CARGOFLAGS) $(GNU) --target-dir target/asan $(TESTFLAGS) -- $(ASAN_SKIPS)
 
 # The tests of threads under ThreadSanitizer, for which the standard library must be compiled, too: by Debian's rustc-web,
 # which has LLVM 19. The runtime is in libclang-rt-19-dev. It must come first, or the linker complains of tmpnam.
