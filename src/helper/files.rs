@@ -16,6 +16,7 @@ use crate::sys::{files, process};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -32,13 +33,17 @@ pub fn run(plan: &Plan, ends: &Ends, log: Option<&UnixDatagram>, name: &str) -> 
     // With the rights of the start: FreeBSD has a socket of syslog that only root may use.
     let log = log.map(UnixDatagram::try_clone).transpose()?;
     let forwarder = log.map(|log| Forwarder::new(log, name.to_owned()));
-    ends.confine(plan, Role::Files)?;
+    let directory = plan.state.as_deref().map(directory);
+    ends.confine(plan, Role::Files(directory))?;
     serve(plan, &ends.daemon, Some(&ends.monitor), forwarder);
     Ok(())
 }
 
 /// Lines that are forwarded in a row before other work has its turn.
 const MAX_FORWARDED: u32 = 16;
+
+/// The error of a save where the sandbox keeps this process out. It ends, and the monitor starts another.
+const OUTSIDE: ErrorKind = ErrorKind::PermissionDenied;
 
 /// Serves the daemon until it has ended, which is an error of its socket and of the monitor's. The last lines come
 /// after the first of these.
@@ -50,13 +55,19 @@ pub fn serve(
 ) {
     let mut worker = Worker {
         plan,
+        confined_to: plan.state.as_deref().and_then(identity),
         socket: daemon,
         save: None,
         forwarder,
     };
-    while worker.turn(None).is_ok() {}
+    let end = loop {
+        if let Err(end) = worker.turn(None) {
+            break end;
+        }
+    };
     worker.save = None;
-    if let Some(monitor) = monitor {
+    let is_replaced = end.kind() == OUTSIDE;
+    if let Some(monitor) = monitor.filter(|_| !is_replaced) {
         worker.socket = monitor;
         while worker.turn(None).is_ok() {}
     }
@@ -65,12 +76,14 @@ pub fn serve(
 
 struct Worker<'a> {
     plan: &'a Plan,
+    /// The directory of the state.
+    confined_to: Option<(u64, u64)>,
     socket: &'a UnixStream,
     save: Option<Save>,
     forwarder: Option<Forwarder>,
 }
 
-/// Errors are those of the socket.
+/// Errors are those of the socket, and [`OUTSIDE`].
 impl Worker<'_> {
     /// Waits for a request or a line, at most this many milliseconds. Forwards lines and does the request; whether
     /// there was one.
@@ -98,6 +111,9 @@ impl Worker<'_> {
     /// Receives a request and does it.
     fn serve_one(&mut self) -> io::Result<()> {
         let (kind, payload) = frame::receive(self.socket)?;
+        if kind == SAVE && self.has_other_directory() {
+            return Err(OUTSIDE.into());
+        }
         let done = match (kind, &mut self.save) {
             (LOAD_LIST, _) => return self.send_list(),
             (READ_CONFIG, _) => return config::send(&self.plan.config, self.socket),
@@ -115,6 +131,12 @@ impl Worker<'_> {
             self.save = None;
             frame::send(self.socket, SAVE_FAILED, text::reason(&error).as_bytes())
         })
+    }
+
+    /// Whether the directory of the state has been replaced: another file system has been mounted, for example.
+    fn has_other_directory(&self) -> bool {
+        let now = self.plan.state.as_deref().and_then(identity);
+        now.is_some() && now != self.confined_to
     }
 
     /// Serves other requests between two pieces of a list. The daemon requests one list at a time.
@@ -139,6 +161,18 @@ impl Worker<'_> {
         }
         Ok(())
     }
+}
+
+/// The one in which a file is.
+fn directory(file: &Path) -> &Path {
+    let parent = file.parent().filter(|path| !path.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
+/// Device and inode of the directory in which a file is.
+fn identity(file: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(directory(file)).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// Without one, a path that does not exist.
@@ -186,12 +220,8 @@ impl Save {
             return Err(io::Error::new(ErrorKind::AlreadyExists, why));
         }
         fs::rename(&self.temporary, &self.target)?;
-        let directory = match self.target.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
         // Not every file system can sync a directory. The file itself is synced and in its place.
-        let _ = File::open(directory).and_then(|directory| directory.sync_all());
+        let _ = File::open(directory(&self.target)).and_then(|directory| directory.sync_all());
         Ok(())
     }
 

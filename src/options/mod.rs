@@ -25,7 +25,7 @@ use origins::Origins;
 use similar::similar;
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use values::{Endpoint, invalid};
 
 const DEFAULT_PORT: u16 = 6969;
@@ -503,9 +503,19 @@ impl Options {
         listens.any(|listen| listen.is_ipv6() == is_v6)
     }
 
-    pub fn has_unix_socket(&self) -> bool {
-        let mut endpoints = self.tcp.iter().chain(&self.admin_listen);
-        endpoints.any(Endpoint::is_unix)
+    /// The directories of Unix sockets, as seen from inside the root directory.
+    pub fn unix_directories(&self) -> Vec<PathBuf> {
+        let endpoints = self.tcp.iter().chain(&self.admin_listen);
+        let parents = endpoints.filter_map(|endpoint| match endpoint {
+            Endpoint::Unix(path) => path.parent(),
+            _ => None,
+        });
+        let within = |path: &Path| {
+            let root = self.root.as_deref().unwrap_or(Path::new("/"));
+            path.strip_prefix(root)
+                .map_or(path.into(), |within| Path::new("/").join(within))
+        };
+        parents.map(within).collect()
     }
 
     /// The first TCP listener, or the loopback if that is a wildcard.

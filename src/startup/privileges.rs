@@ -6,6 +6,7 @@ use crate::base::text::reason;
 use crate::options::{DEFAULT_USER, Options};
 use crate::sys::privileges::{self, Identity};
 use crate::sys::sandbox::{self, Role};
+use std::path::{Path, PathBuf};
 
 /// The user to become; none if this is not root.
 pub fn identity(options: &Options) -> Result<Option<Identity>, Problem> {
@@ -60,9 +61,11 @@ pub fn give_up(options: &Options, identity: Option<Identity>) -> Result<(), Prob
 
 /// Gives up all that a server does not need. There must be no other thread yet.
 pub fn enter_sandbox(options: &Options) -> Result<(), Problem> {
-    let role = match options.has_unix_socket() {
-        true => Role::ServeUnix,
-        false => Role::Serve,
+    let directories = options.unix_directories();
+    let directories: Vec<&Path> = directories.iter().map(PathBuf::as_path).collect();
+    let role = match directories.is_empty() {
+        true => Role::Serve,
+        false => Role::ServeUnix(&directories),
     };
     let parts = sandbox::enter(role).map_err(problem("cannot enter the sandbox"))?;
     let Some(parts) = parts else {

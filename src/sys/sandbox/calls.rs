@@ -148,6 +148,7 @@ const STARTING: &[c_long] = table!(&[
     SYS_clone, SYS_fork, SYS_set_tid_address, SYS_kill, SYS_close_range, SYS_getpriority, SYS_setpriority, SYS_nice,
     SYS_setgroups, SYS_setgroups32, SYS_setgid, SYS_setgid32, SYS_setuid, SYS_setuid32, SYS_setresuid, SYS_setresuid32,
     SYS_setreuid, SYS_setreuid32, SYS_capget, SYS_capset, SYS_seccomp,
+    SYS_landlock_create_ruleset, SYS_landlock_add_rule, SYS_landlock_restrict_self,
 ]);
 
 const RESOLVING_CHECKED: &[Checked] = table!(&[

@@ -1,26 +1,30 @@
 //! Each process gives up for good what it does not need once it serves. Nobody who breaks in gets it back.
 //!
-//! On Linux these are capabilities and system calls, on OpenBSD what `pledge(2)` takes. FreeBSD's capsicum would have
-//! to allow what `accept` and `mio` do.
+//! On Linux these are capabilities, files and system calls, on OpenBSD what `pledge(2)` takes. FreeBSD's capsicum would
+//! have to allow what `accept` and `mio` do.
 
 #[cfg(target_os = "linux")]
 mod calls;
+#[cfg(target_os = "linux")]
+mod landlock;
 #[cfg(target_os = "linux")]
 mod seccomp;
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
 
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The work of a process.
 #[derive(Clone, Copy)]
-pub enum Role {
-    /// Serves clients, without and with Unix sockets, whose files it removes in the end.
+pub enum Role<'a> {
+    /// Serves clients. All files are open.
     Serve,
-    ServeUnix,
-    /// Reads and writes files.
-    Files,
+    /// The same, with Unix sockets, whose files it removes from these directories in the end.
+    ServeUnix(&'a [&'a Path]),
+    /// Reads files, and replaces those in this directory.
+    Files(Option<&'a Path>),
     /// Resolves names.
     Names,
     /// Starts processes of the last two kinds, and ends them. They inherit its sandbox.
@@ -52,13 +56,14 @@ pub use system::NAME;
 #[cfg(target_os = "linux")]
 mod system {
     use super::super::{capabilities, check, privileges};
+    use super::landlock::{self, Files};
     use super::{Parts, Role, calls, seccomp};
     use std::io;
 
     /// The parts of which this build is capable.
     pub const NAME: &str = match seccomp::IS_SUPPORTED {
-        true => "no new privileges, no capabilities, seccomp",
-        false => "no new privileges, no capabilities",
+        true => "no new privileges, no capabilities, Landlock, seccomp",
+        false => "no new privileges, no capabilities, Landlock",
     };
 
     /// The filter needs the first part. It comes last, as it refuses the calls of the others.
@@ -67,14 +72,46 @@ mod system {
         if !privileges::is_root() {
             parts.push(("no capabilities".into(), capabilities::keep_only(&[])));
         }
+        if let Some(files) = files(&role) {
+            let version = landlock::version();
+            let name = version.as_ref().map_or(String::new(), |v| format!(" {v}"));
+            let entered = version.and_then(|version| landlock::enter(version, &files));
+            parts.push((format!("Landlock{name}"), entered));
+        }
         let table = match role {
-            Role::Serve | Role::ServeUnix => &calls::SERVE,
-            Role::Files => &calls::FILES,
+            Role::Serve | Role::ServeUnix(_) => &calls::SERVE,
+            Role::Files(_) => &calls::FILES,
             Role::Names => &calls::NAMES,
             Role::Monitor => &calls::MONITOR,
         };
         parts.push(("seccomp".into(), seccomp::enter(table)));
         Ok(parts)
+    }
+
+    /// Those that a process needs. Lists may be behind links that change at any time. The monitor removes the pidfile.
+    fn files<'a>(role: &'a Role) -> Option<Files<'a>> {
+        let none = Files {
+            may_read: false,
+            replaced: &[],
+            removed: &[],
+            is_alone: true,
+        };
+        Some(match role {
+            Role::Serve => none,
+            Role::ServeUnix(removed) => Files { removed, ..none },
+            Role::Files(replaced) => Files {
+                may_read: true,
+                replaced: replaced.as_slice(),
+                ..none
+            },
+            // Programs of others may talk to name services in any way.
+            Role::Names => Files {
+                may_read: true,
+                is_alone: false,
+                ..none
+            },
+            Role::Monitor => return None,
+        })
     }
 
     /// No program that is executed gets any privilege, not even one that is setuid.
@@ -96,8 +133,8 @@ mod system {
     pub fn enter(role: Role) -> io::Result<Parts> {
         let promises = match role {
             Role::Serve => c"stdio inet",
-            Role::ServeUnix => c"stdio inet unix rpath cpath",
-            Role::Files => c"stdio rpath wpath cpath flock",
+            Role::ServeUnix(_) => c"stdio inet unix rpath cpath",
+            Role::Files(_) => c"stdio rpath wpath cpath flock",
             Role::Names => c"stdio dns",
             // Its children pledge themselves.
             Role::Monitor => return Ok(Vec::new()),

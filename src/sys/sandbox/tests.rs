@@ -3,12 +3,13 @@
 use super::{Role, enter};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 
 /// Set in a child process of a test: the number of the attempt.
 const ATTEMPT: &str = "ANNOUNCED_TEST_ATTEMPT";
 
-type Attempt = (Role, fn() -> libc::c_long);
+type Attempt = (Role<'static>, fn() -> libc::c_long);
 
 /// Makes the attempts, each after the process has entered the sandbox; the exit status is then 0 or the error.
 fn make(test: &str, attempts: &[Attempt]) -> Vec<ExitStatus> {
@@ -61,6 +62,13 @@ fn open() -> libc::c_long {
     unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, NOWHERE, libc::O_RDONLY) }
 }
 
+/// A file without a name.
+fn create() -> libc::c_long {
+    let (directory, flags) = (c"/tmp".as_ptr(), libc::O_WRONLY | libc::O_TMPFILE);
+    // SAFETY: a C string.
+    unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, directory, flags, 0o600) }
+}
+
 fn fork() -> libc::c_long {
     // SAFETY: without pointers. A child would return and exit like this process.
     unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) }
@@ -91,7 +99,7 @@ fn thread() -> libc::c_long {
 fn calls_of_an_intruder_end_the_process() {
     let attempts: &[Attempt] = &[
         (Role::Serve, execute),
-        (Role::Files, execute),
+        (Role::Files(None), execute),
         (Role::Names, execute),
         (Role::Serve, mount),
         (Role::Serve, trace),
@@ -128,14 +136,17 @@ fn other_calls_are_not_there_and_other_arguments_are_refused() {
     let attempts: &[(Attempt, libc::c_int)] = &[
         ((Role::Serve, unknown), libc::ENOSYS),
         ((Role::Serve, open), libc::ENOSYS),
-        ((Role::Files, open), libc::ENOENT),
+        ((Role::Files(None), open), libc::ENOENT),
+        ((Role::Files(None), create), libc::EACCES),
+        ((Role::Files(Some(Path::new("/tmp"))), create), 0),
+        ((Role::Names, create), libc::EACCES),
         ((Role::Serve, fork), libc::EPERM),
         ((Role::Names, fork), libc::EPERM),
-        ((Role::Files, fork), libc::ENOSYS),
+        ((Role::Files(None), fork), libc::ENOSYS),
         ((Role::Serve, || socket(libc::AF_INET6)), 0),
         ((Role::Serve, || socket(libc::AF_UNIX)), libc::EPERM),
-        ((Role::Files, || socket(libc::AF_UNIX)), 0),
-        ((Role::Files, || socket(libc::AF_INET)), libc::EPERM),
+        ((Role::Files(None), || socket(libc::AF_UNIX)), 0),
+        ((Role::Files(None), || socket(libc::AF_INET)), libc::EPERM),
         ((Role::Serve, || map(libc::PROT_READ)), 0),
         ((Role::Serve, || map(libc::PROT_EXEC)), libc::EPERM),
         ((Role::Names, || map(libc::PROT_EXEC)), 0),
