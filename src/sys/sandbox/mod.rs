@@ -132,8 +132,9 @@ mod system {
 
     pub fn enter(role: Role) -> io::Result<Parts> {
         let promises = match role {
-            Role::Serve => c"stdio inet",
-            Role::ServeUnix(_) => c"stdio inet unix rpath cpath",
+            // The monitor sends the socket to a new helper process, and live sync joins its group again.
+            Role::Serve => c"stdio inet mcast recvfd",
+            Role::ServeUnix(_) => c"stdio inet mcast recvfd unix rpath cpath",
             Role::Files(_) => c"stdio rpath wpath cpath flock",
             Role::Names => c"stdio dns",
             // Its children pledge themselves.
