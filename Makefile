@@ -71,6 +71,11 @@ check-threads:
 		--test multicast --test opentracker --test pause --test privileges --test proxy --test signals --test state \
 		--test stats --test udp
 
+# Mixed traffic against two nodes with faults, for an hour or so; `make check` does it for some seconds.
+SOAK_SECONDS = 180
+soak:
+	SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked $(CARGOFLAGS) --test soak -- --nocapture
+
 # Feeds each target with random inputs for so long: needs `cargo install cargo-fuzz`. Inputs that reach new code
 # are added to target/fuzz/corpus; one that fails is in tests/fuzz/artifacts. The option -Z that cargo-fuzz passes is why
 # rustc is told to take it.
@@ -181,4 +186,4 @@ uninstall:
 clean:
 	$(CARGO) clean
 
-.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-msrv check-parts fuzz fuzz-corpora check-asan check-tsan check-valgrind check-all bench lint count install uninstall clean
+.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-msrv check-parts soak fuzz fuzz-corpora check-asan check-tsan check-valgrind check-all bench lint count install uninstall clean
