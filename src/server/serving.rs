@@ -45,8 +45,8 @@ impl Socket {
 }
 
 pub struct Serving {
-    /// Each, and whether other networks cannot reach it.
-    sockets: Vec<(Socket, bool)>,
+    /// Each, whether other networks cannot reach it, and how far it is behind.
+    sockets: Vec<(Socket, bool, udp::Backlog)>,
     connections: Connections,
     site: Site,
     batch: Batch,
@@ -65,7 +65,7 @@ impl Serving {
         let first_connection = FIRST_SOCKET + sockets.len();
         let with_reach = |socket: Socket| {
             let is_local = socket.is_local();
-            (socket, is_local)
+            (socket, is_local, None)
         };
         Serving {
             drops: vec![0; sockets.len()],
@@ -84,7 +84,7 @@ impl Serving {
     }
 
     pub(super) fn register(&mut self, registry: &Registry) -> io::Result<()> {
-        for ((socket, _), token) in self.sockets.iter_mut().zip(FIRST_SOCKET..) {
+        for ((socket, ..), token) in self.sockets.iter_mut().zip(FIRST_SOCKET..) {
             let token = Token(token);
             match socket {
                 Socket::Udp(socket) => registry.register(socket, token, Interest::READABLE)?,
@@ -113,19 +113,23 @@ impl Serving {
     /// nothing is read and no connection is accepted.
     pub(super) fn turn(&mut self, token: Token, hung_up: bool, round: &mut Round) {
         let index = token.0.wrapping_sub(FIRST_SOCKET);
-        let is_busy = match self.sockets.get(index) {
+        let is_busy = match self.sockets.get_mut(index) {
             Some(_) if round.responder.is_held() => true,
-            Some((Socket::Udp(socket), is_local)) => {
+            Some((Socket::Udp(socket), is_local, backlog)) => {
                 round.responder.begin_turn(*is_local);
                 self.drops_at.get_or_insert(round.now() + DROPS_MS);
-                let served = udp::serve(socket, &mut self.batch, round.ids, round.responder);
+                let (batch, ids) = (&mut self.batch, round.ids);
+                let served = udp::serve(socket, backlog, batch, ids, round.responder);
                 served.unwrap_or_else(|_| {
                     self.starved_at = Some(round.now() + RETRY_MS);
                     false
                 })
             }
-            Some((socket @ (Socket::Http(listener) | Socket::Admin(listener)), is_local)) => {
+            Some((socket, is_local, _)) => {
                 let is_admin = matches!(socket, Socket::Admin(_));
+                let (Socket::Http(listener) | Socket::Admin(listener)) = socket else {
+                    return;
+                };
                 let mut context = round.context(&mut self.site);
                 let origin = (is_admin, *is_local);
                 match self.connections.accept(listener, origin, &mut context) {
@@ -165,7 +169,7 @@ impl Serving {
     }
 
     fn count_drops(&mut self, responder: &mut Responder) {
-        for ((socket, _), before) in self.sockets.iter().zip(&mut self.drops) {
+        for ((socket, ..), before) in self.sockets.iter().zip(&mut self.drops) {
             let drops = match socket {
                 Socket::Udp(socket) => sockets::receive_drops(socket.as_fd()),
                 _ => None,

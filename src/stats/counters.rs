@@ -87,6 +87,8 @@ counters! {
         udp_dropped "reason=no_room"
         /// The system refused to send to the address.
         udp_undeliverable "reason=refused"
+        /// To connects and unknown connection ids, while a socket was behind.
+        udp_shed "reason=overload"
     }
     "udp_receive_errors_total" "Errors of the system on receiving datagrams." { udp_receive_errors "" }
     "udp_receive_queue_drops_total" "Datagrams that the system dropped, as a receive buffer had no room (Linux)."
@@ -137,7 +139,7 @@ impl Counters {
 
     /// UDP replies not sent.
     pub(super) fn dropped(&self) -> u64 {
-        self.udp_dropped + self.udp_undeliverable
+        self.udp_dropped + self.udp_undeliverable + self.udp_shed
     }
 }
 

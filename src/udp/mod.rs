@@ -33,12 +33,44 @@ const _: () = assert!(ANNOUNCE_HEADER + 67 * 18 <= crate::sys::mmsg::REPLY);
 static RECEIVE_FAULT: Seldom = Seldom::new(3600);
 static SEND_FAULT: Seldom = Seldom::new(3600);
 
+/// Milliseconds for which a socket may be behind before strangers get no replies. A short burst sheds nobody.
+const BEHIND_MS: u64 = 4;
+
+/// Whether a socket is behind: the first turn after which it had datagrams left since it was last drained.
+pub type Backlog = Option<u64>;
+
+/// The knowledge that decides which datagrams are answered.
+struct Door<'a> {
+    ids: &'a ConnectionIds,
+    /// Only clients with a connection id are answered.
+    is_shut: bool,
+}
+
 /// Serves a socket for one turn. Returns whether more datagrams may be waiting, or the error that keeps all of them
 /// waiting.
+///
+/// Anybody can send connects, under forged addresses too, and more than there is time to answer. While a socket is
+/// behind, datagrams without a valid connection id get no reply, which takes less time, so that clients that have
+/// one are answered sooner.
 pub fn serve(
     socket: &UdpSocket,
+    backlog: &mut Backlog,
     batch: &mut Batch,
     ids: &ConnectionIds,
+    responder: &mut Responder,
+) -> io::Result<bool> {
+    let now = responder.monitor.now;
+    let is_shut = backlog.is_some_and(|since| now > since + BEHIND_MS);
+    let has_more = serve_batches(socket, batch, &Door { ids, is_shut }, responder);
+    let is_behind = matches!(has_more, Ok(true));
+    *backlog = backlog.or(Some(now)).filter(|_| is_behind);
+    has_more
+}
+
+fn serve_batches(
+    socket: &UdpSocket,
+    batch: &mut Batch,
+    door: &Door,
     responder: &mut Responder,
 ) -> io::Result<bool> {
     let (mut has_received, mut failure) = (false, None);
@@ -57,7 +89,7 @@ pub fn serve(
             }
         };
         has_received = true;
-        answer_batch(batch, ids, responder);
+        answer_batch(batch, door, responder);
         let sent = batch.send(socket);
         responder.counters.udp_sent += sent.bytes as u64;
         responder.counters.udp_undeliverable += sent.refused as u64;
@@ -85,7 +117,7 @@ enum Todo<'a> {
 
 /// Answers a batch: announces together, as the table is locked shard by shard, and scrapes after them, so that a
 /// client finds what it has just announced.
-fn answer_batch(batch: &mut Batch, ids: &ConnectionIds, responder: &mut Responder) {
+fn answer_batch(batch: &mut Batch, door: &Door, responder: &mut Responder) {
     let mut hashes = [None; BATCH];
     for (hash, request) in hashes.iter_mut().zip(batch.requests()) {
         *hash = codec::announced_hash(request).copied();
@@ -98,7 +130,7 @@ fn answer_batch(batch: &mut Batch, ids: &ConnectionIds, responder: &mut Responde
     let results = announces.iter_mut().zip(&mut todos).zip(hints);
     for (exchange, ((announce, todo), hint)) in exchanges.iter_mut().flatten().zip(results) {
         responder.counters.udp_received += exchange.request.len() as u64;
-        *todo = answer(exchange, ids, responder, announce);
+        *todo = answer(exchange, door, responder, announce);
         if let Some(pending) = announce {
             pending.announce.hint = hint;
         }
@@ -132,7 +164,7 @@ fn answer_batch(batch: &mut Batch, ids: &ConnectionIds, responder: &mut Responde
 /// gets no reply longer than itself.
 fn answer<'a, 'r>(
     exchange: &'r mut Exchange<'a>,
-    ids: &ConnectionIds,
+    Door { ids, is_shut }: &Door,
     responder: &mut Responder,
     pending: &mut Option<Pending<'r>>,
 ) -> Todo<'a> {
@@ -144,12 +176,18 @@ fn answer<'a, 'r>(
         return Todo::Nothing;
     };
     let transaction = request.transaction;
+    let is_connect = matches!(request.action, Action::Connect);
+    let is_stranger = is_connect || !ids.verify(source, request.connection);
+    if is_stranger && *is_shut {
+        counters.udp_shed += 1;
+        return Todo::Nothing;
+    }
     *exchange.reply_length = match request.action {
         Action::Connect => {
             counters.udp_connects += 1;
             codec::write_connect(exchange.reply, transaction, ids.make(source))
         }
-        _ if !ids.verify(source, request.connection) => {
+        _ if is_stranger => {
             counters.udp_strangers += 1;
             // 22 bytes; the shortest scrape has 36.
             codec::write_error(exchange.reply, transaction, format_args!("Connect again."))
@@ -197,8 +235,7 @@ mod tests {
     use crate::tracker::{Limits, Table};
     use std::sync::Arc;
 
-    #[test]
-    fn replies_without_a_valid_connection_id_are_no_longer_than_requests() {
+    fn ids_and_responder() -> (ConnectionIds, Responder) {
         let mut ids = ConnectionIds::new([1, 2]);
         ids.advance(1_200_000, || 1_700_000_000_000);
         let limits = Limits {
@@ -207,7 +244,64 @@ mod tests {
             max_torrents: 1000,
         };
         let table = Arc::new(Table::new(limits, 1));
-        let mut responder = Responder::new(table, 1800, 200, Random::seeded(1));
+        (ids, Responder::new(table, 1800, 200, Random::seeded(1)))
+    }
+
+    fn datagram(connection: u64, action: u8, length: usize) -> Vec<u8> {
+        let mut datagram = connection.to_be_bytes().to_vec();
+        datagram.resize(length, 0);
+        datagram[11] = action;
+        datagram
+    }
+
+    /// Replies to a connect, to a scrape with a connection id, and to one with a wrong one.
+    #[test]
+    fn a_socket_that_is_behind_for_some_milliseconds_answers_known_clients_only() {
+        const IDLE: usize = BATCH * BATCHES_PER_TURN;
+        let (ids, mut responder) = ids_and_responder();
+        let address = "127.0.0.1:0".parse().expect("an address");
+        let socket = crate::sys::sockets::udp(address, false).expect("a socket");
+        let client = std::net::UdpSocket::bind(address).expect("a port");
+        client
+            .connect(socket.local_addr().expect("bound"))
+            .expect("a route");
+        client.set_nonblocking(true).expect("an option");
+        let id = ids.make([127, 0, 0, 1].into());
+        let kinds = [
+            datagram(0x0417_2710_1980, 0, 16),
+            datagram(id, 2, 36),
+            datagram(id ^ 4, 2, 36),
+        ];
+        let (mut batch, mut backlog) = (Batch::default(), None);
+        // The time, the datagrams ahead that leave the socket behind or do not, and which kinds are answered.
+        for (now, ahead, expected) in [
+            (0, 0, [true; 3]),
+            (1, IDLE, [true; 3]),
+            (1 + BEHIND_MS, IDLE, [true; 3]),
+            (2 + BEHIND_MS, 0, [false, true, false]),
+            (3 + BEHIND_MS, 0, [true; 3]),
+        ] {
+            responder.monitor.now = now;
+            let filler = std::iter::repeat_n(&b"x"[..], ahead);
+            for datagram in kinds.iter().map(|kind| &kind[..]).chain(filler) {
+                client.send(datagram).expect("is sent");
+            }
+            let has_more = serve(&socket, &mut backlog, &mut batch, &ids, &mut responder);
+            assert_eq!(has_more.ok(), Some(ahead > 0), "at {now}");
+            let mut answered = [false; 3];
+            let mut reply = [0; 64];
+            while let Ok(length) = client.recv(&mut reply) {
+                let kind = [16, 20, 22].iter().position(|it| *it == length);
+                answered[kind.expect("a length")] = true;
+            }
+            assert_eq!(answered, expected, "at {now}");
+        }
+        assert_eq!(responder.counters.udp_shed, 2);
+    }
+
+    #[test]
+    fn replies_without_a_valid_connection_id_are_no_longer_than_requests() {
+        let (ids, mut responder) = ids_and_responder();
         let mut random = Random::seeded(61);
         let mut reply = [0; 1232];
         for _ in 0..100_000 {
@@ -228,9 +322,11 @@ mod tests {
                 reply: &mut reply,
                 reply_length: &mut length,
             };
-            let todo = answer(&mut exchange, &ids, &mut responder, &mut None);
+            let is_shut = random.below(2) == 0;
+            let door = Door { ids: &ids, is_shut };
+            let todo = answer(&mut exchange, &door, &mut responder, &mut None);
             assert!(matches!(todo, Todo::Nothing));
-            assert!(length <= datagram.len());
+            assert!(length <= if is_shut { 0 } else { datagram.len() });
         }
         assert_eq!(responder.table.survey(0).totals.torrents, 0);
         let counters = &responder.counters;
@@ -238,6 +334,7 @@ mod tests {
             counters.udp_connects,
             counters.udp_strangers,
             counters.udp_invalid,
+            counters.udp_shed,
         ] {
             assert!(seen > 1000, "{counters:?}");
         }

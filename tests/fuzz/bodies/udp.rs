@@ -104,7 +104,8 @@ impl Host {
         for datagram in datagrams {
             client.send(datagram).expect("the loopback takes it");
         }
-        while udp::serve(server, &mut self.batch, &self.ids, responder).unwrap_or(false) {}
+        let (batch, ids, mut backlog) = (&mut self.batch, &self.ids, None);
+        while udp::serve(server, &mut backlog, batch, ids, responder).unwrap_or(false) {}
         let mut room = [0; 2048];
         let received =
             std::iter::from_fn(|| client.recv(&mut room).ok().map(|n| room[..n].to_vec()));
