@@ -1,6 +1,6 @@
 //! The clocks of the nodes: their differences, the phases of their units, and clocks that stood still.
 
-use super::link::{Link, ahead_ms};
+use super::link::{Link, STALE_MS, ahead_ms};
 use super::node::{Node, World};
 use crate::stats::cluster::Failure;
 use crate::tracker::{LIFE, Table};
@@ -8,19 +8,36 @@ use crate::tracker::{LIFE, Table};
 /// Milliseconds for which a node whose clock may have stood still waits for one that knows.
 const UNSURE_MS: u64 = 8000;
 
+/// Phases that are taken within a peer's lifetime, each of which ends the time of all peers up to a unit earlier. A
+/// node meets so few that each have a lower id than the one before.
+const MAX_PHASES: u32 = 4;
+
 impl Node {
-    /// Notices that the wall clock was stepped, or that the other clock stood still in a suspension.
+    /// Notices that the wall clock was stepped, or that the other clock stood still in a suspension. If a link from
+    /// before is still alive, there was no suspension.
     pub(super) fn watch_wall(&mut self, world: &World) {
         let ahead = ahead_ms(world.wall, world.now).unwrap_or(0);
-        let before = self.wall_ahead_ms.replace(ahead);
-        if before.is_some_and(|before| before.abs_diff(ahead) >= world.table.unit_ms()) {
+        let step = ahead - self.wall_ahead_ms.replace(ahead).unwrap_or(ahead);
+        if step.unsigned_abs() >= world.table.unit_ms() {
             self.unsure_until = world.now + UNSURE_MS;
+            let (before, _) = self.missing.unwrap_or_default();
+            let missing = before.max(u64::try_from(step).unwrap_or(0));
+            self.missing = Some((missing, world.now));
+        }
+        let went_on = |at| {
+            let is_older = |link: &Link| link.since < at && link.heard_at > at + STALE_MS;
+            self.ups().any(is_older)
+        };
+        if self.missing.is_some_and(|(_, at)| went_on(at)) {
+            self.missing = None;
         }
     }
 
     /// Whether this node's clock has stood still since the last link: then it advanced less than the other node's, and
-    /// the table's clock is moved on by the difference.
+    /// the table's clock is moved on by the difference. The wall clock must show it too: a node that lies about its
+    /// uptime must not end the time of all peers.
     pub(super) fn was_suspended(&mut self, link: &mut Link, world: &World) -> bool {
+        self.watch_wall(world);
         let memory = self.memory_of(link.theirs.id);
         let before = memory.and_then(|memory| memory.ahead_ms);
         link.ahead_ms = ahead_ms(link.theirs.uptime_ms, clock(world.table, world.now).0);
@@ -28,6 +45,7 @@ impl Node {
             return false;
         };
         let missed = u64::try_from(ahead.saturating_sub(before)).unwrap_or(0);
+        let missed = missed.min(self.missing.unwrap_or_default().0);
         if missed < world.table.unit_ms() {
             return false;
         }
@@ -35,6 +53,7 @@ impl Node {
         self.lines.push(format!(
             "the clock of this host stood still for {seconds} s: moved on"
         ));
+        self.missing = None;
         self.move_clock(missed, world);
         // Records received since the suspension were related to the old clock.
         let memory = self.memory.iter_mut();
@@ -49,9 +68,9 @@ impl Node {
         let (own, theirs) = (&link.own, &link.theirs);
         let is_lowest = self.ups().all(|link| link.theirs.id >= theirs.id);
         let lifetime = LIFE * world.table.unit_ms();
-        let is_free = self
-            .phase_from
-            .is_none_or(|(id, at)| theirs.id < id || world.now > at + lifetime);
+        let is_free = self.phase_from.is_none_or(|(id, at, count)| {
+            theirs.id < id && count < MAX_PHASES || world.now > at + lifetime
+        });
         let has_phase = own.is_whole || self.has_phase;
         let is_leading = match (has_phase, theirs.is_whole) {
             (true, false) => false,
@@ -64,7 +83,11 @@ impl Node {
         let limit = unit / if has_phase { 4 } else { 64 };
         let takes = is_leading && later.min(unit - later) > limit;
         if takes {
-            self.phase_from = Some((theirs.id, world.now));
+            let lately = self
+                .phase_from
+                .filter(|(_, at, _)| world.now <= at + lifetime);
+            let count = lately.map_or(1, |(.., count)| count + 1);
+            self.phase_from = Some((theirs.id, world.now, count));
             self.move_clock(u64::try_from(later).unwrap_or(0), world);
         }
         takes

@@ -39,6 +39,10 @@ const DOWN_MS: u64 = 1000;
 /// Above this difference of wall clocks, connection ids and decoys differ.
 const MAX_CLOCK_DIFFERENCE_MS: u64 = 120_000;
 
+/// Links to nodes that no `--cluster-peer` has, and all links. Each may have a queue of [`super::link::MAX_QUEUE`].
+const MAX_GUESTS: usize = 256;
+const MAX_LINKS: usize = 2 * MAX_GUESTS;
+
 /// Nodes that are remembered while they are away.
 const MAX_REMEMBERED: usize = 1024;
 
@@ -141,8 +145,12 @@ pub struct Node {
     pub(super) wall_ahead_ms: Option<i64>,
     /// Until then only remembered nodes are linked: they know whether the clock stood still.
     pub(super) unsure_until: u64,
-    /// The node whose phase of the units was taken, and when. Two nodes in turn would move the clock again and again.
-    pub(super) phase_from: Option<(u64, u64)>,
+    /// Milliseconds by which the wall clock was stepped on, for which this node's clock may have stood still; and when
+    /// that was noticed.
+    pub(super) missing: Option<(u64, u64)>,
+    /// The node whose phase of the units was taken, when, and how many were taken within a peer's lifetime: two nodes
+    /// in turn would move the clock again and again.
+    pub(super) phase_from: Option<(u64, u64, u32)>,
     /// The phase is that of a whole node.
     pub(super) has_phase: bool,
     pub(super) records_in: u64,
@@ -601,6 +609,10 @@ impl Node {
             || !self.replaces_others(link, world.now)
         {
             return Err(Failure::Closed);
+        }
+        let guests = self.ups().filter(|link| link.peer.is_none()).count();
+        if self.ups().count() >= MAX_LINKS || link.peer.is_none() && guests >= MAX_GUESTS {
+            return Err(Failure::Crowded);
         }
         self.unsure_until = 0;
         relate_clocks(link, world.table.unit_ms());

@@ -9,6 +9,10 @@ use crate::stats::cluster::Health;
 /// Milliseconds without a link after which a node that is not whole is alone.
 const ALONE_MS: u64 = 10_000;
 
+/// Milliseconds after the start from which a node no longer waits for the others: one that answers never, or slowly,
+/// must not keep clients away from this one.
+const LONGEST_MS: u64 = 600_000;
+
 /// Milliseconds for links to come up before any node is asked for everything.
 const SETTLE_MS: u64 = 3000;
 
@@ -35,13 +39,16 @@ impl Node {
         let has_everything = self.has_everything || answered().any(|link| link.theirs.is_whole);
         let is_sure = has_everything || are_all_linked && answered().next().is_some();
         self.has_everything = has_everything;
-        if !self.ups().all(Link::is_answered) {
+        let is_waiting = !self.ups().all(Link::is_answered);
+        if is_waiting {
             self.linked_at = now;
-        } else if is_sure {
+        }
+        let is_alone = now >= (self.linked_at + ALONE_MS).min(self.started + LONGEST_MS);
+        if !is_waiting && is_sure {
             self.health = Health::Ok;
             self.lines
                 .push("received the peers of the other nodes".into());
-        } else if self.health == Health::Syncing && now >= self.linked_at + ALONE_MS {
+        } else if self.health == Health::Syncing && is_alone {
             self.health = Health::Alone;
             self.lines
                 .push("cannot reach the other nodes: serving alone".into());

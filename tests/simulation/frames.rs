@@ -4,7 +4,7 @@ use crate::world::{SECRET, address, hash, new_table, settings};
 use announced::base::random::Random;
 use announced::cluster::frame::{HELLO_BYTES, Hello, Keys, MAX_CONTENT, Session};
 use announced::cluster::node::{Node, World};
-use announced::stats::cluster::Failure;
+use announced::stats::cluster::{Failure, Health};
 use announced::tracker::{Hint, PeerState, Record, Role, Table};
 
 const CONN: u64 = 1;
@@ -91,15 +91,19 @@ fn hello() -> [u8; HELLO_BYTES] {
 }
 
 fn hello_at(clock_ms: u64) -> [u8; HELLO_BYTES] {
+    hello_of(7, clock_ms, 99)
+}
+
+fn hello_of(id: u64, clock_ms: u64, uptime_ms: u64) -> [u8; HELLO_BYTES] {
     let hello = Hello {
         max_per_host: 0,
         peer_timeout: 2700,
         port: 6970,
         is_whole: true,
-        id: 7,
+        id,
         nonce: [9; 2],
         clock_ms,
-        uptime_ms: 99,
+        uptime_ms,
     };
     hello.write()
 }
@@ -280,4 +284,65 @@ fn hellos_with_extreme_clocks_and_positions_do_no_harm() {
         (0..240).for_each(|_| target.receive(&[]));
         assert!(!target.is_open() && target.peers() <= 1, "{clock_ms}");
     }
+}
+
+/// A node with the key may lie about its uptime and its units, again and again and under other ids. The peers of this
+/// node keep nearly all of their time.
+#[test]
+fn node_that_lies_about_its_clocks_does_not_end_the_time_of_peers() {
+    for seed in 0..20 {
+        let mut random = Random::seeded(seed);
+        let mut target = Target::linked().0;
+        let before = target.table.lock(0, target.now).clock_ms() - target.now;
+        for attempt in 0..200 {
+            target.node.closed(CONN, Failure::Closed, target.now);
+            let from = ([192, 0, 2, 1], 9).into();
+            target.node.open(CONN, None, from, target.now);
+            let id = [7, 6 * 256 - attempt][random.below(2)];
+            let (clock_ms, uptime_ms) = (random.draw() >> 30, attempt << random.below(30));
+            let hello = hello_of(id, clock_ms, uptime_ms);
+            if let Some(mut session) = target.greet(&hello, &hello) {
+                target.receive(&seal(&mut session, &READY));
+            }
+        }
+        let moved = target.table.lock(0, target.now).clock_ms() - target.now - before;
+        assert!(moved <= 5 * 56_250, "seed {seed}: {moved} ms");
+        assert!(!target.table.is_held(target.now), "seed {seed}");
+    }
+}
+
+/// Nor may it take all memory with links.
+#[test]
+fn links_of_unnamed_nodes_are_at_most_256() {
+    let mut target = Target::new();
+    target.node.closed(CONN, Failure::Closed, target.now);
+    for conn in 2..400 {
+        let from = ([192, 0, 2, 1], 9).into();
+        target.node.open(conn, None, from, target.now);
+        let hello = hello_of(conn, 64 * 56_250 + target.now, 99);
+        target.with(|node, world| node.receive(conn, &hello, world));
+        let output = target.node.output(conn).expect("greets").to_vec();
+        let (_, theirs) = Hello::read(&output).expect("a hello").expect("is whole");
+        let mut session = Session::new(&Keys::new(SECRET), true, &hello, &theirs);
+        let ready = seal(&mut session, &READY);
+        target.with(|node, world| node.receive(conn, &ready, world));
+        let is_linked = target.node.output(conn).is_some();
+        assert_eq!(is_linked, conn < 2 + 256, "{conn}");
+    }
+}
+
+/// Nor keep this node from saying that it serves.
+#[test]
+fn node_whose_questions_are_never_answered_serves_alone_after_ten_minutes() {
+    let (mut target, mut session) = Target::linked();
+    for second in 0..600 {
+        assert_eq!(target.node.health(), Health::Syncing, "after {second} s");
+        target.now = second * 1000;
+        target.receive(&seal(&mut session, &[200]));
+        let sent = target.node.output(CONN).expect("is linked").len();
+        target.with(|node, _| node.sent(CONN, sent));
+    }
+    target.now = 600_000;
+    target.receive(&[]);
+    assert_eq!(target.node.health(), Health::Alone);
 }

@@ -315,8 +315,10 @@ impl Run {
                     self.sim.path(site, other).rate = rate;
                 }
             }
+            // Nobody sets the clock of a host that sleeps.
             Action::StepWall(site, ms) => {
-                if let Some(member) = &mut self.sim.members[site] {
+                let member = self.sim.members[site].as_mut();
+                if let Some(member) = member.filter(|member| member.is_awake()) {
                     member.wall_ahead += ms;
                 }
             }

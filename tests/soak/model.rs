@@ -66,9 +66,9 @@ impl Model {
         self.timeout / 48
     }
 
-    /// How long a peer is certain to be stored, and from when on no reply may have it. A stamp may be two units ahead.
-    /// How long a peer is certain to be stored, and from when on no reply may have it. A stamp may be two units ahead.
-    /// in a peer's life: peers age by up to one.
+    /// How long a peer is certainly stored, and from when on no reply may have it. Its stamp may be two units ahead.
+    /// Units are short here: after a hello waited on a slow wire, a node may take a wrong phase of the units, once
+    /// in a peer's life, which makes peers older by up to one.
     fn life(&self) -> (Duration, Duration) {
         (
             self.timeout - 3 * self.unit(),
