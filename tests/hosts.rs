@@ -6,9 +6,10 @@ use common::http::{self, get};
 use common::udp::{Announce, Client};
 use common::{Daemon, Directory};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 const A: [u8; 20] = [0xaa; 20];
+#[cfg(target_os = "linux")]
 const B: [u8; 20] = [0xbb; 20];
 
 fn start(flags: &[&str]) -> Daemon {
@@ -27,7 +28,7 @@ fn by_host(peers: &[SocketAddr]) -> BTreeMap<IpAddr, usize> {
 /// A client that sends its announces from one address of the loopback.
 #[cfg(target_os = "linux")]
 fn from(source: [u8; 4], daemon: &Daemon) -> Client {
-    let source = Ipv4Addr::from(source).to_string();
+    let source = IpAddr::from(source).to_string();
     let mut client = Client::from(&source, daemon.udp4());
     client.connect();
     client
