@@ -49,7 +49,7 @@ impl Faulty {
         );
         let path = directory.write("faults", [0; 4096]);
         let mut command = Command::new(program());
-        command.args("-i 127.0.0.1 -p 0 -P 0".split(' '));
+        command.args("-i 127.0.0.1 -p 0 -P 0 --max-per-host 0".split(' '));
         command.args(flags.split_whitespace());
         command.env("LD_PRELOAD", library).env("FAULTS", &path);
         let daemon = Daemon::spawn(command);
