@@ -151,6 +151,10 @@ check-parts:
 bench:
 	$(CARGO) bench --locked $(CARGOFLAGS) --bench bench -- $(BENCHFLAGS)
 
+# What attacks do to the daemon and to an honest client beside them, in a table; needs root and two cores.
+bench-attacks:
+	$(CARGO) bench --locked $(CARGOFLAGS) --bench attacks -- $(BENCHFLAGS)
+
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path tests/fuzz/Cargo.toml
@@ -186,4 +190,4 @@ uninstall:
 clean:
 	$(CARGO) clean
 
-.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-msrv check-parts soak fuzz fuzz-corpora check-asan check-tsan check-valgrind check-all bench lint count install uninstall clean
+.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-msrv check-parts soak fuzz fuzz-corpora check-asan check-tsan check-valgrind check-all bench bench-attacks lint count install uninstall clean

@@ -1,0 +1,296 @@
+//! The daemon under attack, the honest client, and the row of an attack.
+
+use super::common::udp::{Announce, Client};
+use super::common::{Daemon, Directory, hurry, program};
+use super::{datagrams, files, nodes, streams, sys};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The daemon has one core to itself, and all clients the other.
+const DAEMON_CORE: &str = "0";
+const CLIENT_CORE: &str = "1";
+
+/// Between two announces of the honest client. A reply that is later than this is lost.
+const EVERY: Duration = Duration::from_millis(2);
+const LOST_AFTER: Duration = Duration::from_secs(1);
+
+const BEFORE: Duration = Duration::from_millis(500);
+const DURING: Duration = Duration::from_secs(3);
+/// The daemon has a second to recover.
+const RECOVERY: Duration = Duration::from_secs(1);
+const AFTER: Duration = Duration::from_millis(500);
+
+/// Torrents with a peer each that are there before the attack.
+const TORRENTS: u32 = 20_000;
+
+pub struct Attack {
+    pub name: &'static str,
+    /// Flags of the daemon. `DIR` stands for a directory of the attack's own.
+    pub flags: &'static str,
+    /// Prepares what the daemon needs at its start.
+    pub prepare: fn(&Directory),
+    /// Attacks until [`Target::is_over`], and returns a remark.
+    pub run: fn(&Target) -> String,
+}
+
+pub const fn attack(name: &'static str, flags: &'static str, run: fn(&Target) -> String) -> Attack {
+    let prepare = |_: &Directory| {};
+    Attack {
+        name,
+        flags,
+        prepare,
+        run,
+    }
+}
+
+pub struct Target {
+    pub daemon: Daemon,
+    pub directory: Directory,
+    begin: Instant,
+    over: AtomicBool,
+}
+
+impl Target {
+    fn start(attack: &Attack) -> Target {
+        let directory = Directory::new("attack");
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(directory.path(), open).expect("is ours");
+        (attack.prepare)(&directory);
+        let mut command = Command::new("taskset");
+        command.args(["-c", DAEMON_CORE]);
+        if attack.name.starts_with("clock") {
+            files::fake_clock(&mut command, &directory);
+        }
+        command.args([&program(), "-i", "127.0.0.1", "-p", "0", "-P", "0"]);
+        let flags = attack.flags.replace("DIR", directory.path());
+        command.args(flags.split_whitespace());
+        let daemon = Daemon::spawn(command);
+        let over = AtomicBool::new(false);
+        let begin = Instant::now();
+        Target {
+            daemon,
+            directory,
+            begin,
+            over,
+        }
+    }
+
+    pub fn udp(&self) -> SocketAddr {
+        self.daemon.udp4()
+    }
+
+    pub fn tcp(&self) -> SocketAddr {
+        self.daemon.tcp4()
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Since the attack began.
+    pub fn elapsed(&self) -> Duration {
+        self.begin.elapsed()
+    }
+
+    /// Repeats something until the attack is over; how often.
+    pub fn repeat(&self, mut act: impl FnMut(u64)) -> u64 {
+        let mut count = 0;
+        while !self.is_over() {
+            act(count);
+            count += 1;
+        }
+        count
+    }
+
+    fn descriptors(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.daemon.id()));
+        open.map_or(0, Iterator::count)
+    }
+
+    fn resident(&self) -> f64 {
+        self.daemon.resident_kib() as f64 / 1024.0
+    }
+
+    fn processor(&self) -> Duration {
+        sys::processor_time(self.daemon.id()).unwrap_or_default()
+    }
+}
+
+/// An info-hash that no other number has.
+pub fn hash(number: u64) -> [u8; 20] {
+    let mut hash = [0x77; 20];
+    hash[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+    hash
+}
+
+/// A client of an address of its own, so that no attack is limited for the honest client's sake.
+pub fn client(source: u8, to: SocketAddr) -> Client {
+    let mut client = Client::from(&Ipv4Addr::new(127, 0, 9, source).to_string(), to);
+    client.connect();
+    client
+}
+
+fn fill(target: &Target) {
+    let client = client(250, target.udp());
+    for first in (0..TORRENTS).step_by(64) {
+        let numbers = first..TORRENTS.min(first + 64);
+        for number in numbers.clone() {
+            let announce = Announce::default().of(hash(number.into())).num_want(0);
+            client.send(&client.announce_request(&announce));
+        }
+        numbers.for_each(|_| drop(client.receive()));
+    }
+}
+
+/// Waiting times in milliseconds, and lost replies.
+#[derive(Default)]
+struct Waits {
+    times: Vec<f64>,
+    lost: usize,
+}
+
+impl Waits {
+    fn text(&mut self) -> String {
+        self.times.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let index = (self.times.len() as f64 * share) as usize;
+            self.times.get(index).copied().unwrap_or(f64::INFINITY)
+        };
+        let all = self.times.len() + self.lost;
+        let loss = 100.0 * self.lost as f64 / all.max(1) as f64;
+        format!("{:.2} / {:.2} / {loss:.1} %", at(0.5), at(0.99))
+    }
+}
+
+/// The honest client: announces when it is due, whether the replies before have come or not. The receiver of phases
+/// says which phase an announce belongs to.
+fn probe(to: SocketAddr, phases: &mpsc::Receiver<Option<usize>>) -> [Waits; 4] {
+    let thread = std::fs::read_link("/proc/thread-self").expect("is there");
+    hurry(&thread.file_name().expect("an id").to_string_lossy());
+    let client = client(251, to);
+    let socket = client.socket();
+    let mut waits: [Waits; 4] = Default::default();
+    let mut sent: Vec<(Instant, usize, bool)> = Vec::new();
+    let (mut phase, mut due) = (0, Instant::now());
+    let mut request = client.announce_request(&Announce::leecher(7000).of([9; 20]));
+    loop {
+        match phases.try_recv() {
+            Ok(Some(next)) => phase = next,
+            Ok(None) | Err(mpsc::TryRecvError::Disconnected) => break,
+            Err(mpsc::TryRecvError::Empty) => {}
+        }
+        let now = Instant::now();
+        if now >= due {
+            request[12..16].copy_from_slice(&(sent.len() as u32).to_be_bytes());
+            sent.push((due, phase, false));
+            let _ = socket.send(&request);
+            due += EVERY;
+        }
+        let wait = due
+            .saturating_duration_since(Instant::now())
+            .max(Duration::from_micros(50));
+        socket.set_read_timeout(Some(wait)).expect("a timeout");
+        let mut reply = [0; 1500];
+        if !socket.recv(&mut reply).is_ok_and(|length| length >= 20) {
+            continue;
+        }
+        let number = u32::from_be_bytes([reply[4], reply[5], reply[6], reply[7]]);
+        if let Some((at, of, is_answered)) = sent.get_mut(number as usize) {
+            let time = at.elapsed();
+            if !*is_answered && time <= LOST_AFTER {
+                *is_answered = true;
+                waits[*of].times.push(time.as_secs_f64() * 1e3);
+            }
+        }
+    }
+    for (at, of, is_answered) in sent {
+        waits[of].lost += usize::from(!is_answered && at.elapsed() > LOST_AFTER);
+    }
+    waits
+}
+
+/// Runs an attack; its row.
+fn measure(attack: &Attack) -> String {
+    let mut target = Target::start(attack);
+    fill(&target);
+    let (phases, receiver) = mpsc::channel();
+    let to = target.udp();
+    let prober = thread::spawn(move || probe(to, &receiver));
+    let enter = |phase| phases.send(phase).expect("the client runs");
+    thread::sleep(BEFORE);
+    enter(Some(1));
+    target.begin = Instant::now();
+    let before = (target.resident(), target.processor());
+    let (mut memory, mut descriptors) = (before.0, target.descriptors());
+    let mut load = 0.0;
+    let remark = thread::scope(|scope| {
+        let attacker = scope.spawn(|| (attack.run)(&target));
+        while target.elapsed() < DURING && !attacker.is_finished() {
+            thread::sleep(Duration::from_millis(100));
+            memory = memory.max(target.resident());
+            descriptors = descriptors.max(target.descriptors());
+        }
+        let used = target.processor() - before.1;
+        load = 100.0 * used.as_secs_f64() / target.elapsed().as_secs_f64();
+        enter(Some(2));
+        target.over.store(true, Ordering::Relaxed);
+        attacker
+            .join()
+            .unwrap_or_else(|_| "the attack failed, see above".into())
+    });
+    thread::sleep(RECOVERY);
+    enter(Some(3));
+    thread::sleep(AFTER);
+    let [at_first, during, _, after] = {
+        // The last replies.
+        thread::sleep(LOST_AFTER);
+        enter(None);
+        &mut prober.join().expect("no panic")
+    };
+    format!(
+        "| {} | {} | {} | {} | {:.1} / {memory:.1} / {:.1} | {load:.0} | {descriptors} | {remark} |",
+        attack.name,
+        at_first.text(),
+        during.text(),
+        after.text(),
+        before.0,
+        target.resident(),
+    )
+}
+
+pub fn main() {
+    let only = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with('-'));
+    let id = std::process::id().to_string();
+    let run = |program: &str, arguments: &[&str]| {
+        let done = Command::new(program).args(arguments).arg(&id).output();
+        done.is_ok_and(|output| output.status.success())
+    };
+    assert!(run("taskset", &["-pc", CLIENT_CORE]), "needs two cores");
+    // Where that is not allowed, there are as many idle connections as descriptors.
+    run("prlimit", &["--nofile=60000:60000", "--pid"]);
+    println!(
+        "Times of an honest client's UDP announce in ms: median / 99th percentile / lost. RSS in MB before, at most, \
+         and after. CPU of the daemon in percent of its core.\n\n\
+         | attack | before | during | a second after | RSS | CPU | descriptors | remark |\n\
+         |---|---|---|---|---|---|---|---|"
+    );
+    let all = [
+        datagrams::ATTACKS,
+        streams::ATTACKS,
+        files::ATTACKS,
+        nodes::ATTACKS,
+    ];
+    let is_chosen = |attack: &&Attack| {
+        only.as_ref()
+            .is_none_or(|only| attack.name.contains(only.as_str()))
+    };
+    for attack in all.into_iter().flatten().filter(is_chosen) {
+        println!("{}", measure(attack));
+    }
+}
