@@ -1,5 +1,6 @@
 //! Mixed traffic against two nodes of a cluster, with everything happening at once: UDP and HTTP, IPv4 and IPv6,
-//! scrapes and full scrapes, lists that change, saves, and a link that is cut, slow or damaged.
+//! scrapes and full scrapes, lists that change, saves, helper processes that are killed, and a link that is cut, slow
+//! or damaged.
 //!
 //! Throughout, every reply is well-formed and has only peers that are there; every peer whose announce was answered is
 //! stored until its timeout, and counted; the counts of all torrents add up to the totals; memory and descriptors do

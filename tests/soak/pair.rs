@@ -9,7 +9,7 @@ use super::traffic::{
 use super::wire::Wire;
 use crate::common::bencode::Value;
 use crate::common::http::{self, get, metric};
-use crate::common::{Daemon, Directory, run, wait_longer};
+use crate::common::{Daemon, Directory, run, signal, wait_longer, worker_of};
 use announced::base::gzip::decompressed;
 use announced::base::random::Random;
 use std::io::{Cursor, Read};
@@ -23,13 +23,10 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Log lines of failures that no round may cause.
-const FAULTS: [&str; 5] = [
-    "panicked",
-    "save failed",
-    "reload failed",
-    "cannot accept",
-    "helper",
-];
+const FAULTS: [&str; 4] = ["panicked", "save failed", "reload failed", "cannot accept"];
+
+const SAVED: &str = "state: saved: ";
+const RESTARTED: &str = "helper: process ended, and was restarted";
 
 #[derive(Clone, Copy, Debug)]
 pub enum Chore {
@@ -37,6 +34,8 @@ pub enum Chore {
     /// A list with the torrents that are refused now and then, or without.
     List(bool),
     Save(usize),
+    /// Kills the helper process while it saves.
+    Kill(usize),
     Report(usize, &'static str),
 }
 
@@ -54,11 +53,12 @@ const REPORTS: [&str; 8] = [
 impl Chore {
     pub fn draw(random: &mut Random) -> Chore {
         let node = random.below(2);
-        match random.below(5) {
+        match random.below(6) {
             0 => Chore::FullScrape(node, false),
             1 => Chore::FullScrape(node, true),
             2 => Chore::List(random.below(2) == 0),
             3 => Chore::Save(node),
+            4 => Chore::Kill(node),
             _ => Chore::Report(node, REPORTS[random.below(REPORTS.len())]),
         }
     }
@@ -162,6 +162,7 @@ impl Pair {
             }
             Chore::List(is_refusing) => self.change_lists(is_refusing),
             Chore::Save(node) => drop(self.save(node)),
+            Chore::Kill(node) => self.kill_helper(node),
             Chore::Report(node, path) => {
                 let reply = get(self.nodes[node].tcp4(), path);
                 assert_eq!(reply.status, 200, "{path}");
@@ -180,6 +181,21 @@ impl Pair {
             // The log is long after an hour.
             thread::sleep(Duration::from_millis(10));
             (daemon.count_lines(part) > before).then_some(())
+        });
+    }
+
+    /// Another helper process takes over, and repeats the save.
+    fn kill_helper(&self, node: usize) {
+        let _one = self.signals.lock();
+        let daemon = &self.nodes[node];
+        let ends = [SAVED, RESTARTED];
+        let before = ends.map(|line| daemon.count_lines(line));
+        daemon.signal("USR1");
+        assert!(signal(worker_of(daemon.id()), "KILL"));
+        wait_longer("another helper process, and its save", PATIENCE, || {
+            thread::sleep(Duration::from_millis(10));
+            let after = ends.map(|line| daemon.count_lines(line));
+            (after[0] > before[0] && after[1] > before[1]).then_some(())
         });
     }
 
@@ -205,7 +221,7 @@ impl Pair {
 
     /// Saves the table of a node, and reads it.
     fn save(&self, node: usize) -> Table {
-        self.signal(node, "USR1", "state: saved: ");
+        self.signal(node, "USR1", SAVED);
         Table::read(&self.directory.file(&format!("state{node}"))).0
     }
 

@@ -48,7 +48,25 @@ pub fn is_listed(info_hash: &InfoHash) -> bool {
 struct Clients {
     /// Those with an IPv4 address each, and one with IPv6.
     udp: Vec<udp::Client>,
-    http: [http::Client; 2],
+    http: [Kept; 2],
+}
+
+/// A kept connection, and when it was last used.
+struct Kept(SocketAddr, http::Client, Instant);
+
+impl Kept {
+    fn new(address: SocketAddr) -> Kept {
+        Kept(address, http::Client::new(address), Instant::now())
+    }
+
+    /// The daemon closes it after 30 seconds without a request.
+    fn client(&mut self) -> &mut http::Client {
+        if self.2.elapsed() > Duration::from_secs(15) {
+            *self = Kept::new(self.0);
+        }
+        self.2 = Instant::now();
+        &mut self.1
+    }
 }
 
 pub struct Traffic<'a> {
@@ -79,7 +97,7 @@ impl Traffic<'_> {
             });
             Clients {
                 udp: udp.collect(),
-                http: [*tcp4, *tcp6].map(http::Client::new),
+                http: [*tcp4, *tcp6].map(Kept::new),
             }
         };
         Traffic {
@@ -276,7 +294,7 @@ impl Traffic<'_> {
             "GET /announce?info_hash={hash}&port={port}&left={left}&numwant={want}&compact=1{event} HTTP/1.1\r\n\r\n"
         );
         self.requests += 1;
-        let client = &mut self.clients[said.home].http[usize::from(peer.is_ipv6())];
+        let client = self.clients[said.home].http[usize::from(peer.is_ipv6())].client();
         let reply = client.request(request);
         let value = reply.bencoded();
         let counts = ["incomplete", "complete"].map(|key| value.integer(key) as u32);
@@ -319,7 +337,7 @@ impl Traffic<'_> {
         };
         let before = Instant::now();
         self.requests += count as u64;
-        let client = &mut self.clients[node].http[family];
+        let client = self.clients[node].http[family].client();
         client.send(asked.iter().map(request).collect::<String>());
         for hashes in &asked {
             let reply = client.receive().bencoded();
@@ -374,7 +392,7 @@ impl Traffic<'_> {
         let reply = client.exchange(&client.scrape_request(&[[1; 20]]));
         assert_eq!(&reply[8..], b"Connect again.");
         client.connection = own;
-        let client = &mut self.clients[node].http[0];
+        let client = self.clients[node].http[0].client();
         let reply = client.request("GET /announce?info_hash=short&port=1 HTTP/1.1\r\n\r\n");
         reply.failure();
         self.requests += 3;
