@@ -8,7 +8,7 @@ use common::http::get;
 use common::udp::{Announce, Client};
 use common::{Daemon, run, wait_for};
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 fn peer(torrent: u8, port: u16, left: u64) -> Announce {
     let announce = Announce {
@@ -102,18 +102,25 @@ fn counts_include_the_decoys_in_replies() {
 
 #[test]
 fn replies_hold_numwant_peers_and_their_share_of_decoys() {
-    let daemon = Daemon::start(&["--decoys", "25"]);
+    let daemon = Daemon::start(&["--decoys", "25", "--trust-ip", "127.0.0.1"]);
     let client = Client::new(daemon.udp4());
-    fill(&client, 1, 250, 150);
+    // Each is a host of its own.
+    let peer = |port, left| Announce {
+        ip: u32::from(Ipv4Addr::LOCALHOST) + (u32::from(port) << 8),
+        ..peer(1, port, left)
+    };
+    for number in 0..400 {
+        client.announce(&peer(FIRST + number, u64::from(number < 250)));
+    }
     let mut shares = Vec::new();
     for want in [10, 50, 200] {
         let mut named = 0;
         for _ in 0..100 {
-            let reply = client.announce(&peer(1, 7, 1).num_want(want));
+            let reply = client.announce(&peer(7, 1).num_want(want));
             assert_eq!(reply.peers.len(), want as usize);
             let distinct: BTreeSet<_> = reply.peers.iter().collect();
             assert_eq!(distinct.len(), want as usize, "each once");
-            let asker = SocketAddr::new(client.address().ip(), 7);
+            let asker: SocketAddr = ([127, 0, 7, 1], 7).into();
             assert!(!distinct.contains(&asker));
             named += decoys(&reply.peers).len();
         }
@@ -125,8 +132,24 @@ fn replies_hold_numwant_peers_and_their_share_of_decoys() {
     let [seeders, _, leechers] = client.scrape(&[[1; 20]])[0];
     assert!((290..=330).contains(&leechers), "{leechers}");
     assert!((175..=200).contains(&seeders), "{seeders}");
-    let none = client.announce(&peer(1, 7, 1).num_want(0));
+    let none = client.announce(&peer(7, 1).num_want(0));
     assert!(none.peers.is_empty());
+}
+
+/// Each decoy is a host of its own, and each peer here one of the same host.
+#[test]
+fn decoys_keep_their_share_where_most_peers_are_of_one_host() {
+    let daemon = Daemon::start(&["--decoys", "25"]);
+    let client = Client::new(daemon.udp4());
+    fill(&client, 1, 60, 40);
+    let mut named = 0;
+    for _ in 0..100 {
+        let reply = client.announce(&peer(1, FIRST, 1).num_want(50));
+        assert_eq!(reply.peers.len(), 50);
+        named += decoys(&reply.peers).len();
+    }
+    let share = named as f64 / 5000.0;
+    assert!((0.08..0.3).contains(&share), "{share}");
 }
 
 #[test]

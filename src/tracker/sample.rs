@@ -21,7 +21,7 @@ use super::crowd::Crowd;
 use super::decoys::SwarmDecoys;
 use super::hosts::MAX_OF_HOST;
 use super::lists::PeerList;
-use super::peer::{Family, Peer, Role, V4_BYTES, V6_BYTES, host, is_loopback};
+use super::peer::{Family, Peer, Role, V4_BYTES, V6_BYTES, host, is_loopback, of_use};
 use crate::base::random::Random;
 use crate::sys::chunks::as_chunks;
 use crate::sys::memory::prefetch;
@@ -264,6 +264,7 @@ impl<'a> Pool<'a> {
             }
         }
         let mut crowd = self.is_crowded.then(|| Crowd::new(self, random));
+        let mut left = self.max_decoys(decoys, asker, want, random);
         let max_ranks = REACH * want + MAX_PEERS;
         let full = sink.filled + want * (asker.0.record_bytes() - 1);
         let ranks = first.into_iter().take(count).chain(ranks);
@@ -275,13 +276,17 @@ impl<'a> Pool<'a> {
             match (rank.checked_sub(peers), &mut crowd) {
                 (None, None) => drop(self.copy(rank, 1, audience, sink)),
                 (None, Some(crowd)) => drop(crowd.name_seat(rank, true, audience, sink)),
+                (Some(_), _) if left == 0 => {}
                 (Some(slot), _) => {
                     let (role, slot) = match slot.checked_sub(leechers) {
                         None => (Role::Leecher, slot),
                         Some(slot) => (Role::Seeder, slot),
                     };
                     let decoy = decoys.decoy(asker.0, role, slot);
-                    decoy.iter().for_each(|decoy| sink.push(decoy.endpoint()));
+                    if let Some(decoy) = decoy {
+                        sink.push(decoy.endpoint());
+                        left -= 1;
+                    }
                 }
             }
         }
@@ -290,6 +295,23 @@ impl<'a> Pool<'a> {
             (true, true) => Rest::OfNamedHosts,
             (true, false) => Rest::Others,
         }
+    }
+
+    /// How many decoys a reply may name. Each is of a host of its own, so in a crowded swarm they would take the places
+    /// of peers of which two of the host are named: there they have their share and no more.
+    fn max_decoys(
+        &self,
+        decoys: &SwarmDecoys,
+        asker: (Family, Role),
+        want: usize,
+        random: &mut Random,
+    ) -> usize {
+        if !self.is_crowded {
+            return want;
+        }
+        let live: usize = of_use(decoys.live(), asker).iter().sum();
+        let all = (self.len() + live).max(1);
+        (want * live + random.below(all)) / all
     }
 
     /// Appends up to `max` other peers that the asker takes, those of hosts with too few of them first. Returns how
