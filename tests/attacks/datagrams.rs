@@ -89,12 +89,13 @@ fn capacity(target: &Target, kind: &str, client: &Client, datagram: &[u8]) -> f6
 
 fn at_rate(target: &Target, kind: &str, client: &Client, datagram: &[u8], share: f64) -> String {
     let capacity = capacity(target, kind, client, datagram);
-    let [_, before] = count(target, kind);
+    let before = count(target, kind);
     let start = Instant::now();
     let sent = flood(target, client, datagram, Some(share * capacity), |_, _| {});
     let rate = sent as f64 / start.elapsed().as_secs_f64();
-    let [_, shed] = count(target, kind);
-    let shed = 100.0 * (shed - before) as f64 / sent.max(1) as f64;
+    let after = count(target, kind);
+    let [answered, shed] = [0, 1].map(|index| (after[index] - before[index]) as f64);
+    let shed = 100.0 * shed / (answered + shed).max(1.0);
     let [rate, capacity] = [rate, capacity].map(|rate| rate / 1e3);
     format!("{rate:.0} k/s of {capacity:.0} k/s; {shed:.0} % shed")
 }

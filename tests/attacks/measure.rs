@@ -6,7 +6,7 @@ use super::{datagrams, files, nodes, streams, sys};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -69,6 +69,8 @@ impl Target {
         let flags = attack.flags.replace("DIR", directory.path());
         command.args(flags.split_whitespace());
         let daemon = Daemon::spawn(command);
+        // Other programs on its core would be part of the waiting times.
+        hurry(&daemon.id().to_string());
         let over = AtomicBool::new(false);
         let begin = Instant::now();
         Target {
@@ -166,49 +168,62 @@ impl Waits {
     }
 }
 
-/// The honest client: announces when it is due, whether the replies before have come or not. The receiver of phases
-/// says which phase an announce belongs to.
-fn probe(to: SocketAddr, phases: &mpsc::Receiver<Option<usize>>) -> [Waits; 4] {
+/// Gives the calling thread priority over those of the attack.
+fn run_first() {
     let thread = std::fs::read_link("/proc/thread-self").expect("is there");
     hurry(&thread.file_name().expect("an id").to_string_lossy());
+}
+
+/// The honest client: announces when it is due, whether the replies before have come or not, until there is no phase.
+/// One thread sends and another receives, since a receive with a timeout is late by up to some milliseconds.
+fn probe(to: SocketAddr, phase: &Mutex<Option<usize>>) -> [Waits; 4] {
     let client = client(251, to);
     let socket = client.socket();
+    let now = || *phase.lock().expect("no panic");
+    // When each announce was due, and its phase.
+    let sent: Mutex<Vec<(Instant, usize)>> = Mutex::default();
     let mut waits: [Waits; 4] = Default::default();
-    let mut sent: Vec<(Instant, usize, bool)> = Vec::new();
-    let (mut phase, mut due) = (0, Instant::now());
-    let mut request = client.announce_request(&Announce::leecher(7000).of([9; 20]));
-    loop {
-        match phases.try_recv() {
-            Ok(Some(next)) => phase = next,
-            Ok(None) | Err(mpsc::TryRecvError::Disconnected) => break,
-            Err(mpsc::TryRecvError::Empty) => {}
-        }
-        let now = Instant::now();
-        if now >= due {
-            request[12..16].copy_from_slice(&(sent.len() as u32).to_be_bytes());
-            sent.push((due, phase, false));
-            let _ = socket.send(&request);
-            due += EVERY;
-        }
-        let wait = due
-            .saturating_duration_since(Instant::now())
-            .max(Duration::from_micros(50));
-        socket.set_read_timeout(Some(wait)).expect("a timeout");
-        let mut reply = [0; 1500];
-        if !socket.recv(&mut reply).is_ok_and(|length| length >= 20) {
-            continue;
-        }
-        let number = u32::from_be_bytes([reply[4], reply[5], reply[6], reply[7]]);
-        if let Some((at, of, is_answered)) = sent.get_mut(number as usize) {
-            let time = at.elapsed();
-            if !*is_answered && time <= LOST_AFTER {
-                *is_answered = true;
-                waits[*of].times.push(time.as_secs_f64() * 1e3);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            run_first();
+            let mut request = client.announce_request(&Announce::leecher(7000).of([9; 20]));
+            let mut due = Instant::now();
+            while let Some(phase) = now() {
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                let mut sent = sent.lock().expect("no panic");
+                request[12..16].copy_from_slice(&(sent.len() as u32).to_be_bytes());
+                sent.push((due, phase));
+                drop(sent);
+                let _ = socket.send(&request);
+                due += EVERY;
+            }
+        });
+        run_first();
+        socket
+            .set_read_timeout(Some(LOST_AFTER / 10))
+            .expect("a timeout");
+        while now().is_some() {
+            let mut reply = [0; 1500];
+            if !socket.recv(&mut reply).is_ok_and(|length| length >= 20) {
+                continue;
+            }
+            let number = u32::from_be_bytes([reply[4], reply[5], reply[6], reply[7]]);
+            let found = sent.lock().expect("no panic").get(number as usize).copied();
+            if let Some((due, phase)) = found.filter(|(due, _)| due.elapsed() <= LOST_AFTER) {
+                waits[phase].times.push(due.elapsed().as_secs_f64() * 1e3);
             }
         }
-    }
-    for (at, of, is_answered) in sent {
-        waits[of].lost += usize::from(!is_answered && at.elapsed() > LOST_AFTER);
+    });
+    for (number, waits) in waits.iter_mut().enumerate() {
+        let is_over =
+            |(due, phase): &&(Instant, usize)| *phase == number && due.elapsed() > LOST_AFTER;
+        let all = sent
+            .lock()
+            .expect("no panic")
+            .iter()
+            .filter(is_over)
+            .count();
+        waits.lost = all.saturating_sub(waits.times.len());
     }
     waits
 }
@@ -217,10 +232,10 @@ fn probe(to: SocketAddr, phases: &mpsc::Receiver<Option<usize>>) -> [Waits; 4] {
 fn measure(attack: &Attack) -> String {
     let mut target = Target::start(attack);
     fill(&target);
-    let (phases, receiver) = mpsc::channel();
-    let to = target.udp();
-    let prober = thread::spawn(move || probe(to, &receiver));
-    let enter = |phase| phases.send(phase).expect("the client runs");
+    let phase = Arc::new(Mutex::new(Some(0)));
+    let (to, shared) = (target.udp(), Arc::clone(&phase));
+    let prober = thread::spawn(move || probe(to, &shared));
+    let enter = |next| *phase.lock().expect("no panic") = next;
     thread::sleep(BEFORE);
     enter(Some(1));
     target.begin = Instant::now();
