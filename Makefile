@@ -124,8 +124,31 @@ VALGRIND = target."cfg(unix)".runner = "valgrind -q --error-exitcode=9 --leak-ch
 check-valgrind:
 	$(CARGO) test --locked $(CARGOFLAGS) --lib --config '$(VALGRIND)' sys::
 
+# The sandbox: a call that is not in its table ends the process, with glibc and with musl, and is in the kernel's log. Then
+# a walk on other processors, for which Debian has gcc-…, libc6-dev-…-cross, qemu-user-static and strace.
+STRICT = ANNOUNCED_KILL_UNKNOWN_CALLS=1 RUST_TEST_THREADS=$(TEST_THREADS)
+STRICT_TEST = $(STRICT) $(CARGO) test --locked $(CARGOFLAGS) --target-dir target/strict --test '*' $(TESTFLAGS)
+WALK_LINKERS = CARGO_TARGET_ARM_UNKNOWN_LINUX_GNUEABIHF_LINKER=arm-linux-gnueabihf-gcc \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	CARGO_TARGET_MIPS_UNKNOWN_LINUX_GNU_LINKER=mips-linux-gnu-gcc \
+	CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_LINKER=riscv64-linux-gnu-gcc \
+	CARGO_TARGET_I686_UNKNOWN_LINUX_GNU_LINKER=i686-linux-gnu-gcc
+WALK_TARGETS = --target arm-unknown-linux-gnueabihf --target aarch64-unknown-linux-gnu --target mips-unknown-linux-gnu \
+	--target riscv64gc-unknown-linux-gnu --target i686-unknown-linux-gnu
+check-sandbox: target/empty/libunwind.a
+	$(STRICT_TEST)
+	$(STRICT) RUSTFLAGS='$(TINY_FLAGS) $(STATIC_FLAGS)' $(WEB_CARGO) build $(CARGOFLAGS) $(TINY) --target-dir target/strict $(MUSL)
+	ANNOUNCED_BIN=$$PWD/target/strict/x86_64-unknown-linux-musl/release/announced $(STRICT_TEST)
+	! dmesg | grep 'type=1326.*/target/strict/.*/announced"'
+	@if command -v strace && command -v qemu-arm-static; then $(MAKE) check-walk; else echo "skipped: no strace or qemu"; fi
+
+check-walk:
+	$(WALK_LINKERS) $(WEB_CARGO) build --locked $(CARGOFLAGS) --target-dir target/walk --bin announced \
+		-Zbuild-std=std,panic_abort --config 'profile.dev.panic="abort"' --config profile.dev.opt-level=1 $(WALK_TARGETS)
+	ANNOUNCED_WALK=$$PWD/target/walk $(CARGO) test --locked $(CARGOFLAGS) --test walk -- --ignored --test-threads=1
+
 # All that takes too long for each change.
-check-all: check-asan check-tsan check-valgrind fuzz
+check-all: check-asan check-sandbox check-tsan check-valgrind fuzz
 
 # Compiles everything for the BSDs, and the program without its tests for processors of routers that have
 # no 64-bit atomics.
@@ -190,4 +213,4 @@ uninstall:
 clean:
 	$(CARGO) clean
 
-.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-msrv check-parts soak fuzz fuzz-corpora check-asan check-tsan check-valgrind check-all bench bench-attacks lint count install uninstall clean
+.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-msrv check-parts soak fuzz fuzz-corpora check-asan check-sandbox check-walk check-tsan check-valgrind check-all bench bench-attacks lint count install uninstall clean
