@@ -143,7 +143,7 @@ check-sandbox: target/empty/libunwind.a
 	@if command -v strace && command -v qemu-arm-static; then $(MAKE) check-walk; else echo "skipped: no strace or qemu"; fi
 
 check-walk:
-	$(WALK_LINKERS) $(WEB_CARGO) build --locked $(CARGOFLAGS) --target-dir target/walk --bin announced \
+	$(WALK_LINKERS) ANNOUNCED_KILL_UNKNOWN_CALLS=1 $(WEB_CARGO) build --locked $(CARGOFLAGS) --target-dir target/walk --bin announced \
 		-Zbuild-std=std,panic_abort --config 'profile.dev.panic="abort"' --config profile.dev.opt-level=1 $(WALK_TARGETS)
 	ANNOUNCED_WALK=$$PWD/target/walk $(CARGO) test --locked $(CARGOFLAGS) --test walk -- --ignored --test-threads=1
 

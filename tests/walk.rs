@@ -53,6 +53,9 @@ fn children(id: u32) -> Vec<u32> {
         .collect()
 }
 
+/// In place of qemu's name: this processor runs its programs, with a filter by which an unknown call ends the process.
+const NATIVE: &str = "";
+
 /// A processor: its target, Debian's name of the libraries for it, qemu's name of it.
 struct Processor(&'static str, &'static str, &'static str);
 
@@ -60,20 +63,31 @@ impl Processor {
     fn start(&self, log: &str, flags: &[&str]) -> Daemon {
         let Processor(target, libraries, qemu) = self;
         let home = std::env::var("ANNOUNCED_WALK").expect("ANNOUNCED_WALK is set");
+        let program = format!("{home}/{target}/debug/announced");
+        let root = format!("/usr/{libraries}");
         // A helper closes all descriptors that are not its own, but may not close qemu's log.
         let mut command = Command::new("strace");
         command
             .args("-D -f -qq -o /dev/null -e trace=close -e inject=close:retval=0 -P".split(' '));
         command.arg(log);
-        command.arg(format!("qemu-{qemu}-static"));
-        command.args(["-L", &format!("/usr/{libraries}"), "-strace", "-D", log]);
-        command.arg(format!("{home}/{target}/debug/announced"));
+        if *qemu == NATIVE {
+            command = Command::new(format!("{root}/lib/ld-linux.so.2"));
+            command.args(["--library-path", &format!("{root}/lib")]);
+        } else {
+            command.arg(format!("qemu-{qemu}-static"));
+            command.args(["-L", &root, "-strace", "-D", log]);
+        }
+        command.arg(program);
         command.args(
             "-i 127.0.0.1 -p 0 -P 0 -i ::1 -p 0 -P 0 --cluster-listen 127.0.0.1:0".split(' '),
         );
         command.args(flags);
         let daemon = Daemon::spawn(command);
-        daemon.wait_for_line("; missing: seccomp: ");
+        let expected = match *qemu {
+            NATIVE => ", seccomp",
+            _ => "; missing: seccomp: ",
+        };
+        daemon.wait_for_line(expected);
         daemon
     }
 
@@ -84,25 +98,21 @@ impl Processor {
         assert_eq!(made.0, Some(0), "{made:?}");
         let (state, list) = (directory.file("state"), directory.write("list", ""));
         give_to_nobody(directory.path());
-        let config = directory.write(
-            "config",
-            format!("state {state}\nblacklist {list}\nfull-scrape open\n"),
-        );
+        let text = format!("state {state}\nblacklist {list}\nfull-scrape open\n");
+        let config = directory.write("config", text);
         let logs = ["a.log", "b.log"].map(|name| directory.file(name));
         let socket = format!("unix:{}", directory.file("socket"));
-        let a = self.start(
-            &logs[0],
-            &[
-                "-f",
-                &config,
-                "-j",
-                "2",
-                "--cluster-key",
-                &key,
-                "-p",
-                &socket,
-            ],
-        );
+        let flags = [
+            "-f",
+            &config,
+            "-j",
+            "2",
+            "-p",
+            &socket,
+            "--cluster-key",
+            &key,
+        ];
+        let a = self.start(&logs[0], &flags);
         let peer = format!("localhost:{}", a.cluster().port());
         let b = self.start(&logs[1], &["--cluster-key", &key, "--cluster-peer", &peer]);
         wait_longer("a link", PATIENCE, || {
@@ -111,7 +121,7 @@ impl Processor {
         serve(&a);
         a.signal("HUP");
         wait_longer("a reload", PATIENCE, || {
-            (a.count_lines("blacklist: loaded") > 0).then_some(())
+            (a.count_lines("blacklist: loaded") > 1).then_some(())
         });
         a.signal("USR1");
         wait_longer("a save", PATIENCE, || {
@@ -140,7 +150,6 @@ fn serve(daemon: &Daemon) {
             "/scrape?info_hash=aaaaaaaaaaaaaaaaaaaa",
             "/stats",
             "/metrics",
-            "/health",
         ] {
             assert_eq!(http::get(address, target).status, 200, "{target}");
         }
@@ -158,13 +167,17 @@ fn end(mut daemon: Daemon, log: &str, helper: &'static str) -> BTreeMap<String, 
         tables.extend(children(monitor).into_iter().map(|id| (id, helper)));
     }
     assert!(tables.len() >= 3, "{tables:?}");
+    assert_eq!(daemon.count_lines("process ended"), 0);
     daemon.signal("TERM");
     assert!(daemon.wait().0.success(), "{:?}", daemon.log());
     let helpers = tables.keys().filter(|id| **id != daemon.id());
     wait_longer("the helpers' end", PATIENCE, || {
         (!helpers.clone().any(|id| is_alive(*id))).then_some(())
     });
-    let log = String::from_utf8_lossy(&fs::read(log).expect("is written")).into_owned();
+    let Ok(log) = fs::read(log) else {
+        return BTreeMap::new();
+    };
+    let log = String::from_utf8_lossy(&log).into_owned();
     let mut unknown = BTreeMap::new();
     let mut confined = BTreeMap::new();
     for (id, call) in made(&log) {
@@ -231,5 +244,5 @@ fn calls_on_riscv64_are_in_the_table() {
 #[test]
 #[ignore = "needs programs for other processors"]
 fn calls_on_x86_are_in_the_table() {
-    Processor("i686-unknown-linux-gnu", "i686-linux-gnu", "i386").walk();
+    Processor("i686-unknown-linux-gnu", "i686-linux-gnu", NATIVE).walk();
 }
