@@ -30,10 +30,10 @@ impl Node {
                 count += group.count();
                 let mut is_known = false;
                 if group.is_event() {
-                    is_known = number <= link.known;
-                    if !is_known {
-                        link.received.event = number;
-                    }
+                    let received = link.received.event;
+                    // A completion that is repeated must not be added again.
+                    is_known = number <= link.known || group.is_completion() && number <= received;
+                    link.received.event = received.max(number);
                     number = number.saturating_add(1);
                 }
                 if is_known || self.is_refused(group.info_hash, world) {

@@ -83,7 +83,7 @@ pub struct Link {
     pub answered: u64,
 
     pub received: Received,
-    /// Events up to this number were received through an earlier link.
+    /// Events up to this number were received before the last request, which is for those after it.
     pub known: u64,
     /// The flags of the last [`records::READY`] sent, and the number of those sent.
     pub wishes: u64,
@@ -188,10 +188,24 @@ impl Link {
         self.push(&records::numbers(records::READY, &[event, unit, wishes]));
     }
 
+    /// Asks again for all records and counts, since some were refused. Completions up to the position are in the
+    /// counts of this node already.
+    pub fn ask_again(&mut self, wishes: u64) {
+        let event = self.received.event;
+        self.ask(Received::default(), wishes);
+        self.received.event = event;
+    }
+
     /// Whether the other node has sent everything that it was asked for.
     pub fn is_answered(&self) -> bool {
         let heartbeat = self.last_heartbeat;
         heartbeat.is_some_and(|(theirs, _)| theirs.answers >= self.asks)
+    }
+
+    /// Whether this node has no position in the other's events yet: completions are in the counts that it awaits.
+    pub fn is_joining(&self) -> bool {
+        let is_later = self.wishes & records::LATER != 0;
+        is_later || self.wishes & records::JOINING != 0 && !self.is_answered()
     }
 
     /// Whether the other node was asked for its whole table.

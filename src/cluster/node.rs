@@ -651,10 +651,11 @@ impl Node {
         }
         // Frames of the other link may have been received after this one had asked.
         if let Some(memory) = self.memory_of(id) {
+            let is_less = memory.received.unit < link.received.unit;
+            let lacks_joining = memory.wishes & !link.wishes & JOINING != 0;
             link.received = memory.received;
             link.known = memory.received.event;
-            let is_joining = |wishes: u64| wishes & JOINING != 0;
-            if self.is_whole() && is_joining(memory.wishes) && !is_joining(link.wishes) {
+            if self.is_whole() && (is_less || lacks_joining) {
                 self.ask(link);
             }
         }
@@ -671,14 +672,11 @@ impl Node {
         }
         // A link that ends before its answer is complete lacks counts. Nor has it a position if it was joining: then
         // the next link joins again, since the completions so far must not be added to counts that include them.
-        let is_joining = link.wishes & (JOINING | LATER) != 0;
+        let wishes = link.wishes & LEARNT | WITH_COUNTS;
         let (received, wishes) = match link.is_answered() {
             true => (link.received, 0),
-            false if is_joining => {
-                let wishes = link.wishes & LEARNT | JOINING | WITH_COUNTS;
-                (Received::default(), wishes)
-            }
-            false => (link.received, WITH_COUNTS),
+            false if link.is_joining() => (Received::default(), wishes | JOINING),
+            false => (link.received, wishes),
         };
         let memory = Memory {
             id: link.theirs.id,
@@ -938,5 +936,42 @@ mod tests {
             (0..100).map(|number| b.table.lock_for(&hash(number), now).scrape(&hash(number)));
         let wrong = counts.filter(|counts| counts.is_none_or(|counts| counts.downloaded != 1));
         assert_eq!(wrong.count(), 0);
+    }
+
+    /// Each node notes completions while the link is down, with a request because of a changed list unanswered. The
+    /// maximum of the counts would lack those of one of them.
+    #[test]
+    fn completions_at_both_nodes_add_up_though_a_link_drops_before_a_changed_list_is_answered() {
+        let (mut a, mut b) = (Host::new(1, &["b"]), Host::new(2, &[]));
+        let run = |a: &mut Host, b: &mut Host, id, now: u64| {
+            for now in (now..now + 20_000).step_by(100) {
+                connect(a, b, id, now);
+                pass(a, b, id, now);
+                a.with(now, |node, world| node.tick(world));
+                b.with(now, |node, world| node.tick(world));
+            }
+        };
+        let complete = |host: &mut Host, now| {
+            host.announce(1, Event::Completed, Role::Seeder, now);
+            host.announce(1, Event::Stopped, Role::Seeder, now);
+        };
+        run(&mut a, &mut b, 1, 500);
+        complete(&mut a, 21_000);
+        run(&mut a, &mut b, 1, 21_000);
+        b.node.refused += 1;
+        b.node.list_changed();
+        let now = 42_000;
+        b.with(now, |node, world| node.tick(world));
+        a.node.closed(1, Failure::Closed, now);
+        b.node.closed(1, Failure::Closed, now);
+        complete(&mut a, now);
+        complete(&mut b, now);
+        run(&mut a, &mut b, 2, now);
+        let hash = hash(1);
+        let counts = [&a, &b].map(|host| host.table.lock_for(&hash, 62_000).scrape(&hash));
+        assert_eq!(
+            counts.map(|counts| counts.map(|it| it.downloaded)),
+            [Some(3); 2]
+        );
     }
 }

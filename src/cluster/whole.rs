@@ -89,8 +89,11 @@ impl Node {
         self.listed_at = Some(now);
         self.refused_before = self.refused;
         for link in self.links.iter_mut().filter(|link| link.is_up) {
-            let wishes = link.wishes & LEARNT | JOINING | WITH_COUNTS;
-            link.ask(Received::default(), wishes);
+            let wishes = link.wishes & LEARNT | WITH_COUNTS;
+            match link.is_joining() {
+                true => link.ask(Received::default(), wishes | JOINING),
+                false => link.ask_again(wishes),
+            }
         }
     }
 }
