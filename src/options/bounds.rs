@@ -2,12 +2,8 @@
 
 use super::Options;
 use crate::sys::host_memory::HostMemory;
+use crate::tracker::{PEER_BYTES, TORRENT_BYTES};
 use std::fmt;
-
-/// Bytes of resident memory that a torrent and a peer take at most. Of all mixes measured, swarms of 96 IPv6 peers
-/// come nearest: they take 0.93 of this. One IPv4 peer in each torrent takes 0.42, a swarm of 1,000 of them 0.31.
-pub const TORRENT_BYTES: u64 = 64;
-pub const PEER_BYTES: u64 = 26;
 
 /// Without an option there are so many peers for each torrent.
 const PEERS_A_TORRENT: u64 = 5;

@@ -7,6 +7,10 @@
 //! eighth they would leave holes behind that the next, larger ones do not fit into, which took 11.7
 //! bytes of memory for a peer of 7. All pages are of one size, and one whose last block is freed is
 //! given back.
+//!
+//! A page is kept as long as one block of it is in use. Swarms that stop to grow at different sizes, chosen so that
+//! each is alone on its page, took six times the memory of their peers until the sweep moved them together. So pages
+//! have a bound, and at that the sweep comes early.
 
 use super::peer::V4_BYTES;
 use crate::base::memory::{reserve_exact, reserve_total};
@@ -49,6 +53,11 @@ impl Block {
 pub struct Blocks {
     /// By size.
     classes: Vec<Class>,
+    /// Bytes of the pages in use, and those from which on no page is added.
+    pub bytes: usize,
+    pub max_bytes: usize,
+    /// A page was not added because of that.
+    pub is_short: bool,
 }
 
 impl Default for Blocks {
@@ -57,16 +66,26 @@ impl Default for Blocks {
         let sizes = std::iter::successors(Some(SMALLEST), next);
         Blocks {
             classes: sizes.map(Class::new).collect(),
+            bytes: 0,
+            max_bytes: usize::MAX,
+            is_short: false,
         }
     }
 }
 
 impl Blocks {
     /// A block of at least this many bytes, its contents undefined; none for more than [`LARGEST`],
-    /// or when four billion are in use.
+    /// when four billion are in use, or if it needs a page beyond the bound.
     pub fn take(&mut self, bytes: usize) -> Option<Block> {
         let class = self.classes.partition_point(|class| class.size < bytes);
-        let place = self.classes.get_mut(class)?.take()?;
+        let found = self.classes.get_mut(class)?;
+        let needs_page = found.roomy.is_empty();
+        if needs_page && self.bytes >= self.max_bytes {
+            self.is_short = true;
+            return None;
+        }
+        let place = found.take()?;
+        self.bytes += if needs_page { PAGE } else { 0 };
         Some(Block {
             class: u8::try_from(class).ok()?,
             place: place.to_ne_bytes(),
@@ -74,7 +93,11 @@ impl Blocks {
     }
 
     pub fn free(&mut self, block: Block) {
-        self.class_mut(block).free(block.place());
+        let class = self.class_mut(block);
+        let before = class.pages_used;
+        class.free(block.place());
+        let freed = before - class.pages_used;
+        self.bytes -= freed * PAGE;
     }
 
     pub fn get(&self, block: Block) -> &[u8] {
@@ -108,10 +131,9 @@ impl Blocks {
         moved.flatten().unwrap_or(block)
     }
 
-    /// Bytes of the pages in use.
-    pub fn bytes(&self) -> usize {
-        let pages = self.classes.iter().map(|class| class.pages_used);
-        pages.sum::<usize>() * PAGE
+    /// The bytes of pages with which each size has one.
+    pub fn least_bytes(&self) -> usize {
+        self.classes.len() * PAGE
     }
 
     /// Moves the used bytes of a block into a clearly smaller one, if they fit.

@@ -539,7 +539,7 @@ mod tests {
                 .into_iter()
                 .for_each(|n| subject.remove(n, &mut blocks));
             assert!(subject.list.chunks.is_empty());
-            assert_eq!(blocks.bytes(), 0);
+            assert_eq!(blocks.bytes, 0);
         }
     }
 

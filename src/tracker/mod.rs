@@ -167,7 +167,7 @@ pub struct Tracker {
     swarms: Swarms,
     limits: Limits,
     hosts: HostBound,
-    /// Peers and torrents in the other shards, which count for the limits too.
+    /// That of the other shards, which counts for the limits too.
     others: Size,
     decoys: Option<Decoys>,
     unit_ms: u64,
@@ -184,11 +184,27 @@ pub struct Tracker {
     journal: Option<Box<Journal>>,
 }
 
+/// Bytes of resident memory that a torrent and a peer take at most. Of all mixes measured, swarms of 96 IPv6 peers
+/// come nearest: they take 0.93 of this. One IPv4 peer in each torrent takes 0.42, a swarm of 1,000 of them 0.31.
+pub const TORRENT_BYTES: u64 = 64;
+pub const PEER_BYTES: u64 = 26;
+
+impl Limits {
+    /// Bytes that blocks of peers may take. Entries of torrents, with room for a quarter more, take the others.
+    fn block_bytes(&self) -> usize {
+        let bytes = |count: usize, each: u64| (count as u64).saturating_mul(each);
+        let torrents = TORRENT_BYTES - size_of::<Torrent>() as u64 * 5 / 4;
+        let sum =
+            bytes(self.max_torrents, torrents).saturating_add(bytes(self.max_peers, PEER_BYTES));
+        usize::try_from(sum).unwrap_or(usize::MAX)
+    }
+}
+
 impl Tracker {
     pub fn new(limits: Limits) -> Tracker {
         let unit_ms = Clock::unit_ms(limits.peer_timeout);
         let start_ms = Clock::FIRST * unit_ms;
-        Tracker {
+        let mut tracker = Tracker {
             torrents: Torrents::default(),
             swarms: Swarms::default(),
             limits,
@@ -203,11 +219,21 @@ impl Tracker {
             sweep: Sweep::default(),
             tally: Tally::new(unit_ms),
             journal: None,
-        }
+        };
+        tracker.bound_blocks();
+        tracker
     }
 
     fn set_bounds(&mut self, max_peers: usize, max_torrents: usize) {
         (self.limits.max_peers, self.limits.max_torrents) = (max_peers, max_torrents);
+        self.bound_blocks();
+    }
+
+    /// Leaves to the blocks of this shard what those of the others do not take.
+    fn bound_blocks(&mut self) {
+        let bytes = self.limits.block_bytes();
+        self.swarms
+            .set_max_bytes(bytes.saturating_sub(self.others.bytes));
     }
 
     /// Torrents and peers that are stored: no decoys.
@@ -431,11 +457,11 @@ impl Tracker {
         (sizes, decoys)
     }
 
-    /// Peers and torrents that are stored here.
     fn size(&self) -> Size {
         Size {
             peers: self.swarms.totals.iter().sum(),
             torrents: self.torrents.len(),
+            bytes: self.swarms.bytes(),
         }
     }
 

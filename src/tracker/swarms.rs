@@ -95,7 +95,22 @@ pub struct Swarms {
 impl Swarms {
     /// Bytes of the blocks that hold peers.
     pub fn bytes(&self) -> usize {
-        self.blocks.bytes()
+        self.blocks.bytes
+    }
+
+    /// Sets how many bytes [`Swarms::bytes`] may be, beside a page for each size of blocks.
+    pub fn set_max_bytes(&mut self, bytes: usize) {
+        self.blocks.max_bytes = bytes.saturating_add(self.blocks.least_bytes());
+    }
+
+    /// Whether a peer was refused because of that. Until [`Swarms::expire`] has visited all swarms, pages may be kept
+    /// for few peers.
+    pub fn is_short(&self) -> bool {
+        self.blocks.is_short
+    }
+
+    pub fn forget_shortage(&mut self) {
+        self.blocks.is_short = false;
     }
 
     fn large(&self, number: u32) -> Option<&Large> {

@@ -88,7 +88,7 @@ impl Tracker {
     /// within [`Clock::SWEEP_WITHIN`] if it takes no longer than that.
     pub fn sweep(&mut self, budget: usize, tracked: Tracked) -> Progress {
         if self.sweep.running.is_none() {
-            if !self.is_held() && self.clock.unit() < self.sweep.next {
+            if self.clock.unit() < self.next_sweep() {
                 return Progress::NotDue;
             }
             self.begin_sweep();
@@ -98,10 +98,17 @@ impl Tracker {
 
     /// When the next sweep begins, in milliseconds since the start.
     pub(super) fn sweep_due(&self) -> u64 {
-        self.since_start(match self.is_held() {
-            true => self.clock.unit(),
-            false => self.sweep.next,
-        })
+        self.since_start(self.next_sweep())
+    }
+
+    /// The unit in which the next sweep begins. Because of blocks at their bound it is at most one a unit, as a flood
+    /// may take all memory in any case.
+    fn next_sweep(&self) -> u64 {
+        match (self.is_held(), self.swarms.is_short()) {
+            (true, _) => self.clock.unit(),
+            (_, true) => self.sweep.next.min(self.sweep.vouched + 1),
+            _ => self.sweep.next,
+        }
     }
 
     /// When the clock will be held if no sweep ends before, in milliseconds since the start.
@@ -116,6 +123,7 @@ impl Tracker {
     }
 
     pub(super) fn begin_sweep(&mut self) {
+        self.swarms.forget_shortage();
         self.sweep.running = Some((self.clock.true_unit(), Cursor::default()));
     }
 

@@ -35,9 +35,10 @@ pub struct Table {
     unit_ms: u64,
     /// The first bits of an info-hash that are the number of its shard: 0 to 8.
     bits: u32,
-    /// Peers and torrents in all shards; not counted if there is only one shard.
+    /// The [`Size`] of all shards; not counted if there is only one shard.
     peers: AtomicUsize,
     torrents: AtomicUsize,
+    bytes: AtomicUsize,
     /// Units from the start until the clock of a shard is held, if no sweep ends before.
     held_from: AtomicUsize,
 }
@@ -48,11 +49,12 @@ pub struct Table {
 #[repr(align(128))]
 struct Shard(Mutex<Tracker>);
 
-/// How many peers and torrents there are.
+/// How many peers and torrents there are, and bytes of the blocks with peers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Size {
     pub peers: usize,
     pub torrents: usize,
+    pub bytes: usize,
 }
 
 /// The info-hashes of a batch in the order of their shards, and within a shard in the order of the batch.
@@ -107,6 +109,7 @@ impl Table {
             bits: count.trailing_zeros(),
             peers: AtomicUsize::new(0),
             torrents: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
             held_from: AtomicUsize::new(usize::MAX),
         }
     }
@@ -160,7 +163,9 @@ impl Table {
                 tracker.others = Size {
                     peers: self.peers.load(Relaxed).saturating_sub(own.peers),
                     torrents: self.torrents.load(Relaxed).saturating_sub(own.torrents),
+                    bytes: self.bytes.load(Relaxed).saturating_sub(own.bytes),
                 };
+                tracker.bound_blocks();
                 own
             }
         };
@@ -423,6 +428,7 @@ impl Drop for Locked<'_> {
             for (total, before, after) in [
                 (&self.table.peers, self.before.peers, after.peers),
                 (&self.table.torrents, self.before.torrents, after.torrents),
+                (&self.table.bytes, self.before.bytes, after.bytes),
             ] {
                 if after != before {
                     total.fetch_add(after.wrapping_sub(before), Relaxed);

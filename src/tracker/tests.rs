@@ -682,3 +682,49 @@ fn renewals_are_counted_by_age_and_early_ones_by_address() {
     }
     assert_eq!(busiest(&tracker), [(0xc000_0201, 2)]);
 }
+
+/// Swarms that grow together leave those behind that do not, each alone on a page of its own size.
+#[test]
+fn swarms_that_stay_behind_take_no_more_memory_than_the_bounds_allow() {
+    const SWARMS: usize = 20_000;
+    const SIZES: usize = 60;
+    let limits = Limits {
+        max_peers: SWARMS * (SIZES + 1) / 2,
+        max_torrents: SWARMS,
+        ..LIMITS
+    };
+    let mut tracker = Tracker::new(limits);
+    let mut most = 0;
+    for round in 0..SIZES {
+        for swarm in (0..SWARMS).filter(|swarm| swarm * 7 % SIZES >= round) {
+            let mut octets = [0x20; 16];
+            octets[..4].copy_from_slice(&(round as u32).to_be_bytes());
+            let peer = Peer::new(IpAddr::from(octets), 1000);
+            tracker.tell(&hash(swarm), peer, Role::Leecher, Event::None);
+        }
+        most = most.max(tracker.swarms.bytes());
+    }
+    let formula = limits.max_peers * 26 + limits.max_torrents * 64;
+    let torrents = SWARMS * size_of::<Torrent>();
+    assert!(
+        most + torrents <= formula + (2 << 20),
+        "{most} of {formula}"
+    );
+    let refused = tracker.tally.refused;
+    assert!(refused[1] > 100_000 && refused[0] == 0, "{refused:?}");
+    // The sweep moves together what is left, and newcomers are stored again.
+    tracker.advance(2 * tracker.unit_ms);
+    while tracker.sweep(1000, None) == Progress::Underway {}
+    assert!(
+        tracker.swarms.bytes() < most / 3,
+        "{}",
+        tracker.swarms.bytes()
+    );
+    for swarm in 0..SWARMS {
+        tracker.tell(&hash(swarm), address(1), Role::Seeder, Event::None);
+    }
+    assert_eq!(
+        (tracker.totals().seeders, tracker.tally.refused),
+        (SWARMS, refused)
+    );
+}
