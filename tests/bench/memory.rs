@@ -5,8 +5,9 @@ use std::io;
 use super::options::Bench;
 use super::population::Population;
 use super::report::{Goal, grouped, megabytes};
-use super::server::Server;
+use super::server::{SERVER_CORE, Server};
 use super::udp_load::fill;
+use announced::tracker::{PEER_BYTES, TORRENT_BYTES};
 
 /// Torrents, peers in each, and the bytes that a peer may take. Sizes about a thousand show whether a thousand was a
 /// lucky one.
@@ -48,6 +49,31 @@ pub fn growth(bench: &Bench) -> io::Result<()> {
             let figure = (bytes, format!("{bytes:.1} B"));
             bench.row(&subject, &server.name, figure, Goal::AtMost(limit), &remark);
         }
+    }
+    Ok(())
+}
+
+/// Torrents of a flood, and peers in each.
+const FLOOD: (u32, u32) = (10_000_000, 5);
+
+/// The resident set after a flood of distinct peers that fill the table, of what MEMORY in announced.conf(5) says.
+pub fn flood(bench: &Bench) -> io::Result<()> {
+    let (population, words) = population(bench, FLOOD.0, FLOOD.1);
+    let subject = format!("RSS of the formula's, {words}");
+    bench.begin(&subject);
+    let torrents = u64::from(population.torrents);
+    let peers = torrents * u64::from(FLOOD.1);
+    let most = 8_000_000 + torrents * TORRENT_BYTES + peers * PEER_BYTES;
+    let bounds = [torrents, peers].map(|bound| bound.to_string());
+    let bounds = ["--max-torrents", &bounds[0], "--max-peers", &bounds[1]];
+    for build in &bench.builds {
+        let server = Server::announced(SERVER_CORE, build, bench.family, &bounds);
+        fill(bench, &server, &population)?;
+        let resident = server.resident();
+        let ratio = resident as f64 / most as f64;
+        let remark = format!("{} of {}", megabytes(resident), megabytes(most));
+        let figure = (ratio, format!("{ratio:.3}"));
+        bench.row(&subject, &server.name, figure, Goal::AtMost(1.0), &remark);
     }
     Ok(())
 }

@@ -67,6 +67,7 @@ const CASES: &[Case] = &[
     case("threads-large", false, "with 10 million torrents", |b| throughput::threads(b, true)),
     case("threads-memory", true, "memory of 4 threads, of one's", memory::threads),
     case("memory", true, "memory a peer", memory::growth),
+    case("memory-flood", false, "memory of 50 million peers, of the formula's", memory::flood),
     case("idle", true, "memory without peers", memory::idle),
     case("table", true, "announces to a table, by size of the swarms", table::by_swarm_size),
     case("picks", true, "announces that are sent peers, by size of the swarm", table::picks),
