@@ -613,13 +613,13 @@ fn the_state_is_the_same_whatever_the_number_of_threads() {
 }
 
 /// Announces over UDP a peer in each of the torrents from this one on, until the daemon is gone; the torrents of the
-/// announces that were answered.
+/// announces that were answered. `client` has a connection id for them.
 fn announce_until(
     (is_over, count): (&AtomicBool, &AtomicUsize),
-    tracker: SocketAddr,
+    client: &Client,
     first: u32,
 ) -> Vec<Hash> {
-    let client = Client::new(tracker);
+    let tracker = client.socket().peer_addr().expect("is connected");
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
     socket.connect(tracker).expect("a route");
     let timeout = Some(Duration::from_millis(50));
@@ -674,11 +674,12 @@ fn a_signal_under_load_ends_all_threads_and_the_state_has_every_answered_announc
         let (udp, tcp) = (daemon.udp4(), daemon.tcp4());
         let (is_over, count) = (AtomicBool::new(false), AtomicUsize::new(0));
         let (is_over, count) = (&is_over, &count);
+        let client = &Client::new(udp);
         let answered: Vec<Hash> = thread::scope(|scope| {
             let over = Over(is_over);
             let over_udp = (0..16).map(|n| n * 1_000_000);
             let over_udp =
-                over_udp.map(|n| scope.spawn(move || announce_until((is_over, count), udp, n)));
+                over_udp.map(|n| scope.spawn(move || announce_until((is_over, count), client, n)));
             let over_http = (16..20).map(|n| n * 1_000_000);
             let over_http = over_http.map(|n| scope.spawn(move || announce_over_http(tcp, n)));
             let clients: Vec<_> = over_udp.chain(over_http).collect();
