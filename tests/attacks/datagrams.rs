@@ -88,7 +88,7 @@ fn capacity(target: &Target, kind: &str, client: &Client, datagram: &[u8]) -> f6
 }
 
 fn at_rate(target: &Target, kind: &str, client: &Client, datagram: &[u8], share: f64) -> String {
-    let capacity = capacity(target, kind, client, datagram);
+    let capacity = target.prepare(|| capacity(target, kind, client, datagram));
     let before = count(target, kind);
     let start = Instant::now();
     let sent = flood(target, client, datagram, Some(share * capacity), |_, _| {});

@@ -52,6 +52,9 @@ pub struct Target {
     pub directory: Directory,
     begin: Instant,
     over: AtomicBool,
+    /// Of the measurement: 0 before the attack, 1 during it, 3 after it. Times of phase 2 are not reported. None ends
+    /// the honest client.
+    phase: Arc<Mutex<Option<usize>>>,
 }
 
 impl Target {
@@ -78,7 +81,21 @@ impl Target {
             directory,
             begin,
             over,
+            phase: Arc::new(Mutex::new(Some(0))),
         }
+    }
+
+    fn enter(&self, phase: Option<usize>) {
+        *self.phase.lock().expect("no panic") = phase;
+    }
+
+    /// Does something during the attack that is not part of it.
+    pub fn prepare<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.enter(Some(2));
+        let done = work();
+        thread::sleep(RECOVERY);
+        self.enter(Some(1));
+        done
     }
 
     pub fn udp(&self) -> SocketAddr {
@@ -232,12 +249,10 @@ fn probe(to: SocketAddr, phase: &Mutex<Option<usize>>) -> [Waits; 4] {
 fn measure(attack: &Attack) -> String {
     let mut target = Target::start(attack);
     fill(&target);
-    let phase = Arc::new(Mutex::new(Some(0)));
-    let (to, shared) = (target.udp(), Arc::clone(&phase));
-    let prober = thread::spawn(move || probe(to, &shared));
-    let enter = |next| *phase.lock().expect("no panic") = next;
+    let (to, phase) = (target.udp(), Arc::clone(&target.phase));
+    let prober = thread::spawn(move || probe(to, &phase));
     thread::sleep(BEFORE);
-    enter(Some(1));
+    target.enter(Some(1));
     target.begin = Instant::now();
     let before = (target.resident(), target.processor());
     let (mut memory, mut descriptors) = (before.0, target.descriptors());
@@ -251,19 +266,19 @@ fn measure(attack: &Attack) -> String {
         }
         let used = target.processor() - before.1;
         load = 100.0 * used.as_secs_f64() / target.elapsed().as_secs_f64();
-        enter(Some(2));
+        target.enter(Some(2));
         target.over.store(true, Ordering::Relaxed);
         attacker
             .join()
             .unwrap_or_else(|_| "the attack failed, see above".into())
     });
     thread::sleep(RECOVERY);
-    enter(Some(3));
+    target.enter(Some(3));
     thread::sleep(AFTER);
     let [at_first, during, _, after] = {
         // The last replies.
         thread::sleep(LOST_AFTER);
-        enter(None);
+        target.enter(None);
         &mut prober.join().expect("no panic")
     };
     format!(
@@ -287,7 +302,6 @@ pub fn main() {
         done.is_ok_and(|output| output.status.success())
     };
     assert!(run("taskset", &["-pc", CLIENT_CORE]), "needs two cores");
-    // Where that is not allowed, there are as many idle connections as descriptors.
     run("prlimit", &["--nofile=60000:60000", "--pid"]);
     println!(
         "Times of an honest client's UDP announce in ms: median / 99th percentile / lost. RSS in MB before, at most, \

@@ -47,9 +47,21 @@ fn announce(number: u64) -> String {
     format!("GET /announce?info_hash={hash}&port=6881&left=1 HTTP/1.1\r\nHost: tracker\r\n\r\n")
 }
 
+/// The limit of this process on open descriptors. Where it could not be raised, it is below that of the daemon.
+fn descriptors() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let limit = line.and_then(|line| line.split_whitespace().nth(3));
+    limit.and_then(|limit| limit.parse().ok()).unwrap_or(1024)
+}
+
 fn idle(target: &Target) -> String {
     let mut all = Vec::new();
-    while all.len() < 20_000 && !target.is_over() {
+    // Some are for the measurement.
+    let count = 20_000.min(descriptors() - 100);
+    while all.len() < count && !target.is_over() {
         match connect(all.len(), target.tcp()) {
             Some(stream) => all.push(stream),
             None => break,
