@@ -175,7 +175,7 @@ impl Batch {
         send_all(&mut messages[..count], |rest| {
             let (fd, count) = (socket.as_raw_fd(), rest.len() as _);
             // SAFETY: as in `receive`.
-            count_of(unsafe { libc::sendmmsg(fd, rest.as_mut_ptr(), count, 0) })
+            count_of(unsafe { sendmmsg(fd, rest.as_mut_ptr(), count, 0) })
         })
     }
 }
@@ -206,6 +206,23 @@ impl Way {
         message
     }
 }
+
+/// The system call itself: musl's function of this name calls sendmsg for each message on 64-bit systems. FreeBSD's
+/// libc does so, too, and recvmsg for recvmmsg; it has no system call of either name.
+#[cfg(target_os = "linux")]
+unsafe fn sendmmsg(
+    fd: libc::c_int,
+    messages: *mut Message,
+    count: libc::c_uint,
+    flags: libc::c_uint,
+) -> libc::c_long {
+    // SAFETY: these are the types of the call's arguments. Padding of the headers, which musl has and the system does
+    // not, is zero.
+    unsafe { libc::syscall(libc::SYS_sendmmsg, fd, messages, count, flags) }
+}
+
+#[cfg(not(target_os = "linux"))]
+use libc::sendmmsg;
 
 /// The result of a system call, whose type differs between systems.
 fn count_of(result: impl TryInto<usize>) -> io::Result<usize> {
@@ -249,7 +266,8 @@ const NO_PART: libc::iovec = unsafe { std::mem::zeroed() };
 const NO_MESSAGE: Message = unsafe { std::mem::zeroed() };
 
 /// Makes the control message of a request fit for its reply. Returns its length, or 0 if it does not hold the address
-/// that the request was sent to.
+/// that the request was sent to. On Linux the length is without the padding at the end: with it the message of IPv6 has
+/// 40 bytes, and for more than 36 the system allocates memory.
 fn clear_interface(control: &mut Control, length: impl TryInto<usize>) -> usize {
     // The length's type differs between systems.
     let length = length.try_into().unwrap_or(0);
@@ -273,7 +291,12 @@ fn clear_interface(control: &mut Control, length: impl TryInto<usize>) -> usize 
     };
     let at = payload + interface;
     control.0[at..at + size_of::<libc::c_uint>()].fill(0);
-    length
+    let used = usize::try_from(header.cmsg_len).unwrap_or(length);
+    if cfg!(target_os = "linux") {
+        used.min(length)
+    } else {
+        length
+    }
 }
 
 const _: () = assert!(align_of::<Control>() >= align_of::<libc::cmsghdr>());

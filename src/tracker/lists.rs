@@ -284,7 +284,13 @@ impl LargeList {
     /// The peer's place, or the one where it belongs.
     pub fn find(&self, peer: &Peer, blocks: &Blocks) -> Result<ChunkIndex, ChunkIndex> {
         let chunk = self.chunk_of(peer, blocks);
-        match peer.search(self.records((chunk, 0), blocks)) {
+        let records = self.records((chunk, 0), blocks);
+        let first = self.chunks.get(chunk).map_or(0, |chunk| chunk.fence);
+        let last = match self.chunks.get(chunk + 1) {
+            Some(next) => next.fence,
+            None => records.rchunks(self.size()).next().map_or(0, prefix),
+        };
+        match peer.search_between([first, last], records) {
             Ok(index) => Ok((chunk, index)),
             Err(index) => Err((chunk, index)),
         }

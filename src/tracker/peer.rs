@@ -173,6 +173,28 @@ impl Peer {
         self.family().list(role)
     }
 
+    /// As [`Peer::search`], among records with these prefixes and those between.
+    pub(super) fn search_between(&self, ends: [u64; 2], records: &[u8]) -> Result<usize, usize> {
+        let (index, is_found) = match self {
+            Peer::V4(record) => {
+                let (records, _) = as_chunks(records);
+                let key = v4_key(record);
+                let guess = guess(key, ends, records.len());
+                let index = search_near(records, guess, |other| v4_key(other) < key);
+                let found = records.get(index);
+                (index, found.is_some_and(|other| v4_key(other) == key))
+            }
+            Peer::V6(record) => {
+                let (records, _) = as_chunks(records);
+                let (key, guess) = (v6_key(record), guess(prefix(record), ends, records.len()));
+                let index = search_near(records, guess, |other| v6_key(other) < key);
+                let found = records.get(index);
+                (index, found.is_some_and(|other| v6_key(other) == key))
+            }
+        };
+        if is_found { Ok(index) } else { Err(index) }
+    }
+
     /// The index of this peer among sorted records of its family, or the one where it belongs.
     pub(super) fn search(&self, records: &[u8]) -> Result<usize, usize> {
         // Two comparisons that the compiler knows, as this is where an announce of a large swarm spends its time.
@@ -187,6 +209,54 @@ impl Peer {
             }
         }
     }
+}
+
+/// Records up to which halving is as fast as a guess.
+const MAX_HALVED: usize = 24;
+
+/// Records that a guess skips at first when it was wrong: a cache line of IPv4 peers.
+const FIRST_SKIP: usize = 8;
+
+/// The index of the first record that is not below a key, by a guess: addresses are spread about evenly over the keys
+/// from `first` to `last`. From there it skips 8 records, 16, and so on, and then halves. Halving from the start waits
+/// for a cache line at each step.
+fn search_near<T>(records: &[T], guess: usize, is_below: impl Fn(&T) -> bool) -> usize {
+    let below = |index: usize| records.get(index).is_some_and(&is_below);
+    let (mut low, mut high) = (0, records.len());
+    let mut skip = FIRST_SKIP;
+    if records.len() <= MAX_HALVED {
+    } else if below(guess) {
+        low = guess + 1;
+        let mut next = guess + skip;
+        while below(next) {
+            low = next + 1;
+            skip *= 2;
+            next += skip;
+        }
+        high = high.min(next);
+    } else {
+        high = guess;
+        while let Some(next) = high.checked_sub(skip) {
+            if below(next) {
+                low = next + 1;
+                break;
+            }
+            high = next;
+            skip *= 2;
+        }
+    }
+    let rest = records.get(low..high).unwrap_or_default();
+    low + rest.partition_point(is_below)
+}
+
+/// Where a key is among so many, if they are spread evenly from `first` to `last`.
+fn guess(key: u64, [first, last]: [u64; 2], count: usize) -> usize {
+    let span = last.saturating_sub(first);
+    // So that the product fits.
+    let shift = 48_u32.saturating_sub(span.leading_zeros());
+    let distance = key.saturating_sub(first).min(span) >> shift;
+    let place = distance * count as u64 / ((span >> shift) + 1);
+    place as usize
 }
 
 /// Whether the address of a record is a loopback address.

@@ -196,7 +196,7 @@ pub fn state(bench: &Bench) -> io::Result<()> {
     let during = format!("while {} torrents are saved", grouped(population.torrents));
     let arguments = ["--state", &file, "--state-interval", "0"];
     stalls(bench, &during, &arguments, &population, GOAL, |server| {
-        repeat(server, "USR1", "saved ");
+        repeat(server, "USR1", "state: saved: ");
         Ok(())
     })
 }
