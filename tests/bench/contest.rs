@@ -70,6 +70,8 @@ struct Turn {
     requests: f64,
     wall: f64,
     server: f64,
+    /// Of that, in the program itself and not in the kernel.
+    user: f64,
     waited: f64,
 }
 
@@ -117,7 +119,37 @@ pub fn run(
         let server = &contestant.server.name;
         bench.row(subject, server, (ratio.median, text), goal, &remark);
     }
+    compare_user_time(bench, subject, &contestants, &turns);
     Ok(())
+}
+
+/// The program's own processor time a request of the first build, of that of each other build. It is counted in ticks
+/// of 10 ms, so it is that of all turns.
+fn compare_user_time(
+    bench: &Bench,
+    subject: &str,
+    contestants: &[Contestant],
+    turns: &[Vec<Turn>],
+) {
+    let user = |name: &str| {
+        let at = contestants.iter().position(|one| one.server.name == name)?;
+        let sum = |value: fn(&Turn) -> f64| turns[at].iter().map(value).sum::<f64>();
+        Some(1e6 * sum(|turn| turn.user) / sum(|turn| turn.requests))
+    };
+    let mut builds = bench.builds.iter();
+    let Some(own) = builds.next().and_then(|build| user(&build.name)) else {
+        return;
+    };
+    let subject = format!("user CPU, {subject}");
+    for build in builds {
+        let Some(other) = user(&build.name) else {
+            continue;
+        };
+        let (ratio, remark) = (own / other, format!("{own:.3} and {other:.3} µs"));
+        let server = format!("{} of {}", bench.builds[0].name, build.name);
+        let figure = (ratio, format!("{ratio:.3}"));
+        bench.row(&subject, &server, figure, Goal::AtMost(0.5), &remark);
+    }
 }
 
 /// The pairs of turns that both count.
@@ -137,6 +169,7 @@ impl Contestant<'_> {
     fn play(&mut self, seconds: f64) -> io::Result<Turn> {
         self.load.run(Instant::now() + WARM_UP)?;
         let (before, server) = (self.load.tally(), self.server.processor_time()?);
+        let user = self.server.user_time();
         let begin = Instant::now();
         self.load.run(begin + Duration::from_secs_f64(seconds))?;
         let (wall, after) = (begin.elapsed(), self.load.tally());
@@ -144,6 +177,7 @@ impl Contestant<'_> {
             requests: (after.replies - before.replies) as f64,
             wall: wall.as_secs_f64(),
             server: (self.server.processor_time()? - server).as_secs_f64(),
+            user: self.server.user_time() - user,
             waited: (after.waited - before.waited).as_secs_f64(),
         };
         self.load.settle()?;

@@ -61,6 +61,7 @@ const fn case(name: &'static str, is_default: bool, about: &'static str, run: Ru
 const CASES: &[Case] = &[
     case("udp", true, "UDP announces, of a bare echo loop's", |b| throughput::udp(b, false, 0.93)),
     case("udp-large", false, "with 10 million torrents", |b| throughput::udp(b, true, 0.90)),
+    case("udp-wildcard", true, "UDP announces at a wildcard address, of those at a bound one", throughput::wildcard),
     case("http", true, "HTTP announces, of a bare epoll loop's", |b| throughput::http(b, true)),
     case("http-new", true, "with a connection each", |b| throughput::http(b, false)),
     case("threads", true, "UDP announces of 2 and 4 threads, of one's", |b| throughput::threads(b, false)),

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -67,7 +67,32 @@ impl Server {
     /// A build of this tracker on a core, with arguments beside those that say where it listens.
     pub fn announced(core: usize, build: &Build, family: Family, arguments: &[&str]) -> Server {
         let address = address(family);
-        let (ip, port) = (address.ip().to_string(), address.port().to_string());
+        Server::announced_at(core, build, (address, address.ip()), arguments)
+    }
+
+    /// The same at a wildcard address.
+    pub fn wildcard(build: &Build, family: Family) -> Server {
+        let any: IpAddr = match family {
+            Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let mut server = Server::announced_at(SERVER_CORE, build, (address(family), any), &[]);
+        server.name = format!("{}, wildcard", build.name);
+        server
+    }
+
+    fn announced_at(
+        core: usize,
+        build: &Build,
+        (address, bound): (SocketAddr, IpAddr),
+        arguments: &[&str],
+    ) -> Server {
+        let (ip, port) = (bound.to_string(), address.port().to_string());
+        let family = if address.is_ipv4() {
+            Family::V4
+        } else {
+            Family::V6
+        };
         let mut command = pinned(core, &build.path);
         command.args(["-i", &ip, "-p", &port, "-P", &port]);
         // Peers name addresses, see [`Population::address`]. Over IPv6 they cannot, and all are of one host.
@@ -140,6 +165,17 @@ impl Server {
     /// Processor time of all its threads.
     pub fn processor_time(&self) -> io::Result<Duration> {
         sys::processor_time(self.id)
+    }
+
+    /// Seconds of processor time that its threads have spent outside the kernel.
+    pub fn user_time(&self) -> f64 {
+        const TICKS: f64 = 100.0;
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id));
+        let stat = stat.expect("is running");
+        // The name before may have spaces.
+        let (_, fields) = stat.rsplit_once(')').expect("has a name");
+        let ticks = fields.split_whitespace().nth(11).expect("has so many");
+        ticks.parse::<f64>().expect("a number") / TICKS
     }
 
     /// Bytes of the resident set. smaps_rollup is exact; statm lags by what each core has not yet added up, which

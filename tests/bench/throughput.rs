@@ -13,7 +13,7 @@ use super::http_load::HttpLoad;
 use super::options::Bench;
 use super::population::{Family, Population, Reannounce};
 use super::report::{Goal, grouped};
-use super::server::Server;
+use super::server::{SERVER_CORE, Server};
 use super::udp_load::{UdpLoad, fill};
 
 /// The population of a case, and the words for it.
@@ -85,6 +85,29 @@ pub fn udp(bench: &Bench, is_large: bool, goal: f64) -> io::Result<()> {
         .map(|(server, goal)| udp_contestant(server, &population, 1, *goal));
     let contestants = contestants.collect::<io::Result<_>>()?;
     contest::run(bench, &subject, Measure::Rate, contestants)
+}
+
+/// UDP announces a second at a wildcard address, of those at the address itself.
+pub fn wildcard(bench: &Bench) -> io::Result<()> {
+    let (population, words) = population(bench, false);
+    let subject = format!("UDP announces a second at a wildcard address, {words}");
+    bench.begin(&subject);
+    for build in &bench.builds {
+        let bound = Server::announced(SERVER_CORE, build, bench.family, &[]);
+        let servers = [
+            (bound, Goal::None),
+            (Server::wildcard(build, bench.family), Goal::AtLeast(0.97)),
+        ];
+        for (server, _) in &servers {
+            fill(bench, server, &population)?;
+        }
+        let contestants = servers
+            .iter()
+            .map(|(server, goal)| udp_contestant(server, &population, 1, *goal));
+        let contestants = contestants.collect::<io::Result<_>>()?;
+        contest::run(bench, &subject, Measure::Rate, contestants)?;
+    }
+    Ok(())
 }
 
 /// Processor time of an HTTP announce against the epoll loop's.
