@@ -209,7 +209,7 @@ impl Way {
 
 /// The system call itself: musl's function of this name calls sendmsg for each message on 64-bit systems. FreeBSD's
 /// libc does so, too, and recvmsg for recvmmsg; it has no system call of either name.
-#[cfg(target_os = "linux")]
+#[cfg(target_env = "musl")]
 unsafe fn sendmmsg(
     fd: libc::c_int,
     messages: *mut Message,
@@ -221,7 +221,7 @@ unsafe fn sendmmsg(
     unsafe { libc::syscall(libc::SYS_sendmmsg, fd, messages, count, flags) }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(target_env = "musl"))]
 use libc::sendmmsg;
 
 /// The result of a system call, whose type differs between systems.
