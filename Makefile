@@ -147,8 +147,16 @@ check-walk:
 		-Zbuild-std=std,panic_abort --config 'profile.dev.panic="abort"' --config profile.dev.opt-level=1 $(WALK_TARGETS)
 	ANNOUNCED_WALK=$$PWD/target/walk $(CARGO) test --locked $(CARGOFLAGS) --test walk -- --ignored --test-threads=1
 
+# The packages and ports of contrib/: each is checked as far as its tools are installed. The source is that of the last commit.
+check-packages: dist
+	tests/packages/debian
+
+# Debian's package in a root of its own.
+check-installed: check-packages
+	tests/packages/debian install
+
 # All that takes too long for each change.
-check-all: check-asan check-sandbox check-tsan check-valgrind fuzz
+check-all: check-installed check-asan check-sandbox check-tsan check-valgrind fuzz
 
 # Compiles everything for the BSDs, and the program without its tests for processors of routers that have
 # no 64-bit atomics.
@@ -205,12 +213,31 @@ install:
 		$(INSTALL) -m 644 man/$$page $$dir/$$page || exit 1; \
 	done
 
+# What a package installs besides: a configuration with a user of its own and an empty whitelist in force. Ports that
+# keep samples elsewhere set SAMPLEDIR and SAMPLE, the end of the names of samples.
+CONFDIR = /etc/announced
+SAMPLEDIR = $(CONFDIR)
+SAMPLE =
+STATEDIR = /var/lib/announced
+DAEMON_USER = _announced
+install-conf:
+	$(INSTALL) -d $(DESTDIR)$(SAMPLEDIR)
+	sed -e 's|^user .*|user $(DAEMON_USER)|' -e 's|^#whitelist .*|whitelist $(CONFDIR)/whitelist|' \
+		-e 's|^#state .*|#state $(STATEDIR)/announced.state|' -e 's|^#cluster-key .*|#cluster-key   $(CONFDIR)/announced.key|' \
+		contrib/announced.conf >$(DESTDIR)$(SAMPLEDIR)/announced.conf$(SAMPLE)
+	: >$(DESTDIR)$(SAMPLEDIR)/whitelist$(SAMPLE)
+	chmod 644 $(DESTDIR)$(SAMPLEDIR)/announced.conf$(SAMPLE) $(DESTDIR)$(SAMPLEDIR)/whitelist$(SAMPLE)
+
 uninstall:
 	rm -f $(DESTDIR)$(SBINDIR)/announced
 	for file in $(EXAMPLES); do rm -f $(DESTDIR)$(EXAMPLESDIR)/$$file; done
 	for page in $(PAGES); do rm -f $(DESTDIR)$(MANDIR)/man$${page##*.}/$$page; done
 
+# The source with its checksums, and once more with the crates: target/dist
+dist:
+	contrib/dist
+
 clean:
 	$(CARGO) clean
 
-.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-msrv check-parts soak fuzz fuzz-corpora check-asan check-sandbox check-walk check-tsan check-valgrind check-all bench bench-attacks lint count install uninstall clean
+.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-msrv check-parts check-packages check-installed soak fuzz fuzz-corpora check-asan check-sandbox check-walk check-tsan check-valgrind check-all bench bench-attacks lint count dist install install-conf uninstall clean
