@@ -6,6 +6,9 @@ MANDIR = $(PREFIX)/share/man
 PAGES = announced.8 announced.conf.5 announced-cluster.7 announced-opentracker.7 announced-stats.5
 EXAMPLESDIR = $(PREFIX)/share/examples/announced
 EXAMPLES = announced.conf nginx.conf haproxy.cfg relayd.conf Caddyfile
+BASHDIR = $(PREFIX)/share/bash-completion/completions
+ZSHDIR = $(PREFIX)/share/zsh/site-functions
+FISHDIR = $(PREFIX)/share/fish/vendor_completions.d
 CARGO = cargo
 INSTALL = install
 TEST_THREADS = 6
@@ -192,6 +195,10 @@ lint:
 	$(CARGO) clippy --locked $(CARGOFLAGS) --all-targets -- -D warnings
 	mandoc -Tlint -Wwarning man/*
 
+# Writes the completions of shells again, from the table of flags.
+completions:
+	WRITE=1 $(CARGO) test --locked $(CARGOFLAGS) --test completions
+
 # Lines of code: neither blank nor comments, without test modules.
 COUNT = /^mod tests \{/ { nextfile } NF && !/^ *\/\// { lines++ } END { print lines }
 count:
@@ -208,6 +215,10 @@ install:
 	for file in $(EXAMPLES); do \
 		$(INSTALL) -m 644 contrib/$$file $(DESTDIR)$(EXAMPLESDIR)/$$file || exit 1; \
 	done
+	$(INSTALL) -d $(DESTDIR)$(BASHDIR) $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(FISHDIR)
+	$(INSTALL) -m 644 contrib/completions/announced.bash $(DESTDIR)$(BASHDIR)/announced
+	$(INSTALL) -m 644 contrib/completions/_announced $(DESTDIR)$(ZSHDIR)/_announced
+	$(INSTALL) -m 644 contrib/completions/announced.fish $(DESTDIR)$(FISHDIR)/announced.fish
 	for page in $(PAGES); do \
 		dir=$(DESTDIR)$(MANDIR)/man$${page##*.} && $(INSTALL) -d $$dir && \
 		$(INSTALL) -m 644 man/$$page $$dir/$$page || exit 1; \
@@ -229,7 +240,8 @@ install-conf:
 	chmod 644 $(DESTDIR)$(SAMPLEDIR)/announced.conf$(SAMPLE) $(DESTDIR)$(SAMPLEDIR)/whitelist$(SAMPLE)
 
 uninstall:
-	rm -f $(DESTDIR)$(SBINDIR)/announced
+	rm -f $(DESTDIR)$(SBINDIR)/announced $(DESTDIR)$(BASHDIR)/announced $(DESTDIR)$(ZSHDIR)/_announced \
+		$(DESTDIR)$(FISHDIR)/announced.fish
 	for file in $(EXAMPLES); do rm -f $(DESTDIR)$(EXAMPLESDIR)/$$file; done
 	for page in $(PAGES); do rm -f $(DESTDIR)$(MANDIR)/man$${page##*.}/$$page; done
 
@@ -240,4 +252,4 @@ dist:
 clean:
 	$(CARGO) clean
 
-.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-msrv check-parts check-packages check-installed soak fuzz fuzz-corpora check-asan check-sandbox check-walk check-tsan check-valgrind check-all bench bench-attacks lint count dist install install-conf uninstall clean
+.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-msrv check-parts check-packages check-installed soak fuzz fuzz-corpora check-asan check-sandbox check-walk check-tsan check-valgrind check-all bench bench-attacks lint completions count dist install install-conf uninstall clean

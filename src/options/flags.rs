@@ -284,6 +284,20 @@ impl Flag {
         }
     }
 
+    /// The words that it accepts, if it accepts no other value.
+    pub fn words(&self) -> Vec<&'static str> {
+        let (Text(_, _, expected) | Own(_, _, expected)) = self.field else {
+            return Vec::new();
+        };
+        let words = expected.split(", ").flat_map(|text| text.split(" or "));
+        let words: Vec<&str> = words.collect();
+        let is_word = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
+        if words.iter().all(is_word) {
+            return words;
+        }
+        Vec::new()
+    }
+
     /// Its line of `--help`.
     pub(super) fn help_line(&self) -> String {
         let mut line = format!("  {:<32} {}", self.names, self.help);
