@@ -18,6 +18,7 @@ use crate::base::log;
 use crate::base::random::Random;
 use crate::stats::cluster::{Health, SharedOverview};
 use crate::stats::completed;
+use crate::stats::history::Sample;
 use crate::stats::{Board, Counters, Monitor, View};
 use crate::tracker::{
     Announce, Counts, Event, Hint, InfoHash, Locked, MAX_BATCH, Sinks, Table, Tracked,
@@ -286,12 +287,14 @@ impl Responder {
     }
 
     /// Takes a sample for the history if one is due.
-    pub fn record_history(&self) {
+    pub fn record_history(&self) -> Option<Sample> {
         let now = self.monitor.now;
-        if self.monitor.history().is_due(now) {
+        let is_due = self.monitor.history().is_due(now);
+        is_due.then(|| {
             let sample = self.view().sample();
             self.monitor.history().record(now, sample);
-        }
+            sample
+        })
     }
 
     /// When a sweep is due, in milliseconds since the start.

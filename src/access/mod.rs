@@ -299,6 +299,11 @@ impl Access {
         }
     }
 
+    /// Whether a reload is under way, or is to follow.
+    pub fn is_reloading(&self) -> bool {
+        self.reload.is_some() || self.is_requested
+    }
+
     /// Whether [`Access::step`] has something to do.
     pub fn is_busy(&self) -> bool {
         let is_due = match &self.reload {

@@ -201,6 +201,11 @@ impl Helper {
         Ok(())
     }
 
+    /// Whether a read of the configuration files has not ended.
+    pub fn is_reading_config(&self) -> bool {
+        self.config_requests > 0
+    }
+
     /// Forgets the reads of configuration files that were requested; whether there was one.
     pub fn give_up_config(&mut self) -> bool {
         self.texts = vec![Vec::new()];

@@ -2,7 +2,7 @@
 //! and the counts in the log.
 
 use super::cluster::Cluster;
-use super::{Pace, Reload, Round, reload};
+use super::{Crew, Manager, Pace, Reload, Round, reload};
 use crate::access::{Access, Fifo};
 use crate::base::log::{self, Level};
 use crate::base::text::counted;
@@ -34,6 +34,7 @@ const TOKENS: usize = 8;
 
 pub struct Chores {
     signals: UnixStream,
+    pub(super) manager: Manager,
     /// None if no option needs it.
     pub helper: Option<Helper>,
     /// With a root directory: the one for configuration files, which are outside.
@@ -62,9 +63,10 @@ pub struct Chores {
 }
 
 impl Chores {
-    pub fn new(signals: UnixStream) -> Chores {
+    pub fn new(signals: UnixStream, manager: Manager) -> Chores {
         Chores {
             signals,
+            manager,
             helper: None,
             outside: None,
             access: None,
@@ -122,6 +124,7 @@ impl Chores {
             self.fifos.iter().filter_map(Fifo::next_report).min(),
             self.saves.as_ref().and_then(Saves::next_at),
             Some(responder.monitor.next_sample()),
+            self.manager.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -151,13 +154,23 @@ impl Chores {
         self.save_or_sweep(round);
         self.log_hold(round.responder);
         self.set_interval(round);
-        round.responder.record_history();
+        if let Some(sample) = round.responder.record_history() {
+            self.manager.send_status(&sample);
+        }
         if self.report_at.is_some_and(|at| at <= now) {
             self.report_at = Some(now + REPORT_MS);
             for counts in stats::log_lines(&round.responder.view()) {
                 log::info(format_args!("{counts}"));
             }
         }
+    }
+
+    /// Tells the service manager of the end of a reload, and of turns of the threads.
+    pub(super) fn step_manager(&mut self, now: u64, crew: Option<&Crew>) {
+        let mut helpers = self.helper.iter().chain(&self.outside);
+        let is_reloading = helpers.any(Helper::is_reading_config)
+            || self.access.as_ref().is_some_and(Access::is_reloading);
+        self.manager.step(is_reloading, now, crew);
     }
 
     /// Follows the rate of announces.
@@ -307,7 +320,10 @@ impl Chores {
         while matches!(self.signals.read(&mut [0; 64]), Ok(1..)) {}
         for signal in signals::take() {
             match (signal, &mut self.saves) {
-                (Signal::Stop, _) => self.is_to_stop = true,
+                (Signal::Stop, _) => {
+                    self.is_to_stop = true;
+                    self.manager.begin_stop();
+                }
                 (Signal::Reload, _) => self.reload(),
                 (Signal::Save, Some(saves)) => saves.request(),
                 (Signal::Save, None) => {
@@ -318,6 +334,7 @@ impl Chores {
     }
 
     fn reload(&mut self) {
+        self.manager.begin_reload();
         let names = self.cluster.resolve_again();
         if let Some(reload) = &mut self.reload {
             reload.request(self.outside.as_mut().or(self.helper.as_mut()));

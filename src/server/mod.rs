@@ -13,6 +13,7 @@ mod cluster;
 #[cfg(not(feature = "cluster"))]
 #[path = "no_cluster.rs"]
 mod cluster;
+mod manager;
 mod pace;
 #[cfg(test)]
 mod pace_tests;
@@ -21,6 +22,7 @@ mod serving;
 
 pub use chores::Chores;
 pub use cluster::Cluster;
+pub use manager::Manager;
 pub use pace::{Pace, Rule};
 pub use reload::{Live, Reload, Settings, log_connections, max_connections};
 pub use serving::{Serving, Socket};
@@ -33,7 +35,7 @@ use crate::udp::ConnectionIds;
 use mio::{Events, Poll, Registry, Token, Waker};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
 
 /// Milliseconds after a stop for which replies may still be sent.
@@ -42,7 +44,7 @@ const FAREWELL_MS: u64 = 800;
 /// Milliseconds between two checks by a thread that waits for the sweep.
 const HELD_MS: u64 = 10;
 
-/// Another thread stops.
+/// Another thread stops, or looks whether this one has turns.
 const WAKE: Token = Token(8);
 
 /// The first token of sockets. Behind them are connections, and behind those links to other nodes. Tokens below are of
@@ -61,6 +63,8 @@ pub struct Server {
     generation: usize,
     /// None with one thread.
     pub crew: Option<Arc<Crew>>,
+    /// For the crew.
+    has_turned: Arc<AtomicBool>,
     /// Sources that have a turn in the next round without an event.
     busy: Vec<Token>,
     start: Moment,
@@ -68,37 +72,67 @@ pub struct Server {
     stop_at: Option<u64>,
 }
 
-/// All threads, for the stop: if one stops, all do.
+/// All threads, for the stop: if one stops, all do. And for the watchdog, which each must have a turn for.
 pub struct Crew {
-    /// The waker of the thread with the chores is the first.
-    wakers: Vec<Waker>,
+    /// The thread with the chores is the first.
+    members: Vec<Member>,
+    is_stopping: AtomicBool,
     /// Serving threads that accept no more requests.
     closed: AtomicUsize,
 }
 
+/// A thread.
+pub struct Member {
+    waker: Waker,
+    has_turned: Arc<AtomicBool>,
+}
+
 impl Crew {
-    pub fn new(wakers: Vec<Waker>) -> Crew {
+    pub fn new(members: Vec<Member>) -> Crew {
         Crew {
-            wakers,
+            members,
+            is_stopping: AtomicBool::new(false),
             closed: AtomicUsize::new(0),
         }
+    }
+
+    /// Whether each thread has finished a turn since this was last true. Wakes the others, which may have nothing to
+    /// do. The thread with the chores judges alone at the end, when others have ended.
+    fn has_turned(&self) -> bool {
+        let mut members = self.members.iter();
+        let all = self.is_stopping() || members.all(|member| member.has_turned.load(Relaxed));
+        for (number, member) in self.members.iter().enumerate() {
+            if all {
+                member.has_turned.store(false, Relaxed);
+            }
+            if number > 0 {
+                // This fails only where the loop is gone.
+                let _ = member.waker.wake();
+            }
+        }
+        all
     }
 
     /// Stops all threads. A serving thread sets `is_closed` once it accepts no more requests, for which the thread with
     /// the chores waits.
     pub fn stop(&self, is_closed: bool) {
+        self.is_stopping.store(true, SeqCst);
         let closed = self.closed.fetch_add(usize::from(is_closed), SeqCst);
         // The first has woken all.
-        let count = if closed == 0 { self.wakers.len() } else { 1 };
-        for waker in self.wakers.iter().take(count) {
+        let count = if closed == 0 { self.members.len() } else { 1 };
+        for member in self.members.iter().take(count) {
             // This fails only where the loop is gone.
-            let _ = waker.wake();
+            let _ = member.waker.wake();
         }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.is_stopping.load(SeqCst)
     }
 
     /// Whether no thread accepts requests any more.
     fn is_closed(&self) -> bool {
-        self.closed.load(SeqCst) + 1 >= self.wakers.len()
+        self.closed.load(SeqCst) + 1 >= self.members.len()
     }
 }
 
@@ -159,20 +193,27 @@ impl Server {
             live,
             generation: 0,
             crew: None,
+            has_turned: Arc::default(),
             busy: Vec::new(),
             start,
             stop_at: None,
         })
     }
 
-    /// The waker by which the crew stops this loop.
-    pub fn waker(&self) -> io::Result<Waker> {
-        Waker::new(self.poll.registry(), WAKE)
+    /// By which the crew stops this loop, and watches it.
+    pub fn member(&self) -> io::Result<Member> {
+        Ok(Member {
+            waker: Waker::new(self.poll.registry(), WAKE)?,
+            has_turned: self.has_turned.clone(),
+        })
     }
 
     /// Serves until a signal ends it. Returns false if the last save of the state failed. On an error the other threads
     /// stop too.
     pub fn run(mut self) -> io::Result<bool> {
+        if let Some(chores) = &mut self.chores {
+            chores.manager.begin_serving();
+        }
         let result = self.run_rounds();
         if result.is_err() {
             self.stop();
@@ -234,7 +275,10 @@ impl Server {
 
     fn turn(&mut self, token: Token, hung_up: bool) {
         if token == WAKE {
-            return self.stop();
+            if self.crew.as_ref().is_some_and(|crew| crew.is_stopping()) {
+                self.stop();
+            }
+            return;
         }
         let (mut round, serving, chores) = self.round();
         match (chores, serving) {
@@ -257,6 +301,12 @@ impl Server {
         round.responder.publish();
         if let Some(chores) = chores {
             chores.step(&mut round);
+        }
+        if let Some(chores) = &mut self.chores {
+            chores.step_manager(self.responder.monitor.now, self.crew.as_deref());
+        }
+        if !self.has_turned.load(Relaxed) {
+            self.has_turned.store(true, Relaxed);
         }
     }
 

@@ -23,7 +23,7 @@ use crate::http::{Limiter, Policy, SharedLimits};
 use crate::options::{Options, Source};
 use crate::responder::Responder;
 use crate::server::{
-    Chores, Live, Pace, Reload, Rule, Settings, Socket, log_connections, max_connections,
+    Chores, Live, Manager, Pace, Reload, Rule, Settings, Socket, log_connections, max_connections,
 };
 use crate::state::{self, Saves};
 use crate::stats::Monitor;
@@ -153,11 +153,11 @@ pub fn serve(options: &Options, source: Source) -> Result<(), Problem> {
             "syslog: no syslog daemon found: log lines wait, and are dropped when there is no more room"
         ));
     }
+    let mut manager = Manager::open();
     // First, because neither threads nor polls would survive it.
-    let background = match options.daemon {
-        true => Some(daemon::detach().map_err(problem("cannot go into the background"))?),
-        false => None,
-    };
+    let detach = || daemon::detach(|id| manager.hand_over(id));
+    let background = options.daemon.then(detach).transpose();
+    let background = background.map_err(problem("cannot go into the background"))?;
     log::set_verbosity(options.verbosity);
     HostMemory::find();
     if options.no_sandbox {
@@ -169,7 +169,7 @@ pub fn serve(options: &Options, source: Source) -> Result<(), Problem> {
     let pidfile = pidfile.map(|path| pidfile::take(path).map_err(file_problem("--pidfile", path)));
     let (_locked, pidfile) = pidfile.transpose()?.unzip();
     let identity = privileges::identity(options)?;
-    let mut chores = Chores::new(signals);
+    let mut chores = Chores::new(signals, manager);
     let plans = plans(options, identity, pidfile, &source);
     let resolver = start_helpers(options, &plans, &mut chores)?;
     // Before the sockets of clients are opened: a node without its key must not be reachable.

@@ -84,11 +84,11 @@ impl Loops {
         Ok(loops)
     }
 
-    /// Lets each loop wake and end all others.
+    /// Lets each loop wake, watch and end all others.
     fn join(&mut self) -> io::Result<()> {
         let loops = std::iter::once(&self.own).chain(&self.others);
-        let wakers: io::Result<Vec<_>> = loops.map(Server::waker).collect();
-        let crew = Arc::new(Crew::new(wakers?));
+        let members: io::Result<Vec<_>> = loops.map(Server::member).collect();
+        let crew = Arc::new(Crew::new(members?));
         for server in self.others.iter_mut().chain([&mut self.own]) {
             server.crew = Some(crew.clone());
         }

@@ -57,7 +57,7 @@ pub fn wall_ms() -> u64 {
 }
 
 /// `2 torrents, 1 peer`
-fn sizes(torrents: u64, peers: u64) -> String {
+pub fn sizes(torrents: u64, peers: u64) -> String {
     let (torrents, peers) = (counted(torrents, "torrent"), counted(peers, "peer"));
     format!("{torrents}, {peers}")
 }

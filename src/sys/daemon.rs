@@ -14,17 +14,17 @@ pub struct Starting {
 }
 
 /// Goes on in a child process with a session of its own. The parent waits until the child is ready or has ended, and
-/// exits with its status.
+/// exits with its status. Before, it calls `ready` with the id of a child that is ready.
 ///
 /// Call it before there are threads or a poll: neither survives it (a kqueue is not inherited).
-pub fn detach() -> io::Result<Starting> {
+pub fn detach(ready: impl FnOnce(libc::pid_t)) -> io::Result<Starting> {
     let null = open_null()?;
     let (reader, parent) = UnixStream::pair()?;
     // SAFETY: no pointers, and no other thread whose locks would stay held in the child.
     let child = check(unsafe { libc::fork() })?;
     if child != 0 {
         drop(parent);
-        std::process::exit(wait(reader, child));
+        std::process::exit(wait(reader, child, ready));
     }
     // SAFETY: no pointers. A new child leads no process group, so that this cannot fail.
     check(unsafe { libc::setsid() })?;
@@ -32,9 +32,10 @@ pub fn detach() -> io::Result<Starting> {
 }
 
 /// The exit status of the parent. The child has reported the error, if there was one.
-fn wait(mut reader: UnixStream, child: libc::pid_t) -> i32 {
+fn wait(mut reader: UnixStream, child: libc::pid_t, ready: impl FnOnce(libc::pid_t)) -> i32 {
     // Ends with the child at the latest, as only the child holds the other end.
     if reader.read_exact(&mut [0]).is_ok() {
+        ready(child);
         return 0;
     }
     let mut status = 0;

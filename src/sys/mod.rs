@@ -15,6 +15,7 @@ pub mod descriptors;
 pub mod files;
 pub mod host_memory;
 pub mod limits;
+pub mod manager;
 pub mod memory;
 pub mod mmsg;
 pub mod pidfile;

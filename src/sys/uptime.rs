@@ -39,14 +39,23 @@ fn read_first(clocks: &[libc::clockid_t]) -> u64 {
     clocks.iter().find_map(|clock| read(*clock)).unwrap_or(0)
 }
 
+/// Microseconds of `CLOCK_MONOTONIC`, by which a service manager orders messages.
+pub fn monotonic_us() -> u64 {
+    read_us(libc::CLOCK_MONOTONIC).unwrap_or(0)
+}
+
 /// Milliseconds since the system started; none if there is no such clock.
 fn read(clock: libc::clockid_t) -> Option<u64> {
+    read_us(clock).map(|us| us / 1000)
+}
+
+fn read_us(clock: libc::clockid_t) -> Option<u64> {
     // SAFETY: a struct of integers, filled by the call.
     let time = unsafe { filled(|time| libc::clock_gettime(clock, time)) };
     let time: libc::timespec = time.ok()?;
     let seconds = u64::try_from(time.tv_sec).ok()?;
-    let ms = u64::try_from(time.tv_nsec).ok()? / 1_000_000;
-    Some(seconds.saturating_mul(1000).saturating_add(ms))
+    let us = u64::try_from(time.tv_nsec).ok()? / 1000;
+    Some(seconds.saturating_mul(1_000_000).saturating_add(us))
 }
 
 #[cfg(test)]

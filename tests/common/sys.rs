@@ -19,3 +19,36 @@ pub fn enter_network(namespace: &File) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// A thread of a child process that does nothing until this is dropped, while its other threads go on. A signal would
+/// stop all of them; a debugger stops one. The calling thread is the debugger.
+pub struct Hung(libc::pid_t);
+
+impl Hung {
+    pub fn new(thread: u32) -> io::Result<Hung> {
+        let thread = libc::pid_t::try_from(thread).map_err(io::Error::other)?;
+        ptrace(libc::PTRACE_SEIZE, thread)?;
+        let hung = Hung(thread);
+        ptrace(libc::PTRACE_INTERRUPT, thread)?;
+        // SAFETY: takes numbers, and no pointer to a status.
+        match unsafe { libc::waitpid(thread, std::ptr::null_mut(), libc::__WALL) } {
+            id if id == thread => Ok(hung),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        // Fails if the thread has ended.
+        let _ = ptrace(libc::PTRACE_DETACH, self.0);
+    }
+}
+
+fn ptrace(request: libc::c_uint, thread: libc::pid_t) -> io::Result<()> {
+    // SAFETY: these requests take no pointer.
+    match unsafe { libc::ptrace(request as _, thread, 0_usize, 0_usize) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
