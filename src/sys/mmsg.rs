@@ -291,6 +291,7 @@ fn clear_interface(control: &mut Control, length: impl TryInto<usize>) -> usize 
     };
     let at = payload + interface;
     control.0[at..at + size_of::<libc::c_uint>()].fill(0);
+    #[allow(clippy::useless_conversion, reason = "musl and the BSDs have 32 bits")]
     let used = usize::try_from(header.cmsg_len).unwrap_or(length);
     if cfg!(target_os = "linux") {
         used.min(length)
