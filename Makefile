@@ -9,6 +9,7 @@ EXAMPLES = announced.conf nginx.conf haproxy.cfg relayd.conf Caddyfile
 BASHDIR = $(PREFIX)/share/bash-completion/completions
 ZSHDIR = $(PREFIX)/share/zsh/site-functions
 FISHDIR = $(PREFIX)/share/fish/vendor_completions.d
+DOCDIR = $(PREFIX)/share/doc/announced
 CARGO = cargo
 INSTALL = install
 TEST_THREADS = 6
@@ -152,6 +153,7 @@ check-walk:
 
 # The packages and ports of contrib/: each is checked as far as its tools are installed. The source is that of the last commit.
 check-packages: dist
+	tests/packages/ports
 	tests/packages/debian
 
 # Debian's package in a root of its own.
@@ -219,6 +221,8 @@ install:
 	$(INSTALL) -m 644 contrib/completions/announced.bash $(DESTDIR)$(BASHDIR)/announced
 	$(INSTALL) -m 644 contrib/completions/_announced $(DESTDIR)$(ZSHDIR)/_announced
 	$(INSTALL) -m 644 contrib/completions/announced.fish $(DESTDIR)$(FISHDIR)/announced.fish
+	[ ! -f LICENSE.crates ] || { $(INSTALL) -d $(DESTDIR)$(DOCDIR) && \
+		$(INSTALL) -m 644 LICENSE.crates $(DESTDIR)$(DOCDIR)/LICENSE.crates; }
 	for page in $(PAGES); do \
 		dir=$(DESTDIR)$(MANDIR)/man$${page##*.} && $(INSTALL) -d $$dir && \
 		$(INSTALL) -m 644 man/$$page $$dir/$$page || exit 1; \
@@ -241,7 +245,7 @@ install-conf:
 
 uninstall:
 	rm -f $(DESTDIR)$(SBINDIR)/announced $(DESTDIR)$(BASHDIR)/announced $(DESTDIR)$(ZSHDIR)/_announced \
-		$(DESTDIR)$(FISHDIR)/announced.fish
+		$(DESTDIR)$(FISHDIR)/announced.fish $(DESTDIR)$(DOCDIR)/LICENSE.crates
 	for file in $(EXAMPLES); do rm -f $(DESTDIR)$(EXAMPLESDIR)/$$file; done
 	for page in $(PAGES); do rm -f $(DESTDIR)$(MANDIR)/man$${page##*.}/$$page; done
 

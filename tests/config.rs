@@ -504,14 +504,15 @@ fn the_unit_is_valid_for_systemd() {
     }
 }
 
-/// A stand-in for rc.subr(8) of FreeBSD and rc.d(8) of OpenBSD, as far as the scripts use them. It prints the command
-/// instead of starting it.
+/// Stand-ins for rc.subr(8) of FreeBSD and NetBSD, rc.d(8) of OpenBSD, and procd of OpenWrt, as far as the scripts use
+/// them. They print the command instead of starting it, or the signal.
 const FREEBSD_SUBR: &str = r#"
 load_rc_config() { announced_flags="-j 1"; }
 run_rc_command() {
     test -r "$required_files" || exit 1
     case $1 in
     start) $start_precmd && echo $command $announced_flags $command_args ;;
+    reload) $reload_precmd && echo HUP ;;
     configtest) $configtest_cmd ;;
     esac
 }
@@ -520,9 +521,21 @@ const OPENBSD_SUBR: &str = r#"
 rc_cmd() {
     case $1 in
     start) rc_pre && echo $daemon $daemon_flags ;;
+    reload) rc_configtest && echo HUP ;;
     configtest) rc_configtest ;;
     esac
 }
+"#;
+const OPENWRT_SUBR: &str = r#"
+config_load() { :; }
+config_get_bool() { eval $1=1; }
+config_get() { eval $1=$4; }
+config_list_foreach() { cat lines | while read line; do $3 "$line"; done; }
+network_get_ipaddr() { eval $1=127.0.0.1; }
+procd_open_instance() { :; }
+procd_close_instance() { :; }
+procd_set_param() { case $1 in command) shift; echo "$@" ;; esac; }
+procd_send_signal() { echo HUP; }
 "#;
 
 #[test]
@@ -530,26 +543,37 @@ fn the_rc_scripts_start_the_daemon_and_refuse_a_bad_configuration() {
     let directory = Directory::new("rc");
     let conf = directory.file("announced.conf");
     let program = common::program();
+    let flags = format!("{program} -j 1 --daemon --pidfile /var/run/announced.pid -f {conf}\n");
     let scripts = [
         (
-            "announced.freebsd /etc/rc.subr /usr/local/etc/announced.conf",
+            "freebsd/files/announced.in /etc/rc.subr %%PREFIX%%/etc/announced/announced.conf",
             FREEBSD_SUBR,
-            format!("{program} -j 1 --daemon --pidfile /var/run/announced.pid -f {conf}\n"),
+            flags.clone(),
         ),
         (
-            "announced.openbsd /etc/rc.d/rc.subr /etc/announced.conf",
+            "netbsd/files/announced.sh /etc/rc.subr @PKG_SYSCONFDIR@/announced.conf",
+            FREEBSD_SUBR,
+            flags,
+        ),
+        (
+            "openbsd/pkg/announced.rc /etc/rc.d/rc.subr ${SYSCONFDIR}/announced/announced.conf",
             OPENBSD_SUBR,
-            format!("{program} --daemon -f {conf}\n"),
+            format!("{program} --daemon -u nobody -f {conf}\n"),
         ),
     ];
     for (names, stub, started) in scripts {
         let names: Vec<&str> = names.split(' ').collect();
         let stub = directory.write("rc.subr", stub);
-        let text = source(&format!("contrib/{}", names[0]))
+        let mut text = source(&format!("contrib/{}", names[0]))
             .replace(names[1], &stub)
-            .replace("/usr/local/sbin/announced", &program)
-            .replace(names[2], &conf);
-        let script = directory.write(names[0], text);
+            .replace(names[2], &conf)
+            .replace("@VARBASE@", "/var")
+            .replace("_announced", "nobody")
+            .replace("nobody_check", "check");
+        for prefix in ["%%PREFIX%%", "@PREFIX@", "${TRUEPREFIX}"] {
+            text = text.replace(&format!("{prefix}/sbin/announced"), &program);
+        }
+        let script = directory.write("script", text);
         let run = |action: &str| {
             let output = Command::new("sh").arg(&script).arg(action).output();
             let output = output.expect("there is a shell");
@@ -558,9 +582,41 @@ fn the_rc_scripts_start_the_daemon_and_refuse_a_bad_configuration() {
         };
         directory.write("announced.conf", "listen.udp 127.0.0.1:0\n");
         assert_eq!(run("start"), (true, started), "{names:?}");
+        assert_eq!(run("reload"), (true, "HUP\n".into()), "{names:?}");
         assert_eq!(run("configtest"), (true, String::new()), "{names:?}");
         directory.write("announced.conf", "listen.udp nowhere\n");
         assert_eq!(run("start"), (false, String::new()), "{names:?}");
+        assert_eq!(run("reload"), (false, String::new()), "{names:?}");
         assert_eq!(run("configtest"), (false, String::new()), "{names:?}");
     }
+}
+
+#[test]
+fn the_init_script_of_openwrt_writes_the_configuration_and_refuses_a_bad_one() {
+    let directory = Directory::new("openwrt");
+    let conf = directory.file("announced.conf");
+    let program = common::program();
+    let text = source("contrib/openwrt/files/announced.init")
+        .replace(". /lib/functions/network.sh", OPENWRT_SUBR)
+        .replace("/usr/sbin/announced", &program)
+        .replace("/var/run/announced.conf", &conf)
+        .replace("-u _announced", "-u nobody")
+        .replace("cat lines", &format!("cat {}", directory.file("lines")));
+    let script = directory.write("script", text + "\n\"$1\"\n");
+    let run = |function: &str| {
+        let output = Command::new("sh").args([&script, function]).output();
+        let output = output.expect("there is a shell");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.success(), text)
+    };
+    directory.write("lines", "max-peers 20000\nmax-connections 200\n");
+    let started = format!("{program} -u nobody -f {conf}\n");
+    assert_eq!(run("start_service"), (true, started));
+    assert_eq!(run("reload_service"), (true, "HUP\n".into()));
+    let written = fs::read_to_string(&conf).expect("it was written");
+    let expected = "listen.tcp_udp 127.0.0.1:6969\nmax-peers 20000\nmax-connections 200\n";
+    assert_eq!(written, expected);
+    directory.write("lines", "max-peers many\n");
+    assert_eq!(run("start_service"), (false, String::new()));
+    assert_eq!(run("reload_service"), (false, String::new()));
 }
