@@ -488,22 +488,6 @@ fn the_example_has_the_defaults() {
     }
 }
 
-#[test]
-fn the_unit_is_valid_for_systemd() {
-    let directory = Directory::new("unit");
-    let text = source("contrib/announced.service");
-    let text = text.replace("/usr/local/sbin/announced", "/bin/true");
-    let unit = directory.write("announced.service", text);
-    let mut verify = Command::new("systemd-analyze");
-    match verify.args(["verify", "--man=no", &unit]).output() {
-        Ok(output) => {
-            let err = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success() && err.is_empty(), "{err}");
-        }
-        Err(error) => skip(&format!("systemd-analyze: {error}")),
-    }
-}
-
 /// Stand-ins for rc.subr(8) of FreeBSD and NetBSD, rc.d(8) of OpenBSD, and procd of OpenWrt, as far as the scripts use
 /// them. They print the command instead of starting it, or the signal.
 const FREEBSD_SUBR: &str = r#"

@@ -5,13 +5,18 @@
 mod common;
 
 use announced::sys::uptime::monotonic_us;
+use common::http::get;
 use common::udp::{Announce, Client};
 use common::{
     DEADLINE, Daemon, Directory, is_alive, is_root, program, signal, skip, sys, uninterrupted,
     wait_for,
 };
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -99,6 +104,24 @@ fn thread(daemon: &Daemon, name: &str) -> u32 {
         comm.is_ok_and(|comm| comm.trim_end() == name)
     };
     ids.into_iter().find(is_it).expect("there is such a thread")
+}
+
+/// A command that starts the program as a service manager does that has opened these sockets.
+fn activated(sockets: &[BorrowedFd], flags: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\"", &program()]);
+    command.args(flags);
+    command.env("LISTEN_FDS", sockets.len().to_string());
+    sys::pass(&mut command, sockets);
+    command
+}
+
+/// Runs a command that is to fail; its exit status and the end of its log.
+fn failure(mut command: Command) -> (Option<i32>, String) {
+    let output = command.output().expect("starts");
+    let log = String::from_utf8_lossy(&output.stderr);
+    let last = log.lines().last().unwrap_or_default();
+    (output.status.code(), last.to_owned())
 }
 
 fn stop(mut daemon: Daemon) {
@@ -302,4 +325,262 @@ fn the_watchdog_of_another_process_is_not_answered() {
         stop(daemon);
         manager.expect(&["STOPPING=1"]);
     }
+}
+
+/// The sockets of a service manager at the same port.
+fn sockets(ip: Ipv4Addr) -> (UdpSocket, TcpListener) {
+    wait_for("a free port", || {
+        let udp = UdpSocket::bind((ip, 0)).expect("a port");
+        let tcp = TcpListener::bind(udp.local_addr().expect("is bound"));
+        tcp.ok().map(|tcp| (udp, tcp))
+    })
+}
+
+const REQUEST: &[u8] = b"GET /health HTTP/1.0\r\n\r\n";
+
+fn read_all(mut stream: impl Read) -> String {
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).expect("is closed");
+    reply
+}
+
+#[test]
+fn inherited_sockets_are_served_by_all_threads_with_the_options_of_own_ones() {
+    for (threads, names) in [("1", &[][..]), ("2", &["announced-0", "announced-1"])] {
+        let directory = Directory::new(&format!("activation-{threads}"));
+        let (udp, tcp) = sockets(Ipv4Addr::UNSPECIFIED);
+        let path = directory.file("socket");
+        let unix = UnixListener::bind(&path).expect("is free");
+        let passed = [udp.as_fd(), tcp.as_fd(), unix.as_fd()];
+        let daemon = Daemon::spawn(activated(&passed, &["-j", threads]));
+        let port = udp.local_addr().expect("is bound").port();
+        assert_eq!(daemon.count_lines("listening on"), 3, "{:?}", daemon.log());
+        assert_eq!(daemon.count_lines(", inherited"), 3, "{:?}", daemon.log());
+        let own = Daemon::start(&[]);
+        let buffer = |daemon: &Daemon, address: std::net::SocketAddr| {
+            let line = daemon.wait_for_line(&format!("udp {address}, receive buffer"));
+            line.split(' ').find_map(|word| word.parse::<u32>().ok())
+        };
+        let at = udp.local_addr().expect("is bound");
+        assert_eq!(buffer(&daemon, at), buffer(&own, own.udp4()));
+        let serves = || {
+            // The client takes a reply from that address alone.
+            let client = Client::new((Ipv4Addr::new(127, 0, 0, 2), port).into());
+            client.announce(&Announce::default());
+            let health = get((Ipv4Addr::LOCALHOST, port).into(), "/health");
+            assert_eq!(health.status, 200);
+            let mut client = UnixStream::connect(&path).expect("listens");
+            client.write_all(REQUEST).expect("is sent");
+            assert!(read_all(client).starts_with("HTTP/1.1 200"));
+        };
+        serves();
+        for name in names {
+            let Ok(_hung) = sys::Hung::new(thread(&daemon, name)) else {
+                return skip("ptrace");
+            };
+            serves();
+        }
+        stop(daemon);
+        assert!(
+            std::fs::exists(&path).expect("can be asked"),
+            "it is the manager's"
+        );
+    }
+}
+
+#[test]
+fn a_restart_refuses_no_client_of_an_inherited_socket() {
+    let (udp, tcp) = sockets(Ipv4Addr::LOCALHOST);
+    let passed = [udp.as_fd(), tcp.as_fd()];
+    let address = udp.local_addr().expect("is bound");
+    stop(Daemon::spawn(activated(&passed, &[])));
+    let mut web = TcpStream::connect(address).expect("is queued");
+    web.write_all(REQUEST).expect("is sent");
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    client.set_read_timeout(Some(DEADLINE)).expect("an option");
+    client
+        .send_to(&common::udp::connect_request(), address)
+        .expect("is queued");
+    let daemon = Daemon::spawn(activated(&passed, &[]));
+    let received = uninterrupted(|| client.recv(&mut [0; 100]));
+    assert_eq!(received.expect("a reply"), 16);
+    assert!(read_all(web).starts_with("HTTP/1.1 200"));
+    stop(daemon);
+}
+
+#[test]
+fn inherited_sockets_stand_for_the_options_with_their_addresses() {
+    let (udp, tcp) = sockets(Ipv4Addr::LOCALHOST);
+    let admin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let name =
+        |address: std::io::Result<std::net::SocketAddr>| address.expect("is bound").to_string();
+    let [client, admins] = [name(udp.local_addr()), name(admin.local_addr())];
+    let flags = [
+        "-P",
+        &client,
+        "-p",
+        "127.0.0.1:0",
+        "--admin-listen",
+        &admins,
+    ];
+    let daemon = Daemon::spawn(activated(&[admin.as_fd(), udp.as_fd()], &flags));
+    daemon.wait_for_line(&format!("listening on udp {client}, receive buffer"));
+    daemon.wait_for_line(&format!("listening on admin {admins}, inherited"));
+    assert_eq!(daemon.count_lines(", inherited"), 2);
+    assert_eq!(get(daemon.tcp4(), "/metrics").status, 404);
+    assert_eq!(
+        get(admins.parse().expect("an address"), "/metrics").status,
+        200
+    );
+    stop(daemon);
+    let (code, log) = failure(activated(&[tcp.as_fd()], &["-P", "127.0.0.1:0"]));
+    let why = format!("announced: LISTEN_FDS: no option has the address of a socket: tcp {client}");
+    assert_eq!((code, log), (Some(1), why));
+}
+
+#[test]
+fn unusable_sockets_of_the_manager_are_errors_and_those_of_others_are_left_alone() {
+    let raw = UnixDatagram::unbound().expect("a socket");
+    let both = UdpSocket::bind("[::]:0").expect("a port");
+    let file = std::fs::File::open("/dev/null").expect("is there");
+    for (socket, why) in [
+        (raw.as_fd(), "unsupported"),
+        (file.as_fd(), "Socket operation on non-socket"),
+        (
+            both.as_fd(),
+            "takes IPv4, too: expected BindIPv6Only=ipv6-only",
+        ),
+    ] {
+        let (code, log) = failure(activated(&[socket], &[]));
+        assert_eq!(
+            (code, log),
+            (
+                Some(1),
+                format!("announced: LISTEN_FDS: unusable socket: {why}")
+            )
+        );
+    }
+    let mut command = activated(&[], &LISTEN);
+    command.env("LISTEN_FDS", "1");
+    assert_eq!(
+        failure(command),
+        (Some(1), "announced: LISTEN_FDS: Bad file descriptor".into())
+    );
+    let mut command = Command::new(program());
+    command
+        .args(LISTEN)
+        .env("LISTEN_FDS", "1")
+        .env("LISTEN_PID", "1");
+    let daemon = Daemon::spawn(command);
+    assert_eq!(daemon.count_lines("inherited"), 0);
+}
+
+fn contrib(name: &str) -> String {
+    let path = format!("{}/contrib/{name}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(path).expect("is there")
+}
+
+/// Runs a tool of systemd, which must succeed in silence.
+fn succeeds(command: &mut Command) {
+    match command.output() {
+        Ok(output) => {
+            let [out, err] =
+                [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+            assert!(
+                output.status.success() && err.is_empty(),
+                "{command:?}: {out}{err}"
+            );
+        }
+        Err(error) => skip(&format!("{command:?}: {error}")),
+    }
+}
+
+/// A service that opens ports below 1024 itself has more rights than one with a socket unit.
+#[test]
+fn the_units_are_valid_and_confine_the_daemon() {
+    let text = contrib("announced.service");
+    let text = text.replace("/usr/local/sbin/announced", "/bin/true");
+    let without_socket: String = text
+        .lines()
+        .filter(|line| !["CapabilityBoundingSet=", "PrivateUsers=yes"].contains(line))
+        .map(|line| {
+            line.strip_prefix('#')
+                .filter(|l| l.ends_with("CAP_NET_BIND_SERVICE"))
+                .unwrap_or(line)
+        })
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    assert_eq!(
+        without_socket
+            .matches("\nAmbientCapabilities=CAP_NET_BIND_SERVICE")
+            .count(),
+        1
+    );
+    for (variant, text, exposure) in [("socket", text, 12), ("own", without_socket, 15)] {
+        let directory = Directory::new(&format!("unit-{variant}"));
+        let units = [
+            directory.write("announced.service", text),
+            directory.write("announced.socket", contrib("announced.socket")),
+        ];
+        succeeds(
+            Command::new("systemd-analyze")
+                .args(["verify", "--man=no"])
+                .args(&units),
+        );
+        let threshold = format!("--threshold={exposure}");
+        let mut security = Command::new("systemd-analyze");
+        succeeds(security.args([
+            "security",
+            "--no-pager",
+            "--offline=true",
+            &threshold,
+            &units[0],
+        ]));
+    }
+}
+
+/// The default options take all sockets of the unit, as each must have the address of one.
+#[test]
+fn the_socket_unit_has_the_sockets_of_the_default_options() {
+    let unit = contrib("announced.socket");
+    let sockets = unit.lines().filter_map(|line| line.strip_prefix("Listen"));
+    let sockets: BTreeSet<String> = sockets
+        .map(|socket| {
+            socket
+                .replace("Datagram=", "udp ")
+                .replace("Stream=", "tcp ")
+        })
+        .collect();
+    let limits = common::run(&["-n", "-v"]).1;
+    let words = limits
+        .lines()
+        .filter_map(|line| line.strip_prefix("# listening on "));
+    let defaults = words.map(|line| line.split(',').next().unwrap_or_default().to_owned());
+    assert_eq!(sockets, defaults.collect());
+}
+
+#[test]
+fn the_user_of_the_unit_is_made_by_systemd_sysusers() {
+    let directory = Directory::new("sysusers");
+    std::fs::create_dir(directory.file("etc")).expect("is new");
+    let line = contrib("announced.sysusers");
+    let line = line
+        .lines()
+        .find(|line| line.starts_with("u "))
+        .expect("a user");
+    let mut sysusers = Command::new("systemd-sysusers");
+    let root = format!("--root={}", directory.path());
+    let output = sysusers.args([&root, "--inline", line]).output();
+    let Ok(output) = output else {
+        return skip("systemd-sysusers");
+    };
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    let users = std::fs::read_to_string(directory.file("etc/passwd")).expect("is made");
+    let user = users.lines().find(|user| user.starts_with("_announced:"));
+    assert!(
+        user.is_some_and(|user| user.ends_with(":/var/lib/announced:/usr/sbin/nologin")),
+        "{users}"
+    );
+    assert!(contrib("announced.service").contains("\nUser=_announced\n"));
 }

@@ -463,12 +463,17 @@ impl Options {
         self.threads.max(1) as usize
     }
 
+    /// Whether a port or a Unix socket for clients is given.
+    pub fn has_ports(&self) -> bool {
+        !self.tcp.is_empty() || !self.udp.is_empty()
+    }
+
     /// The sockets of clients, then those of admins.
     pub fn sockets(&self) -> Vec<Listen> {
         let default = [Endpoint::Port(DEFAULT_PORT)];
-        let (udp, tcp) = match self.tcp.is_empty() && self.udp.is_empty() {
-            true => (&default[..], &default[..]),
-            false => (&self.udp[..], &self.tcp[..]),
+        let (udp, tcp) = match self.has_ports() {
+            false => (&default[..], &default[..]),
+            true => (&self.udp[..], &self.tcp[..]),
         };
         let udp = udp.iter().map(|endpoint| endpoint.listens(Protocol::Udp));
         let tcp = tcp.iter().map(|endpoint| endpoint.listens(Protocol::Tcp));

@@ -31,7 +31,7 @@ use crate::sys::host_memory::HostMemory;
 use crate::sys::pidfile::{self, Pidfile};
 use crate::sys::privileges::Identity;
 use crate::sys::uptime::Moment;
-use crate::sys::{daemon, limits, process, sandbox, signals, syslog};
+use crate::sys::{daemon, limits, manager, process, sandbox, signals, syslog};
 use crate::tracker::Table;
 use crate::udp::ConnectionIds;
 use cluster::Membership;
@@ -153,6 +153,7 @@ pub fn serve(options: &Options, source: Source) -> Result<(), Problem> {
             "syslog: no syslog daemon found: log lines wait, and are dropped when there is no more room"
         ));
     }
+    let inherited = manager::sockets().map_err(problem("LISTEN_FDS"))?;
     let mut manager = Manager::open();
     // First, because neither threads nor polls would survive it.
     let detach = || daemon::detach(|id| manager.hand_over(id));
@@ -176,7 +177,7 @@ pub fn serve(options: &Options, source: Source) -> Result<(), Problem> {
     let membership = Membership::open(options, resolver)?;
     let descriptors = raise_descriptors()?;
     let cores = sockets::choose_cores(options)?;
-    let sockets = sockets::open_for_threads(options)?;
+    let sockets = sockets::open_for_threads(options, inherited)?;
     sockets::steer(&cores, &sockets)?;
     let start = Start {
         chores,

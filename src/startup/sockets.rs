@@ -6,7 +6,7 @@ use crate::base::text::reason;
 use crate::http::Listener;
 use crate::options::{Address, Listen, Options, Protocol};
 use crate::server::Socket;
-use crate::sys::sockets;
+use crate::sys::sockets::{self, Inherited};
 use crate::sys::uptime::Moment;
 use crate::sys::{cores, privileges};
 use std::fmt::Display;
@@ -21,20 +21,27 @@ use std::time::Duration;
 const MISSING_MS: u64 = 10_000;
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Opens the sockets of each thread: the first thread's, and more at the same ports for the others.
-pub fn open_for_threads(options: &Options) -> Result<Vec<Vec<Socket>>, Problem> {
+/// Opens the sockets of each thread: the first thread's, and more at the same ports for the others. Those that the
+/// service manager has opened stand for the ones with their addresses. All threads poll the same socket then, as no
+/// other can share its port.
+pub fn open_for_threads(
+    options: &Options,
+    inherited: Vec<OwnedFd>,
+) -> Result<Vec<Vec<Socket>>, Problem> {
     let is_shared = options.threads() > 1 && sockets::BALANCES;
     let root = options.root.as_deref().filter(|_| privileges::is_root());
     let mut listens = options.sockets();
+    let (mut opened, mut first): (Vec<_>, Vec<_>) = adopt(options, &mut listens, inherited)?
+        .into_iter()
+        .map(|(listen, socket)| ((listen, false), socket))
+        .unzip();
     if is_shared {
         choose_ports(&mut listens)?;
     }
-    let mut opened = Vec::new();
-    let mut first = Vec::new();
     for listen in listens {
         if let Some((listen, socket)) = open(&listen, is_shared, root)? {
-            log_listening(&listen, &socket)?;
-            opened.push(listen);
+            log_listening(&listen, &socket, "")?;
+            opened.push((listen, is_shared));
             first.push(socket);
         } else {
             log::line(format_args!(
@@ -48,13 +55,59 @@ pub fn open_for_threads(options: &Options) -> Result<Vec<Vec<Socket>>, Problem> 
     let mut threads = vec![first];
     for _ in 1..options.threads() {
         let mut more = Vec::new();
-        for (listen, socket) in opened.iter().zip(&threads[0]) {
+        for ((listen, is_shared), socket) in opened.iter().zip(&threads[0]) {
             let action = format!("cannot listen on {listen} with several threads");
-            more.push(open_another(socket, is_shared).map_err(problem(&action))?);
+            more.push(open_another(socket, *is_shared).map_err(problem(&action))?);
         }
         threads.push(more);
     }
     Ok(threads)
+}
+
+/// Sorts out the sockets to open that the service manager has opened. Without any port in the options, its sockets are
+/// those of clients.
+fn adopt(
+    options: &Options,
+    listens: &mut Vec<Listen>,
+    inherited: Vec<OwnedFd>,
+) -> Result<Vec<(Listen, Socket)>, Problem> {
+    if !inherited.is_empty() && !options.has_ports() {
+        listens.retain(|listen| listen.is_admin);
+    }
+    let mut adopted = Vec::new();
+    for socket in inherited {
+        let socket = sockets::inherit(socket).map_err(problem("LISTEN_FDS: unusable socket"))?;
+        let (address, socket) = match socket {
+            Inherited::Udp(address, socket) => {
+                (Address::Ip(Protocol::Udp, address), Socket::Udp(socket))
+            }
+            Inherited::Tcp(address, socket) => {
+                let socket = Socket::Http(Listener::Tcp(socket));
+                (Address::Ip(Protocol::Tcp, address), socket)
+            }
+            Inherited::Unix(path, socket) => {
+                let socket = Socket::Http(Listener::Unix(socket, None));
+                (Address::Unix(path), socket)
+            }
+        };
+        let listen = match listens.iter().position(|listen| listen.address == address) {
+            Some(position) => listens.remove(position),
+            None if options.has_ports() => {
+                return Err(format!(
+                    "LISTEN_FDS: no option has the address of a socket: {address}"
+                ));
+            }
+            None => Listen {
+                address,
+                is_optional: false,
+                is_admin: false,
+            },
+        };
+        log_listening(&listen, &socket, ", inherited")?;
+        let socket = for_admins(&listen, socket);
+        adopted.push((listen, socket));
+    }
+    Ok(adopted)
 }
 
 /// Sockets that share a port also share it with another tracker, and with each other where two addresses overlap. That
@@ -94,14 +147,18 @@ fn open(
             if let Some((protocol, address)) = announce_address(&socket) {
                 listen.address = Address::Ip(protocol, address);
             }
-            let socket = match socket {
-                Socket::Http(listener) if listen.is_admin => Socket::Admin(listener),
-                socket => socket,
-            };
+            let socket = for_admins(&listen, socket);
             Ok(Some((listen, socket)))
         }
         Err(error) if listen.is_optional && sockets::is_without_v6(&error) => Ok(None),
         Err(error) => Err(format!("cannot listen on {listen}: {}", reason(&error))),
+    }
+}
+
+fn for_admins(listen: &Listen, socket: Socket) -> Socket {
+    match socket {
+        Socket::Http(listener) if listen.is_admin => Socket::Admin(listener),
+        socket => socket,
     }
 }
 
@@ -146,14 +203,14 @@ fn open_at(address: &Address, is_shared: bool, root: Option<&Path>) -> io::Resul
     })
 }
 
-fn log_listening(listen: &Listen, socket: &Socket) -> Result<(), Problem> {
+fn log_listening(listen: &Listen, socket: &Socket, end: &str) -> Result<(), Problem> {
     let mut buffer = String::new();
     if let Socket::Udp(socket) = socket {
         let bytes = sockets::receive_buffer(socket.as_fd());
         let bytes = bytes.map_err(problem("cannot read the size of a receive buffer"))?;
         buffer = format!(", receive buffer {bytes} bytes");
     }
-    log::line(format_args!("listening on {listen}{buffer}"));
+    log::line(format_args!("listening on {listen}{buffer}{end}"));
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use mio::net::{TcpListener, TcpStream, UdpSocket};
 use std::fs::Metadata;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -46,24 +46,29 @@ const SHARE: Option<c_int> = None;
 pub fn udp(address: SocketAddr, is_shared: bool) -> io::Result<UdpSocket> {
     let socket = new_socket(address, SOCK_DGRAM)?;
     share(&socket, is_shared)?;
+    set_udp_options(&socket, address)?;
+    enlarge_receive_buffer(&socket);
+    bind(&socket, address)?;
+    Ok(socket.into())
+}
+
+fn set_udp_options(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     if address.ip().is_unspecified() {
         let (level, name) = match address {
             SocketAddr::V4(_) => super::mmsg::V4_DESTINATION_OPTION,
             SocketAddr::V6(_) => (IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
         };
-        set_option(&socket, level, name, 1)?;
+        set_option(socket, level, name, 1)?;
     }
-    enlarge_receive_buffer(&socket);
     // Replies fit every path, so none needs to be fragmented. A datagram that must not be fragmented needs no
     // identification number, whose making is 3 % of the cost of a reply. Path MTU messages are ignored, as anybody can
     // forge them.
     #[cfg(target_os = "linux")]
     if address.is_ipv4() {
         let option = libc::IP_MTU_DISCOVER;
-        set_option(&socket, IPPROTO_IP, option, libc::IP_PMTUDISC_PROBE)?;
+        set_option(socket, IPPROTO_IP, option, libc::IP_PMTUDISC_PROBE)?;
     }
-    bind(&socket, address)?;
-    Ok(socket.into())
+    Ok(())
 }
 
 /// A listening TCP socket for other nodes. They are few and may be far away, so the system sizes the buffers.
@@ -180,23 +185,85 @@ fn multicast_socket(address: SocketAddrV4) -> io::Result<OwnedFd> {
 pub fn tcp(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
     let socket = new_socket(address, SOCK_STREAM)?;
     share(&socket, is_shared)?;
+    set_tcp_options(&socket)?;
+    listen(socket, address)
+}
+
+fn set_tcp_options(socket: &OwnedFd) -> io::Result<()> {
     // Replies are written whole, so waiting for more data would only delay them.
-    set_option(&socket, IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    set_option(socket, IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
     // By default the system would buffer megabytes for a client that sends and does not read.
-    set_option(&socket, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER)?;
-    set_option(&socket, SOL_SOCKET, SO_RCVBUF, TCP_RECEIVE_BUFFER)?;
+    set_option(socket, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER)?;
+    set_option(socket, SOL_SOCKET, SO_RCVBUF, TCP_RECEIVE_BUFFER)?;
     // A connection is accepted with its request, not before: one turn of the loop instead of two.
     #[cfg(target_os = "linux")]
-    set_option(&socket, IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 1)?;
-    listen(socket, address)
+    set_option(socket, IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 1)?;
+    Ok(())
 }
 
 fn listen(socket: OwnedFd, address: SocketAddr) -> io::Result<TcpListener> {
     set_option(&socket, SOL_SOCKET, SO_REUSEADDR, 1)?;
     bind(&socket, address)?;
-    // SAFETY: a system call on a socket that we own, without pointers.
-    check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
+    set_backlog(&socket)?;
     Ok(socket.into())
+}
+
+/// Makes a bound socket listen, or changes the backlog of one that does.
+fn set_backlog(socket: &OwnedFd) -> io::Result<()> {
+    // SAFETY: a system call on a socket that we own, without pointers.
+    check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) }).map(drop)
+}
+
+/// A socket that another process has opened and bound.
+pub enum Inherited {
+    Udp(SocketAddr, UdpSocket),
+    Tcp(SocketAddr, TcpListener),
+    Unix(PathBuf, mio::net::UnixListener),
+}
+
+/// Gives a socket that another process has opened the options of one's own.
+pub fn inherit(socket: OwnedFd) -> io::Result<Inherited> {
+    let kind = option(&socket, SOL_SOCKET, libc::SO_TYPE)?;
+    let socket = std::net::UdpSocket::from(socket);
+    socket.set_nonblocking(true)?;
+    // An error if it is of another family.
+    let address = socket.local_addr();
+    let socket = OwnedFd::from(socket);
+    match (address, kind) {
+        (Ok(address), SOCK_DGRAM | SOCK_STREAM) => {
+            let is_wildcard = address.is_ipv6() && address.ip().is_unspecified();
+            if is_wildcard && option(&socket, IPPROTO_IPV6, libc::IPV6_V6ONLY)? == 0 {
+                return Err(io::Error::other(
+                    "takes IPv4, too: expected BindIPv6Only=ipv6-only",
+                ));
+            }
+            if kind == SOCK_STREAM {
+                set_tcp_options(&socket)?;
+                set_backlog(&socket)?;
+                return Ok(Inherited::Tcp(address, socket.into()));
+            }
+            set_udp_options(&socket, address)?;
+            // That of another process may be larger than this one may request, and would shrink.
+            let own = new_socket(address, SOCK_DGRAM)?;
+            enlarge_receive_buffer(&own);
+            if receive_buffer(own.as_fd())? > receive_buffer(socket.as_fd())? {
+                enlarge_receive_buffer(&socket);
+            }
+            Ok(Inherited::Udp(address, socket.into()))
+        }
+        (Err(_), SOCK_STREAM) => {
+            set_backlog(&socket)?;
+            let listener = UnixListener::from(socket);
+            match listener.local_addr()?.as_pathname() {
+                Some(path) => Ok(Inherited::Unix(
+                    path.into(),
+                    mio::net::UnixListener::from_std(listener),
+                )),
+                None => Err(io::ErrorKind::Unsupported.into()),
+            }
+        }
+        _ => Err(io::ErrorKind::Unsupported.into()),
+    }
 }
 
 /// The file of a listening Unix socket. Dropping it removes the file, if it is still the same and the daemon may.
@@ -293,10 +360,7 @@ pub fn is_without_v6(error: &io::Error) -> bool {
 
 /// Bytes of a socket's receive buffer.
 pub fn receive_buffer(socket: BorrowedFd) -> io::Result<c_int> {
-    let (mut size, mut length): (c_int, _) = (0, size_of::<c_int>() as libc::socklen_t);
-    let (fd, value) = (socket.as_raw_fd(), (&raw mut size).cast());
-    // SAFETY: the pointers are to an int and its size, both alive for the call.
-    check(unsafe { libc::getsockopt(fd, SOL_SOCKET, SO_RCVBUF, value, &raw mut length) })?;
+    let size = option(&socket, SOL_SOCKET, SO_RCVBUF)?;
     // Linux doubles the requested size, to have room for its bookkeeping, and reports the double.
     let factor = if cfg!(target_os = "linux") { 2 } else { 1 };
     Ok(size / factor)
@@ -363,6 +427,15 @@ pub(super) fn set_option<T: Copy>(
     check(unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), size) }).map(drop)
 }
 
+/// An option whose value is an int.
+fn option(socket: &impl AsRawFd, level: c_int, name: c_int) -> io::Result<c_int> {
+    let (mut value, mut length): (c_int, _) = (0, size_of::<c_int>() as libc::socklen_t);
+    let (fd, at) = (socket.as_raw_fd(), (&raw mut value).cast());
+    // SAFETY: the pointers are to an int and its size, both alive for the call.
+    check(unsafe { libc::getsockopt(fd, level, name, at, &raw mut length) })?;
+    Ok(value)
+}
+
 /// Requests [`UDP_RECEIVE_BUFFER`], and less where the system refuses that (the BSDs) instead of granting what it can
 /// (Linux).
 fn enlarge_receive_buffer(socket: &OwnedFd) {
@@ -380,7 +453,6 @@ fn enlarge_receive_buffer(socket: &OwnedFd) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
 
     /// The receive buffer of a connection that a listener accepts.
     fn accepted_receive_buffer(listener: &TcpListener) -> c_int {

@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io;
 use std::net::TcpStream;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// Gives a socket a receive buffer of this size, which the kernel doubles and no longer enlarges.
 pub fn set_receive_buffer(stream: &TcpStream, bytes: usize) -> io::Result<()> {
@@ -16,6 +18,28 @@ pub fn enter_network(namespace: &File) -> io::Result<()> {
     // SAFETY: takes two numbers.
     match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } {
         0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Passes a command these descriptors as 3, 4 and so on. They must be open when it starts.
+pub fn pass(command: &mut Command, descriptors: &[BorrowedFd]) {
+    let all: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let pass = move || {
+        // First to numbers above those that are given, as one may have the number of another.
+        for (fd, number) in all.iter().zip(100..) {
+            duplicate(*fd, number)?;
+        }
+        (0..all.len() as RawFd).try_for_each(|index| duplicate(100 + index, 3 + index))
+    };
+    // SAFETY: it makes system calls alone.
+    unsafe { command.pre_exec(pass) };
+}
+
+fn duplicate(from: RawFd, to: RawFd) -> io::Result<()> {
+    // SAFETY: no pointers.
+    match unsafe { libc::dup2(from, to) } {
+        number if number == to => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
