@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     match run(command, source) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(problem) => fail(&problem, 1),
+        Err(problem) => fail(&problem.text, problem.status),
     }
 }
 

@@ -255,12 +255,12 @@ fn damaged_and_foreign_files_are_moved_aside() {
     let whole = fs::read(&path).expect("is there");
     let mut flipped = whole.clone();
     flipped[50] ^= 1;
-    let mut newer = whole.clone();
-    newer[11] = 3;
+    let mut older = whole.clone();
+    older[11] = 0;
     let cases: [(&[u8], &str); 5] = [
         (&whole[..whole.len() - 1], "truncated at byte "),
         (&flipped, "damaged: wrong checksum"),
-        (&newer, "format version 3, expected 1 to 2"),
+        (&older, "format version 0, expected 1 to 2"),
         (b"", "truncated at byte 0"),
         (b"info_hash,peers\n", "not a state file of announced"),
     ];
@@ -288,6 +288,31 @@ fn damaged_and_foreign_files_are_moved_aside() {
     }
     let daemon = with_state(&path);
     assert!(save(&daemon).contains("saved: 0 torrents"));
+}
+
+/// With a status that keeps a supervisor from trying again.
+#[test]
+fn a_file_of_a_newer_release_is_left_in_place_and_ends_the_start_with_status_2() {
+    let directory = Directory::new("newer");
+    let path = directory.file("state");
+    write_state(&path, 2700, 0);
+    let mut newer = fs::read(&path).expect("is there");
+    newer[11] = 3;
+    // It may be shorter than any of this release.
+    for bytes in [&newer[..], &newer[..12]] {
+        fs::write(&path, bytes).expect("is written");
+        let before = names(&directory);
+        let why = format!(
+            "announced: --state '{path}': format version 3 of a newer release, expected 1 to 2\n"
+        );
+        let listen = ["-i", "127.0.0.1", "-p", "0", "-P", "0", "--state", &path];
+        for flags in [&listen[..], &[&listen[..], &["-n"]].concat()] {
+            let (code, _, log) = run(flags);
+            assert_eq!((code, log), (Some(2), why.clone()), "no socket was opened");
+        }
+        assert_eq!(fs::read(&path).expect("is there"), bytes);
+        assert_eq!(names(&directory), before);
+    }
 }
 
 /// A sparse file. Only its start is read.

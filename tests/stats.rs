@@ -297,6 +297,8 @@ fn all_metrics(is_admin: bool) -> String {
     String::from_utf8(metrics).expect("is text")
 }
 
+const BUILD_INFO: &str = concat!("build_info{version=", env!("CARGO_PKG_VERSION"), "}");
+
 #[test]
 fn prometheus_reads_the_metrics() {
     let daemon = with_some_peers();
@@ -311,7 +313,7 @@ fn prometheus_reads_the_metrics() {
         return;
     };
     for (name, value) in [
-        ("build_info{version=0.1.0}", 1),
+        (BUILD_INFO, 1),
         ("torrents{}", 2),
         ("peers{family=ipv4,role=leecher}", 2),
         ("peers{family=ipv4,role=seeder}", 1),

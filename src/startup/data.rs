@@ -1,13 +1,14 @@
 //! The files that a start reads: the list of info-hashes and its FIFOs, the state, and opentracker's counts. All are
 //! looked for inside the root directory.
 
-use super::{Problem, file_problem};
+use super::{INVALID, Problem, file_problem};
 use crate::access::{Access, BLACKLIST, Fifo, WHITELIST};
 use crate::base::log;
 use crate::options::{EMPTY, Options};
 use crate::state::{self, Loaded, Summary};
 use crate::sys::files;
 use crate::tracker::{HostBound, Limits, Table, Tracked};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -63,11 +64,23 @@ pub fn open_fifos(options: &Options) -> Result<Vec<Fifo>, Problem> {
 /// of its own.
 pub fn check_state(options: &Options, access: Option<&Access>) -> Result<(), Problem> {
     if let Some(path) = &options.state {
-        state::check(path).map_err(file_problem(STATE, path))?;
+        state::check(path).map_err(state_problem(path))?;
     }
     with_tracked(access, |tracked| {
         load_dump(options, &new_table(options), tracked)
     })
+}
+
+/// The error of a state that cannot be loaded. One of a newer release stays so at a restart.
+fn state_problem(path: &Path) -> impl FnOnce(io::Error) -> Problem {
+    move |error| {
+        let is_newer = error.kind() == io::ErrorKind::Unsupported;
+        let problem = file_problem(STATE, path)(error);
+        Problem {
+            status: if is_newer { INVALID } else { problem.status },
+            ..problem
+        }
+    }
 }
 
 /// The errors of saving the state. To find them touches files, and so disturbs a daemon that saves to the same one.
@@ -126,7 +139,7 @@ fn load_all(options: &Options, tracked: Tracked) -> Result<(Table, Summary), Pro
     let mut summary = Summary::default();
     if let Some(path) = &options.state {
         let loaded = state::load(path, &table, tracked, state::wall_ms());
-        let loaded = loaded.map_err(file_problem(STATE, path))?;
+        let loaded = loaded.map_err(state_problem(path))?;
         let path = path.display();
         match loaded {
             Loaded::Nothing => log::line(format_args!("state: starting empty: no '{path}' yet")),

@@ -48,17 +48,32 @@ use threads::{Loops, Parts};
 const RESERVED_DESCRIPTORS: usize = 32;
 const DESCRIPTORS_PER_LOOP: usize = 3;
 
-/// An error, as one line for the admin.
-pub type Problem = String;
+/// An error, as one line for the admin, and the exit status.
+pub struct Problem {
+    pub text: String,
+    pub status: u8,
+}
+
+/// The status of an error that no restart mends.
+const INVALID: u8 = 2;
+
+impl<T: Into<String>> From<T> for Problem {
+    fn from(text: T) -> Problem {
+        Problem {
+            text: text.into(),
+            status: 1,
+        }
+    }
+}
 
 /// The error of an action.
 pub fn problem(action: &str) -> impl FnOnce(io::Error) -> Problem {
-    move |error| format!("{action}: {}", reason(&error))
+    move |error| format!("{action}: {}", reason(&error)).into()
 }
 
 /// The error of a file that a flag names.
 pub fn file_problem(flag: &str, path: &Path) -> impl FnOnce(io::Error) -> Problem {
-    move |error| format!("{flag} '{}': {}", path.display(), reason(&error))
+    move |error| format!("{flag} '{}': {}", path.display(), reason(&error)).into()
 }
 
 /// Does all of a start that opens no socket. In the end this process is the daemon's user, in the root directory.
@@ -109,16 +124,22 @@ fn apart(check: impl FnOnce() -> Result<(), Problem>) -> Result<(), Problem> {
             process::keep_only(&[io::stdin().as_fd(), theirs.as_fd()]);
             if let Err(why) = check() {
                 // The start meets the same error later.
-                let _ = (&theirs).write_all(why.as_bytes());
+                let _ = (&theirs).write_all(&[&[why.status], why.text.as_bytes()].concat());
             }
         })?;
         drop(theirs);
-        let mut why = String::new();
-        ours.read_to_string(&mut why)?;
+        let mut why = Vec::new();
+        ours.read_to_end(&mut why)?;
         Ok(why)
     });
     let why = checked.map_err(problem("cannot check files"))?;
-    why.is_empty().then_some(()).ok_or(why)
+    match why.split_first() {
+        None => Ok(()),
+        Some((status, text)) => Err(Problem {
+            text: String::from_utf8_lossy(text).into_owned(),
+            status: *status,
+        }),
+    }
 }
 
 /// The limits that follow from options and system, as comments of a configuration file.
@@ -202,7 +223,7 @@ pub fn serve(options: &Options, source: Source) -> Result<(), Problem> {
     log::use_stderr(false);
     match loops.run().map_err(problem("cannot serve"))? {
         true => Ok(()),
-        false => Err(String::from("the state was not saved at the end")),
+        false => Err("the state was not saved at the end".into()),
     }
 }
 
@@ -391,7 +412,7 @@ fn available_connections(options: &Options, descriptors: u64, sockets: usize) ->
 }
 
 fn random() -> Result<u64, Problem> {
-    getrandom::u64().map_err(|error| format!("cannot get random bytes: {error}"))
+    getrandom::u64().map_err(|error| format!("cannot get random bytes: {error}").into())
 }
 
 fn random_key() -> Result<[u64; 2], Problem> {

@@ -82,9 +82,7 @@ impl User {
             format!(": mode {mode:04o}, owner {}:{}", of.uid(), of.gid())
         });
         let (path, user) = (path.display(), &self.0);
-        Err(format!(
-            "{flag} '{path}': {name}not {right} by user {user}{owner}"
-        ))
+        Err(format!("{flag} '{path}': {name}not {right} by user {user}{owner}").into())
     }
 }
 

@@ -95,7 +95,8 @@ fn adopt(
             None if options.has_ports() => {
                 return Err(format!(
                     "LISTEN_FDS: no option has the address of a socket: {address}"
-                ));
+                )
+                .into());
             }
             None => Listen {
                 address,
@@ -151,7 +152,7 @@ fn open(
             Ok(Some((listen, socket)))
         }
         Err(error) if listen.is_optional && sockets::is_without_v6(&error) => Ok(None),
-        Err(error) => Err(format!("cannot listen on {listen}: {}", reason(&error))),
+        Err(error) => Err(format!("cannot listen on {listen}: {}", reason(&error)).into()),
     }
 }
 
@@ -248,7 +249,8 @@ pub fn choose_cores(options: &Options) -> Result<Vec<usize>, Problem> {
     if threads > count {
         return Err(format!(
             "--pin-threads: -j/--threads {threads} requires as many cores, {count} are available"
-        ));
+        )
+        .into());
     }
     cores.truncate(threads);
     Ok(cores)

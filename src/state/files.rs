@@ -2,10 +2,11 @@
 
 use super::read::{Damage, read_items};
 use super::restore::{Restorer, Summary};
+use super::{MAGIC, VERSION};
 use crate::sys::files::{create_beside, open_regular, reserve, with_suffix};
 use crate::tracker::{Table, Tracked};
 use std::fs;
-use std::io::{self, BufReader, ErrorKind};
+use std::io::{self, BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -25,7 +26,8 @@ pub enum Loaded {
 }
 
 /// Loads a state into a new table, except for torrents that are not tracked. `wall_ms` is now, in milliseconds since
-/// 1970. An error is one of the file system: the file cannot be read, or another daemon saves to it.
+/// 1970. An error is one of the file system: the file cannot be read, or another daemon saves to it. The file of a
+/// newer release is one, too, of kind `Unsupported`.
 pub fn load(path: &Path, table: &Table, tracked: Tracked, wall_ms: u64) -> io::Result<Loaded> {
     let began = Instant::now();
     // Reserved until the process ends, as it saves to this path.
@@ -35,6 +37,7 @@ pub fn load(path: &Path, table: &Table, tracked: Tracked, wall_ms: u64) -> io::R
         other => other?,
     };
     let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
+    refuse_newer(&mut file)?;
     let mut restorer = Restorer::new(table, tracked, wall_ms);
     match read_items(&mut file, &mut |item| restorer.take(item))? {
         Ok(()) => {
@@ -55,7 +58,20 @@ pub fn check(path: &Path) -> io::Result<()> {
             let directory = path.parent().unwrap_or(path).join(".");
             fs::metadata(directory).map(drop)
         }
-        other => other.map(drop),
+        other => refuse_newer(&mut BufReader::new(other?)),
+    }
+}
+
+/// An error if a newer release has written this. It stays in place for that release.
+fn refuse_newer(file: &mut impl BufRead) -> io::Result<()> {
+    let rest = file.fill_buf()?.strip_prefix(&MAGIC);
+    let version = rest.and_then(<[u8]>::first_chunk);
+    match version.map(|version| u32::from_be_bytes(*version)) {
+        Some(version) if version > VERSION => Err(io::Error::new(
+            ErrorKind::Unsupported,
+            format!("format version {version} of a newer release, expected 1 to {VERSION}"),
+        )),
+        _ => Ok(()),
     }
 }
 
