@@ -154,13 +154,16 @@ check-walk:
 		-Zbuild-std=std,panic_abort --config 'profile.dev.panic="abort"' --config profile.dev.opt-level=1 $(WALK_TARGETS)
 	ANNOUNCED_WALK=$$PWD/target/walk $(CARGO) test --locked $(CARGOFLAGS) --test walk -- --ignored --test-threads=1
 
-# The packages and ports of contrib/: each is checked as far as its tools are installed. The source is that of the last commit.
-check-packages: dist
+# The packages and ports of contrib/, and what goes around: each is checked as far as its tools are installed, and the image
+# of docker if `make tiny-static` has been run. The source is that of the last commit.
+check-packages: all dist
 	tests/packages/ports
+	tests/packages/around
 	tests/packages/debian
 
-# Debian's package in a root of its own.
+# Debian's package in a root of its own, and the archives in folders of their own.
 check-installed: check-packages
+	tests/packages/dist
 	tests/packages/debian install
 
 # All that takes too long for each change.
