@@ -178,7 +178,7 @@ check-targets:
 	$(WEB_CARGO) check --locked $(CARGOFLAGS) --target-dir target/targets --lib --bins \
 		-Zbuild-std=std,panic_abort --target mips-unknown-linux-gnu --target mipsel-unknown-linux-gnu \
 		--target powerpc-unknown-linux-gnu --target armv5te-unknown-linux-gnueabi \
-		--target riscv64gc-unknown-linux-gnu --target x86_64-unknown-dragonfly
+		--target riscv64gc-unknown-linux-gnu
 
 # Links the program for the BSDs, for which ZIG_PYTHON names a Python with the module ziglang.
 ZIG_FLAGS = -Zunstable-options -Cpanic=immediate-abort -Clinker=$$PWD/.ci/zig-cc -Clink-arg=-target -Clink-arg=
