@@ -1,4 +1,4 @@
-//! What the service manager is told: systemd, or another that sets `NOTIFY_SOCKET`. See `sd_notify(3)`.
+//! Messages to the service manager: systemd, or another that sets `NOTIFY_SOCKET`. See `sd_notify(3)`.
 
 use super::Crew;
 use crate::base::log;
