@@ -520,6 +520,7 @@ procd_open_instance() { :; }
 procd_close_instance() { :; }
 procd_set_param() { case $1 in command) shift; echo "$@" ;; esac; }
 procd_send_signal() { echo HUP; }
+running() { true; }
 "#;
 
 #[test]

@@ -1,7 +1,7 @@
 //! Sorted lists of peers: the peers of one role and family in a swarm.
 //!
-//! Lists are sorted by address and port, so that a peer is found by halving and a walk can stop and go on by key. A
-//! record is 7 or 19 bytes; only what searches or copies records is compiled for either size.
+//! Lists are sorted by address and port, so that a peer is found by a guess or by halving, and a walk can stop and go
+//! on by key. A record is 7 or 19 bytes; only what searches or copies records is compiled for either size.
 
 use super::blocks::{self, Block, Blocks};
 use super::clock::Clock;

@@ -209,7 +209,9 @@ impl Swarms {
                 peer = peer.with_tag(tag);
                 let changed = self.add(peers, &peer, role);
                 if changed.is_none() {
-                    self.add(peers, &peer.with_tag(stored), role.other());
+                    // Renewed, but the completion that is not counted now is counted later.
+                    let kept = tag & !COMPLETED | stored & COMPLETED;
+                    self.add(peers, &peer.with_tag(kept), role.other());
                 }
                 changed?
             }

@@ -138,6 +138,8 @@ impl Tracker {
             spent += looked_at;
             self.sweep.running = next.map(|next| (began, next));
             if next.is_none() {
+                // Its own moves may have lacked a page.
+                self.swarms.forget_shortage();
                 self.sweep.vouched = self.sweep.vouched.max(began);
                 let unit = self.clock.true_unit();
                 self.set_clock(unit);
