@@ -89,6 +89,8 @@ impl Manager {
 
     /// Tells it that a reload is over, answers the watchdog if all threads have turns, and sends what waits.
     pub(super) fn step(&mut self, is_reloading: bool, now: u64, crew: Option<&Crew>) {
+        // First, since nothing calls this again once the queue is empty.
+        self.flush();
         if self.is_reloading && !is_reloading && self.waiting.len() < MAX_WAITING {
             self.is_reloading = false;
             self.send("READY=1".into());
@@ -99,7 +101,6 @@ impl Manager {
                 self.send("WATCHDOG=1".into());
             }
         }
-        self.flush();
         self.retry_at = (!self.waiting.is_empty()).then_some(now + RETRY_MS);
     }
 
