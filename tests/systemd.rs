@@ -460,12 +460,15 @@ fn unusable_sockets_of_the_manager_are_errors_and_those_of_others_are_left_alone
             )
         );
     }
-    let mut command = activated(&[], &LISTEN);
-    command.env("LISTEN_FDS", "1");
-    assert_eq!(
-        failure(command),
-        (Some(1), "announced: LISTEN_FDS: Bad file descriptor".into())
-    );
+    for (count, why) in [
+        ("1", "Bad file descriptor"),
+        ("one", "invalid value 'one': expected a number"),
+    ] {
+        let mut command = activated(&[], &LISTEN);
+        command.env("LISTEN_FDS", count);
+        let why = format!("announced: LISTEN_FDS: {why}");
+        assert_eq!(failure(command), (Some(1), why));
+    }
     let mut command = Command::new(program());
     command
         .args(LISTEN)

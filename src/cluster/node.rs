@@ -826,6 +826,16 @@ mod tests {
         }
     }
 
+    /// Lets both nodes run for 20 seconds, with a connection of this number.
+    fn run(a: &mut Host, b: &mut Host, id: ConnId, from: u64) {
+        for now in (from..from + 20_000).step_by(100) {
+            connect(a, b, id, now);
+            pass(a, b, id, now);
+            a.with(now, |node, world| node.tick(world));
+            b.with(now, |node, world| node.tick(world));
+        }
+    }
+
     #[test]
     fn renewals_reach_the_other_node_after_lost_news_and_then_a_lost_link() {
         const UNIT_MS: u64 = 56_250;
@@ -907,14 +917,6 @@ mod tests {
     #[test]
     fn completions_are_counted_once_though_a_link_drops_before_a_changed_list_is_answered() {
         let (mut a, mut b) = (Host::new(1, &["b"]), Host::new(2, &[]));
-        let run = |a: &mut Host, b: &mut Host, id, now: u64| {
-            for now in (now..now + 20_000).step_by(100) {
-                connect(a, b, id, now);
-                pass(a, b, id, now);
-                a.with(now, |node, world| node.tick(world));
-                b.with(now, |node, world| node.tick(world));
-            }
-        };
         run(&mut a, &mut b, 1, 500);
         let now = 21_000;
         for number in 0..100 {
@@ -943,14 +945,6 @@ mod tests {
     #[test]
     fn completions_at_both_nodes_add_up_though_a_link_drops_before_a_changed_list_is_answered() {
         let (mut a, mut b) = (Host::new(1, &["b"]), Host::new(2, &[]));
-        let run = |a: &mut Host, b: &mut Host, id, now: u64| {
-            for now in (now..now + 20_000).step_by(100) {
-                connect(a, b, id, now);
-                pass(a, b, id, now);
-                a.with(now, |node, world| node.tick(world));
-                b.with(now, |node, world| node.tick(world));
-            }
-        };
         let complete = |host: &mut Host, now| {
             host.announce(1, Event::Completed, Role::Seeder, now);
             host.announce(1, Event::Stopped, Role::Seeder, now);

@@ -56,7 +56,11 @@ fn is_own_id(variable: &str) -> Option<bool> {
 /// The sockets that the manager has opened for this process. Call it once, before anything is opened.
 pub fn sockets() -> io::Result<Vec<OwnedFd>> {
     let count: RawFd = match env::var("LISTEN_FDS") {
-        Ok(count) if is_own_id("LISTEN_PID") == Some(true) => count.parse().unwrap_or(0),
+        Ok(count) if is_own_id("LISTEN_PID") == Some(true) => {
+            let invalid =
+                |_| io::Error::other(format!("invalid value '{count}': expected a number"));
+            count.parse().map_err(invalid)?
+        }
         _ => 0,
     };
     let all = FIRST_SOCKET..FIRST_SOCKET.saturating_add(count);

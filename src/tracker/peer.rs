@@ -221,11 +221,13 @@ const FIRST_SKIP: usize = 8;
 /// from `first` to `last`. From there it skips 8 records, 16, and so on, and then halves. Halving from the start waits
 /// for a cache line at each step.
 fn search_near<T>(records: &[T], guess: usize, is_below: impl Fn(&T) -> bool) -> usize {
+    if records.len() <= MAX_HALVED {
+        return records.partition_point(is_below);
+    }
     let below = |index: usize| records.get(index).is_some_and(&is_below);
     let (mut low, mut high) = (0, records.len());
     let mut skip = FIRST_SKIP;
-    if records.len() <= MAX_HALVED {
-    } else if below(guess) {
+    if below(guess) {
         low = guess + 1;
         let mut next = guess + skip;
         while below(next) {
