@@ -143,7 +143,7 @@ fn printed_options_can_be_read_back() {
                 --refusal-interval 60 --refuse-udp empty --map 10.0.0.0/8=192.0.2.1 --trust-ip ::3 \
                 --full-scrape open --interval 900 --interval-max 901 --target-rate 5 --peer-timeout 1400 \
                 --numwant-max 7 --decoys 9 --memory 512M --max-peers 10 --max-torrents 11 --max-per-host 9 \
-                --max-connections 12 -j 2 --state s --state-interval 0 -l dump \
+                --max-connections 12 --receive-buffer 65K -j 2 --state s --state-interval 0 -l dump \
                 --cluster-listen 192.0.2.1:1 --cluster-listen [::1]:2 --cluster-peer a.example:3 \
                 --cluster-peer [2001:db8::1]:4 --cluster-key k -s 192.0.2.1:9 --sync-node 10.0.0.0/9 \
                 --sync-mapped --proxy ::2 --proxy-header X-Real-IP --proxy-protocol --admin-listen 127.0.0.1:1 \
@@ -186,6 +186,10 @@ fn errors_begin_with_file_and_line() {
         ("tracker.user", "root", "a user other than root, by name or as UID:GID"),
         ("listen.udp", "192.0.2.1:66666", port),
         ("listen.udp", "example.org:80", port),
+        ("memory", "1023K", "a size from 1M to 1024G"),
+        ("memory", "1025G", "a size from 1M to 1024G"),
+        ("receive-buffer", "65535", "a size from 64K to 512M"),
+        ("receive-buffer", "513M", "a size from 64K to 512M"),
         ("listen.udp.workers", "65", "a number from 0 to 64"),
         ("access.proxy", "10.0.0.0/33", "an address or a network, such as 192.0.2.1 or 2001:db8::/32"),
         ("tracker.redirect_url", "ftp://x", "a URL, http:// or https://, in printable ASCII"),

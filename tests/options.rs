@@ -294,6 +294,40 @@ fn start_up_names_every_socket() {
     );
 }
 
+/// Linux doubles the size.
+#[cfg(target_os = "linux")]
+#[test]
+fn each_socket_of_each_thread_has_the_receive_buffer_that_is_given() {
+    let flags = ["-j", "3", "--receive-buffer", "80K"];
+    let daemon = Daemon::start(&flags);
+    for address in [daemon.udp4(), daemon.udp6()] {
+        let filter = format!("-Huanm src {address}");
+        let Ok(output) = Command::new("ss").args(filter.split(' ')).output() else {
+            return common::skip("iproute2's ss shows the buffers of sockets");
+        };
+        let sockets = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(sockets.matches(",rb163840,").count(), 3, "{sockets}");
+    }
+    assert_eq!(daemon.count_lines(", receive buffer 81920 bytes"), 2);
+}
+
+/// Only root may exceed the limit of the system.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_receive_buffer_that_is_not_granted_is_logged_with_the_requested_size() {
+    if !common::is_root() {
+        return;
+    }
+    let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max").expect("a file");
+    let limit: u64 = limit.trim().parse().expect("a number");
+    let mut command = Command::new("setpriv");
+    command.args("--bounding-set=-net_admin --inh-caps=-net_admin".split(' '));
+    command.arg(common::program());
+    command.args("-i 127.0.0.1 -P 0 --receive-buffer 512M".split(' '));
+    let daemon = Daemon::spawn(command);
+    daemon.wait_for_line(&format!(", receive buffer {limit} of 536870912 bytes"));
+}
+
 #[test]
 fn wildcards_of_both_families_and_protocols_share_a_port() {
     // A port that was free a moment ago may be taken by another test.

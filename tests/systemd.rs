@@ -356,7 +356,7 @@ fn inherited_sockets_are_served_by_all_threads_with_the_options_of_own_ones() {
         let port = udp.local_addr().expect("is bound").port();
         assert_eq!(daemon.count_lines("listening on"), 3, "{:?}", daemon.log());
         assert_eq!(daemon.count_lines(", inherited"), 3, "{:?}", daemon.log());
-        let own = Daemon::start(&[]);
+        let own = Daemon::start(&["-j", threads]);
         let buffer = |daemon: &Daemon, address: std::net::SocketAddr| {
             let line = daemon.wait_for_line(&format!("udp {address}, receive buffer"));
             line.split(' ').find_map(|word| word.parse::<u32>().ok())
@@ -386,6 +386,15 @@ fn inherited_sockets_are_served_by_all_threads_with_the_options_of_own_ones() {
             "it is the manager's"
         );
     }
+}
+
+#[test]
+fn an_inherited_socket_has_the_receive_buffer_that_is_given() {
+    let (udp, _) = sockets(Ipv4Addr::LOCALHOST);
+    let flags = ["--receive-buffer", "64K"];
+    let daemon = Daemon::spawn(activated(&[udp.as_fd()], &flags));
+    daemon.wait_for_line(", receive buffer 65536 bytes, inherited");
+    stop(daemon);
 }
 
 #[test]

@@ -34,6 +34,7 @@ _announced() {
 	--max-torrents) : ;;
 	--max-per-host) : ;;
 	--max-connections) : ;;
+	--receive-buffer) : ;;
 	-j | --threads) : ;;
 	--state) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
 	--state-interval) : ;;
@@ -50,7 +51,7 @@ _announced() {
 	--proxy-header) : ;;
 	--pidfile) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
 	--health) : ;;
-	*) mapfile -t COMPREPLY < <(compgen -W '-f --config -i --address -p --tcp-port -P --udp-port -u --user -d --root -r --redirect -A --admin --admin-listen --public-stats --stats-path -w --whitelist -b --blacklist --list-add --list-remove --refusal-interval --refuse-udp --full-scrape --interval --interval-max --target-rate --peer-timeout --numwant-max --decoys --memory --max-peers --max-torrents --max-per-host --max-connections -j --threads --pin-threads --state --state-interval -l --load-dump --cluster-listen --cluster-peer --cluster-key --make-key -s --sync-multicast --sync-node --sync-mapped --map --trust-ip --proxy --proxy-header --proxy-protocol -v --verbose --syslog --daemon --pidfile --no-sandbox --log-completed -n --check --health -V --version -h --help' -- "$cur") ;;
+	*) mapfile -t COMPREPLY < <(compgen -W '-f --config -i --address -p --tcp-port -P --udp-port -u --user -d --root -r --redirect -A --admin --admin-listen --public-stats --stats-path -w --whitelist -b --blacklist --list-add --list-remove --refusal-interval --refuse-udp --full-scrape --interval --interval-max --target-rate --peer-timeout --numwant-max --decoys --memory --max-peers --max-torrents --max-per-host --max-connections --receive-buffer -j --threads --pin-threads --state --state-interval -l --load-dump --cluster-listen --cluster-peer --cluster-key --make-key -s --sync-multicast --sync-node --sync-mapped --map --trust-ip --proxy --proxy-header --proxy-protocol -v --verbose --syslog --daemon --pidfile --no-sandbox --log-completed -n --check --health -V --version -h --help' -- "$cur") ;;
 	esac
 }
 complete -F _announced announced

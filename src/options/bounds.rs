@@ -1,4 +1,4 @@
-//! The bounds of the table, from the memory that it may take.
+//! What follows from the memory of the host: the bounds of the table, and the size of receive buffers.
 
 use super::Options;
 use crate::sys::host_memory::HostMemory;
@@ -7,6 +7,16 @@ use std::fmt;
 
 /// Without an option there are so many peers for each torrent.
 const PEERS_A_TORRENT: u64 = 5;
+
+/// Bytes of a receive buffer at most: 20,000 announces by Linux's count, which is 40 ms at 500,000 a second.
+const MAX_RECEIVE_BUFFER: u64 = 8 << 20;
+
+/// Bytes of a receive buffer at least. The default of Linux is 104 KiB, and a larger one stays.
+const MIN_RECEIVE_BUFFER: u64 = 128 << 10;
+
+/// The receive buffers of all threads for one address take at most this part of the memory. Linux lets each take the
+/// double, and most hosts have an address of each family, which makes a sixteenth in a flood.
+const RECEIVE_BUFFER_PART: u64 = 64;
 
 /// The highest value of either option.
 pub const MAX: u32 = 4_000_000_000;
@@ -24,6 +34,23 @@ pub struct Bounds {
 impl Options {
     pub fn bounds(&self) -> Bounds {
         self.bounds_within(HostMemory::find())
+    }
+
+    /// Bytes of the receive buffer of each UDP socket, and whether they were given.
+    pub fn receive_buffer(&self) -> (i32, bool) {
+        self.receive_buffer_within(HostMemory::find())
+    }
+
+    fn receive_buffer_within(&self, host: HostMemory) -> (i32, bool) {
+        let part = host.bytes / RECEIVE_BUFFER_PART / self.threads() as u64;
+        let bytes = match self.receive_buffer {
+            0 => part.clamp(MIN_RECEIVE_BUFFER, MAX_RECEIVE_BUFFER),
+            bytes => bytes,
+        };
+        (
+            i32::try_from(bytes).unwrap_or(i32::MAX),
+            self.receive_buffer > 0,
+        )
     }
 
     fn bounds_within(&self, host: HostMemory) -> Bounds {
@@ -130,6 +157,33 @@ mod tests {
         ] {
             let bounds = bounds(1_940_000, max_peers, max_torrents, 1 << 30);
             assert_eq!(bounds, format!("max-peers {expected}"));
+        }
+    }
+
+    #[test]
+    fn receive_buffers_take_a_part_of_the_memory_unless_given() {
+        for (host, threads, given, expected) in [
+            (1 << 40, 1, 0, (8 << 20, false)),
+            (512 << 20, 1, 0, (8 << 20, false)),
+            (32 << 20, 1, 0, (512 << 10, false)),
+            (16 << 20, 1, 0, (256 << 10, false)),
+            (4 << 20, 1, 0, (128 << 10, false)),
+            (512 << 20, 4, 0, (2 << 20, false)),
+            (1 << 40, 64, 0, (8 << 20, false)),
+            (16 << 20, 1, 64 << 10, (64 << 10, true)),
+            (16 << 20, 4, 512 << 20, (512 << 20, true)),
+        ] {
+            let options = Options {
+                receive_buffer: given,
+                threads,
+                ..Options::default()
+            };
+            let host = HostMemory {
+                bytes: host,
+                name: "RLIMIT_AS",
+            };
+            let found = options.receive_buffer_within(host);
+            assert_eq!(found, expected, "{host:?} {threads}");
         }
     }
 

@@ -40,8 +40,8 @@ pub enum Field {
     Count(Place<u32>),
     /// From a minimum to a maximum. Below the minimum it is not set.
     Number(Place<u32>, u32, u32),
-    /// In bytes; 0 is not set.
-    Size(Place<u64>),
+    /// In bytes, from a minimum to a maximum; 0 is not set.
+    Size(Place<u64>, u64, u64),
     /// With a parser, and the values that this accepts.
     Text(Place<String>, fn(&str) -> Option<String>, &'static str),
     File(Place<Option<PathBuf>>),
@@ -147,7 +147,7 @@ pub static FLAGS: &[Flag] = &[
     row("    --decoys PERCENT", "add decoy peers to replies, in percent of the swarm",
         Number(|o| &mut o.decoys, 0, 100)).default("0"),
     row("    --memory SIZE", "let the table take this much memory (half of what there is)",
-        Size(|o| &mut o.memory)).live(),
+        Size(|o| &mut o.memory, 1 << 20, 1 << 40)).live(),
     row("    --max-peers N", "store at most this many peers (what fits)",
         Number(|o| &mut o.max_peers, 1, bounds::MAX)).live(),
     row("    --max-torrents N", "store at most this many torrents (a fifth of the peers)",
@@ -156,6 +156,8 @@ pub static FLAGS: &[Flag] = &[
         Number(|o| &mut o.max_per_host, 0, 4_000_000_000)).default("128"),
     row("    --max-connections N", "keep at most this many TCP connections",
         Number(|o| &mut o.max_connections, 1, 1_000_000)).default("65536").live(),
+    row("    --receive-buffer SIZE", "request this receive buffer for each UDP socket (8M or less)",
+        Size(|o| &mut o.receive_buffer, 64 << 10, 512 << 20)),
     row("-j, --threads N", "serve clients with this many threads (1)", Number(|o| &mut o.threads, 1, MAX_THREADS)),
     row("    --pin-threads", "pin each thread to the core that receives its packets (Linux)",
         if cores::IS_SUPPORTED { Switch(|o| &mut o.pin_threads) } else { Absent("not supported on this system") }),
@@ -321,9 +323,11 @@ impl Field {
                 let wrong = || wrong(&format!("a number from {min} to {max}"));
                 *field(options) = number.ok_or_else(wrong)?;
             }
-            Size(field) => {
-                let expected = "a size from 1M to 1024G, such as 512M or 4G";
-                *field(options) = parse_size(text).ok_or_else(|| wrong(expected))?;
+            Size(field, min, max) => {
+                let size = parse_size(text).filter(|size| (min..=max).contains(&size));
+                let [min, max] = [min, max].map(|size| show_size(*size));
+                let wrong = || wrong(&format!("a size from {min} to {max}"));
+                *field(options) = size.ok_or_else(wrong)?;
             }
             Text(field, parse, expected) => {
                 *field(options) = parse(text).ok_or_else(|| wrong(expected))?;
@@ -349,7 +353,7 @@ impl Field {
         match self {
             Switch(field) => *field(to) = *field(from),
             Count(field) | Number(field, ..) => *field(to) = *field(from),
-            Size(field) => *field(to) = *field(from),
+            Size(field, ..) => *field(to) = *field(from),
             Text(field, ..) => field(to).clone_from(field(from)),
             File(field) | Directory(field) => field(to).clone_from(field(from)),
             Nets(field) => field(to).clone_from(field(from)),
@@ -371,8 +375,8 @@ impl Field {
             Count(field) => values.0.resize(*field(options) as usize, "".into()),
             Number(field, min, _) if *field(options) < *min => {}
             Number(field, ..) => values.add(field(options)),
-            Size(field) if *field(options) == 0 => {}
-            Size(field) => values.add(&show_size(*field(options))),
+            Size(field, ..) if *field(options) == 0 => {}
+            Size(field, ..) => values.add(&show_size(*field(options))),
             Text(field, ..) if field(options).is_empty() => {}
             Text(field, ..) => values.add(field(options)),
             File(field) | Directory(field) => {

@@ -75,6 +75,8 @@ pub struct Options {
     max_torrents: u32,
     pub max_per_host: u32,
     pub max_connections: u32,
+    /// In bytes, of each UDP socket; 0 for the size that follows from memory.
+    receive_buffer: u64,
     /// 0 if not given.
     threads: u32,
     /// opentracker's threads for a UDP socket, in effect if `threads` is not given.

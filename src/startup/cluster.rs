@@ -133,6 +133,11 @@ fn open_multicast(options: &Options) -> Result<Option<Multicast>, Problem> {
     let shown = format!("multicast {GROUP}:{port} through {ip}");
     let group = SocketAddrV4::new(GROUP, port);
     let sockets = retry_at(&shown, || Multicast::open(group, *ip));
+    let (size, is_given) = options.receive_buffer();
+    let sockets = sockets.and_then(|sockets| {
+        sockets::set_receive_buffer(&sockets.input, size, is_given)?;
+        Ok(sockets)
+    });
     let sockets = sockets.map_err(problem(&format!("cannot join {shown}")))?;
     log::line(format_args!("listening on {shown}"));
     if options.sync_nodes.is_empty() {

@@ -40,7 +40,7 @@ pub fn open_for_threads(
     }
     for listen in listens {
         if let Some((listen, socket)) = open(&listen, is_shared, root)? {
-            log_listening(&listen, &socket, "")?;
+            log_listening(options, &listen, &socket, "")?;
             opened.push((listen, is_shared));
             first.push(socket);
         } else {
@@ -57,7 +57,9 @@ pub fn open_for_threads(
         let mut more = Vec::new();
         for ((listen, is_shared), socket) in opened.iter().zip(&threads[0]) {
             let action = format!("cannot listen on {listen} with several threads");
-            more.push(open_another(socket, *is_shared).map_err(problem(&action))?);
+            let another = open_another(socket, *is_shared).map_err(problem(&action))?;
+            set_receive_buffer(options, &another)?;
+            more.push(another);
         }
         threads.push(more);
     }
@@ -104,7 +106,7 @@ fn adopt(
                 is_admin: false,
             },
         };
-        log_listening(&listen, &socket, ", inherited")?;
+        log_listening(options, &listen, &socket, ", inherited")?;
         let socket = for_admins(&listen, socket);
         adopted.push((listen, socket));
     }
@@ -204,15 +206,31 @@ fn open_at(address: &Address, is_shared: bool, root: Option<&Path>) -> io::Resul
     })
 }
 
-fn log_listening(listen: &Listen, socket: &Socket, end: &str) -> Result<(), Problem> {
-    let mut buffer = String::new();
-    if let Socket::Udp(socket) = socket {
-        let bytes = sockets::receive_buffer(socket.as_fd());
-        let bytes = bytes.map_err(problem("cannot read the size of a receive buffer"))?;
-        buffer = format!(", receive buffer {bytes} bytes");
-    }
+fn log_listening(
+    options: &Options,
+    listen: &Listen,
+    socket: &Socket,
+    end: &str,
+) -> Result<(), Problem> {
+    let buffer = set_receive_buffer(options, socket)?;
     log::line(format_args!("listening on {listen}{buffer}{end}"));
     Ok(())
+}
+
+/// What the log says of the receive buffer: its size, and the size that the system did not grant.
+fn set_receive_buffer(options: &Options, socket: &Socket) -> Result<String, Problem> {
+    let Socket::Udp(socket) = socket else {
+        return Ok(String::new());
+    };
+    let (size, is_given) = options.receive_buffer();
+    let granted = sockets::set_receive_buffer(socket, size, is_given)
+        .and_then(|()| sockets::receive_buffer(socket.as_fd()))
+        .map_err(problem("cannot set the size of a receive buffer"))?;
+    let requested = match granted < size {
+        true => format!(" of {size}"),
+        false => String::new(),
+    };
+    Ok(format!(", receive buffer {granted}{requested} bytes"))
 }
 
 /// A socket for another thread: one more at the same port if the system balances between them, else another descriptor

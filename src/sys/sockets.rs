@@ -22,9 +22,6 @@ const SEND_BUFFER: c_int = 64 * 1024;
 /// Receive buffer of one TCP client, in bytes: the longest head twice. Linux doubles it.
 const TCP_RECEIVE_BUFFER: c_int = 16 * 1024;
 
-/// Receive buffer of a UDP socket, in bytes: a tenth of a second at 500,000 requests a second.
-const UDP_RECEIVE_BUFFER: c_int = 8 * 1024 * 1024;
-
 /// Send buffer of a connection to another node, in bytes.
 const CLUSTER_SEND_BUFFER: c_int = 256 * 1024;
 
@@ -47,7 +44,6 @@ pub fn udp(address: SocketAddr, is_shared: bool) -> io::Result<UdpSocket> {
     let socket = new_socket(address, SOCK_DGRAM)?;
     share(&socket, is_shared)?;
     set_udp_options(&socket, address)?;
-    enlarge_receive_buffer(&socket);
     bind(&socket, address)?;
     Ok(socket.into())
 }
@@ -115,7 +111,6 @@ impl Multicast {
         let output = multicast_socket(SocketAddrV4::new(interface, group.port()))?;
         // Bound to the group, so that packets sent to an address of this host are not received.
         let input = multicast_socket(group)?;
-        enlarge_receive_buffer(&input);
         // Memberships of other processes, on other interfaces, do not count.
         #[cfg(target_os = "linux")]
         set_option(&input, IPPROTO_IP, libc::IP_MULTICAST_ALL, 0)?;
@@ -243,12 +238,6 @@ pub fn inherit(socket: OwnedFd) -> io::Result<Inherited> {
                 return Ok(Inherited::Tcp(address, socket.into()));
             }
             set_udp_options(&socket, address)?;
-            // That of another process may be larger than this one may request, and would shrink.
-            let own = new_socket(address, SOCK_DGRAM)?;
-            enlarge_receive_buffer(&own);
-            if receive_buffer(own.as_fd())? > receive_buffer(socket.as_fd())? {
-                enlarge_receive_buffer(&socket);
-            }
             Ok(Inherited::Udp(address, socket.into()))
         }
         (Err(_), SOCK_STREAM) => {
@@ -366,6 +355,31 @@ pub fn receive_buffer(socket: BorrowedFd) -> io::Result<c_int> {
     Ok(size / factor)
 }
 
+/// Sets the receive buffer of a UDP socket. A larger one stays, unless this size is one that was given.
+pub fn set_receive_buffer(socket: &UdpSocket, size: c_int, is_given: bool) -> io::Result<()> {
+    // Another process may have set a larger one than this process may request, and it would shrink.
+    let own = new_socket(socket.local_addr()?, SOCK_DGRAM)?;
+    request_receive_buffer(&own, size);
+    let granted = receive_buffer(own.as_fd())?;
+    if granted > receive_buffer(socket.as_fd())? || is_given && granted >= size {
+        request_receive_buffer(socket, size);
+    }
+    Ok(())
+}
+
+/// Requests a receive buffer of this size, and less where the system refuses that (the BSDs) instead of granting what
+/// it can (Linux).
+fn request_receive_buffer(socket: &impl AsRawFd, mut size: c_int) {
+    // As root, beyond the limit for other users.
+    #[cfg(target_os = "linux")]
+    if set_option(socket, SOL_SOCKET, libc::SO_RCVBUFFORCE, size).is_ok() {
+        return;
+    }
+    while set_option(socket, SOL_SOCKET, SO_RCVBUF, size).is_err() && size > 64 * 1024 {
+        size /= 2;
+    }
+}
+
 /// Datagrams that a socket had no room for in its receive buffer since it was opened, modulo 2^32; none where the
 /// system does not say.
 #[cfg(target_os = "linux")]
@@ -436,20 +450,6 @@ fn option(socket: &impl AsRawFd, level: c_int, name: c_int) -> io::Result<c_int>
     Ok(value)
 }
 
-/// Requests [`UDP_RECEIVE_BUFFER`], and less where the system refuses that (the BSDs) instead of granting what it can
-/// (Linux).
-fn enlarge_receive_buffer(socket: &OwnedFd) {
-    let mut size = UDP_RECEIVE_BUFFER;
-    // As root, beyond the limit for other users.
-    #[cfg(target_os = "linux")]
-    if set_option(socket, SOL_SOCKET, libc::SO_RCVBUFFORCE, size).is_ok() {
-        return;
-    }
-    while size > 64 * 1024 && set_option(socket, SOL_SOCKET, SO_RCVBUF, size).is_err() {
-        size /= 2;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -470,6 +470,22 @@ mod tests {
                 }
                 Err(error) => panic!("{error}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_larger_receive_buffer_stays_unless_a_size_was_given() {
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let socket = udp(loopback, false).expect("a port");
+        for (kib, is_given, expected) in [
+            (90, true, 90),
+            (70, false, 90),
+            (70, true, 70),
+            (100, false, 100),
+        ] {
+            set_receive_buffer(&socket, kib << 10, is_given).expect("is set");
+            let bytes = receive_buffer(socket.as_fd()).expect("an option");
+            assert_eq!(bytes, expected << 10);
         }
     }
 
