@@ -107,7 +107,7 @@ fuzz-corpora:
 # runtime takes much, or preload libfaketime, which it finds a double free in.
 ASAN_SKIPS = --skip without_memory --skip an_endless_line_takes_no_memory --skip is_rejected_in_little_memory \
 	--skip do_not_read_is_bounded --skip leave_no_memory_in_use --skip where_clocks_are_an_hour_off \
-	--skip than_the_page_says --skip the_bounds_follow_from_the_least_limit
+	--skip than_the_page_says --skip the_bounds_follow_from_the_least_limit --skip on_a_small_host
 check-asan:
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 RUST_TEST_THREADS=$(TEST_THREADS) \
 		$(CARGO) test --locked $(CARGOFLAGS) $(GNU) --target-dir target/asan $(TESTFLAGS) -- $(ASAN_SKIPS)

@@ -5,9 +5,11 @@
 
 mod common;
 
-use common::http::{get, metric};
+use common::http::{self, get, metric};
 use common::udp::{Announce, Client};
 use common::{DEADLINE, Daemon, Directory, program, run, skip, wait_for, wait_longer};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Requests on their way at once: their replies fit into a socket's buffer.
@@ -133,16 +135,19 @@ fn bounds(daemon: &Daemon) -> (u64, u64, String) {
     (peers, torrents, line)
 }
 
+/// Runs the daemon after a command that limits its memory.
+fn start_after(limit: &str) -> Daemon {
+    let listen = "-i 127.0.0.1 -p 0 -P 0 -i ::1 -P 0 --max-per-host 0";
+    let line = format!("{limit} && exec {} {listen}", program());
+    let mut command = Command::new("sh");
+    command.args(["-c", &line]);
+    Daemon::spawn(command)
+}
+
 #[test]
 fn the_bounds_follow_from_the_least_limit_of_memory() {
     for (option, name) in [("v", "RLIMIT_AS"), ("d", "RLIMIT_DATA")] {
-        let line = format!(
-            "ulimit -{option} 378880; exec {} -i 127.0.0.1 -p 0 -P 0",
-            program()
-        );
-        let mut command = Command::new("sh");
-        command.args(["-c", &line]);
-        let daemon = Daemon::spawn(command);
+        let daemon = start_after(&format!("ulimit -{option} 378880"));
         // Of 370 MiB, 194 bytes for a torrent and five peers.
         let (peers, torrents, line) = bounds(&daemon);
         assert_eq!((peers, torrents), (4_999_650, 999_930));
@@ -259,4 +264,112 @@ fn large_swarms_take_no_more_than_the_page_says_and_give_it_back() {
 #[test]
 fn with_threads_the_table_takes_no_more_than_the_page_says_and_gives_it_back() {
     check_size("3", true, fives);
+}
+
+/// A control group that limits memory. It is removed when its handle is dropped, after the daemon's.
+struct Group(PathBuf);
+
+impl Group {
+    /// None where groups cannot be made.
+    fn new(bytes: u64) -> Option<Group> {
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let path_after = |start| Some(groups.lines().find_map(|line| line.split_once(start))?.1);
+        // A group of version 2 with processes has no groups with limits, so the new one is beside it.
+        let (parent, file) = match path_after(":memory:/") {
+            Some(path) => (format!("memory/{path}"), "memory.limit_in_bytes"),
+            None => (format!("{}/..", path_after("0::/")?), "memory.max"),
+        };
+        let name = format!("announced-{}-{bytes}", std::process::id());
+        let group = Group(Path::new("/sys/fs/cgroup").join(parent).join(name));
+        fs::create_dir(&group.0).ok()?;
+        fs::write(group.0.join(file), bytes.to_string()).ok()?;
+        Some(group)
+    }
+
+    fn start(&self) -> Daemon {
+        start_after(&format!("echo $$ >{}/cgroup.procs", self.0.display()))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Announces over HTTP; the number of peers in the reply.
+fn announce_http(web: &mut http::Client, port: u32, rest: &str) -> usize {
+    let query = format!("info_hash=aaaaaaaaaaaaaaaaaaaa&port={port}&{rest}");
+    web.send(format!("GET /announce?{query} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    web.receive().peers().len()
+}
+
+/// A newcomer to each of three swarms receives peers, then announces once more.
+fn expect_service(daemon: &Daemon, event: u32, rest: &str) {
+    let udp = Client::new(daemon.udp4());
+    for torrent in [0, 1799] {
+        let newcomer = Announce::leecher(60_000).of(announce(torrent, 2, 2).info_hash);
+        assert_eq!(udp.announce(&newcomer).peers.len(), 5);
+        udp.announce(&newcomer.event(event));
+    }
+    let mut web = http::Client::new(daemon.tcp4());
+    let received = announce_http(&mut web, 60_000, "left=1&numwant=50");
+    assert_eq!(received, 50);
+    announce_http(&mut web, 60_000, rest);
+}
+
+/// 10,000 peers are stored and served. Then newcomers come until long after the bound, to swarms of the peers that take
+/// the most memory.
+fn check_on_a_small_host(mut daemon: Daemon, bytes: u64, name: &str) {
+    let (max_peers, max_torrents, line) = bounds(&daemon);
+    assert!(line.ends_with(&format!("half of {name}")), "{line}");
+    assert_eq!(max_torrents, bytes / 2 / (TORRENT_BYTES + 5 * PEER_BYTES));
+    assert_eq!(max_peers, 5 * max_torrents);
+    let buffer = format!(", receive buffer {} bytes", bytes / 64);
+    assert_eq!(daemon.count_lines(&buffer), 2, "{:?}", daemon.log());
+
+    flood(&Client::new(daemon.udp4()), fives(0, 9000));
+    let mut web = http::Client::new(daemon.tcp4());
+    for port in 1..=1000 {
+        announce_http(&mut web, port, "left=0&numwant=0");
+    }
+    let count = |report: &str, kind| metric(report, &format!("peers{{family={kind}}}"));
+    let seeders = "\"ipv4\",role=\"seeder\"";
+    assert_eq!(count(&metrics(&daemon), seeders), 10_000);
+    expect_service(&daemon, 3, "left=1&event=stopped");
+
+    let sent = u32::try_from(max_peers).expect("few") + 20_000;
+    flood(&Client::new(daemon.udp6()), nineties(10_000, sent));
+    expect_service(&daemon, 2, "left=1");
+    let report = metrics(&daemon);
+    assert_eq!(count(&report, seeders), 10_000);
+    assert_eq!(count(&report, "\"ipv4\",role=\"leecher\""), 0);
+    let stored = count(&report, "\"ipv6\",role=\"seeder\"");
+    assert!(stored + 10_000 <= max_peers, "{stored} of {max_peers}");
+    let refused = metric(&report, "refused_peers_total{reason=\"full\"}");
+    let all = stored + refused + metric(&report, NO_MEMORY);
+    // Each of the three newcomers was refused twice.
+    assert_eq!(all, u64::from(sent) + 6);
+    let resident = daemon.proc_status("VmHWM");
+    let kib: u64 = resident.trim_end_matches(" kB").parse().expect("a number");
+    assert!(kib * 1024 < bytes, "{kib} KiB of {bytes} bytes");
+    assert!(daemon.is_running());
+}
+
+#[test]
+fn on_a_small_host_the_daemon_stays_in_its_control_group() {
+    for bytes in [16 << 20, 32 << 20] {
+        let Some(group) = Group::new(bytes) else {
+            return skip("no control group can be made that limits memory");
+        };
+        check_on_a_small_host(group.start(), bytes, "the cgroup's memory");
+    }
+}
+
+#[test]
+fn on_a_small_host_the_daemon_stays_in_its_address_space() {
+    for bytes in [16 << 20, 32 << 20] {
+        let daemon = start_after(&format!("ulimit -v {}", bytes >> 10));
+        check_on_a_small_host(daemon, bytes, "RLIMIT_AS");
+    }
 }
