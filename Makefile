@@ -176,7 +176,8 @@ check-targets:
 		-Zbuild-std=std,panic_abort,test --target x86_64-unknown-freebsd \
 		--target x86_64-unknown-openbsd --target x86_64-unknown-netbsd
 	$(WEB_CARGO) check --locked $(CARGOFLAGS) --target-dir target/targets --lib --bins \
-		-Zbuild-std=std,panic_abort --target mips-unknown-linux-gnu --target mipsel-unknown-linux-gnu \
+		-Zbuild-std=std,panic_abort --target mips-unknown-linux-gnu --target mipsel-unknown-linux-musl \
+		--target armv7-unknown-linux-musleabihf \
 		--target powerpc-unknown-linux-gnu --target armv5te-unknown-linux-gnueabi \
 		--target riscv64gc-unknown-linux-gnu
 

@@ -222,6 +222,8 @@ mod absent {
         SYS_ugetrlimit SYS_kexec_file_load SYS_setgroups32 SYS_setgid32 SYS_setuid32
         SYS_setresuid32 SYS_setreuid32 SYS_fstat SYS_lseek SYS_statfs SYS_fstatfs SYS_fcntl
     }
+    // musl never makes it, and `libc` lacks it for musl on 32-bit processors.
+    absent! { SYS_rseq }
     // Not of 32-bit processors that are younger than those of a 64-bit time.
     absent! {
         SYS_clock_gettime SYS_clock_nanosleep SYS_futex SYS_gettimeofday SYS_nanosleep SYS_ppoll SYS_pselect6
