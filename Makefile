@@ -26,8 +26,9 @@ TINY = --release --locked -Zbuild-std=std,panic_abort -Zbuild-std-features=optim
 TINY_FLAGS = -Zunstable-options -Zlocation-detail=none -Zfmt-debug=none -Cforce-unwind-tables=no \
 	-Cllvm-args=-enable-machine-outliner=always -Crelocation-model=static \
 	-Clink-arg=-Wl,--build-id=none -Clink-arg=-Wl,-z,noseparate-code -Clink-arg=-Wl,-z,norelro
+MUSL_GCC = musl-gcc
 # Nothing unwinds, but the standard library asks for libunwind; an empty one will do.
-STATIC_FLAGS = -Clinker=musl-gcc -Clink-self-contained=no -Ctarget-feature=+crt-static -Lnative=target/empty
+STATIC_FLAGS = -Clinker=$(MUSL_GCC) -Clink-self-contained=no -Ctarget-feature=+crt-static -Lnative=target/empty
 GNU = --target x86_64-unknown-linux-gnu
 MUSL = --target x86_64-unknown-linux-musl
 
