@@ -217,7 +217,7 @@ mod absent {
     }
     // Of 32-bit processors, or not of them.
     absent! {
-        SYS__llseek SYS__newselect SYS_fcntl64 SYS_fstat64 SYS_fstatat64 SYS_fstatfs64 SYS_getegid32 SYS_geteuid32
+        SYS__llseek SYS_fcntl64 SYS_fstat64 SYS_fstatfs64 SYS_getegid32 SYS_geteuid32
         SYS_getgid32 SYS_getuid32 SYS_lstat64 SYS_mmap SYS_mmap2 SYS_sigreturn SYS_socketcall SYS_stat64 SYS_statfs64
         SYS_ugetrlimit SYS_kexec_file_load SYS_setgroups32 SYS_setgid32 SYS_setuid32
         SYS_setresuid32 SYS_setreuid32 SYS_fstat SYS_lseek SYS_statfs SYS_fstatfs SYS_fcntl
@@ -240,6 +240,17 @@ mod absent {
         }
     }
 
+    /// Calls that musl makes on MIPS, and that `libc` lacks there.
+    const fn of_mips(number: c_long) -> c_long {
+        match cfg!(target_arch = "mips") {
+            true => FIRST + number,
+            false => -1,
+        }
+    }
+
+    pub const SYS__newselect: c_long = of_mips(142);
+    pub const SYS_pread64: c_long = of_mips(200);
+    pub const SYS_fstatat64: c_long = of_mips(293);
     pub const SYS_clock_gettime64: c_long = time64(403);
     pub const SYS_clock_nanosleep_time64: c_long = time64(407);
     pub const SYS_timerfd_settime64: c_long = time64(411);
