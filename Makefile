@@ -175,7 +175,7 @@ check-all: check-installed check-asan check-links check-sandbox check-tsan check
 check-targets:
 	$(WEB_CARGO) check --locked $(CARGOFLAGS) --target-dir target/targets --all-targets \
 		-Zbuild-std=std,panic_abort,test --target x86_64-unknown-freebsd \
-		--target x86_64-unknown-openbsd --target x86_64-unknown-netbsd
+		--target x86_64-unknown-openbsd --target x86_64-unknown-netbsd --target x86_64-unknown-dragonfly
 	$(WEB_CARGO) check --locked $(CARGOFLAGS) --target-dir target/targets --lib --bins \
 		-Zbuild-std=std,panic_abort --target mips-unknown-linux-gnu --target mipsel-unknown-linux-musl \
 		--target armv7-unknown-linux-musleabihf \

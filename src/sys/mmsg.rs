@@ -8,7 +8,7 @@ use super::address::SockAddr;
 use super::is_full;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 /// Requests in a batch. Twice as many are answered 4 % slower: their data no longer fits the first-level cache
 /// together, and a system call's share in a request is small already.
@@ -29,7 +29,20 @@ pub const V4_DESTINATION_OPTION: (libc::c_int, libc::c_int) = (libc::IPPROTO_IP,
 pub const V4_DESTINATION_OPTION: (libc::c_int, libc::c_int) =
     (libc::IPPROTO_IP, libc::IP_RECVDSTADDR);
 
+#[cfg(not(target_os = "dragonfly"))]
 use libc::mmsghdr as Message;
+
+/// The same, which the libc crate lacks for DragonFly.
+#[cfg(target_os = "dragonfly")]
+#[derive(Clone, Copy)]
+struct Message {
+    msg_hdr: libc::msghdr,
+    msg_len: libc::c_uint,
+}
+
+/// Receives or sends several messages, and returns how many: `recvmmsg` and `sendmmsg`, or loops in place of them. The
+/// headers must point to buffers that live and are not used otherwise until the call is over.
+type Call = unsafe fn(RawFd, &mut [Message]) -> io::Result<usize>;
 
 /// Room for one control message with an address of either family.
 #[derive(Clone, Copy)]
@@ -114,6 +127,10 @@ impl Batch {
     /// Receives the datagrams that wait, up to a batch, and drops the last batch. Fewer than [`BATCH`] means that no
     /// more wait.
     pub fn receive(&mut self, socket: &impl AsRawFd) -> io::Result<usize> {
+        self.receive_by(calls::receive, socket.as_raw_fd())
+    }
+
+    fn receive_by(&mut self, receive: Call, fd: RawFd) -> io::Result<usize> {
         self.received = 0;
         let (mut parts, mut messages) = ([NO_PART; BATCH], [NO_MESSAGE; BATCH]);
         let headers = messages.iter_mut().zip(&mut parts);
@@ -122,12 +139,9 @@ impl Batch {
             slot.way.control_length = size_of::<Control>();
             *message = slot.way.message(part, &mut slot.request);
         }
-        let (fd, no_timeout) = (socket.as_raw_fd(), std::ptr::null_mut());
         // SAFETY: each header points to buffers of its own in `self` and in `parts`, of the sizes given, which live and
-        // are not touched until the call is over. The count is that of the messages.
-        let received =
-            unsafe { libc::recvmmsg(fd, messages.as_mut_ptr(), BATCH as _, 0, no_timeout) };
-        self.received = count_of(received)?;
+        // are not touched until the call is over.
+        self.received = unsafe { receive(fd, &mut messages) }?;
         for (slot, message) in self.slots.iter_mut().zip(&messages).take(self.received) {
             let header = &message.msg_hdr;
             slot.request_length = (message.msg_len as usize).min(REQUEST);
@@ -163,6 +177,10 @@ impl Batch {
 
     /// Sends the replies. One that the system refuses is skipped. When the send buffer is full, the rest is dropped.
     pub fn send(&mut self, socket: &impl AsRawFd) -> Sent {
+        self.send_by(calls::send, socket.as_raw_fd())
+    }
+
+    fn send_by(&mut self, send: Call, fd: RawFd) -> Sent {
         let (mut parts, mut messages) = ([NO_PART; BATCH], [NO_MESSAGE; BATCH]);
         let mut count = 0;
         let received = self.slots[..self.received].iter_mut();
@@ -173,9 +191,8 @@ impl Batch {
             count += 1;
         }
         send_all(&mut messages[..count], |rest| {
-            let (fd, count) = (socket.as_raw_fd(), rest.len() as _);
-            // SAFETY: as in `receive`.
-            count_of(unsafe { sendmmsg(fd, rest.as_mut_ptr(), count, 0) })
+            // SAFETY: as in `receive_by`.
+            unsafe { send(fd, rest) }
         })
     }
 }
@@ -207,26 +224,76 @@ impl Way {
     }
 }
 
-/// The system call itself: musl's function of this name calls sendmsg for each message on 64-bit systems. FreeBSD's
-/// libc does so, too, and recvmsg for recvmmsg; it has no system call of either name.
-#[cfg(target_env = "musl")]
-unsafe fn sendmmsg(
-    fd: libc::c_int,
-    messages: *mut Message,
-    count: libc::c_uint,
-    flags: libc::c_uint,
-) -> libc::c_long {
-    // SAFETY: these are the types of the call's arguments. Padding of the headers, which musl has and the system does
-    // not, is zero.
-    unsafe { libc::syscall(libc::SYS_sendmmsg, fd, messages, count, flags) }
+#[cfg(not(target_os = "dragonfly"))]
+mod calls {
+    use super::{Message, RawFd, io};
+
+    pub unsafe fn receive(fd: RawFd, messages: &mut [Message]) -> io::Result<usize> {
+        let (count, no_timeout) = (messages.len() as _, std::ptr::null_mut());
+        // SAFETY: the caller promises valid headers, of which the count is given.
+        count_of(unsafe { libc::recvmmsg(fd, messages.as_mut_ptr(), count, 0, no_timeout) })
+    }
+
+    pub unsafe fn send(fd: RawFd, messages: &mut [Message]) -> io::Result<usize> {
+        // SAFETY: likewise.
+        count_of(unsafe { sendmmsg(fd, messages.as_mut_ptr(), messages.len() as _, 0) })
+    }
+
+    #[cfg(not(target_env = "musl"))]
+    use libc::sendmmsg;
+
+    /// The system call itself: musl's function of this name calls sendmsg for each message on 64-bit systems. FreeBSD's
+    /// libc does so, too, and recvmsg for recvmmsg; it has no system call of either name.
+    #[cfg(target_env = "musl")]
+    unsafe fn sendmmsg(
+        fd: libc::c_int,
+        messages: *mut Message,
+        count: libc::c_uint,
+        flags: libc::c_uint,
+    ) -> libc::c_long {
+        // SAFETY: these are the types of the call's arguments. Padding of the headers, which musl has and the system
+        // does not, is zero.
+        unsafe { libc::syscall(libc::SYS_sendmmsg, fd, messages, count, flags) }
+    }
+
+    /// The result of a system call, whose type differs between systems.
+    fn count_of(result: impl TryInto<usize>) -> io::Result<usize> {
+        result.try_into().map_err(|_| io::Error::last_os_error())
+    }
 }
 
-#[cfg(not(target_env = "musl"))]
-use libc::sendmmsg;
+#[cfg(target_os = "dragonfly")]
+use one_by_one as calls;
 
-/// The result of a system call, whose type differs between systems.
-fn count_of(result: impl TryInto<usize>) -> io::Result<usize> {
-    result.try_into().map_err(|_| io::Error::last_os_error())
+/// The same with one system call for each message.
+#[cfg(any(test, target_os = "dragonfly"))]
+mod one_by_one {
+    use super::{Message, RawFd, io};
+
+    pub unsafe fn receive(fd: RawFd, messages: &mut [Message]) -> io::Result<usize> {
+        // SAFETY: the caller promises valid headers.
+        each(messages, |header| unsafe { libc::recvmsg(fd, header, 0) })
+    }
+
+    pub unsafe fn send(fd: RawFd, messages: &mut [Message]) -> io::Result<usize> {
+        // SAFETY: likewise.
+        each(messages, |header| unsafe { libc::sendmsg(fd, header, 0) })
+    }
+
+    /// Ends before the first message for which the call fails. Its error counts if it is the first of all.
+    fn each(
+        messages: &mut [Message],
+        mut call: impl FnMut(&mut libc::msghdr) -> libc::ssize_t,
+    ) -> io::Result<usize> {
+        for (done, message) in messages.iter_mut().enumerate() {
+            match call(&mut message.msg_hdr) {
+                length @ 0.. => message.msg_len = length as _,
+                _ if done > 0 => return Ok(done),
+                _ => return Err(io::Error::last_os_error()),
+            }
+        }
+        Ok(messages.len())
+    }
 }
 
 /// Sends until all are sent, refused or dropped.
@@ -341,8 +408,18 @@ mod tests {
         }
     }
 
+    type Calls = [Call; 2];
+    const AT_ONCE: Calls = [calls::receive, calls::send];
+    const ONE_BY_ONE: Calls = [one_by_one::receive, one_by_one::send];
+
     #[test]
     fn replies_leave_from_the_address_that_the_request_was_sent_to() {
+        for calls in [AT_ONCE, ONE_BY_ONE] {
+            leave_from_the_address_that_the_request_was_sent_to(calls);
+        }
+    }
+
+    fn leave_from_the_address_that_the_request_was_sent_to([receive_call, send]: Calls) {
         let wildcards = ["0.0.0.0:0", "[::]:0"];
         // Only Linux has all of 127/8 on its loopback.
         let another = if cfg!(target_os = "linux") {
@@ -360,9 +437,13 @@ mod tests {
                 let client = client((ip, port).into());
                 client.send(b"hello").expect("sent");
                 let mut batch = Batch::default();
-                while batch.receive(&socket).unwrap_or(0) == 0 {}
+                while batch
+                    .receive_by(receive_call, socket.as_raw_fd())
+                    .unwrap_or(0)
+                    == 0
+                {}
                 echo(&mut batch);
-                assert_eq!(batch.send(&socket).sent, 1);
+                assert_eq!(batch.send_by(send, socket.as_raw_fd()).sent, 1);
                 let mut reply = [0; 9];
                 assert_eq!(receive(&client, &mut reply), 5, "{target}");
             }
@@ -371,6 +452,12 @@ mod tests {
 
     #[test]
     fn a_batch_is_received_in_order_and_answered_where_a_reply_is_set() {
+        for calls in [AT_ONCE, ONE_BY_ONE] {
+            is_received_in_order_and_answered_where_a_reply_is_set(calls);
+        }
+    }
+
+    fn is_received_in_order_and_answered_where_a_reply_is_set([receive_call, send]: Calls) {
         let socket =
             sockets::udp("127.0.0.1:0".parse().expect("an address"), false).expect("bound");
         let client = client(socket.local_addr().expect("bound"));
@@ -381,7 +468,12 @@ mod tests {
         let mut expected = 0;
         let source = client.local_addr().expect("bound");
         for count in [BATCH, 3] {
-            assert_eq!(batch.receive(&socket).expect("waits"), count);
+            assert_eq!(
+                batch
+                    .receive_by(receive_call, socket.as_raw_fd())
+                    .expect("waits"),
+                count
+            );
             assert!(batch.datagrams().all(|(from, _)| from == source));
             assert_eq!(batch.datagrams().count(), count);
             for exchange in batch.exchanges() {
@@ -391,9 +483,11 @@ mod tests {
                 *exchange.reply_length = usize::from(expected % 2);
                 expected += 1;
             }
-            batch.send(&socket);
+            batch.send_by(send, socket.as_raw_fd());
         }
-        let error = batch.receive(&socket).expect_err("nothing is left");
+        let error = batch
+            .receive_by(receive_call, socket.as_raw_fd())
+            .expect_err("nothing is left");
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         for n in (1..expected).step_by(2) {
             let mut reply = [0; 9];

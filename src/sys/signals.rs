@@ -88,7 +88,7 @@ extern "C" fn forward(signal: libc::c_int) {
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "dragonfly"))]
 use libc::__errno_location as errno;
 
 #[cfg(target_os = "freebsd")]

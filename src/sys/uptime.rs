@@ -1,7 +1,7 @@
 //! The clock of the table: it never goes back, and goes on while the machine is suspended. `Instant` stops then on
 //! Linux, so that peers would outlive their timeout by the length of a suspension.
 //!
-//! Linux has `CLOCK_BOOTTIME` for this. On OpenBSD both clocks go on. FreeBSD and NetBSD have no such clock: a
+//! Linux has `CLOCK_BOOTTIME` for this. On OpenBSD both clocks go on. The other BSDs have no such clock: a
 //! suspension does not count there.
 //!
 //! `epoll_wait` measures its timeout by `CLOCK_MONOTONIC`, so an idle daemon notices a suspension at its next wake-up,
