@@ -17,51 +17,71 @@ const SPARE_BYTES: usize = 4 << 20;
 /// in a flood of newcomers each needs one.
 const ATTEMPTS: usize = 64;
 
-/// The buffer, whole, or in pieces where the free memory is in pieces too. Never written to, so that it takes address
-/// space and hardly any memory.
-static SPARE: Mutex<[Vec<u8>; PIECES]> = Mutex::new([const { Vec::new() }; PIECES]);
 const PIECES: usize = 64;
-static IS_HELD: AtomicBool = AtomicBool::new(false);
-/// Attempts to grow without the spare buffer, wrapping.
-static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+struct Spare {
+    /// Whole, or in pieces where the free memory is in pieces too. Never written to, so that it takes address space and
+    /// hardly any memory.
+    buffer: Mutex<[Vec<u8>; PIECES]>,
+    is_held: AtomicBool,
+    /// Attempts to grow without the buffer, wrapping.
+    attempts: AtomicUsize,
+}
+
+static SPARE: Spare = Spare::new();
 
 /// Makes room for exactly so many more. None if there is no memory for them.
 pub fn reserve_exact<T>(vector: &mut Vec<T>, more: usize) -> Option<()> {
     if vector.len() + more <= vector.capacity() {
         return Some(());
     }
-    if !IS_HELD.load(Relaxed) {
-        hold_spare()?;
+    if !SPARE.is_held.load(Relaxed) {
+        SPARE.hold()?;
     }
     let grown = vector.try_reserve_exact(more);
     if grown.is_err() {
-        release_spare();
+        SPARE.release();
     }
     grown.ok()
 }
 
-#[cold]
-fn hold_spare() -> Option<()> {
-    if COUNT.fetch_add(1, Relaxed) % ATTEMPTS != 0 {
-        return None;
+impl Spare {
+    const fn new() -> Spare {
+        Spare {
+            buffer: Mutex::new([const { Vec::new() }; PIECES]),
+            is_held: AtomicBool::new(false),
+            attempts: AtomicUsize::new(0),
+        }
     }
-    let mut spare = lock(&SPARE);
-    for count in [1, PIECES] {
-        let mut pieces = spare.iter_mut().take(count);
-        if pieces.all(|piece| piece.try_reserve_exact(SPARE_BYTES / count).is_ok()) {
-            IS_HELD.store(true, Relaxed);
+
+    #[cold]
+    fn hold(&self) -> Option<()> {
+        let mut buffer = lock(&self.buffer);
+        // Another thread may have taken it meanwhile, such as at the first announces.
+        if self.is_held.load(Relaxed) {
             return Some(());
         }
-        *spare = [const { Vec::new() }; PIECES];
+        if self.attempts.fetch_add(1, Relaxed) % ATTEMPTS != 0 {
+            return None;
+        }
+        for count in [1, PIECES] {
+            let mut pieces = buffer.iter_mut().take(count);
+            if pieces.all(|piece| piece.try_reserve_exact(SPARE_BYTES / count).is_ok()) {
+                self.is_held.store(true, Relaxed);
+                return Some(());
+            }
+            *buffer = [const { Vec::new() }; PIECES];
+        }
+        None
     }
-    None
-}
 
-#[cold]
-fn release_spare() {
-    *lock(&SPARE) = [const { Vec::new() }; PIECES];
-    COUNT.store(1, Relaxed);
-    IS_HELD.store(false, Relaxed);
+    #[cold]
+    fn release(&self) {
+        let mut buffer = lock(&self.buffer);
+        *buffer = [const { Vec::new() }; PIECES];
+        self.attempts.store(1, Relaxed);
+        self.is_held.store(false, Relaxed);
+    }
 }
 
 /// Makes room for `more` by growing a full vector by an eighth: doubling would leave a quarter of the memory unused on
@@ -89,5 +109,38 @@ pub fn trim<T>(vector: &mut Vec<T>) {
             smaller.append(vector);
             *vector = smaller;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+
+    #[test]
+    fn threads_that_grow_for_the_first_time_together_have_memory() {
+        for _ in 0..200 {
+            let (spare, start) = (&Spare::new(), &Barrier::new(4));
+            std::thread::scope(|scope| {
+                let threads = [(); 4].map(|()| {
+                    scope.spawn(|| {
+                        start.wait();
+                        spare.hold()
+                    })
+                });
+                for thread in threads {
+                    assert!(thread.join().expect("no panic").is_some());
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn spare_memory_that_was_released_is_taken_again_at_the_64th_attempt() {
+        let spare = Spare::new();
+        assert!(spare.hold().is_some());
+        spare.release();
+        let attempts = (1..=ATTEMPTS).position(|_| spare.hold().is_some());
+        assert_eq!(attempts, Some(ATTEMPTS - 1));
     }
 }
