@@ -219,7 +219,7 @@ impl Traffic<'_> {
         for (count, range) in counts.iter().zip(&expected) {
             assert!(
                 range.contains(count),
-                "{info_hash:02x?} {said:?}: {counts:?}, expected {expected:?}"
+                "{info_hash:02x?} {peer} {said:?}, event {event}: {counts:?}, expected {expected:?}"
             );
         }
         self.check_peers(
