@@ -57,9 +57,11 @@ pub fn open_for_threads(
         let mut more = Vec::new();
         for ((listen, is_shared), socket) in opened.iter().zip(&threads[0]) {
             let action = format!("cannot listen on {listen} with several threads");
-            let another = open_another(socket, *is_shared).map_err(problem(&action))?;
-            set_receive_buffer(options, &another)?;
-            more.push(another);
+            let another = open_another(socket, *is_shared).and_then(|another| {
+                set_receive_buffer(options, &another)?;
+                Ok(another)
+            });
+            more.push(another.map_err(problem(&action))?);
         }
         threads.push(more);
     }
@@ -212,20 +214,20 @@ fn log_listening(
     socket: &Socket,
     end: &str,
 ) -> Result<(), Problem> {
-    let buffer = set_receive_buffer(options, socket)?;
+    let buffer = set_receive_buffer(options, socket)
+        .map_err(problem("cannot set the size of a receive buffer"))?;
     log::line(format_args!("listening on {listen}{buffer}{end}"));
     Ok(())
 }
 
 /// What the log says of the receive buffer: its size, and the size that the system did not grant.
-fn set_receive_buffer(options: &Options, socket: &Socket) -> Result<String, Problem> {
+fn set_receive_buffer(options: &Options, socket: &Socket) -> io::Result<String> {
     let Socket::Udp(socket) = socket else {
         return Ok(String::new());
     };
     let (size, is_given) = options.receive_buffer();
-    let granted = sockets::set_receive_buffer(socket, size, is_given)
-        .and_then(|()| sockets::receive_buffer(socket.as_fd()))
-        .map_err(problem("cannot set the size of a receive buffer"))?;
+    sockets::set_receive_buffer(socket, size, is_given)?;
+    let granted = sockets::receive_buffer(socket.as_fd())?;
     let requested = match granted < size {
         true => format!(" of {size}"),
         false => String::new(),
