@@ -130,17 +130,23 @@ VALGRIND = target."cfg(unix)".runner = "valgrind -q --error-exitcode=9 --leak-ch
 check-valgrind:
 	$(CARGO) test --locked $(CARGOFLAGS) --lib --config '$(VALGRIND)' sys::
 
+# Compiles the program for other processors, for which Debian has gcc-…, libc6-dev-…-cross and, to run it, qemu-user-static.
+CROSS_LINKERS = CARGO_TARGET_ARM_UNKNOWN_LINUX_GNUEABIHF_LINKER=arm-linux-gnueabihf-gcc \
+	CARGO_TARGET_ARMV7_UNKNOWN_LINUX_GNUEABIHF_LINKER=arm-linux-gnueabihf-gcc \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	CARGO_TARGET_I686_UNKNOWN_LINUX_GNU_LINKER=i686-linux-gnu-gcc \
+	CARGO_TARGET_MIPS_UNKNOWN_LINUX_GNU_LINKER=mips-linux-gnu-gcc \
+	CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_LINKER=riscv64-linux-gnu-gcc \
+	CARGO_TARGET_S390X_UNKNOWN_LINUX_GNU_LINKER=s390x-linux-gnu-gcc
+CROSS_BUILD = $(CROSS_LINKERS) CARGO_PROFILE_DEV_PANIC=abort CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=false \
+	$(WEB_CARGO) build --locked $(CARGOFLAGS) --target-dir target/cross --bin announced -Zbuild-std=std,panic_abort
+
 # The sandbox: a call that is not in its table ends the process, with glibc and with musl, and is in the kernel's log. Then
-# a walk on other processors, for which Debian has gcc-…, libc6-dev-…-cross, qemu-user-static and strace.
+# a walk on other processors, under qemu and strace.
 STRICT = ANNOUNCED_KILL_UNKNOWN_CALLS=1 RUST_TEST_THREADS=$(TEST_THREADS)
 STRICT_TEST = $(STRICT) $(CARGO) test --locked $(CARGOFLAGS) --target-dir target/strict $(TESTFLAGS)
 # Faults are injected by functions in place of the C library's, which a static program has inside.
 NOT_FAULTS = --test '[!f]*' --test 'f[!a]*'
-WALK_LINKERS = CARGO_TARGET_ARM_UNKNOWN_LINUX_GNUEABIHF_LINKER=arm-linux-gnueabihf-gcc \
-	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
-	CARGO_TARGET_MIPS_UNKNOWN_LINUX_GNU_LINKER=mips-linux-gnu-gcc \
-	CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_LINKER=riscv64-linux-gnu-gcc \
-	CARGO_TARGET_I686_UNKNOWN_LINUX_GNU_LINKER=i686-linux-gnu-gcc
 WALK_TARGETS = --target arm-unknown-linux-gnueabihf --target aarch64-unknown-linux-gnu --target mips-unknown-linux-gnu \
 	--target riscv64gc-unknown-linux-gnu --target i686-unknown-linux-gnu
 check-sandbox: target/empty/libunwind.a
@@ -151,9 +157,17 @@ check-sandbox: target/empty/libunwind.a
 	@if command -v strace && command -v qemu-arm-static; then $(MAKE) check-walk; else echo "skipped: no strace or qemu"; fi
 
 check-walk:
-	$(WALK_LINKERS) ANNOUNCED_KILL_UNKNOWN_CALLS=1 $(WEB_CARGO) build --locked $(CARGOFLAGS) --target-dir target/walk --bin announced \
-		-Zbuild-std=std,panic_abort --config 'profile.dev.panic="abort"' --config profile.dev.opt-level=1 $(WALK_TARGETS)
-	ANNOUNCED_WALK=$$PWD/target/walk $(CARGO) test --locked $(CARGOFLAGS) --test walk -- --ignored --test-threads=1
+	ANNOUNCED_KILL_UNKNOWN_CALLS=1 $(CROSS_BUILD) $(WALK_TARGETS)
+	ANNOUNCED_WALK=$$PWD/target/cross $(CARGO) test --locked $(CARGOFLAGS) --test walk -- --ignored --test-threads=1
+
+# The integration tests against the daemon on other processors, which qemu emulates; TESTFLAGS chooses tests, else
+# tests/emulated does, which lists those that are left out. `make check-sandbox` runs the static binary natively.
+EMULATED = mips-unknown-linux-gnu armv7-unknown-linux-gnueabihf aarch64-unknown-linux-gnu s390x-unknown-linux-gnu
+check-emulated:
+	for target in $(EMULATED); do \
+		$(CROSS_BUILD) --target $$target && RUST_TEST_THREADS=$(TEST_THREADS) tests/emulated $$target \
+			$(CARGO) test --locked $(CARGOFLAGS) --no-fail-fast $(TESTFLAGS) || exit 1; \
+	done
 
 # The packages and ports of contrib/, and what goes around: each is checked as far as its tools are installed, and the image
 # of docker if `make tiny-static` has been run. The source is that of the last commit.
@@ -168,7 +182,7 @@ check-installed: check-packages
 	tests/packages/debian install
 
 # All that takes too long for each change.
-check-all: check-installed check-asan check-links check-sandbox check-tsan check-valgrind fuzz
+check-all: check-installed check-asan check-emulated check-links check-sandbox check-tsan check-valgrind fuzz
 
 # Compiles everything for the BSDs, and the program without its tests for processors of routers that have
 # no 64-bit atomics.
@@ -277,4 +291,4 @@ dist:
 clean:
 	$(CARGO) clean
 
-.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-links check-msrv check-parts check-packages check-installed soak fuzz fuzz-corpora check-asan check-sandbox check-walk check-tsan check-valgrind check-all bench bench-attacks lint completions count dist install install-conf uninstall clean
+.PHONY: all tiny tiny-static router router-static check check-threads check-targets check-links check-msrv check-parts check-packages check-installed soak fuzz fuzz-corpora check-asan check-sandbox check-walk check-emulated check-tsan check-valgrind check-all bench bench-attacks lint completions count dist install install-conf uninstall clean

@@ -375,7 +375,7 @@ fn an_invalid_list_ends_the_start() {
     make_fifo(&fifo);
     fails(&fifo, "not a regular file");
     fails("/dev/zero", "not a regular file");
-    let program = fs::read(program()).expect("is there");
+    let program = fs::read(env!("CARGO_BIN_EXE_announced")).expect("is there");
     fails(&directory.write("program", program), "line 1: not text");
     let lines = directory.write("lines", "a line\n".repeat(1000));
     fails(&lines, "no info-hash in 1000 lines");

@@ -1,7 +1,7 @@
 //! The filter of system calls on other processors: a walk through what the daemon does, under qemu, which prints each
 //! call. All that are made in the sandbox must be in the table. qemu has no filters, so none is refused here.
 //!
-//! `make check-sandbox` builds the programs and runs this. `ANNOUNCED_WALK` is the directory with them.
+//! `make check-walk` builds the programs and runs this. `ANNOUNCED_WALK` is the directory with them.
 
 #![cfg(all(target_os = "linux", feature = "cluster", feature = "full-scrape"))]
 
