@@ -204,8 +204,8 @@ check-links:
 	CARGO_TARGET_X86_64_UNKNOWN_FREEBSD_RUSTFLAGS="$(ZIG_FLAGS)x86_64-freebsd" \
 	CARGO_TARGET_X86_64_UNKNOWN_NETBSD_RUSTFLAGS="$(ZIG_FLAGS)x86_64-netbsd" \
 	CARGO_TARGET_X86_64_UNKNOWN_OPENBSD_RUSTFLAGS="$(ZIG_FLAGS)x86_64-openbsd" \
-		$(WEB_CARGO) build --release --locked $(CARGOFLAGS) --target-dir target/targets --bin announced \
-		-Zbuild-std=std,panic_abort --config 'profile.release.lto="off"' --config profile.release.codegen-units=16 \
+		$(WEB_CARGO) build --locked $(CARGOFLAGS) --target-dir target/targets --bin announced \
+		-Zbuild-std=std,panic_abort --config profile.dev.debug=false \
 		--target x86_64-unknown-freebsd --target x86_64-unknown-netbsd --target x86_64-unknown-openbsd
 
 # Compiles with Rust 1.85, which .ci/msrv fetches from the archive of Debian 12.
