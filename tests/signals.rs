@@ -3,7 +3,8 @@
 mod common;
 
 use common::http::Client;
-use common::{Daemon, udp};
+use common::{Daemon, udp, wait_for};
+use std::fs;
 use std::net::TcpStream;
 
 #[test]
@@ -19,6 +20,51 @@ fn term_and_int_stop_the_daemon_without_waiting_for_clients() {
         assert_eq!(status.code(), Some(0), "{name}: {log:?}");
         assert_eq!(log.last().map(String::as_str), Some("announced: stopped"));
         assert!(TcpStream::connect(tcp).is_err(), "the listener is closed");
+    }
+}
+
+/// Whether all threads of a process are stopped.
+fn is_stopped(process: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).expect("is running");
+    let mut threads = threads.map(|thread| thread.expect("an entry").path().join("stat"));
+    threads.all(|stat| fs::read_to_string(stat).expect("a line").contains(") T "))
+}
+
+/// The daemon does not run between the requests and the signal, so it finds both at once.
+#[test]
+fn requests_that_came_before_the_signal_are_answered() {
+    const REQUEST: &str = "GET /a?info_hash=AAAAAAAAAAAAAAAAAAAA&port=1 HTTP/1.1\r\n\r\n";
+    for threads in ["1", "2"] {
+        let mut daemon = Daemon::start(&["-j", threads]);
+        let mut accepted = Client::new(daemon.tcp4());
+        let mut kept = Client::new(daemon.tcp4());
+        kept.send(REQUEST);
+        assert_eq!(kept.receive().status, 200);
+        let mut idle = Client::new(daemon.tcp4());
+        idle.send(REQUEST);
+        assert_eq!(idle.receive().status, 200);
+        daemon.signal("STOP");
+        wait_for("the daemon to stand still", || {
+            is_stopped(daemon.id()).then_some(())
+        });
+        let mut queued = Client::new(daemon.tcp4());
+        let clients = [&mut accepted, &mut kept, &mut queued];
+        let clients = clients.map(|client| {
+            client.send(REQUEST);
+            client
+        });
+        daemon.signal("TERM");
+        daemon.signal("CONT");
+        for client in clients {
+            let response = client.receive();
+            assert_eq!(response.status, 200, "{threads}");
+            // With two threads one may answer before the other one has woken it.
+            let is_last = response.header("Connection") == Some("close");
+            assert!(is_last || threads == "2", "{}", response.head);
+            assert_eq!(client.read_to_end(), b"");
+        }
+        assert_eq!(idle.read_to_end(), b"");
+        assert_eq!(daemon.wait().0.code(), Some(0));
     }
 }
 

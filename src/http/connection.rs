@@ -53,6 +53,10 @@ pub struct Connection {
     /// Makes the rest of the last reply.
     streaming: Option<Box<Streaming>>,
     phase: Phase,
+    /// It has sent a reply.
+    has_replied: bool,
+    /// The daemon stops: one request more is answered.
+    is_ending: bool,
     /// The events that the poll watches for.
     watched: Option<Interest>,
     /// The client sends no more. No further event reports that, so the end of the input is found by reading.
@@ -86,6 +90,8 @@ impl Connection {
             output: Vec::new(),
             streaming: None,
             phase: Phase::Open,
+            has_replied: false,
+            is_ending: false,
             watched: None,
             has_hung_up: false,
             is_queued: false,
@@ -103,13 +109,31 @@ impl Connection {
         !self.output.is_empty() || self.streaming.is_some()
     }
 
+    /// Answers the request that is coming in, and no further one: the first request of the connection, or one of which
+    /// the socket has a part.
+    pub fn begin_end(&mut self) {
+        let is_coming = !self.has_replied || !self.input.is_empty() || self.has_unread();
+        match self.phase == Phase::Open && is_coming && !self.has_unsent() {
+            true => self.is_ending = true,
+            false => self.finish(),
+        }
+    }
+
+    /// Whether a request is still expected.
+    pub fn is_awaited(&self) -> bool {
+        self.is_ending && self.phase == Phase::Open
+    }
+
+    fn has_unread(&self) -> bool {
+        let unread = self.stream.peek(&mut [0]);
+        !unread.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+
     /// Answers no further request. If no request or reply is in progress, neither here nor in the socket, the next turn
     /// closes the connection.
     pub fn finish(&mut self) {
-        let unread = self.stream.peek(&mut [0]);
-        let has_unread = !unread.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
         let is_open = self.phase == Phase::Open && self.input.is_empty();
-        self.phase = match is_open && !has_unread && !self.has_unsent() {
+        self.phase = match is_open && !self.has_unread() && !self.has_unsent() {
             true => Phase::Last,
             false => Phase::Discard,
         };
@@ -233,6 +257,8 @@ impl Connection {
     fn answer_one(&mut self, mut request: Request, context: &mut Context) {
         let site = &mut *context.site;
         request.client = site.policy.proxies.client(self.origin, request.lines);
+        request.keep_alive &= !self.is_ending;
+        self.has_replied = true;
         context.responder.begin_turn(self.is_local);
         self.streaming = site.answer(&request, context.responder);
         let is_streaming = self.streaming.is_some();

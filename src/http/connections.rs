@@ -79,11 +79,26 @@ impl Connections {
         }
     }
 
-    /// Closes idle connections and lets the others send the replies that they have, and no more.
+    /// Closes idle connections, and lets the others send the reply to the request that is coming in.
+    pub fn begin_end(&mut self) {
+        self.end(Connection::begin_end);
+    }
+
+    /// Whether a request is still expected.
+    pub fn awaits_requests(&self) -> bool {
+        let mut open = self.pool.indexes().filter_map(|index| self.pool.get(index));
+        open.any(Connection::is_awaited)
+    }
+
+    /// Lets connections send the replies that they have, and no more.
     pub fn wind_up(&mut self) {
+        self.end(Connection::finish);
+    }
+
+    fn end(&mut self, end: fn(&mut Connection)) {
         for index in self.pool.indexes() {
             if let Some(connection) = self.pool.get_mut(index) {
-                connection.finish();
+                end(connection);
                 self.enqueue(index);
             }
         }

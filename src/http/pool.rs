@@ -87,6 +87,10 @@ impl<T> ConnectionPool<T> {
         self.slots.len() - self.vacant.len()
     }
 
+    pub fn get(&self, index: u32) -> Option<&T> {
+        self.slots.get(index as usize)?.connection.as_ref()
+    }
+
     pub fn get_mut(&mut self, index: u32) -> Option<&mut T> {
         self.slots.get_mut(index as usize)?.connection.as_mut()
     }

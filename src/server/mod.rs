@@ -38,7 +38,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
 
-/// Milliseconds after a stop for which replies may still be sent.
+/// Milliseconds after a stop for which requests that are coming in are read, and for which replies may still be sent.
+const REQUESTS_MS: u64 = 100;
 const FAREWELL_MS: u64 = 800;
 
 /// Milliseconds between two checks by a thread that waits for the sweep.
@@ -68,8 +69,15 @@ pub struct Server {
     /// Sources that have a turn in the next round without an event.
     busy: Vec<Token>,
     start: Moment,
-    /// Set when the loop is stopping: when it no longer waits for replies to be received.
-    stop_at: Option<u64>,
+    /// Set when the loop is stopping.
+    stop: Option<Stop>,
+}
+
+/// A stop under way.
+struct Stop {
+    began: u64,
+    /// No request is answered any more.
+    is_closed: bool,
 }
 
 /// All threads, for the stop: if one stops, all do. And for the watchdog, which each must have a turn for.
@@ -113,15 +121,20 @@ impl Crew {
         all
     }
 
-    /// Stops all threads. A serving thread sets `is_closed` once it accepts no more requests, for which the thread with
-    /// the chores waits.
-    pub fn stop(&self, is_closed: bool) {
-        self.is_stopping.store(true, SeqCst);
-        let closed = self.closed.fetch_add(usize::from(is_closed), SeqCst);
-        // The first has woken all.
-        let count = if closed == 0 { self.members.len() } else { 1 };
-        for member in self.members.iter().take(count) {
-            // This fails only where the loop is gone.
+    /// Stops all threads.
+    pub fn stop(&self) {
+        if !self.is_stopping.swap(true, SeqCst) {
+            for member in &self.members {
+                // This fails only where the loop is gone.
+                let _ = member.waker.wake();
+            }
+        }
+    }
+
+    /// Notes that a serving thread accepts no more requests, for which the thread with the chores waits.
+    fn close_one(&self) {
+        self.closed.fetch_add(1, SeqCst);
+        if let Some(member) = self.members.first() {
             let _ = member.waker.wake();
         }
     }
@@ -196,7 +209,7 @@ impl Server {
             has_turned: Arc::default(),
             busy: Vec::new(),
             start,
-            stop_at: None,
+            stop: None,
         })
     }
 
@@ -216,7 +229,8 @@ impl Server {
         }
         let result = self.run_rounds();
         if result.is_err() {
-            self.stop();
+            self.begin_stop();
+            self.close();
         }
         result
     }
@@ -262,12 +276,15 @@ impl Server {
             return Some(Duration::ZERO);
         }
         let now = self.start.elapsed_ms();
+        // A thread with chores alone does not wait for clients. After these times only the save is waited for, whose
+        // end is an event, or is given up.
+        let stop = self.stop.as_ref().filter(|_| serving.is_some());
+        let at = |ms| stop.map(|stop| stop.began + ms).filter(|at| *at > now);
         let deadlines = [
             serving.and_then(Serving::next_deadline),
             chores.and_then(|chores| chores.next_deadline(&self.responder)),
-            // A thread with chores alone does not wait for replies. After this time only the save is waited for, whose
-            // end is an event, or is given up.
-            self.stop_at.filter(|at| serving.is_some() && *at > now),
+            at(REQUESTS_MS),
+            at(FAREWELL_MS),
         ];
         let next = deadlines.into_iter().flatten().min()?;
         Some(Duration::from_millis(next.saturating_sub(now)))
@@ -276,7 +293,7 @@ impl Server {
     fn turn(&mut self, token: Token, hung_up: bool) {
         if token == WAKE {
             if self.crew.as_ref().is_some_and(|crew| crew.is_stopping()) {
-                self.stop();
+                self.begin_stop();
             }
             return;
         }
@@ -292,12 +309,14 @@ impl Server {
     fn finish_round(&mut self) {
         // First, so that the last changes leave in this round.
         if self.chores.as_ref().is_some_and(Chores::is_to_stop) {
-            self.stop();
+            self.begin_stop();
         }
-        let (mut round, serving, chores) = self.round();
+        let (mut round, serving, _) = self.round();
         if let Some(serving) = serving.filter(|_| !round.responder.is_held()) {
             serving.serve_connections(&mut round);
         }
+        self.go_on_stopping();
+        let (mut round, _, chores) = self.round();
         round.responder.publish();
         if let Some(chores) = chores {
             chores.step(&mut round);
@@ -322,23 +341,51 @@ impl Server {
         (round, self.serving.as_mut(), self.chores.as_mut())
     }
 
-    /// Accepts no more requests. Replies that are under way may still leave.
-    fn stop(&mut self) {
-        if self.stop_at.is_none() {
-            self.stop_at = Some(self.responder.monitor.now + FAREWELL_MS);
+    /// Accepts no more datagrams and connections, and stops the other threads. Requests that are coming in, as when the
+    /// signal finds a connection that was just accepted, are still answered for [`REQUESTS_MS`].
+    fn begin_stop(&mut self) {
+        if self.stop.is_none() {
+            let (began, is_closed) = (self.responder.monitor.now, false);
+            self.stop = Some(Stop { began, is_closed });
             if let Some(serving) = &mut self.serving {
-                serving.wind_up();
+                serving.begin_end();
                 // Their sockets are gone.
                 self.busy.retain(|token| Chores::owns(*token));
             }
             if let Some(crew) = &self.crew {
-                crew.stop(self.serving.is_some());
+                crew.stop();
             }
         }
+    }
+
+    fn go_on_stopping(&mut self) {
+        let Some(stop) = &self.stop else {
+            return;
+        };
+        let has_time = self.responder.monitor.now < stop.began + REQUESTS_MS;
+        let serving = self.serving.as_ref();
+        if !serving.is_some_and(|serving| has_time && serving.awaits_requests()) {
+            self.close();
+        }
         // The state must have every announce that was answered.
-        let is_closed = self.crew.as_ref().is_none_or(|crew| crew.is_closed());
+        let is_closed = match &self.crew {
+            Some(crew) => crew.is_closed(),
+            None => self.stop.as_ref().is_some_and(|stop| stop.is_closed),
+        };
         if let (Some(chores), true) = (&mut self.chores, is_closed) {
             chores.wind_up(&self.responder);
+        }
+    }
+
+    /// Answers no more requests. Replies that are under way may still leave.
+    fn close(&mut self) {
+        let stop = self.stop.as_mut().filter(|stop| !stop.is_closed);
+        if let (Some(stop), Some(serving)) = (stop, &mut self.serving) {
+            stop.is_closed = true;
+            serving.wind_up();
+            if let Some(crew) = &self.crew {
+                crew.close_one();
+            }
         }
     }
 
@@ -346,8 +393,8 @@ impl Server {
     fn has_stopped(&self) -> bool {
         let now = self.responder.monitor.now;
         let (serving, chores) = (self.serving.as_ref(), self.chores.as_ref());
-        self.stop_at
-            .is_some_and(|end| end <= now || serving.is_none_or(Serving::is_over))
-            && chores.is_none_or(|chores| chores.are_over(now))
+        let has_left =
+            |stop: &Stop| stop.began + FAREWELL_MS <= now || serving.is_none_or(Serving::is_over);
+        self.stop.as_ref().is_some_and(has_left) && chores.is_none_or(|chores| chores.are_over(now))
     }
 }

@@ -201,10 +201,20 @@ impl Serving {
         }
     }
 
-    /// Accepts no more requests.
-    pub(super) fn wind_up(&mut self) {
+    /// Accepts no more datagrams and connections.
+    pub(super) fn begin_end(&mut self) {
         self.sockets.clear();
         self.starved_at = None;
+        self.connections.begin_end();
+    }
+
+    /// Whether a request is still expected.
+    pub(super) fn awaits_requests(&self) -> bool {
+        self.connections.awaits_requests()
+    }
+
+    /// Accepts no more requests.
+    pub(super) fn wind_up(&mut self) {
         self.connections.wind_up();
     }
 

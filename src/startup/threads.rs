@@ -128,7 +128,7 @@ impl Loops {
 /// Waits until all threads have ended, which an error of this thread makes them do. Returns the first error.
 fn end<T>(threads: &mut Vec<Thread>, crew: Option<&Crew>, own: io::Result<T>) -> io::Result<T> {
     if let (Err(_), Some(crew)) = (&own, crew) {
-        crew.stop(false);
+        crew.stop();
     }
     threads.drain(..).fold(own, |result, thread| {
         // A thread that panics ends the process.
