@@ -133,12 +133,8 @@ fn open_multicast(options: &Options) -> Result<Option<Multicast>, Problem> {
     let shown = format!("multicast {GROUP}:{port} through {ip}");
     let group = SocketAddrV4::new(GROUP, port);
     let sockets = retry_at(&shown, || Multicast::open(group, *ip));
-    let (size, is_given) = options.receive_buffer();
-    let sockets = sockets.and_then(|sockets| {
-        sockets::set_receive_buffer(&sockets.input, size, is_given)?;
-        Ok(sockets)
-    });
     let sockets = sockets.map_err(problem(&format!("cannot join {shown}")))?;
+    sockets::set_receive_buffer(&sockets.input, options.receive_buffer().0);
     log::line(format_args!("listening on {shown}"));
     if options.sync_nodes.is_empty() {
         log::line(format_args!("multicast: send only: no --sync-node given"));

@@ -29,18 +29,20 @@ pub fn open_for_threads(
     inherited: Vec<OwnedFd>,
 ) -> Result<Vec<Vec<Socket>>, Problem> {
     let is_shared = options.threads() > 1 && sockets::BALANCES;
+    let buffer = options.receive_buffer();
     let root = options.root.as_deref().filter(|_| privileges::is_root());
     let mut listens = options.sockets();
-    let (mut opened, mut first): (Vec<_>, Vec<_>) = adopt(options, &mut listens, inherited)?
-        .into_iter()
-        .map(|(listen, socket)| ((listen, false), socket))
-        .unzip();
+    let (mut opened, mut first): (Vec<_>, Vec<_>) =
+        adopt(options, buffer, &mut listens, inherited)?
+            .into_iter()
+            .map(|(listen, socket)| ((listen, false), socket))
+            .unzip();
     if is_shared {
         choose_ports(&mut listens)?;
     }
     for listen in listens {
         if let Some((listen, socket)) = open(&listen, is_shared, root)? {
-            log_listening(options, &listen, &socket, "")?;
+            log_listening(buffer, &listen, &socket, false)?;
             opened.push((listen, is_shared));
             first.push(socket);
         } else {
@@ -58,7 +60,7 @@ pub fn open_for_threads(
         for ((listen, is_shared), socket) in opened.iter().zip(&threads[0]) {
             let action = format!("cannot listen on {listen} with several threads");
             let another = open_another(socket, *is_shared).and_then(|another| {
-                set_receive_buffer(options, &another)?;
+                set_receive_buffer(buffer, &another, false)?;
                 Ok(another)
             });
             more.push(another.map_err(problem(&action))?);
@@ -72,6 +74,7 @@ pub fn open_for_threads(
 /// those of clients.
 fn adopt(
     options: &Options,
+    buffer: (i32, bool),
     listens: &mut Vec<Listen>,
     inherited: Vec<OwnedFd>,
 ) -> Result<Vec<(Listen, Socket)>, Problem> {
@@ -108,7 +111,7 @@ fn adopt(
                 is_admin: false,
             },
         };
-        log_listening(options, &listen, &socket, ", inherited")?;
+        log_listening(buffer, &listen, &socket, true)?;
         let socket = for_admins(&listen, socket);
         adopted.push((listen, socket));
     }
@@ -209,24 +212,32 @@ fn open_at(address: &Address, is_shared: bool, root: Option<&Path>) -> io::Resul
 }
 
 fn log_listening(
-    options: &Options,
+    buffer: (i32, bool),
     listen: &Listen,
     socket: &Socket,
-    end: &str,
+    is_inherited: bool,
 ) -> Result<(), Problem> {
-    let buffer = set_receive_buffer(options, socket)
+    let buffer = set_receive_buffer(buffer, socket, is_inherited)
         .map_err(problem("cannot set the size of a receive buffer"))?;
+    let end = if is_inherited { ", inherited" } else { "" };
     log::line(format_args!("listening on {listen}{buffer}{end}"));
     Ok(())
 }
 
-/// What the log says of the receive buffer: its size, and the size that the system did not grant.
-fn set_receive_buffer(options: &Options, socket: &Socket) -> io::Result<String> {
+/// What the log says of the receive buffer: its size, and the size that the system did not grant. An inherited socket
+/// keeps a larger one, unless the size was given.
+fn set_receive_buffer(
+    (size, is_given): (i32, bool),
+    socket: &Socket,
+    is_inherited: bool,
+) -> io::Result<String> {
     let Socket::Udp(socket) = socket else {
         return Ok(String::new());
     };
-    let (size, is_given) = options.receive_buffer();
-    sockets::set_receive_buffer(socket, size, is_given)?;
+    match is_inherited {
+        true => sockets::raise_receive_buffer(socket, size, is_given)?,
+        false => sockets::set_receive_buffer(socket, size),
+    }
     let granted = sockets::receive_buffer(socket.as_fd())?;
     let requested = match granted < size {
         true => format!(" of {size}"),

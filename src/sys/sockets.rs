@@ -355,21 +355,21 @@ pub fn receive_buffer(socket: BorrowedFd) -> io::Result<c_int> {
     Ok(size / factor)
 }
 
-/// Sets the receive buffer of a UDP socket. A larger one stays, unless this size is one that was given.
-pub fn set_receive_buffer(socket: &UdpSocket, size: c_int, is_given: bool) -> io::Result<()> {
+/// Sets the receive buffer of a UDP socket that was inherited. A larger one stays, unless this size was given.
+pub fn raise_receive_buffer(socket: &UdpSocket, size: c_int, is_given: bool) -> io::Result<()> {
     // Another process may have set a larger one than this process may request, and it would shrink.
     let own = new_socket(socket.local_addr()?, SOCK_DGRAM)?;
-    request_receive_buffer(&own, size);
+    set_receive_buffer(&own, size);
     let granted = receive_buffer(own.as_fd())?;
     if granted > receive_buffer(socket.as_fd())? || is_given && granted >= size {
-        request_receive_buffer(socket, size);
+        set_receive_buffer(socket, size);
     }
     Ok(())
 }
 
 /// Requests a receive buffer of this size, and less where the system refuses that (the BSDs) instead of granting what
 /// it can (Linux).
-fn request_receive_buffer(socket: &impl AsRawFd, mut size: c_int) {
+pub fn set_receive_buffer(socket: &impl AsRawFd, mut size: c_int) {
     // As root, beyond the limit for other users.
     #[cfg(target_os = "linux")]
     if set_option(socket, SOL_SOCKET, libc::SO_RCVBUFFORCE, size).is_ok() {
@@ -483,7 +483,7 @@ mod tests {
             (70, true, 70),
             (100, false, 100),
         ] {
-            set_receive_buffer(&socket, kib << 10, is_given).expect("is set");
+            raise_receive_buffer(&socket, kib << 10, is_given).expect("is set");
             let bytes = receive_buffer(socket.as_fd()).expect("an option");
             assert_eq!(bytes, expected << 10);
         }
