@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use super::contest::{Load, Tally};
-use super::population::{Order, Peer, Population, Reannounce, SOURCES, info_hash};
+use super::population::{Order, Peer, Population, Reannounce, info_hash};
 
 /// Connections open at a time; fewer than the 128 that a listener may have waiting by default.
 const CONNECTIONS: u32 = 96;
@@ -97,7 +97,7 @@ pub struct HttpLoad<'a> {
 impl<'a> HttpLoad<'a> {
     pub fn new(server: SocketAddr, population: &'a Population, is_kept: bool) -> HttpLoad<'a> {
         let connections = (0..CONNECTIONS).map(|index| Connection {
-            source: index % SOURCES,
+            source: index % population.family.sources(),
             stream: None,
             asked: Instant::now(),
         });

@@ -34,6 +34,7 @@ mod throughput;
 mod udp_load;
 
 use options::{Bench, Command};
+use population::Family;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -59,8 +60,9 @@ const fn case(name: &'static str, is_default: bool, about: &'static str, run: Ru
 /// All cases in the order of the table.
 #[rustfmt::skip] // One row a case.
 const CASES: &[Case] = &[
-    case("udp", true, "UDP announces, of a bare echo loop's", |b| throughput::udp(b, false, 0.93)),
-    case("udp-large", false, "with 10 million torrents", |b| throughput::udp(b, true, 0.90)),
+    case("udp", true, "UDP announces, of a bare echo loop's", |b| throughput::udp(b, b.family, false, 0.93)),
+    case("udp-ipv6", true, "the same over IPv6", |b| throughput::udp(b, Family::V6, false, 0.90)),
+    case("udp-large", false, "with 10 million torrents", |b| throughput::udp(b, b.family, true, 0.90)),
     case("udp-wildcard", true, "UDP announces at a wildcard address, of those at a bound one", throughput::wildcard),
     case("http", true, "HTTP announces, of a bare epoll loop's", |b| throughput::http(b, true)),
     case("http-new", true, "with a connection each", |b| throughput::http(b, false)),
@@ -105,6 +107,7 @@ pub fn main() -> ExitCode {
 
 /// Runs the chosen cases, then prints the table. A case that fails has its row, and the others run all the same.
 fn measure(bench: &Bench) {
+    server::enter_network();
     server::pin_generator();
     for case in &bench.cases {
         let error = match catch_unwind(AssertUnwindSafe(|| (case.run)(bench))) {

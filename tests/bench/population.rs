@@ -4,15 +4,12 @@
 //! are computed from these. At ten million torrents a table in the generator would cost it a cache miss a request and
 //! take the cache from the server that it measures.
 //!
-//! Peer `i` of torrent `t` announces from source `(t + i) mod SOURCES`, so each source has its own peers and takes
+//! Peer `i` of torrent `t` announces from source `(t + i) mod S` of S, so each source has its own peers and takes
 //! its next one without regard to the others.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use announced::base::random::Random;
-
-/// Source addresses that announce. Over IPv6 these are sockets, since the loopback has one address.
-pub const SOURCES: u32 = 32;
 
 /// Ports have five digits, so that they are patched into a request of fixed length.
 const FIRST_PORT: u32 = 10_000;
@@ -37,11 +34,20 @@ impl Family {
         }
     }
 
-    /// The address of a source, spread over 127.0.x.y.
+    /// Addresses that announce. Over IPv6 a peer cannot name another address than its own: with as many hosts, nearly
+    /// all announces are of swarms in which no host has three peers, as in those of IPv4.
+    pub fn sources(self) -> u32 {
+        match self {
+            Family::V4 => 32,
+            Family::V6 => 2048,
+        }
+    }
+
+    /// The address of a source, spread over 127.0.x.y; over IPv6 each is a host of its own.
     pub fn source(self, source: u32) -> IpAddr {
         match self {
             Family::V4 => [127, 0, 1 + source as u8, 1 + (source * 37 % 250) as u8].into(),
-            Family::V6 => Ipv6Addr::LOCALHOST.into(),
+            Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, source as u16, 0, 0, 0, 1).into(),
         }
     }
 }
@@ -85,19 +91,12 @@ impl Population {
     pub fn peers_of(&self, torrent: u32) -> u32 {
         let others = self.scale * (f64::from(torrent) + 1.0).powf(-EXPONENT);
         // One more would have the address and port of another.
-        let max = match self.family {
-            Family::V4 => PORTS * SOURCES,
-            Family::V6 => PORTS,
-        };
-        (self.least + others as u32).min(max)
+        (self.least + others as u32).min(PORTS * self.family.sources())
     }
 
     /// Ports come in no order, so that no table sees its keys sorted.
     pub fn port(&self, peer: Peer) -> u16 {
-        let number = match self.family {
-            Family::V4 => peer.index / SOURCES,
-            Family::V6 => peer.index,
-        };
+        let number = peer.index / self.family.sources();
         assert!(number < PORTS, "addresses and ports would repeat");
         // 40503 is coprime to the number of ports, so this is a permutation of them.
         let scattered = u64::from(number) * 40_503 % u64::from(PORTS);
@@ -176,29 +175,28 @@ pub struct Fill<'a> {
 
 impl<'a> Fill<'a> {
     pub fn new(population: &'a Population) -> Fill<'a> {
-        let next = (0..SOURCES).map(|source| Fill::first(source, 0)).collect();
+        let sources = population.family.sources();
+        let first = |torrent| Peer { torrent, index: 0 };
+        let next = (0..sources).map(first).collect();
         Fill { population, next }
-    }
-
-    /// The first torrent in which the peer `index` announces from `source`.
-    fn first(source: u32, index: u32) -> Peer {
-        let torrent = source.wrapping_sub(index) % SOURCES;
-        Peer { torrent, index }
     }
 }
 
 impl Order for Fill<'_> {
     fn next(&mut self, source: u32) -> Option<Peer> {
         let Population { torrents, .. } = *self.population;
+        let sources = self.population.family.sources();
         let next = &mut self.next[source as usize];
         while next.index < self.population.peers_of(0) {
             let peer = *next;
             if peer.torrent < torrents && peer.index < self.population.peers_of(peer.torrent) {
-                next.torrent += SOURCES;
+                next.torrent += sources;
                 return Some(peer);
             }
-            // Torrents of higher ranks are no larger.
-            *next = Fill::first(source, peer.index + 1);
+            // Torrents of higher ranks are no larger. The first torrent in which the source has the next peer:
+            let index = peer.index + 1;
+            let torrent = source.wrapping_sub(index) % sources;
+            *next = Peer { torrent, index };
         }
         None
     }
@@ -213,9 +211,10 @@ pub struct Reannounce<'a> {
 
 impl<'a> Reannounce<'a> {
     pub fn new(population: &'a Population) -> Reannounce<'a> {
+        let sources = population.family.sources();
         assert!(
-            population.torrents >= SOURCES,
-            "--torrents: expected at least {SOURCES}"
+            population.torrents >= sources,
+            "--torrents: expected at least {sources}"
         );
         Reannounce {
             population,
@@ -236,18 +235,19 @@ impl Order for Reannounce<'_> {
     fn next(&mut self, source: u32) -> Option<Peer> {
         let torrent = self.torrent();
         let peers = self.population.peers_of(torrent);
-        if peers >= SOURCES {
+        let sources = self.population.family.sources();
+        if peers >= sources {
             // The source has one peer in each full round of the swarm.
-            let round = self.random.below((peers / SOURCES) as usize) as u32;
-            let index = round * SOURCES + source.wrapping_sub(torrent) % SOURCES;
+            let round = self.random.below((peers / sources) as usize) as u32;
+            let index = round * sources + source.wrapping_sub(torrent) % sources;
             return Some(Peer { torrent, index });
         }
         // The source may have no peer in so small a swarm, but has in one of the neighbours, which are as popular.
-        let neighbours = torrent - torrent % SOURCES;
+        let neighbours = torrent - torrent % sources;
         let in_neighbour = |index: u32| {
-            let mut torrent = neighbours + source.wrapping_sub(index) % SOURCES;
+            let mut torrent = neighbours + source.wrapping_sub(index) % sources;
             if torrent >= self.population.torrents {
-                torrent -= SOURCES;
+                torrent -= sources;
             }
             Peer { torrent, index }
         };

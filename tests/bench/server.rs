@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -43,6 +44,25 @@ pub fn pin_generator() {
         is_pinned,
         "the benchmark needs two cores, one for the server"
     );
+}
+
+/// Runs this program again in a network of its own, where every address of 2001:db8::/32 is local. Without root it goes
+/// on here, and cases with IPv6 fail.
+pub fn enter_network() {
+    const MARK: &str = "ANNOUNCED_BENCH_NETWORK";
+    const ENTER: &str = "ip link set lo up && ip -6 route add local 2001:db8::/32 dev lo && \
+        echo 1 >/proc/sys/net/ipv6/ip_nonlocal_bind && exec \"$0\" \"$@\"";
+    if std::env::var_os(MARK).is_some() {
+        return;
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", ENTER]).env(MARK, "1");
+    command.args(std::env::args_os());
+    let can_enter = Command::new("unshare").args(["--net", "true"]).output();
+    if can_enter.is_ok_and(|output| output.status.success()) {
+        let error = command.exec();
+        eprintln!("bench: unshare: {error}");
+    }
 }
 
 /// Lets the calling thread run before ordinary ones, where it may: root may.
@@ -88,18 +108,10 @@ impl Server {
         arguments: &[&str],
     ) -> Server {
         let (ip, port) = (bound.to_string(), address.port().to_string());
-        let family = if address.is_ipv4() {
-            Family::V4
-        } else {
-            Family::V6
-        };
         let mut command = pinned(core, &build.path);
         command.args(["-i", &ip, "-p", &port, "-P", &port]);
-        // Peers name addresses, see [`Population::address`]. Over IPv6 they cannot, and all are of one host.
+        // Peers name addresses, see [`Population::address`].
         command.args(["--trust-ip", "127.0.0.0/8"]);
-        if family == Family::V6 {
-            command.args(["--max-per-host", "0"]);
-        }
         command.args(arguments);
         Server::of_daemon(build.name.clone(), address, command)
     }
@@ -117,7 +129,11 @@ impl Server {
 
     /// Every build that takes part.
     pub fn builds(bench: &Bench, arguments: &[&str]) -> Vec<Server> {
-        let start = |build| Server::announced(SERVER_CORE, build, bench.family, arguments);
+        Server::builds_for(bench, bench.family, arguments)
+    }
+
+    pub fn builds_for(bench: &Bench, family: Family, arguments: &[&str]) -> Vec<Server> {
+        let start = |build| Server::announced(SERVER_CORE, build, family, arguments);
         bench.builds.iter().map(start).collect()
     }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::common::udp::{Client, connect_request};
 use super::contest::{Load, Tally};
 use super::options::Bench;
-use super::population::{Fill, Order, Peer, Population, SOURCES, info_hash};
+use super::population::{Fill, Order, Peer, Population, info_hash};
 use super::report::grouped;
 use super::server::Server;
 use super::sys::{self, Batch};
@@ -26,6 +26,9 @@ const ANNOUNCE_BYTES: usize = 98;
 /// Requests in flight from one source. A server that leaves its receive buffer at the default of 212,992 bytes has
 /// room for 255 announces, each counted as 832: all sources together stay below that.
 const WINDOW: usize = 6;
+
+/// Sources that announce at a time, for each thread of the server. Where there are more, they take turns.
+const ACTIVE: usize = 32;
 
 /// Requests without a reply for so long are sent again. Long, since a server that was kept from running has all
 /// requests in its buffer still, and would have no room for them a second time.
@@ -83,6 +86,8 @@ pub struct UdpLoad<'a, O> {
     population: &'a Population,
     order: O,
     links: Vec<Link>,
+    /// The numbers of the links that announce now.
+    active: Vec<usize>,
     replies: Batch,
     connected_at: Option<Instant>,
     /// Peers taken from the order.
@@ -98,12 +103,13 @@ impl<'a, O: Order> UdpLoad<'a, O> {
         order: O,
         threads: u32,
     ) -> io::Result<UdpLoad<'a, O>> {
-        let sources = (0..threads).flat_map(|_| 0..SOURCES);
+        let sources = (0..threads).flat_map(|_| 0..population.family.sources());
         let links = sources.map(|source| Link::new(source, server, population));
         Ok(UdpLoad {
             population,
             order,
             links: links.collect::<io::Result<_>>()?,
+            active: (0..ACTIVE * threads as usize).collect(),
             replies: Batch::new(WINDOW, REPLY_BYTES),
             connected_at: None,
             drawn: 0,
@@ -144,17 +150,21 @@ impl<'a, O: Order> UdpLoad<'a, O> {
             if self.connected_at.is_none_or(|at| now - at > RENEW_AFTER) {
                 self.connect()?;
             }
-            let (mut replies, mut is_busy) = (0, false);
-            for index in 0..self.links.len() {
+            let mut replies = 0;
+            for place in 0..self.active.len() {
+                let mut index = self.active[place];
                 replies += self.receive(index)?;
+                if self.links[index].in_flight == 0 {
+                    index = (index + self.active.len()) % self.links.len();
+                    self.active[place] = index;
+                }
                 self.send(index, now)?;
-                let link = &self.links[index];
-                is_busy |= link.in_flight != 0 || !link.is_exhausted;
             }
-            if !is_busy {
+            let is_busy = |link: &Link| link.in_flight != 0 || !link.is_exhausted;
+            if !self.links.iter().any(is_busy) {
                 return Ok(true);
             }
-            if replies < self.links.len() {
+            if replies < self.active.len() {
                 self.tally.wait(PAUSE);
             }
         }
