@@ -176,10 +176,12 @@ check-packages: all dist
 	tests/packages/around
 	tests/packages/debian
 
-# Debian's package in a root of its own, and the archives in folders of their own.
+# Debian's package in a root of its own, and in an emulated machine that boots systemd. The archives in folders of
+# their own.
 check-installed: check-packages
 	tests/packages/dist
 	tests/packages/debian install
+	tests/packages/machine
 
 # All that takes too long for each change.
 check-all: check-installed check-asan check-emulated check-links check-sandbox check-tsan check-valgrind fuzz
