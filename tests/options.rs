@@ -318,7 +318,9 @@ fn a_receive_buffer_that_is_not_granted_is_logged_with_the_requested_size() {
     if !common::is_root() {
         return;
     }
-    let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max").expect("a file");
+    let Ok(limit) = std::fs::read_to_string("/proc/sys/net/core/rmem_max") else {
+        return common::skip("this network has no limit of its own");
+    };
     let limit: u64 = limit.trim().parse().expect("a number");
     let mut command = Command::new("setpriv");
     command.args("--bounding-set=-net_admin --inh-caps=-net_admin".split(' '));

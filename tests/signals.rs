@@ -3,7 +3,7 @@
 mod common;
 
 use common::http::Client;
-use common::{Daemon, udp, wait_for};
+use common::{Daemon, Directory, udp, wait_for};
 use std::fs;
 use std::net::TcpStream;
 
@@ -24,6 +24,7 @@ fn term_and_int_stop_the_daemon_without_waiting_for_clients() {
 }
 
 /// Whether all threads of a process are stopped.
+#[cfg(target_os = "linux")]
 fn is_stopped(process: u32) -> bool {
     let threads = fs::read_dir(format!("/proc/{process}/task")).expect("is running");
     let mut threads = threads.map(|thread| thread.expect("an entry").path().join("stat"));
@@ -31,11 +32,15 @@ fn is_stopped(process: u32) -> bool {
 }
 
 /// The daemon does not run between the requests and the signal, so it finds both at once.
+#[cfg(target_os = "linux")]
 #[test]
 fn requests_that_came_before_the_signal_are_answered() {
     const REQUEST: &str = "GET /a?info_hash=AAAAAAAAAAAAAAAAAAAA&port=1 HTTP/1.1\r\n\r\n";
+    let directory = Directory::new("signals");
+    let state = directory.file("state");
     for threads in ["1", "2"] {
-        let mut daemon = Daemon::start(&["-j", threads]);
+        let flags = ["-j", threads, "--state", &state, "--state-interval", "0"];
+        let mut daemon = Daemon::start(&flags);
         let mut accepted = Client::new(daemon.tcp4());
         let mut kept = Client::new(daemon.tcp4());
         kept.send(REQUEST);
@@ -49,10 +54,12 @@ fn requests_that_came_before_the_signal_are_answered() {
         });
         let mut queued = Client::new(daemon.tcp4());
         let clients = [&mut accepted, &mut kept, &mut queued];
-        let clients = clients.map(|client| {
-            client.send(REQUEST);
+        let ports = [11, 12, 13];
+        let clients = std::iter::zip(clients, ports).map(|(client, port)| {
+            client.send(REQUEST.replace("port=1 ", &format!("port={port} ")));
             client
         });
+        let clients: Vec<&mut Client> = clients.collect();
         daemon.signal("TERM");
         daemon.signal("CONT");
         for client in clients {
@@ -64,7 +71,12 @@ fn requests_that_came_before_the_signal_are_answered() {
             assert_eq!(client.read_to_end(), b"");
         }
         assert_eq!(idle.read_to_end(), b"");
-        assert_eq!(daemon.wait().0.code(), Some(0));
+        let (status, log) = daemon.wait();
+        assert_eq!(status.code(), Some(0));
+        // The peer of kept and idle, and those of the last three.
+        let is_saved = |line: &String| line.contains("state: saved: 1 torrent, 4 peers;");
+        assert!(log.iter().any(is_saved), "{log:?}");
+        fs::remove_file(&state).expect("is there");
     }
 }
 

@@ -388,6 +388,30 @@ fn inherited_sockets_are_served_by_all_threads_with_the_options_of_own_ones() {
     }
 }
 
+/// A service may not request as much as its manager has.
+#[test]
+fn an_inherited_socket_keeps_a_larger_receive_buffer() {
+    const BYTES: usize = 32 << 20;
+    if !is_root() {
+        return;
+    }
+    for threads in ["1", "2"] {
+        let (udp, _) = sockets(Ipv4Addr::LOCALHOST);
+        sys::force_receive_buffer(udp.as_fd(), BYTES as i32).expect("root may");
+        let mut command = Command::new("sh");
+        let start =
+            "LISTEN_PID=$$ exec setpriv --bounding-set=-net_admin --inh-caps=-net_admin \"$@\"";
+        command.args(["-c", start, "sh", &program(), "-j", threads]);
+        command.env("LISTEN_FDS", "1");
+        sys::pass(&mut command, &[udp.as_fd()]);
+        let daemon = Daemon::spawn(command);
+        daemon.wait_for_line(&format!("receive buffer {BYTES} bytes, inherited"));
+        let now = socket2::SockRef::from(&udp).recv_buffer_size();
+        assert_eq!(now.expect("an option"), 2 * BYTES, "{threads}");
+        stop(daemon);
+    }
+}
+
 #[test]
 fn an_inherited_socket_has_the_receive_buffer_that_is_given() {
     let (udp, _) = sockets(Ipv4Addr::LOCALHOST);

@@ -53,9 +53,9 @@ pub struct Connection {
     /// Makes the rest of the last reply.
     streaming: Option<Box<Streaming>>,
     phase: Phase,
-    /// It has sent a reply.
+    /// A request has been answered.
     has_replied: bool,
-    /// The daemon stops: one request more is answered.
+    /// The daemon stops: one more request is answered.
     is_ending: bool,
     /// The events that the poll watches for.
     watched: Option<Interest>,
@@ -110,10 +110,10 @@ impl Connection {
     }
 
     /// Answers the request that is coming in, and no further one: the first request of the connection, or one of which
-    /// the socket has a part.
+    /// a part has arrived.
     pub fn begin_end(&mut self) {
         let is_coming = !self.has_replied || !self.input.is_empty() || self.has_unread();
-        match self.phase == Phase::Open && is_coming && !self.has_unsent() {
+        match self.is_answering() && is_coming && !self.has_unsent() {
             true => self.is_ending = true,
             false => self.finish(),
         }
@@ -121,7 +121,11 @@ impl Connection {
 
     /// Whether a request is still expected.
     pub fn is_awaited(&self) -> bool {
-        self.is_ending && self.phase == Phase::Open
+        self.is_ending && self.is_answering()
+    }
+
+    fn is_answering(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Behind)
     }
 
     fn has_unread(&self) -> bool {

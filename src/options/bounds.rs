@@ -1,21 +1,22 @@
-//! What follows from the memory of the host: the bounds of the table, and the size of receive buffers.
+//! The bounds of the table and the size of receive buffers, from the memory of the host.
 
 use super::Options;
 use crate::sys::host_memory::HostMemory;
+use crate::sys::sockets::BALANCES;
 use crate::tracker::{PEER_BYTES, TORRENT_BYTES};
 use std::fmt;
 
 /// Without an option there are so many peers for each torrent.
 const PEERS_A_TORRENT: u64 = 5;
 
-/// Bytes of a receive buffer at most: 20,000 announces by Linux's count, which is 40 ms at 500,000 a second.
+/// Maximum bytes of a receive buffer: 20,000 announces by Linux's count, which is 40 ms at 500,000 a second.
 const MAX_RECEIVE_BUFFER: u64 = 8 << 20;
 
-/// Bytes of a receive buffer at least. The default of Linux is 104 KiB, and a larger one stays.
+/// Minimum bytes of a receive buffer. The default of Linux is 104 KiB.
 const MIN_RECEIVE_BUFFER: u64 = 128 << 10;
 
-/// The receive buffers of all threads for one address take at most this part of the memory. Linux lets each take the
-/// double, and most hosts have an address of each family, which makes a sixteenth in a flood.
+/// The receive buffers of all threads for one address take at most this part of the memory. Linux lets each take twice
+/// its size, and most hosts have an address of each family, which makes a sixteenth in a flood.
 const RECEIVE_BUFFER_PART: u64 = 64;
 
 /// The highest value of either option.
@@ -31,26 +32,35 @@ pub struct Bounds {
     half_of: Option<&'static str>,
 }
 
+/// The receive buffer of each UDP socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceiveBuffer {
+    pub bytes: i32,
+    /// By the option.
+    pub is_given: bool,
+}
+
 impl Options {
     pub fn bounds(&self) -> Bounds {
         self.bounds_within(HostMemory::find())
     }
 
-    /// Bytes of the receive buffer of each UDP socket, and whether they were given.
-    pub fn receive_buffer(&self) -> (i32, bool) {
+    pub fn receive_buffer(&self) -> ReceiveBuffer {
         self.receive_buffer_within(HostMemory::find())
     }
 
-    fn receive_buffer_within(&self, host: HostMemory) -> (i32, bool) {
-        let part = host.bytes / RECEIVE_BUFFER_PART / self.threads() as u64;
+    fn receive_buffer_within(&self, host: HostMemory) -> ReceiveBuffer {
+        // Elsewhere all threads share a socket.
+        let sockets = if BALANCES { self.threads() } else { 1 };
+        let part = host.bytes / RECEIVE_BUFFER_PART / sockets as u64;
         let bytes = match self.receive_buffer {
             0 => part.clamp(MIN_RECEIVE_BUFFER, MAX_RECEIVE_BUFFER),
             bytes => bytes,
         };
-        (
-            i32::try_from(bytes).unwrap_or(i32::MAX),
-            self.receive_buffer > 0,
-        )
+        ReceiveBuffer {
+            bytes: i32::try_from(bytes).unwrap_or(i32::MAX),
+            is_given: self.receive_buffer > 0,
+        }
     }
 
     fn bounds_within(&self, host: HostMemory) -> Bounds {
@@ -183,7 +193,11 @@ mod tests {
                 name: "RLIMIT_AS",
             };
             let found = options.receive_buffer_within(host);
-            assert_eq!(found, expected, "{host:?} {threads}");
+            assert_eq!(
+                (found.bytes, found.is_given),
+                expected,
+                "{host:?} {threads}"
+            );
         }
     }
 

@@ -11,7 +11,7 @@ mod origins;
 mod similar;
 mod values;
 
-pub use bounds::Bounds;
+pub use bounds::{Bounds, ReceiveBuffer};
 pub use flags::{DEFAULT_USER, FLAGS, Flag};
 pub use values::{Address, EMPTY, FullScrapes, Listen, PeerName, Protocol, Target};
 

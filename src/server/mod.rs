@@ -38,8 +38,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
 
-/// Milliseconds after a stop for which requests that are coming in are read, and for which replies may still be sent.
+/// Milliseconds after a stop for which requests that are coming in are read.
 const REQUESTS_MS: u64 = 100;
+
+/// Milliseconds after a stop for which replies may still be sent.
 const FAREWELL_MS: u64 = 800;
 
 /// Milliseconds between two checks by a thread that waits for the sweep.
@@ -279,7 +281,9 @@ impl Server {
         // A thread with chores alone does not wait for clients. After these times only the save is waited for, whose
         // end is an event, or is given up.
         let stop = self.stop.as_ref().filter(|_| serving.is_some());
-        let at = |ms| stop.map(|stop| stop.began + ms).filter(|at| *at > now);
+        // By the time of the last round, which has not ended what was due later.
+        let round = self.responder.monitor.now;
+        let at = |ms| stop.map(|stop| stop.began + ms).filter(|at| *at > round);
         let deadlines = [
             serving.and_then(Serving::next_deadline),
             chores.and_then(|chores| chores.next_deadline(&self.responder)),

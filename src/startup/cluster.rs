@@ -134,7 +134,7 @@ fn open_multicast(options: &Options) -> Result<Option<Multicast>, Problem> {
     let group = SocketAddrV4::new(GROUP, port);
     let sockets = retry_at(&shown, || Multicast::open(group, *ip));
     let sockets = sockets.map_err(problem(&format!("cannot join {shown}")))?;
-    sockets::set_receive_buffer(&sockets.input, options.receive_buffer().0);
+    sockets::set_receive_buffer(&sockets.input, options.receive_buffer().bytes);
     log::line(format_args!("listening on {shown}"));
     if options.sync_nodes.is_empty() {
         log::line(format_args!("multicast: send only: no --sync-node given"));

@@ -4,7 +4,7 @@ use super::{Problem, problem};
 use crate::base::log;
 use crate::base::text::reason;
 use crate::http::Listener;
-use crate::options::{Address, Listen, Options, Protocol};
+use crate::options::{Address, Listen, Options, Protocol, ReceiveBuffer};
 use crate::server::Socket;
 use crate::sys::sockets::{self, Inherited};
 use crate::sys::uptime::Moment;
@@ -20,6 +20,8 @@ use std::time::Duration;
 /// Milliseconds for which an address may be missing.
 const MISSING_MS: u64 = 10_000;
 const RETRY: Duration = Duration::from_millis(100);
+
+const CANNOT_SIZE: &str = "cannot set the size of a receive buffer";
 
 /// Opens the sockets of each thread: the first thread's, and more at the same ports for the others. Those that the
 /// service manager has opened stand for the ones with their addresses. All threads poll the same socket then, as no
@@ -42,7 +44,8 @@ pub fn open_for_threads(
     }
     for listen in listens {
         if let Some((listen, socket)) = open(&listen, is_shared, root)? {
-            log_listening(buffer, &listen, &socket, false)?;
+            let buffer = size_buffer(buffer, &socket, false).map_err(problem(CANNOT_SIZE))?;
+            log::line(format_args!("listening on {listen}{buffer}"));
             opened.push((listen, is_shared));
             first.push(socket);
         } else {
@@ -59,11 +62,12 @@ pub fn open_for_threads(
         let mut more = Vec::new();
         for ((listen, is_shared), socket) in opened.iter().zip(&threads[0]) {
             let action = format!("cannot listen on {listen} with several threads");
-            let another = open_another(socket, *is_shared).and_then(|another| {
-                set_receive_buffer(buffer, &another, false)?;
-                Ok(another)
-            });
-            more.push(another.map_err(problem(&action))?);
+            let another = open_another(socket, *is_shared).map_err(problem(&action))?;
+            // Another descriptor is of the same buffer.
+            if *is_shared {
+                let _ = size_buffer(buffer, &another, false);
+            }
+            more.push(another);
         }
         threads.push(more);
     }
@@ -74,7 +78,7 @@ pub fn open_for_threads(
 /// those of clients.
 fn adopt(
     options: &Options,
-    buffer: (i32, bool),
+    buffer: ReceiveBuffer,
     listens: &mut Vec<Listen>,
     inherited: Vec<OwnedFd>,
 ) -> Result<Vec<(Listen, Socket)>, Problem> {
@@ -111,7 +115,8 @@ fn adopt(
                 is_admin: false,
             },
         };
-        log_listening(buffer, &listen, &socket, true)?;
+        let buffer = size_buffer(buffer, &socket, true).map_err(problem(CANNOT_SIZE))?;
+        log::line(format_args!("listening on {listen}{buffer}, inherited"));
         let socket = for_admins(&listen, socket);
         adopted.push((listen, socket));
     }
@@ -211,23 +216,10 @@ fn open_at(address: &Address, is_shared: bool, root: Option<&Path>) -> io::Resul
     })
 }
 
-fn log_listening(
-    buffer: (i32, bool),
-    listen: &Listen,
-    socket: &Socket,
-    is_inherited: bool,
-) -> Result<(), Problem> {
-    let buffer = set_receive_buffer(buffer, socket, is_inherited)
-        .map_err(problem("cannot set the size of a receive buffer"))?;
-    let end = if is_inherited { ", inherited" } else { "" };
-    log::line(format_args!("listening on {listen}{buffer}{end}"));
-    Ok(())
-}
-
-/// What the log says of the receive buffer: its size, and the size that the system did not grant. An inherited socket
-/// keeps a larger one, unless the size was given.
-fn set_receive_buffer(
-    (size, is_given): (i32, bool),
+/// Sets the receive buffer of a UDP socket. An inherited socket keeps a larger one, unless the size was given. Returns
+/// the text for the log: the size, and the one requested if the system did not grant it.
+fn size_buffer(
+    ReceiveBuffer { bytes, is_given }: ReceiveBuffer,
     socket: &Socket,
     is_inherited: bool,
 ) -> io::Result<String> {
@@ -235,12 +227,12 @@ fn set_receive_buffer(
         return Ok(String::new());
     };
     match is_inherited {
-        true => sockets::raise_receive_buffer(socket, size, is_given)?,
-        false => sockets::set_receive_buffer(socket, size),
+        true => sockets::raise_receive_buffer(socket, bytes, is_given)?,
+        false => sockets::set_receive_buffer(socket, bytes),
     }
     let granted = sockets::receive_buffer(socket.as_fd())?;
-    let requested = match granted < size {
-        true => format!(" of {size}"),
+    let requested = match granted < bytes {
+        true => format!(" of {bytes}"),
         false => String::new(),
     };
     Ok(format!(", receive buffer {granted}{requested} bytes"))

@@ -272,7 +272,12 @@ mod one_by_one {
 
     pub unsafe fn receive(fd: RawFd, messages: &mut [Message]) -> io::Result<usize> {
         // SAFETY: the caller promises valid headers.
-        each(messages, |header| unsafe { libc::recvmsg(fd, header, 0) })
+        let receive = |header: &mut libc::msghdr| unsafe { libc::recvmsg(fd, header, 0) };
+        each(messages, |header| match receive(header) {
+            // The error of an earlier reply, which is gone once it is reported. Datagrams may wait behind it.
+            -1 if io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock => receive(header),
+            length => length,
+        })
     }
 
     pub unsafe fn send(fd: RawFd, messages: &mut [Message]) -> io::Result<usize> {

@@ -7,7 +7,7 @@
 //!
 //! The cache lines that an announce of IPv4 touches, beside the fences of torrents, which stay in the cache:
 //!
-//! | peers | what is read | lines |
+//! | peers | data read | lines |
 //! |---|---|---|
 //! | 1 | the torrent's entry | 1 |
 //! | 30 | the entry; the page's place; the block of 214 bytes | 1 + 1 + 4 |

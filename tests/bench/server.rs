@@ -51,7 +51,7 @@ pub fn pin_generator() {
 pub fn enter_network() {
     const MARK: &str = "ANNOUNCED_BENCH_NETWORK";
     const ENTER: &str = "ip link set lo up && ip -6 route add local 2001:db8::/32 dev lo && \
-        echo 1 >/proc/sys/net/ipv6/ip_nonlocal_bind && exec \"$0\" \"$@\"";
+        echo 1 >/proc/sys/net/ipv6/ip_nonlocal_bind || exit 1; exec \"$0\" \"$@\"";
     if std::env::var_os(MARK).is_some() {
         return;
     }

@@ -12,6 +12,17 @@ pub fn set_receive_buffer(stream: &TcpStream, bytes: usize) -> io::Result<()> {
     socket2::SockRef::from(stream).set_recv_buffer_size(bytes)
 }
 
+/// The same beyond the limit of the system, which root may exceed.
+pub fn force_receive_buffer(socket: BorrowedFd, bytes: libc::c_int) -> io::Result<()> {
+    let (fd, value) = (socket.as_raw_fd(), (&raw const bytes).cast());
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_RCVBUFFORCE);
+    // SAFETY: the kernel reads one int, whose size it is given.
+    match unsafe { libc::setsockopt(fd, level, option, value, size_of_val(&bytes) as u32) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Moves the calling thread, and no other, into the network of this file: `/proc/PID/ns/net` or what
 /// `ip netns` makes.
 pub fn enter_network(namespace: &File) -> io::Result<()> {
