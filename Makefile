@@ -186,8 +186,8 @@ check-installed: check-packages
 # All that takes too long for each change.
 check-all: check-installed check-asan check-emulated check-links check-sandbox check-tsan check-valgrind fuzz
 
-# Compiles everything for the BSDs, and the program without its tests for processors of routers that have
-# no 64-bit atomics.
+# Compiles everything for the BSDs, and the program without its tests for processors of routers, most of which have no
+# 64-bit atomics.
 check-targets:
 	$(WEB_CARGO) check --locked $(CARGOFLAGS) --target-dir target/targets --all-targets \
 		-Zbuild-std=std,panic_abort,test --target x86_64-unknown-freebsd \

@@ -281,7 +281,7 @@ impl Server {
         // A thread with chores alone does not wait for clients. After these times only the save is waited for, whose
         // end is an event, or is given up.
         let stop = self.stop.as_ref().filter(|_| serving.is_some());
-        // By the time of the last round, which has not ended what was due later.
+        // By the time of the last round, as a round judges: one that has passed since then still has to wake the loop.
         let round = self.responder.monitor.now;
         let at = |ms| stop.map(|stop| stop.began + ms).filter(|at| *at > round);
         let deadlines = [

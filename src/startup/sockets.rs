@@ -64,8 +64,8 @@ pub fn open_for_threads(
             let action = format!("cannot listen on {listen} with several threads");
             let another = open_another(socket, *is_shared).map_err(problem(&action))?;
             // Another descriptor is of the same buffer.
-            if *is_shared {
-                let _ = size_buffer(buffer, &another, false);
+            if let (true, Socket::Udp(socket)) = (*is_shared, &another) {
+                sockets::set_receive_buffer(socket, buffer.bytes);
             }
             more.push(another);
         }
