@@ -12,6 +12,11 @@ const UNSURE_MS: u64 = 8000;
 /// node meets so few that each have a lower id than the one before.
 const MAX_PHASES: u32 = 4;
 
+/// Milliseconds below which two phases are the same: the two hellos of a handshake are made one after the other, and
+/// the difference of the clocks includes the time between them. With a peer timeout of seconds a unit is no longer
+/// than that, and nodes that took this for a phase would end each link.
+const MIN_PHASE_MS: i128 = 250;
+
 impl Node {
     /// Notices that the wall clock was stepped, or that the other clock stood still in a suspension. If a link from
     /// before is still alive, there was no suspension.
@@ -80,7 +85,7 @@ impl Node {
         self.has_phase |= theirs.is_whole;
         let unit = i128::from(world.table.unit_ms());
         let later = (i128::from(theirs.clock_ms) - i128::from(own.clock_ms)).rem_euclid(unit);
-        let limit = unit / if has_phase { 4 } else { 64 };
+        let limit = (unit / if has_phase { 4 } else { 64 }).max(MIN_PHASE_MS);
         let takes = is_leading && later.min(unit - later) > limit;
         if takes {
             let lately = self

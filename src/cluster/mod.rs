@@ -43,10 +43,10 @@
 //! clocks differ. It is a whole number, of opposite sign on the two sides, so that a record does not become newer on
 //! its way.
 //! For this, units must begin at about the same time on all nodes. So a node takes the phase of the first whole node
-//! that it reaches and, before there is one, that of a lower id. Later it takes another phase only if that differs by a
-//! quarter of a unit: its clock moves on by up to a unit, and its peers become older by as much than on other nodes. A
-//! record that seems up to two units newer than a local peer does not make it a learnt one: it may be an echo from
-//! before a clock was moved.
+//! that it reaches and, before there is one, that of a lower id. Later it takes another phase only if that differs by
+//! a quarter of a unit: its clock moves on by up to a unit, and its peers become older by as much than on other nodes.
+//! Phases that differ by less than a handshake takes are the same. A record that seems up to two units newer than a
+//! local peer does not make it a learnt one: it may be an echo from before a clock was moved.
 //!
 //! The wall clocks of hosts do not matter. A node whose clock stood still in a suspension notices it at its next link:
 //! the other node's uptime has advanced by a unit or more than its own clock. It moves its table's clock on and ends

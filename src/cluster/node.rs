@@ -744,8 +744,12 @@ mod tests {
 
     impl Host {
         fn new(id: u64, peers: &[&str]) -> Host {
+            Host::with_timeout(id, peers, 2700)
+        }
+
+        fn with_timeout(id: u64, peers: &[&str], peer_timeout: u32) -> Host {
             let limits = Limits {
-                peer_timeout: 2700,
+                peer_timeout,
                 max_peers: 1 << 20,
                 max_torrents: 1 << 20,
             };
@@ -754,7 +758,7 @@ mod tests {
                 keys: Keys::new(&[7; 32]),
                 id,
                 seed: id,
-                peer_timeout: 2700,
+                peer_timeout,
                 max_peers: 1 << 20,
                 max_per_host: 0,
                 peers: peers.iter().map(ToString::to_string).collect(),
@@ -834,6 +838,36 @@ mod tests {
             a.with(now, |node, world| node.tick(world));
             b.with(now, |node, world| node.tick(world));
         }
+    }
+
+    /// Carries the bytes that one node has to send now, or the end of the connection.
+    fn carry(from: &mut Host, to: &mut Host, id: ConnId, at: u64) {
+        match from.node.output(id).map(<[u8]>::to_vec) {
+            Some(bytes) => {
+                from.node.sent(id, bytes.len());
+                to.with(at, |node, world| node.receive(id, &bytes, world));
+            }
+            None => to.node.closed(id, Failure::Closed, at),
+        }
+    }
+
+    /// A unit of this peer timeout is 41 ms. The hello of one side is made 10 ms after that of the other.
+    #[test]
+    fn nodes_link_though_a_handshake_takes_a_quarter_of_a_unit() {
+        let mut a = Host::with_timeout(1, &["b"], 2);
+        let mut b = Host::with_timeout(2, &[], 2);
+        let mut id = 0;
+        for now in (500..40_000).step_by(20) {
+            if connect(&mut a, &mut b, id + 1, now) {
+                id += 1;
+            }
+            carry(&mut a, &mut b, id, now + 10);
+            carry(&mut b, &mut a, id, now + 15);
+            a.with(now + 15, |node, world| node.tick(world));
+            b.with(now + 15, |node, world| node.tick(world));
+        }
+        let are_up = [&a, &b].map(|host| host.node.ups().count());
+        assert_eq!((id, are_up), (1, [1, 1]));
     }
 
     #[test]
