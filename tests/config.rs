@@ -493,7 +493,7 @@ fn the_example_has_the_defaults() {
 }
 
 /// Stand-ins for rc.subr(8) of FreeBSD and NetBSD, rc.d(8) of OpenBSD, and procd of OpenWrt, as far as the scripts use
-/// them. They print the command instead of starting it, or the signal.
+/// them. They print the command instead of starting it, or the signal. Environment variables are OpenWrt's configuration.
 const FREEBSD_SUBR: &str = r#"
 load_rc_config() { announced_flags="-j 1"; }
 run_rc_command() {
@@ -516,15 +516,19 @@ rc_cmd() {
 "#;
 const OPENWRT_SUBR: &str = r#"
 config_load() { :; }
-config_get_bool() { eval $1=1; }
-config_get() { eval $1=$4; }
+config_get_bool() { eval $1=$ENABLED; }
+config_get() { case $1 in port) port=${PORT:-$4} ;; *) eval $1=$4 ;; esac; }
 config_list_foreach() { cat lines | while read line; do $3 "$line"; done; }
-network_get_ipaddr() { eval $1=127.0.0.1; }
+network_get_ipaddr() { eval $1=$ADDRESS; test -n "$ADDRESS"; }
+logger() { echo "$6" >&2; }
 procd_open_instance() { :; }
 procd_close_instance() { :; }
 procd_set_param() { case $1 in command) shift; echo "$@" ;; esac; }
 procd_send_signal() { echo HUP; }
-running() { true; }
+procd_running() { test -n "$RUNS"; }
+start() { echo start; }
+stop() { echo stop; }
+restart() { echo restart; }
 "#;
 
 #[test]
@@ -580,32 +584,92 @@ fn the_rc_scripts_start_the_daemon_and_refuse_a_bad_configuration() {
     }
 }
 
+/// The init script of OpenWrt with its stand-ins.
+struct Openwrt {
+    directory: Directory,
+    script: String,
+    conf: String,
+}
+
+impl Openwrt {
+    fn new() -> Self {
+        let directory = Directory::new("openwrt");
+        let conf = directory.file("announced.conf");
+        let text = source("contrib/openwrt/files/announced.init")
+            .replace(". /lib/functions/network.sh", OPENWRT_SUBR)
+            .replace("/usr/sbin/announced", &common::program())
+            .replace("/var/run/announced.conf", &conf)
+            .replace("-u _announced", "-u nobody")
+            .replace("cat lines", &format!("cat {}", directory.file("lines")));
+        let script = directory.write("script", text + "\n\"$1\"\n");
+        directory.write("lines", "max-peers 20000\nmax-connections 200\n");
+        Self {
+            directory,
+            script,
+            conf,
+        }
+    }
+
+    /// What a function prints, and the last line of its errors if it fails.
+    fn run(&self, function: &str, environment: &[(&str, &str)]) -> Result<String, String> {
+        let mut command = Command::new("sh");
+        command.args([&self.script, function]);
+        command.envs([("ENABLED", "1"), ("ADDRESS", "127.0.0.1")]);
+        command.envs([("PORT", ""), ("RUNS", "1")]);
+        let output = command.envs(environment.iter().copied()).output();
+        let output = output.expect("there is a shell");
+        let text = String::from_utf8(output.stdout).expect("it is text");
+        let error = String::from_utf8(output.stderr).expect("it is text");
+        match output.status.code() {
+            Some(0) => Ok(text),
+            Some(1) if text.is_empty() => Err(error.lines().last().unwrap_or("").to_string()),
+            code => panic!("{function}: {code:?}: {text} {error}"),
+        }
+    }
+
+    fn written(&self) -> String {
+        fs::read_to_string(&self.conf).expect("it was written")
+    }
+}
+
 #[test]
 fn the_init_script_of_openwrt_writes_the_configuration_and_refuses_a_bad_one() {
-    let directory = Directory::new("openwrt");
-    let conf = directory.file("announced.conf");
-    let program = common::program();
-    let text = source("contrib/openwrt/files/announced.init")
-        .replace(". /lib/functions/network.sh", OPENWRT_SUBR)
-        .replace("/usr/sbin/announced", &program)
-        .replace("/var/run/announced.conf", &conf)
-        .replace("-u _announced", "-u nobody")
-        .replace("cat lines", &format!("cat {}", directory.file("lines")));
-    let script = directory.write("script", text + "\n\"$1\"\n");
-    let run = |function: &str| {
-        let output = Command::new("sh").args([&script, function]).output();
-        let output = output.expect("there is a shell");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        (output.status.success(), text)
-    };
-    directory.write("lines", "max-peers 20000\nmax-connections 200\n");
-    let started = format!("{program} -u nobody -f {conf}\n");
-    assert_eq!(run("start_service"), (true, started));
-    assert_eq!(run("reload_service"), (true, "HUP\n".into()));
-    let written = fs::read_to_string(&conf).expect("it was written");
-    let expected = "listen.tcp_udp 127.0.0.1:6969\nmax-peers 20000\nmax-connections 200\n";
-    assert_eq!(written, expected);
-    directory.write("lines", "max-peers many\n");
-    assert_eq!(run("start_service"), (false, String::new()));
-    assert_eq!(run("reload_service"), (false, String::new()));
+    let openwrt = Openwrt::new();
+    let started = format!("{} -u nobody -f {}\n", common::program(), openwrt.conf);
+    assert_eq!(openwrt.run("start_service", &[]), Ok(started));
+    let written = "listen.tcp_udp 127.0.0.1:6969\nmax-peers 20000\nmax-connections 200\n";
+    assert_eq!(openwrt.written(), written);
+
+    let off = [("ENABLED", "0")];
+    assert_eq!(openwrt.run("start_service", &off), Ok("".into()));
+    assert_eq!(openwrt.run("reload_service", &off), Ok("stop\n".into()));
+
+    openwrt.directory.write("lines", "max-peers many\n");
+    for function in ["start_service", "reload_service"] {
+        let error = "network 'lan' has no IPv4 address: not started";
+        let without_address = openwrt.run(function, &[("ADDRESS", "")]);
+        assert_eq!(without_address, Err(error.into()), "{function}");
+        let error = openwrt.run(function, &[]).expect_err("it is invalid");
+        assert!(error.contains("max-peers"), "{function}: {error}");
+    }
+    assert_eq!(openwrt.written(), written);
+}
+
+#[test]
+fn the_init_script_of_openwrt_restarts_for_another_address_alone() {
+    let openwrt = Openwrt::new();
+    let reload = |environment: &[_]| openwrt.run("reload_service", environment);
+    assert_eq!(reload(&[("RUNS", "")]), Ok("start\n".into()));
+    openwrt.run("start_service", &[]).expect("it starts");
+    openwrt.directory.write("lines", "max-peers 10000\n");
+    assert_eq!(reload(&[]), Ok("HUP\n".into()));
+    let written = "listen.tcp_udp 127.0.0.1:6969\nmax-peers 10000\n";
+    assert_eq!(openwrt.written(), written);
+
+    let port = [("PORT", "6970")];
+    assert_eq!(reload(&port), Ok("restart\n".into()));
+    assert_eq!(reload(&port), Ok("HUP\n".into()));
+    let address = [("PORT", "6970"), ("ADDRESS", "127.0.0.2")];
+    assert_eq!(reload(&address), Ok("restart\n".into()));
+    assert_eq!(reload(&address), Ok("HUP\n".into()));
 }
