@@ -493,7 +493,8 @@ fn the_example_has_the_defaults() {
 }
 
 /// Stand-ins for rc.subr(8) of FreeBSD and NetBSD, rc.d(8) of OpenBSD, and procd of OpenWrt, as far as the scripts use
-/// them. They print the command instead of starting it, or the signal. Environment variables are OpenWrt's configuration.
+/// them. They print the command instead of starting it, or the signal. OpenWrt's configuration is in environment
+/// variables.
 const FREEBSD_SUBR: &str = r#"
 load_rc_config() { announced_flags="-j 1"; }
 run_rc_command() {
