@@ -593,8 +593,8 @@ struct Openwrt {
 }
 
 impl Openwrt {
-    fn new() -> Self {
-        let directory = Directory::new("openwrt");
+    fn new(name: &str) -> Self {
+        let directory = Directory::new(name);
         let conf = directory.file("announced.conf");
         let text = source("contrib/openwrt/files/announced.init")
             .replace(". /lib/functions/network.sh", OPENWRT_SUBR)
@@ -635,7 +635,7 @@ impl Openwrt {
 
 #[test]
 fn the_init_script_of_openwrt_writes_the_configuration_and_refuses_a_bad_one() {
-    let openwrt = Openwrt::new();
+    let openwrt = Openwrt::new("openwrt");
     let started = format!("{} -u nobody -f {}\n", common::program(), openwrt.conf);
     assert_eq!(openwrt.run("start_service", &[]), Ok(started));
     let written = "listen.tcp_udp 127.0.0.1:6969\nmax-peers 20000\nmax-connections 200\n";
@@ -658,7 +658,7 @@ fn the_init_script_of_openwrt_writes_the_configuration_and_refuses_a_bad_one() {
 
 #[test]
 fn the_init_script_of_openwrt_restarts_for_another_address_alone() {
-    let openwrt = Openwrt::new();
+    let openwrt = Openwrt::new("openwrt-reload");
     let reload = |environment: &[_]| openwrt.run("reload_service", environment);
     assert_eq!(reload(&[("RUNS", "")]), Ok("start\n".into()));
     openwrt.run("start_service", &[]).expect("it starts");
