@@ -9,6 +9,8 @@ use common::http::{self, get, metric};
 use common::udp::{Announce, Client};
 use common::{DEADLINE, Daemon, Directory, program, run, skip, wait_for, wait_longer};
 use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -318,8 +320,13 @@ fn expect_service(daemon: &Daemon, event: u32, rest: &str) {
     announce_http(&mut web, 60_000, rest);
 }
 
+/// A request that takes nearly as much memory as one may, and does not end.
+fn unfinished_head() -> Vec<u8> {
+    [&b"GET / HTTP/1.1\r\nX: "[..], &[b'x'; 7900]].concat()
+}
+
 /// 10,000 peers are stored and served. Then newcomers come until long after the bound, to swarms of the peers that take
-/// the most memory.
+/// the most memory. Then connections hold as much as they may.
 fn check_on_a_small_host(mut daemon: Daemon, bytes: u64, name: &str) {
     let (max_peers, max_torrents, line) = bounds(&daemon);
     assert!(line.ends_with(&format!("half of {name}")), "{line}");
@@ -350,6 +357,19 @@ fn check_on_a_small_host(mut daemon: Daemon, bytes: u64, name: &str) {
     let all = stored + refused + metric(&report, NO_MEMORY);
     // Each of the three newcomers was refused twice.
     assert_eq!(all, u64::from(sent) + 6);
+
+    let most = metric(&report, "max_connections");
+    assert_eq!(most, bytes >> 16);
+    let heads: Vec<TcpStream> = (0..2 * most)
+        .map(|_| {
+            let mut stream = TcpStream::connect(daemon.tcp4()).expect("a connection");
+            // The daemon closes some of them.
+            let _ = stream.write_all(&unfinished_head());
+            stream
+        })
+        .collect();
+    expect_service(&daemon, 2, "left=1");
+    drop(heads);
     let resident = daemon.proc_status("VmHWM");
     let kib: u64 = resident.trim_end_matches(" kB").parse().expect("a number");
     assert!(kib * 1024 < bytes, "{kib} KiB of {bytes} bytes");

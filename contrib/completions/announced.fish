@@ -28,7 +28,7 @@ complete -c announced -l memory -x -d 'let the table take this much memory (half
 complete -c announced -l max-peers -x -d 'store at most this many peers (what fits)'
 complete -c announced -l max-torrents -x -d 'store at most this many torrents (a fifth of the peers)'
 complete -c announced -l max-per-host -x -d 'store at most this many peers of one address in a swarm'
-complete -c announced -l max-connections -x -d 'keep at most this many TCP connections'
+complete -c announced -l max-connections -x -d 'keep at most this many TCP connections (65536 or less)'
 complete -c announced -l receive-buffer -x -d 'request this receive buffer for each UDP socket (8M or less)'
 complete -c announced -s j -l threads -x -d 'serve clients with this many threads (1)'
 complete -c announced -l pin-threads -d 'pin each thread to the core that receives its packets (Linux)'

@@ -246,7 +246,7 @@ impl Connection {
         if self.phase == Phase::Last && !input.is_empty() {
             self.phase = Phase::Discard;
         }
-        keep(&mut self.input, input);
+        keep(&mut self.input, input)?;
         if !self.send(&context.site.output, context.responder)? {
             return Some(Turn::Done);
         }
@@ -305,7 +305,7 @@ impl Connection {
                 Err(_) => return None,
             }
         }
-        keep(&mut self.output, rest);
+        keep(&mut self.output, rest)?;
         let sent = bytes.len() - rest.len();
         responder.counters.tcp_sent += sent as u64;
         if let (Some(streaming), 1..) = (&self.streaming, sent) {
@@ -317,10 +317,15 @@ impl Connection {
     }
 }
 
-/// Replaces a connection's own buffer, which is nearly always empty before and after.
-fn keep(buffer: &mut Vec<u8>, bytes: &[u8]) {
-    match bytes {
-        [] => *buffer = Vec::new(),
-        _ => bytes.clone_into(buffer),
+/// Replaces a connection's own buffer, which is nearly always empty before and after. None if there is no memory: then
+/// the connection is closed.
+fn keep(buffer: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
+    if bytes.is_empty() {
+        *buffer = Vec::new();
+        return Some(());
     }
+    buffer.clear();
+    buffer.try_reserve_exact(bytes.len()).ok()?;
+    buffer.extend_from_slice(bytes);
+    Some(())
 }

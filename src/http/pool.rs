@@ -37,18 +37,17 @@ pub struct SharedLimits {
     max_connections: Arc<AtomicUsize>,
     open: Arc<AtomicUsize>,
     held: AtomicUsize,
+    /// Bytes that connections may hold half-read and half-written.
+    max_held: usize,
     /// Bytes that the connections of one thread may hold in any case.
     share: usize,
 }
-
-/// Bytes that connections may hold half-read and half-written. Only clients that send and do not read, many at once,
-/// reach it.
-const MAX_HELD_BYTES: usize = 32 * 1024 * 1024;
 
 impl SharedLimits {
     /// `open` counts the open connections. Reports show it and the maximum.
     pub fn new(
         max_connections: Arc<AtomicUsize>,
+        max_held: usize,
         threads: usize,
         open: Arc<AtomicUsize>,
     ) -> SharedLimits {
@@ -56,7 +55,8 @@ impl SharedLimits {
             max_connections,
             open,
             held: AtomicUsize::new(0),
-            share: MAX_HELD_BYTES / threads.max(1),
+            max_held,
+            share: max_held / threads.max(1),
         }
     }
 
@@ -192,7 +192,7 @@ impl<T> ConnectionPool<T> {
     /// The connection that holds the most, if it is to be closed: all together hold too much, and these more than their
     /// share.
     pub fn heaviest_to_close(&self) -> Option<u32> {
-        let is_over = self.limits.held.load(Relaxed) > MAX_HELD_BYTES;
+        let is_over = self.limits.held.load(Relaxed) > self.limits.max_held;
         let &(_, index) = self.holders.last()?;
         (is_over && self.held > self.limits.share).then_some(index)
     }
@@ -203,9 +203,12 @@ mod tests {
     use super::*;
     use crate::base::random::Random;
 
+    const MAX_HELD: usize = 1 << 20;
+
     fn pool(threads: usize) -> ConnectionPool<()> {
         ConnectionPool::new(Arc::new(SharedLimits::new(
             Arc::new(100.into()),
+            MAX_HELD,
             threads,
             Arc::default(),
         )))
@@ -266,7 +269,7 @@ mod tests {
     #[test]
     fn connection_that_holds_the_most_is_closed_first() {
         let mut pool = pool(1);
-        for held in [0, MAX_HELD_BYTES / 2, MAX_HELD_BYTES, 1] {
+        for held in [0, MAX_HELD / 2, MAX_HELD, 1] {
             let index = pool.add((), 1).expect("an index");
             pool.update(index, 1, held);
         }
@@ -279,7 +282,7 @@ mod tests {
     fn thread_that_holds_less_than_its_share_closes_nothing() {
         let mut greedy = pool(2);
         let mut other = ConnectionPool::new(greedy.limits.clone());
-        for (pool, held) in [(&mut greedy, MAX_HELD_BYTES), (&mut other, 100)] {
+        for (pool, held) in [(&mut greedy, MAX_HELD), (&mut other, 100)] {
             pool.add((), 1);
             pool.update(0, 1, held);
         }

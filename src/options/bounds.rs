@@ -1,4 +1,4 @@
-//! The bounds of the table and the size of receive buffers, from the memory of the host.
+//! The bounds of the table and of connections, and the size of receive buffers, from the memory of the host.
 
 use super::Options;
 use crate::sys::host_memory::HostMemory;
@@ -18,6 +18,26 @@ const MIN_RECEIVE_BUFFER: u64 = 128 << 10;
 /// The receive buffers of all threads for one address take at most this part of the memory. Linux lets each take twice
 /// its size, and most hosts have an address of each family, which makes a sixteenth in a flood.
 const RECEIVE_BUFFER_PART: u64 = 64;
+
+/// Maximum TCP connections by default.
+const MAX_CONNECTIONS: u64 = 65_536;
+
+/// Minimum TCP connections by default.
+const MIN_CONNECTIONS: u64 = 64;
+
+/// Bytes of memory for which there is a TCP connection by default. One that waits takes 1 KiB here and 3 in the kernel.
+/// A half-read request takes up to 8 KiB here, and unread replies up to 160 KiB in the kernel.
+const CONNECTION_BYTES: u64 = 64 << 10;
+
+/// Maximum bytes of the buffers of all connections together. Only clients that send and do not read, many at once,
+/// reach it.
+const MAX_BUFFERS: u64 = 32 << 20;
+
+/// Minimum bytes of these buffers.
+const MIN_BUFFERS: u64 = 512 << 10;
+
+/// These buffers take at most this part of the memory.
+const BUFFERS_PART: u64 = 16;
 
 /// The highest value of either option.
 pub const MAX: u32 = 4_000_000_000;
@@ -47,6 +67,27 @@ impl Options {
 
     pub fn receive_buffer(&self) -> ReceiveBuffer {
         self.receive_buffer_within(HostMemory::find())
+    }
+
+    /// The most TCP connections, as far as there are descriptors for them.
+    pub fn connections(&self) -> usize {
+        self.connections_within(HostMemory::find())
+    }
+
+    /// The limit of the memory because of which there are fewer connections by default.
+    pub fn fewer_connections_by(&self) -> Option<&'static str> {
+        let host = HostMemory::find();
+        let is_less = host.bytes / CONNECTION_BYTES < MAX_CONNECTIONS;
+        (self.max_connections == 0 && is_less).then_some(host.name)
+    }
+
+    fn connections_within(&self, host: HostMemory) -> usize {
+        let part = host.bytes / CONNECTION_BYTES;
+        let count = match self.max_connections {
+            0 => part.clamp(MIN_CONNECTIONS, MAX_CONNECTIONS),
+            given => given.into(),
+        };
+        usize::try_from(count).unwrap_or(usize::MAX)
     }
 
     fn receive_buffer_within(&self, host: HostMemory) -> ReceiveBuffer {
@@ -96,6 +137,16 @@ impl Options {
             half_of,
         }
     }
+}
+
+/// The most bytes of the buffers of all connections together.
+pub fn connection_buffers() -> usize {
+    connection_buffers_within(HostMemory::find())
+}
+
+fn connection_buffers_within(host: HostMemory) -> usize {
+    let part = host.bytes / BUFFERS_PART;
+    usize::try_from(part.clamp(MIN_BUFFERS, MAX_BUFFERS)).unwrap_or(usize::MAX)
 }
 
 impl fmt::Display for Bounds {
@@ -198,6 +249,32 @@ mod tests {
                 expected,
                 "{host:?} {threads}"
             );
+        }
+    }
+
+    #[test]
+    fn connections_and_their_buffers_take_a_part_of_the_memory() {
+        for (host, given, connections, buffers) in [
+            (1 << 40, 0, 65_536, 32 << 20),
+            (4 << 30, 0, 65_536, 32 << 20),
+            (1 << 30, 0, 16_384, 32 << 20),
+            (32 << 20, 0, 512, 2 << 20),
+            (1 << 20, 0, 64, 512 << 10),
+            (32 << 20, 4000, 4000, 2 << 20),
+        ] {
+            let options = Options {
+                max_connections: given,
+                ..Options::default()
+            };
+            let host = HostMemory {
+                bytes: host,
+                name: "RLIMIT_AS",
+            };
+            let found = (
+                options.connections_within(host),
+                connection_buffers_within(host),
+            );
+            assert_eq!(found, (connections, buffers), "{host:?} {given}");
         }
     }
 

@@ -11,7 +11,7 @@ mod origins;
 mod similar;
 mod values;
 
-pub use bounds::{Bounds, ReceiveBuffer};
+pub use bounds::{Bounds, ReceiveBuffer, connection_buffers};
 pub use flags::{DEFAULT_USER, FLAGS, Flag};
 pub use values::{Address, EMPTY, FullScrapes, Listen, PeerName, Protocol, Target};
 
@@ -74,7 +74,7 @@ pub struct Options {
     max_peers: u32,
     max_torrents: u32,
     pub max_per_host: u32,
-    pub max_connections: u32,
+    max_connections: u32,
     /// In bytes, of each UDP socket; 0 for the size that follows from memory.
     receive_buffer: u64,
     /// 0 if not given.

@@ -114,7 +114,7 @@ impl Reload {
     fn apply(&mut self, mut new: Options, pace: &mut Pace, round: &mut Round) {
         let changed = self.current.changes(&mut new, true);
         let stale = self.start.changes(&mut new, false);
-        let before = self.current.max_connections;
+        let before = self.current.connections();
         let bounds_before = self.current.bounds();
         self.current = self.start.reloaded(&mut new);
         let options = &self.current;
@@ -123,7 +123,7 @@ impl Reload {
         self.limits.set_max_connections(max);
         let bounds = options.bounds();
         let responder = &mut round.responder;
-        if options.max_connections != before {
+        if options.connections() != before {
             log_connections(options, max, responder.monitor.max_descriptors);
         }
         responder
@@ -157,13 +157,17 @@ impl Reload {
 
 /// `--max-connections`, as far as there are descriptors.
 pub fn max_connections(options: &Options, available: usize) -> usize {
-    available.clamp(1, options.max_connections as usize)
+    available.clamp(1, options.connections())
 }
 
 pub fn log_connections(options: &Options, max: usize, descriptors: u64) {
-    if max < options.max_connections as usize {
+    if max < options.connections() {
         log::line(format_args!(
             "at most {max} connections: the limit of open descriptors is {descriptors}"
+        ));
+    } else if let Some(limit) = options.fewer_connections_by() {
+        log::line(format_args!(
+            "at most {max} connections: one for each 64 KiB of {limit}"
         ));
     }
 }

@@ -20,7 +20,7 @@ use crate::base::random::Random;
 use crate::base::text::reason;
 use crate::helper::{Plan, Resolver};
 use crate::http::{Limiter, Policy, SharedLimits};
-use crate::options::{Options, Source};
+use crate::options::{Options, Source, connection_buffers};
 use crate::responder::Responder;
 use crate::server::{
     Chores, Live, Manager, Pace, Reload, Rule, Settings, Socket, log_connections, max_connections,
@@ -280,7 +280,8 @@ fn build(options: &Options, start: Start) -> Result<Loops, Problem> {
     let monitor = &responder.monitor;
     let (open, max) = (&monitor.connections, &monitor.max_connections);
     max.store(max_connections, Ordering::Relaxed);
-    let limits = SharedLimits::new(max.clone(), options.threads(), open.clone());
+    let buffers = connection_buffers();
+    let limits = SharedLimits::new(max.clone(), buffers, options.threads(), open.clone());
     let limits = Arc::new(limits);
     let policy = Arc::new(policy(options, &start.sockets));
     let settings = Settings::new(options, responder.interval(), policy.clone());
