@@ -258,6 +258,30 @@ fn the_pidfile_is_removed_from_a_directory_of_any_owner() {
     }
 }
 
+/// Root signals the process that the file names. The last digit of the flags is the access mode: 0 is reading.
+#[test]
+fn no_process_can_write_the_pidfile() {
+    let directory = Directory::new("helper-pidfile-descriptors");
+    let pidfile = directory.file("pid");
+    let it = Helped::start("pidfile-descriptors", &["--pidfile", &pidfile]);
+    let mut found = 0;
+    for process in [it.daemon.id(), it.monitor(), it.worker()] {
+        let folder = format!("/proc/{process}/fd");
+        for entry in fs::read_dir(folder).expect("is running") {
+            let path = entry.expect("is running").path();
+            let name = path.file_name().expect("a number").to_string_lossy();
+            if fs::read_link(&path).is_ok_and(|target| target == Path::new(&pidfile)) {
+                let info = fs::read_to_string(format!("/proc/{process}/fdinfo/{name}"));
+                let info = info.expect("is open");
+                let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+                assert!(flags.expect("a line").ends_with('0'), "{process}: {info}");
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 0, "nobody holds the lock");
+}
+
 fn set_mode(path: &str, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("is ours");
 }

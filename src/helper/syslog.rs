@@ -2,6 +2,9 @@
 //!
 //! A datagram is the priority of `syslog(3)`, one byte from 0 to 7, and the line. While syslog accepts none, lines wait
 //! in the daemon's socket. When that is full, the daemon drops them and counts: see `base/log.rs`.
+//!
+//! A syslog daemon may take a line feed for the end of a line, and the next bytes for the line of any program. So
+//! control characters are replaced here: an intruder who controls the daemon cannot forge lines of others.
 
 use crate::sys::syslog::Syslog;
 use std::io::{self, ErrorKind};
@@ -50,6 +53,7 @@ impl Forwarder {
             self.line.resize(MAX_LINE, 0);
             let length = self.daemon.recv(&mut self.line).unwrap_or(0);
             self.line.truncate(length);
+            replace_controls(self.line.get_mut(1..).unwrap_or_default());
         }
         let Some((priority, text)) = self.line.split_first() else {
             return Ok(false);
@@ -82,8 +86,25 @@ impl Forwarder {
     }
 }
 
+fn replace_controls(text: &mut [u8]) {
+    let controls = text.iter_mut().filter(|byte| byte.is_ascii_control());
+    controls.for_each(|byte| *byte = b'?');
+}
+
 impl AsFd for Forwarder {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.daemon.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_cannot_end_and_begin_another() {
+        let mut text = *b"a\n<13>root: b\r\0\x1b\x7f\xc3\xa9";
+        replace_controls(&mut text);
+        assert_eq!(text, *b"a?<13>root: b????\xc3\xa9");
     }
 }

@@ -5,6 +5,9 @@
 //!
 //! A user who may open the file, if only to read it, may lock it. So only its owner may open it, and the owner is the
 //! user that starts the daemon.
+//!
+//! The daemon keeps a descriptor that it cannot write through: root signals the process that the file names, so an
+//! intruder who controls the daemon must not name another one.
 
 use super::files::{is_at, try_lock, unfit};
 use super::privileges::{self, acting_as};
@@ -27,6 +30,12 @@ const MODE: u32 = 0o600;
 const MAX_TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// The file that was opened for writing, and apart from it for the lock, which is its owner's whatever it is open for.
+struct Locked {
+    file: File,
+    lock: File,
+}
+
 /// The location of the file, which stays valid in a chroot, and the process that took it.
 #[derive(Debug)]
 pub struct Pidfile {
@@ -43,20 +52,20 @@ pub fn take(path: &Path) -> io::Result<(File, Pidfile)> {
     let name = path.file_name().ok_or(ErrorKind::IsADirectory)?;
     let parent = path.parent().filter(|parent| *parent != Path::new(""));
     let directory = File::open(parent.unwrap_or(Path::new(".")))?;
-    let mut file = lock(path)?;
+    let Locked { mut file, lock } = lock(path)?;
     let pidfile = Pidfile {
         directory,
         file: flags(File::options().read(true)).open(path)?,
         name: CString::new(OsStr::as_bytes(name))?,
         id: std::process::id(),
     };
-    if !pidfile.is_same(&file)? {
+    if !pidfile.is_same(&file)? || !pidfile.is_same(&lock)? {
         return Err(unfit("replaced by another process"));
     }
     file.set_permissions(Permissions::from_mode(MODE))?;
     file.set_len(0)?;
     writeln!(file, "{}", pidfile.id)?;
-    Ok((file, pidfile))
+    Ok((lock, pidfile))
 }
 
 /// Fails if [`take`] would reject the file at this path. Does not open it, and so does not find out whether it is
@@ -70,7 +79,7 @@ fn flags(options: &mut OpenOptions) -> &mut OpenOptions {
     options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
 }
 
-fn lock(path: &Path) -> io::Result<File> {
+fn lock(path: &Path) -> io::Result<Locked> {
     let mut options = File::options();
     flags(options.read(true).write(true).create(true).mode(MODE));
     let mut holder = ErrorKind::AlreadyExists.into();
@@ -78,9 +87,10 @@ fn lock(path: &Path) -> io::Result<File> {
         let file = options.open(path)?;
         let metadata = file.metadata()?;
         expect_pidfile(&metadata)?;
-        match try_lock(&file) {
+        let lock = flags(File::options().read(true)).open(path)?;
+        match try_lock(&lock) {
             // Unless the file has been removed meanwhile, and the lock is on a file without a name.
-            Ok(()) if is_at(path, &metadata) => return Ok(file),
+            Ok(()) if is_at(path, &metadata) => return Ok(Locked { file, lock }),
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 holder = held(&file, &metadata);

@@ -39,18 +39,15 @@ const BEHIND_MS: u64 = 4;
 /// Whether a socket is behind: the first turn after which it had datagrams left since it was last drained.
 pub type Backlog = Option<u64>;
 
-/// The knowledge that decides which datagrams are answered.
-struct Door<'a> {
-    ids: &'a ConnectionIds,
-    /// Only clients with a connection id are answered.
-    is_shut: bool,
-}
+/// Datagrams without a valid connection id that get a reply in a batch while the socket is behind. With none, a flood of
+/// connects would keep all new clients out for as long as it lasts.
+const STRANGERS: usize = 2;
 
 /// Serves a socket for one turn. Returns whether more datagrams may be waiting, or the error that keeps all of them
 /// waiting.
 ///
 /// Anybody can send connects, under forged addresses too, and more than there is time to answer. While a socket is
-/// behind, datagrams without a valid connection id get no reply, which takes less time, so that clients that have
+/// behind, few datagrams without a valid connection id get a reply, which takes less time, so that clients that have
 /// one are answered sooner.
 pub fn serve(
     socket: &UdpSocket,
@@ -60,8 +57,11 @@ pub fn serve(
     responder: &mut Responder,
 ) -> io::Result<bool> {
     let now = responder.monitor.now;
-    let is_shut = backlog.is_some_and(|since| now > since + BEHIND_MS);
-    let has_more = serve_batches(socket, batch, &Door { ids, is_shut }, responder);
+    let strangers = match *backlog {
+        Some(since) if now > since + BEHIND_MS => STRANGERS,
+        _ => BATCH,
+    };
+    let has_more = serve_batches(socket, batch, ids, strangers, responder);
     let is_behind = matches!(has_more, Ok(true));
     *backlog = backlog.or(Some(now)).filter(|_| is_behind);
     has_more
@@ -70,7 +70,8 @@ pub fn serve(
 fn serve_batches(
     socket: &UdpSocket,
     batch: &mut Batch,
-    door: &Door,
+    ids: &ConnectionIds,
+    strangers: usize,
     responder: &mut Responder,
 ) -> io::Result<bool> {
     let (mut has_received, mut failure) = (false, None);
@@ -89,7 +90,7 @@ fn serve_batches(
             }
         };
         has_received = true;
-        answer_batch(batch, door, responder);
+        answer_batch(batch, ids, strangers, responder);
         let sent = batch.send(socket);
         responder.counters.udp_sent += sent.bytes as u64;
         responder.counters.udp_undeliverable += sent.refused as u64;
@@ -116,8 +117,13 @@ enum Todo<'a> {
 }
 
 /// Answers a batch: announces together, as the table is locked shard by shard, and scrapes after them, so that a
-/// client finds what it has just announced.
-fn answer_batch(batch: &mut Batch, door: &Door, responder: &mut Responder) {
+/// client finds what it has just announced. At most so many strangers get a reply.
+fn answer_batch(
+    batch: &mut Batch,
+    ids: &ConnectionIds,
+    mut strangers: usize,
+    responder: &mut Responder,
+) {
     let mut hashes = [None; BATCH];
     for (hash, request) in hashes.iter_mut().zip(batch.requests()) {
         *hash = codec::announced_hash(request).copied();
@@ -130,7 +136,7 @@ fn answer_batch(batch: &mut Batch, door: &Door, responder: &mut Responder) {
     let results = announces.iter_mut().zip(&mut todos).zip(hints);
     for (exchange, ((announce, todo), hint)) in exchanges.iter_mut().flatten().zip(results) {
         responder.counters.udp_received += exchange.request.len() as u64;
-        *todo = answer(exchange, door, responder, announce);
+        *todo = answer(exchange, ids, &mut strangers, responder, announce);
         if let Some(pending) = announce {
             pending.announce.hint = hint;
         }
@@ -161,10 +167,11 @@ fn answer_batch(batch: &mut Batch, door: &Door, responder: &mut Responder) {
 }
 
 /// Answers connects and bad requests at once. A datagram without a valid connection id, whose source may be forged,
-/// gets no reply longer than itself.
+/// gets no reply longer than itself, and none once there have been enough strangers.
 fn answer<'a, 'r>(
     exchange: &'r mut Exchange<'a>,
-    Door { ids, is_shut }: &Door,
+    ids: &ConnectionIds,
+    strangers: &mut usize,
     responder: &mut Responder,
     pending: &mut Option<Pending<'r>>,
 ) -> Todo<'a> {
@@ -178,9 +185,12 @@ fn answer<'a, 'r>(
     let transaction = request.transaction;
     let is_connect = matches!(request.action, Action::Connect);
     let is_stranger = is_connect || !ids.verify(source, request.connection);
-    if is_stranger && *is_shut {
-        counters.udp_shed += 1;
-        return Todo::Nothing;
+    if is_stranger {
+        let Some(left) = strangers.checked_sub(1) else {
+            counters.udp_shed += 1;
+            return Todo::Nothing;
+        };
+        *strangers = left;
     }
     *exchange.reply_length = match request.action {
         Action::Connect => {
@@ -254,9 +264,9 @@ mod tests {
         datagram
     }
 
-    /// Replies to a connect, to a scrape with a connection id, and to one with a wrong one.
+    /// Replies to connects, to a scrape with a connection id, and to one with a wrong one.
     #[test]
-    fn a_socket_that_is_behind_for_some_milliseconds_answers_known_clients_only() {
+    fn a_socket_that_is_behind_for_some_milliseconds_answers_known_clients_and_few_strangers() {
         const IDLE: usize = BATCH * BATCHES_PER_TURN;
         let (ids, mut responder) = ids_and_responder();
         let address = "127.0.0.1:0".parse().expect("an address");
@@ -267,32 +277,31 @@ mod tests {
             .expect("a route");
         client.set_nonblocking(true).expect("an option");
         let id = ids.make([127, 0, 0, 1].into());
-        let kinds = [
-            datagram(0x0417_2710_1980, 0, 16),
-            datagram(id, 2, 36),
-            datagram(id ^ 4, 2, 36),
-        ];
+        let mut requests = vec![datagram(0x0417_2710_1980, 0, 16); STRANGERS + 1];
+        requests.push(datagram(id, 2, 36));
+        requests.push(datagram(id ^ 4, 2, 36));
+        let all = [STRANGERS + 1, 1, 1];
         let (mut batch, mut backlog) = (Batch::default(), None);
-        // The time, the datagrams ahead that leave the socket behind or do not, and which kinds are answered.
-        for (now, ahead, expected) in [
-            (0, 0, [true; 3]),
-            (1, IDLE, [true; 3]),
-            (1 + BEHIND_MS, IDLE, [true; 3]),
-            (2 + BEHIND_MS, 0, [false, true, false]),
-            (3 + BEHIND_MS, 0, [true; 3]),
+        // The time, the datagrams that follow and leave the socket behind or do not, and how many of each kind get a reply.
+        for (now, behind, expected) in [
+            (0, 0, all),
+            (1, IDLE, all),
+            (1 + BEHIND_MS, IDLE, all),
+            (2 + BEHIND_MS, 0, [STRANGERS, 1, 0]),
+            (3 + BEHIND_MS, 0, all),
         ] {
             responder.monitor.now = now;
-            let filler = std::iter::repeat_n(&b"x"[..], ahead);
-            for datagram in kinds.iter().map(|kind| &kind[..]).chain(filler) {
+            let filler = std::iter::repeat_n(&b"x"[..], behind);
+            for datagram in requests.iter().map(|request| &request[..]).chain(filler) {
                 client.send(datagram).expect("is sent");
             }
             let has_more = serve(&socket, &mut backlog, &mut batch, &ids, &mut responder);
-            assert_eq!(has_more.ok(), Some(ahead > 0), "at {now}");
-            let mut answered = [false; 3];
+            assert_eq!(has_more.ok(), Some(behind > 0), "at {now}");
+            let mut answered = [0; 3];
             let mut reply = [0; 64];
             while let Ok(length) = client.recv(&mut reply) {
                 let kind = [16, 20, 22].iter().position(|it| *it == length);
-                answered[kind.expect("a length")] = true;
+                answered[kind.expect("a length")] += 1;
             }
             assert_eq!(answered, expected, "at {now}");
         }
@@ -322,11 +331,17 @@ mod tests {
                 reply: &mut reply,
                 reply_length: &mut length,
             };
-            let is_shut = random.below(2) == 0;
-            let door = Door { ids: &ids, is_shut };
-            let todo = answer(&mut exchange, &door, &mut responder, &mut None);
+            let mut strangers = random.below(2);
+            let is_shed = strangers == 0;
+            let todo = answer(
+                &mut exchange,
+                &ids,
+                &mut strangers,
+                &mut responder,
+                &mut None,
+            );
             assert!(matches!(todo, Todo::Nothing));
-            assert!(length <= if is_shut { 0 } else { datagram.len() });
+            assert!(length <= if is_shed { 0 } else { datagram.len() });
         }
         assert_eq!(responder.table.survey(0).totals.torrents, 0);
         let counters = &responder.counters;
