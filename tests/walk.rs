@@ -128,8 +128,11 @@ impl Processor {
             (a.count_lines("state: saved") > 0).then_some(())
         });
         let mut unknown = BTreeMap::new();
-        for (daemon, log, table) in [(a, &logs[0], "FILES"), (b, &logs[1], "NAMES")] {
-            unknown.extend(end(daemon, log, table));
+        for (daemon, log, tables) in [
+            (a, &logs[0], ["SERVE_UNIX", "FILES"]),
+            (b, &logs[1], ["SERVE", "NAMES"]),
+        ] {
+            unknown.extend(end(daemon, log, tables));
         }
         assert!(unknown.is_empty(), "not in the table: {unknown:?}");
     }
@@ -160,8 +163,12 @@ fn serve(daemon: &Daemon) {
 }
 
 /// Ends a daemon. Returns the calls that it and its helpers made in the sandbox, and that are not in their tables.
-fn end(mut daemon: Daemon, log: &str, helper: &'static str) -> BTreeMap<String, &'static str> {
-    let mut tables = BTreeMap::from([(daemon.id(), "SERVE")]);
+fn end(
+    mut daemon: Daemon,
+    log: &str,
+    [server, helper]: [&'static str; 2],
+) -> BTreeMap<String, &'static str> {
+    let mut tables = BTreeMap::from([(daemon.id(), server)]);
     for monitor in children(daemon.id()) {
         tables.insert(monitor, "MONITOR");
         tables.extend(children(monitor).into_iter().map(|id| (id, helper)));

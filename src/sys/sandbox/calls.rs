@@ -52,6 +52,12 @@ pub const SERVE: Calls = Calls {
     checked: &[NO_CODE, SERVING_CHECKED],
 };
 
+/// The same, and removes the files of Unix sockets in the end.
+pub const SERVE_UNIX: Calls = Calls {
+    plain: &[SERVING, COMMON, STATUS, REMOVING],
+    checked: &[NO_CODE, SERVING_CHECKED],
+};
+
 /// Reads and replaces files, and sends lines to syslog.
 pub const FILES: Calls = Calls {
     plain: &[COMMON, STATUS, OPENING, REPLACING, TALKING],
@@ -77,12 +83,13 @@ const SERVING: &[c_long] = table!(&[
     // Of each batch of datagrams, and of each request over TCP.
     SYS_epoll_wait, SYS_epoll_pwait, SYS_recvmmsg, SYS_recvmmsg_time64, SYS_sendmmsg, SYS_recvfrom, SYS_recv,
     SYS_sendto, SYS_send, SYS_writev, SYS_accept4, SYS_epoll_ctl, SYS_shutdown,
-    SYS_socketcall, SYS_recvmsg, SYS_sendmsg, SYS_accept, SYS_epoll_pwait2,
+    #[cfg(target_arch = "x86")]
+    SYS_socketcall,
+    SYS_recvmsg, SYS_sendmsg, SYS_accept, SYS_epoll_pwait2,
     // Nodes, and the sockets of clients.
     SYS_connect, SYS_bind, SYS_getsockopt, SYS_setsockopt, SYS_getsockname, SYS_getpeername,
     // Statistics, threads and their cores, the end.
-    SYS_pread64, SYS_getrusage, SYS_sched_getaffinity, SYS_sched_setaffinity, SYS_dup2, SYS_dup3, SYS_unlink,
-    SYS_unlinkat,
+    SYS_pread64, SYS_getrusage, SYS_sched_getaffinity, SYS_sched_setaffinity, SYS_dup2, SYS_dup3,
 ]);
 
 const SERVING_CHECKED: &[Checked] = table!(&[
@@ -123,9 +130,13 @@ const REPLACING: &[c_long] = table!(&[
     SYS_fsync, SYS_fdatasync, SYS_rename, SYS_renameat, SYS_renameat2, SYS_unlink, SYS_unlinkat, SYS_flock,
 ]);
 
+const REMOVING: &[c_long] = table!(&[SYS_unlink, SYS_unlinkat]);
+
 #[rustfmt::skip]
 const TALKING: &[c_long] = table!(&[
-    SYS_recvfrom, SYS_recv, SYS_recvmsg, SYS_sendto, SYS_send, SYS_sendmsg, SYS_connect, SYS_socketcall,
+    SYS_recvfrom, SYS_recv, SYS_recvmsg, SYS_sendto, SYS_send, SYS_sendmsg, SYS_connect,
+    #[cfg(target_arch = "x86")]
+    SYS_socketcall,
 ]);
 
 /// Programs of others run here: name services of the host.

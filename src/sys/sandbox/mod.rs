@@ -79,7 +79,8 @@ mod system {
             parts.push((format!("Landlock{name}"), entered));
         }
         let table = match role {
-            Role::Serve | Role::ServeUnix(_) => &calls::SERVE,
+            Role::Serve => &calls::SERVE,
+            Role::ServeUnix(_) => &calls::SERVE_UNIX,
             Role::Files(_) => &calls::FILES,
             Role::Names => &calls::NAMES,
             Role::Monitor => &calls::MONITOR,

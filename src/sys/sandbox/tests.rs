@@ -57,6 +57,11 @@ fn trace() -> libc::c_long {
     unsafe { libc::syscall(libc::SYS_ptrace, 16, -1, 0, 0) }
 }
 
+fn remove() -> libc::c_long {
+    // SAFETY: a C string.
+    unsafe { libc::unlink(NOWHERE) }.into()
+}
+
 fn open() -> libc::c_long {
     // SAFETY: a C string.
     unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, NOWHERE, libc::O_RDONLY) }
@@ -136,6 +141,8 @@ fn other_calls_are_not_there_and_other_arguments_are_refused() {
     let attempts: &[(Attempt, libc::c_int)] = &[
         ((Role::Serve, unknown), libc::ENOSYS),
         ((Role::Serve, open), libc::ENOSYS),
+        ((Role::Serve, remove), libc::ENOSYS),
+        ((Role::ServeUnix(&[]), remove), libc::ENOENT),
         ((Role::Files(None), open), libc::ENOENT),
         ((Role::Files(None), create), libc::EACCES),
         ((Role::Files(Some(Path::new("/tmp"))), create), 0),

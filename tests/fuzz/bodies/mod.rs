@@ -3,6 +3,7 @@
 //! `fuzz_targets/` runs these bodies under libFuzzer, `tests/corpora.rs` with the inputs that fuzzing has found. So a
 //! body depends on its bytes alone: no clock, no randomness, no state from one call to the next.
 
+pub mod bounds;
 pub mod config;
 pub mod dump;
 pub mod forwarded;
@@ -22,7 +23,8 @@ use std::path::Path;
 pub type Body = fn(&[u8]);
 
 /// The bodies by the names of their targets.
-pub const BODIES: [(&str, Body); 13] = [
+pub const BODIES: [(&str, Body); 14] = [
+    ("bounds", bounds::run),
     ("config", config::run),
     ("dump", dump::run),
     ("forwarded", forwarded::run),
