@@ -280,9 +280,13 @@ fn build(options: &Options, start: Start) -> Result<Loops, Problem> {
     let monitor = &responder.monitor;
     let (open, max) = (&monitor.connections, &monitor.max_connections);
     max.store(max_connections, Ordering::Relaxed);
-    let buffers = connection_buffers();
-    let limits = SharedLimits::new(max.clone(), buffers, options.threads(), open.clone());
-    let limits = Arc::new(limits);
+    let (buffers, threads) = (connection_buffers(), options.threads());
+    let limits = Arc::new(SharedLimits::new(
+        max.clone(),
+        buffers,
+        threads,
+        open.clone(),
+    ));
     let policy = Arc::new(policy(options, &start.sockets));
     let settings = Settings::new(options, responder.interval(), policy.clone());
     let live = Arc::new(Live::new(settings));

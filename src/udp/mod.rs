@@ -39,8 +39,8 @@ const BEHIND_MS: u64 = 4;
 /// Whether a socket is behind: the first turn after which it had datagrams left since it was last drained.
 pub type Backlog = Option<u64>;
 
-/// Datagrams without a valid connection id that get a reply in a batch while the socket is behind. With none, a flood of
-/// connects would keep all new clients out for as long as it lasts.
+/// Datagrams without a valid connection id that get a reply in a batch while the socket is behind. With none, a flood
+/// of connects would keep all new clients out for as long as it lasts.
 const STRANGERS: usize = 2;
 
 /// Serves a socket for one turn. Returns whether more datagrams may be waiting, or the error that keeps all of them
@@ -282,7 +282,8 @@ mod tests {
         requests.push(datagram(id ^ 4, 2, 36));
         let all = [STRANGERS + 1, 1, 1];
         let (mut batch, mut backlog) = (Batch::default(), None);
-        // The time, the datagrams that follow and leave the socket behind or do not, and how many of each kind get a reply.
+        // The time, the datagrams that follow and leave the socket behind or do not, and how many of each kind are
+        // answered.
         for (now, behind, expected) in [
             (0, 0, all),
             (1, IDLE, all),
