@@ -277,16 +277,7 @@ fn build(options: &Options, start: Start) -> Result<Loops, Problem> {
     let available_connections = available_connections(options, start.descriptors, sockets);
     let max_connections = max_connections(options, available_connections);
     log_connections(options, max_connections, start.descriptors);
-    let monitor = &responder.monitor;
-    let (open, max) = (&monitor.connections, &monitor.max_connections);
-    max.store(max_connections, Ordering::Relaxed);
-    let (buffers, threads) = (connection_buffers(), options.threads());
-    let limits = Arc::new(SharedLimits::new(
-        max.clone(),
-        buffers,
-        threads,
-        open.clone(),
-    ));
+    let limits = connection_limits(options, max_connections, &responder.monitor);
     let policy = Arc::new(policy(options, &start.sockets));
     let settings = Settings::new(options, responder.interval(), policy.clone());
     let live = Arc::new(Live::new(settings));
@@ -310,6 +301,14 @@ fn build(options: &Options, start: Start) -> Result<Loops, Problem> {
         ids: ConnectionIds::new(connection_key),
     };
     Loops::new(parts).map_err(problem("cannot poll"))
+}
+
+fn connection_limits(options: &Options, most: usize, monitor: &Monitor) -> Arc<SharedLimits> {
+    let (open, max) = (&monitor.connections, &monitor.max_connections);
+    max.store(most, Ordering::Relaxed);
+    let (buffers, threads) = (connection_buffers(), options.threads());
+    let limits = SharedLimits::new(max.clone(), buffers, threads, open.clone());
+    Arc::new(limits)
 }
 
 /// The interval that the loaded peers are for. In a cluster they announce to all nodes.
