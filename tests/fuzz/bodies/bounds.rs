@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 const MAX_PER_HOST: usize = 3;
-const MAX_PEERS: usize = 60;
-const MAX_TORRENTS: usize = 6;
+const MAX_PEERS: usize = 20;
+const MAX_TORRENTS: usize = 5;
 
 /// Room for peers that only swarms of fewer than three have.
 const RESERVE: usize = MAX_PEERS / 20;
@@ -99,19 +99,24 @@ impl Subject {
             want: 0,
             hint: None,
         };
-        let totals = self.table.survey(self.now_ms).totals;
-        let has_room = totals.seeders + totals.leechers < MAX_PEERS - RESERVE
-            && totals.torrents < MAX_TORRENTS;
+        let (before, key) = (self.check(), (info_hash, peer.endpoint().to_vec()));
         let mut sinks = Sinks::new(&mut [], &mut []);
         let mut tracker = self.table.lock_for(&info_hash, self.now_ms);
         tracker.announce(&announce, &mut self.random, &mut sinks);
         drop(tracker);
-        let key = (info_hash, peer.endpoint().to_vec());
-        let is_stored = self.check().contains_key(&key);
-        match event {
-            Event::Stopped => assert!(!is_stored),
-            _ => assert!(is_stored || !has_room, "{key:?}"),
+        let after = self.check();
+        if event == Event::Stopped {
+            return assert!(!after.contains_key(&key));
         }
+        let swarm = before.keys().filter(|(hash, _)| *hash == info_hash).count();
+        let torrents = self.table.survey(self.now_ms).totals.torrents;
+        let is_small = swarm < 3 && before.len() < MAX_PEERS;
+        let has_room = before.len() < MAX_PEERS - RESERVE || is_small;
+        if before.contains_key(&key) || has_room && (swarm > 0 || torrents < MAX_TORRENTS) {
+            assert!(after.contains_key(&key), "{key:?}");
+        }
+        // It may replace a peer of its host.
+        assert!(has_room || after.len() <= before.len(), "{key:?}");
     }
 
     /// All stored peers, which are within the bounds.
