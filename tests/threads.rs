@@ -792,7 +792,7 @@ fn own_addresses_that_overlap_are_refused_with_any_number_of_threads() {
         });
         let start = format!("announced: cannot listen on {name} ");
         assert!(one.starts_with(&start), "{one}");
-        assert!(one.contains("Address already in use"), "{one}");
+        assert!(one.ends_with(" in use"), "{one}");
         assert_eq!(two, one);
     }
 }
@@ -819,9 +819,11 @@ fn a_socket_of_another_thread_that_cannot_open_is_named_by_its_address() {
         .strip_prefix("announced: listening on udp ")
         .and_then(|rest| rest.split(',').next())
         .unwrap_or_else(|| panic!("{log}"));
-    let start =
-        format!("announced: cannot listen on udp {address} with several threads: Too many open");
+    let start = format!("announced: cannot listen on udp {address} with several threads: ");
     let last = log.lines().last().unwrap_or_default();
-    assert!(last.starts_with(&start), "{log}");
+    // The C libraries glibc and musl.
+    let reasons = ["Too many open files", "No file descriptors available"];
+    let reason = last.strip_prefix(&start).unwrap_or_else(|| panic!("{log}"));
+    assert!(reasons.contains(&reason), "{log}");
     assert_eq!(output.status.code(), Some(1), "{log}");
 }
