@@ -611,7 +611,7 @@ impl Openwrt {
         }
     }
 
-    /// What a function prints, and the last line of its errors if it fails.
+    /// Runs a function. Returns its output, or the last line of its errors if it fails.
     fn run(&self, function: &str, environment: &[(&str, &str)]) -> Result<String, String> {
         let mut command = Command::new("sh");
         command.args([&self.script, function]);

@@ -279,7 +279,7 @@ fn no_process_can_write_the_pidfile() {
             }
         }
     }
-    assert!(found > 0, "nobody holds the lock");
+    assert!(found > 0, "no process holds the lock");
 }
 
 fn set_mode(path: &str, mode: u32) {
