@@ -17,7 +17,7 @@ use super::contest::Load;
 use super::options::Bench;
 use super::population::{Population, Reannounce};
 use super::report::{Goal, grouped};
-use super::server::{self, Server};
+use super::server::{self, BUILD, Server};
 use super::udp_load::{self, ASKED, UdpLoad};
 
 const EVERY: Duration = Duration::from_millis(1);
@@ -192,7 +192,7 @@ pub fn reload(bench: &Bench) -> io::Result<()> {
 pub fn state(bench: &Bench) -> io::Result<()> {
     let population = bench.power_law(1_000_000, 2);
     let directory = Directory::new("bench-state");
-    let file = directory.file("state");
+    let file = directory.file(&format!("state-{BUILD}"));
     let during = format!("while {} torrents are saved", grouped(population.torrents));
     let arguments = ["--state", &file, "--state-interval", "0"];
     stalls(bench, &during, &arguments, &population, GOAL, |server| {

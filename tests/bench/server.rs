@@ -18,6 +18,9 @@ use super::sys;
 pub const SERVER_CORE: usize = 0;
 pub const GENERATOR_CORE: usize = 1;
 
+/// The name of a build in an argument: builds run side by side, and each needs a state file of its own.
+pub const BUILD: &str = "BUILD";
+
 pub struct Server {
     pub name: String,
     /// The address of UDP and TCP alike.
@@ -84,7 +87,8 @@ fn address(family: Family) -> SocketAddr {
 }
 
 impl Server {
-    /// A build of this tracker on a core, with arguments beside those that say where it listens.
+    /// A build of this tracker on a core, with arguments beside those that say where it listens. [`BUILD`] in them
+    /// stands for the name of the build.
     pub fn announced(core: usize, build: &Build, family: Family, arguments: &[&str]) -> Server {
         let address = address(family);
         Server::announced_at(core, build, (address, address.ip()), arguments)
@@ -112,7 +116,7 @@ impl Server {
         command.args(["-i", &ip, "-p", &port, "-P", &port]);
         // Peers name addresses, see [`Population::address`].
         command.args(["--trust-ip", "127.0.0.0/8"]);
-        command.args(arguments);
+        command.args(arguments.iter().map(|it| it.replace(BUILD, &build.name)));
         Server::of_daemon(build.name.clone(), address, command)
     }
 
