@@ -188,7 +188,7 @@ impl LargeList {
         usize::from(self.size)
     }
 
-    /// Records of a chunk at most: 520 of IPv4 or 191 of IPv6. Half of them are moved by an insert in some 30 ns.
+    /// Records of a chunk at most: 519 of IPv4 or 191 of IPv6. Half of them are moved by an insert in some 30 ns.
     fn max_in_chunk(&self) -> usize {
         blocks::LARGEST / self.size()
     }
