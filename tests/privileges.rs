@@ -129,6 +129,32 @@ fn root_is_confined_to_its_directory() {
 }
 
 #[test]
+fn errors_of_files_name_the_root_directory_in_which_they_are_looked_up() {
+    if !is_root() {
+        return;
+    }
+    let directory = Directory::new("root-of-files");
+    let (root, list) = (directory.path(), directory.write("list", "a".repeat(40)));
+    let outside = ["-w", "--list-add", "--list-remove", "--state", "-l"];
+    for (flag, first) in outside
+        .iter()
+        .flat_map(|flag| [(flag, "-n"), (flag, "-p0")])
+    {
+        // The file or its directory exists outside the root alone.
+        let path = if *flag == "-w" {
+            list.clone()
+        } else {
+            format!("{root}/x")
+        };
+        let (code, _, err) = run(&[first, "-d", root, "-w", "/list", flag, &path]);
+        let end = format!("No such file or directory, looked for inside -d/--root '{root}'");
+        let last = err.lines().last().unwrap_or_default();
+        assert_eq!(code, Some(1), "{first} {flag}: {err}");
+        assert!(last.ends_with(&end), "{first} {flag}: {err}");
+    }
+}
+
+#[test]
 fn the_descriptor_limit_is_raised() {
     let daemon = Daemon::start(&[]);
     let path = format!("/proc/{}/limits", daemon.id());

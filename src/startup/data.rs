@@ -25,12 +25,28 @@ pub fn load_list(options: &Options) -> Result<Option<Access>, Problem> {
     refusal.interval = options.refusal_interval().unwrap_or(refusal.interval);
     refusal.is_empty_over_udp = options.refuse_udp == EMPTY;
     let mut access = Access::new(refusal, path.clone());
-    // The path alone would mislead: the one in Debian's opentracker.conf is right only without a chroot.
-    access.load().map_err(|why| match &options.root {
+    access.load().map_err(|why| in_root(options, why))?;
+    Ok(Some(access))
+}
+
+/// An error with the root directory. The path alone would mislead: the one in Debian's opentracker.conf is right only
+/// without a chroot.
+fn in_root(options: &Options, why: String) -> String {
+    match &options.root {
         Some(root) => format!("{why}, looked for inside -d/--root '{}'", root.display()),
         None => why,
-    })?;
-    Ok(Some(access))
+    }
+}
+
+/// The error of a file of the root directory.
+fn data_problem(options: &Options, flag: &str, path: &Path) -> impl FnOnce(io::Error) -> Problem {
+    move |error| {
+        let problem = file_problem(flag, path)(error);
+        Problem {
+            text: in_root(options, problem.text),
+            ..problem
+        }
+    }
 }
 
 /// The FIFOs with their flags, and whether they add to the list.
@@ -42,19 +58,27 @@ pub fn fifos(options: &Options) -> impl Iterator<Item = (&'static str, &Path, bo
     add.into_iter().chain(remove)
 }
 
-/// Judges the FIFOs that exist; the others would be made.
+/// Judges the FIFOs that exist, and the directories in which the others would be made.
 pub fn check_fifos(options: &Options) -> Result<(), Problem> {
     for (flag, path, _) in fifos(options) {
-        if let Ok(found) = path.metadata() {
-            files::expect_fifo(&found).map_err(file_problem(flag, path))?;
-        }
+        let checked = match path.metadata() {
+            Ok(found) => files::expect_fifo(&found),
+            Err(_) => parent(path).metadata().map(drop),
+        };
+        checked.map_err(data_problem(options, flag, path))?;
     }
     Ok(())
 }
 
+/// The directory in which a file is.
+pub fn parent(path: &Path) -> &Path {
+    let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
 pub fn open_fifos(options: &Options) -> Result<Vec<Fifo>, Problem> {
     let open = |(flag, path, adds)| {
-        let fifo = files::open_fifo(path).map_err(file_problem(flag, path))?;
+        let fifo = files::open_fifo(path).map_err(data_problem(options, flag, path))?;
         Ok(Fifo::new(fifo, flag, adds))
     };
     fifos(options).map(open).collect()
@@ -64,7 +88,7 @@ pub fn open_fifos(options: &Options) -> Result<Vec<Fifo>, Problem> {
 /// of its own.
 pub fn check_state(options: &Options, access: Option<&Access>) -> Result<(), Problem> {
     if let Some(path) = &options.state {
-        state::check(path).map_err(state_problem(path))?;
+        state::check(path).map_err(state_problem(options, path))?;
     }
     with_tracked(access, |tracked| {
         load_dump(options, &new_table(options), tracked)
@@ -72,10 +96,10 @@ pub fn check_state(options: &Options, access: Option<&Access>) -> Result<(), Pro
 }
 
 /// The error of a state that cannot be loaded. One of a newer release stays so at a restart.
-fn state_problem(path: &Path) -> impl FnOnce(io::Error) -> Problem {
+fn state_problem(options: &Options, path: &Path) -> impl FnOnce(io::Error) -> Problem {
     move |error| {
         let is_newer = error.kind() == io::ErrorKind::Unsupported;
-        let problem = file_problem(STATE, path)(error);
+        let problem = data_problem(options, STATE, path)(error);
         Problem {
             status: if is_newer { INVALID } else { problem.status },
             ..problem
@@ -86,7 +110,7 @@ fn state_problem(path: &Path) -> impl FnOnce(io::Error) -> Problem {
 /// The errors of saving the state. To find them touches files, and so disturbs a daemon that saves to the same one.
 pub fn check_saving(options: &Options) -> Result<(), Problem> {
     match &options.state {
-        Some(path) => state::check_saving(path).map_err(file_problem(STATE, path)),
+        Some(path) => state::check_saving(path).map_err(data_problem(options, STATE, path)),
         None => Ok(()),
     }
 }
@@ -118,7 +142,7 @@ fn with_tracked<T>(access: Option<&Access>, work: impl FnOnce(Tracked) -> T) -> 
 fn load_dump(options: &Options, table: &Table, tracked: Tracked) -> Result<(), Problem> {
     if let Some(path) = &options.load_dump {
         let loaded = state::load_dump(path, table, tracked);
-        let summary = loaded.map_err(file_problem(LOAD_DUMP, path))?;
+        let summary = loaded.map_err(data_problem(options, LOAD_DUMP, path))?;
         log::line(format_args!("dump: loaded: {summary}"));
     }
     Ok(())
@@ -139,7 +163,7 @@ fn load_all(options: &Options, tracked: Tracked) -> Result<(Table, Summary), Pro
     let mut summary = Summary::default();
     if let Some(path) = &options.state {
         let loaded = state::load(path, &table, tracked, state::wall_ms());
-        let loaded = loaded.map_err(state_problem(path))?;
+        let loaded = loaded.map_err(state_problem(options, path))?;
         let path = path.display();
         match loaded {
             Loaded::Nothing => log::line(format_args!("state: starting empty: no '{path}' yet")),

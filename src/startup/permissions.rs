@@ -1,7 +1,8 @@
 //! Whether the daemon's user may read and write the files that options name. The system judges it: this process must be
 //! that user. An error of a later step would name neither the user nor the directory on the path that denies access.
 
-use super::{Problem, data};
+use super::Problem;
+use super::data::{self, parent};
 use crate::options::Options;
 use crate::sys::files::{Right, may, with_suffix};
 use crate::sys::privileges::{self, Identity};
@@ -84,11 +85,4 @@ impl User {
         let (path, user) = (path.display(), &self.0);
         Err(format!("{flag} '{path}': {name}not {right} by user {user}{owner}").into())
     }
-}
-
-fn parent(path: &Path) -> &Path {
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    parent.unwrap_or(Path::new("."))
 }
