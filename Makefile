@@ -264,7 +264,8 @@ install:
 		$(INSTALL) -m 644 LICENSE.crates $(DESTDIR)$(DOCDIR)/LICENSE.crates; }
 	for page in $(PAGES); do \
 		dir=$(DESTDIR)$(MANDIR)/man$${page##*.} && $(INSTALL) -d $$dir && \
-		$(INSTALL) -m 644 man/$$page $$dir/$$page || exit 1; \
+		sed 's|/usr/local/share/examples/announced|$(EXAMPLESDIR)|' man/$$page >$$dir/$$page && \
+		chmod 644 $$dir/$$page || exit 1; \
 	done
 
 # What a package installs besides: a configuration with a user of its own and an empty whitelist in force. Ports that
