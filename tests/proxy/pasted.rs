@@ -44,7 +44,7 @@ fn arguments(example: &str, command: &str) -> Vec<String> {
     let line = lines.find_map(|line| line.strip_prefix(&start));
     let words = line.expect(command).split(' ');
     words
-        .map(|word| if word == "announced" { "nobody" } else { word }.into())
+        .map(|word| if word == "_announced" { "nobody" } else { word }.into())
         .collect()
 }
 
