@@ -16,8 +16,8 @@ use super::peer::V4_BYTES;
 use crate::base::memory::{reserve_exact, reserve_total};
 use crate::sys::memory::discard;
 
-/// Bytes of a page. With its header it fits into 32,752 bytes, a size of musl's allocator. The next size is 37,440: pages
-/// of 32,768 bytes took 12 % more memory.
+/// Bytes of a page. With its header it fits into 32,752 bytes, a size of musl's allocator. The next size is 37,440:
+/// pages of 32,768 bytes took 12 % more memory.
 const PAGE: usize = 32 * 1024 - 32;
 
 /// The smallest block: the header of a small swarm and two IPv4 peers.
