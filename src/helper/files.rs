@@ -33,7 +33,7 @@ pub fn run(plan: &Plan, ends: &Ends, log: Option<&UnixDatagram>, name: &str) -> 
     // With the rights of the start: FreeBSD has a socket of syslog that only root may use.
     let log = log.map(UnixDatagram::try_clone).transpose()?;
     let forwarder = log.map(|log| Forwarder::new(log, name.to_owned()));
-    let directory = plan.state.as_deref().map(directory);
+    let directory = plan.state.as_deref().map(files::directory);
     ends.confine(plan, Role::Files(directory))?;
     serve(plan, &ends.daemon, Some(&ends.monitor), forwarder);
     Ok(())
@@ -163,15 +163,9 @@ impl Worker<'_> {
     }
 }
 
-/// The one in which a file is.
-fn directory(file: &Path) -> &Path {
-    let parent = file.parent().filter(|path| !path.as_os_str().is_empty());
-    parent.unwrap_or(Path::new("."))
-}
-
 /// Device and inode of the directory in which a file is.
 fn identity(file: &Path) -> Option<(u64, u64)> {
-    let metadata = fs::metadata(directory(file)).ok()?;
+    let metadata = fs::metadata(files::directory(file)).ok()?;
     Some((metadata.dev(), metadata.ino()))
 }
 
@@ -221,7 +215,8 @@ impl Save {
         }
         fs::rename(&self.temporary, &self.target)?;
         // Not every file system can sync a directory. The file itself is synced and in its place.
-        let _ = File::open(directory(&self.target)).and_then(|directory| directory.sync_all());
+        let _ =
+            File::open(files::directory(&self.target)).and_then(|directory| directory.sync_all());
         Ok(())
     }
 

@@ -63,17 +63,11 @@ pub fn check_fifos(options: &Options) -> Result<(), Problem> {
     for (flag, path, _) in fifos(options) {
         let checked = match path.metadata() {
             Ok(found) => files::expect_fifo(&found),
-            Err(_) => parent(path).metadata().map(drop),
+            Err(_) => files::directory(path).metadata().map(drop),
         };
         checked.map_err(data_problem(options, flag, path))?;
     }
     Ok(())
-}
-
-/// The directory in which a file is.
-pub fn parent(path: &Path) -> &Path {
-    let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
-    parent.unwrap_or(Path::new("."))
 }
 
 pub fn open_fifos(options: &Options) -> Result<Vec<Fifo>, Problem> {

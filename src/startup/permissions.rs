@@ -1,10 +1,9 @@
 //! Whether the daemon's user may read and write the files that options name. The system judges it: this process must be
 //! that user. An error of a later step would name neither the user nor the directory on the path that denies access.
 
-use super::Problem;
-use super::data::{self, parent};
+use super::{Problem, data};
 use crate::options::Options;
-use crate::sys::files::{Right, may, with_suffix};
+use crate::sys::files::{Right, directory, may, with_suffix};
 use crate::sys::privileges::{self, Identity};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -40,15 +39,15 @@ impl User {
             self.check(flag, path, path, Right::Read)?;
             self.check(flag, path, path, Right::Write)?;
             if !path.exists() {
-                self.check(flag, path, parent(path), Right::Write)?;
+                self.check(flag, path, directory(path), Right::Write)?;
             }
         }
         if let Some(path) = &options.state {
             let flag = "--state";
             self.check(flag, path, path, Right::Read)?;
             self.check(flag, path, &with_suffix(path, ".lock"), Right::Write)?;
-            if parent(path).is_dir() {
-                self.check(flag, path, parent(path), Right::Write)?;
+            if directory(path).is_dir() {
+                self.check(flag, path, directory(path), Right::Write)?;
             }
         }
         Ok(())

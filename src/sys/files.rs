@@ -78,6 +78,12 @@ pub fn reserve(path: &Path) -> io::Result<File> {
     }
 }
 
+/// The directory in which a file is.
+pub fn directory(file: &Path) -> &Path {
+    let parent = file.parent().filter(|path| !path.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

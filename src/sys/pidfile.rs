@@ -9,7 +9,7 @@
 //! The daemon keeps a descriptor that it cannot write through: root signals the process that the file names, so an
 //! intruder who controls the daemon must not name another one.
 
-use super::files::{is_at, try_lock, unfit};
+use super::files::{directory, is_at, try_lock, unfit};
 use super::privileges::{self, acting_as};
 use super::{check, filled};
 use std::ffi::{CString, OsStr};
@@ -50,8 +50,7 @@ pub struct Pidfile {
 /// until the returned file is closed. An error of kind `AlreadyExists` names the process that holds the lock.
 pub fn take(path: &Path) -> io::Result<(File, Pidfile)> {
     let name = path.file_name().ok_or(ErrorKind::IsADirectory)?;
-    let parent = path.parent().filter(|parent| *parent != Path::new(""));
-    let directory = File::open(parent.unwrap_or(Path::new(".")))?;
+    let directory = File::open(directory(path))?;
     let Locked { mut file, lock } = lock(path)?;
     let pidfile = Pidfile {
         directory,
